@@ -1,0 +1,37 @@
+"""actseq: learn from a folder of sounds and make new ones.
+
+    import actseq
+    run = actseq.load_run("drumkit-drumkit")
+    waveforms = run.generate(n=4, label="snare", seed=1)
+
+Importing this package imports neither torch nor anything else that is slow; the first call does.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from actseq.loading import LoadedRun
+
+__version__ = version("actseq")
+__all__ = ["__version__", "load_run"]
+
+
+def load_run(run: str | Path, *, prior: str | None = None, device: str = "auto") -> LoadedRun:
+    """Open a trained run for use in Python.
+
+    Args:
+        run: a name under `runs/`, or a path.
+        prior: name of the prior; None takes the only or the latest-named one, if there is one.
+        device: `auto`, `cpu`, `cuda`, `mps`.
+
+    Raises:
+        ArtifactError: the run is missing, unfinished or damaged.
+    """
+    from actseq.loading import LoadedRun
+
+    return LoadedRun.open(run, prior=prior, device=device)

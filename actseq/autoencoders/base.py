@@ -1,0 +1,187 @@
+"""The contract of an autoencoder: a network that maps, a bottleneck that says what the code is, statistics of the data.
+
+Padding: `lengths` say what is real; everything else is zero before every operation that looks across frames, so a clip
+is encoded and decoded in a batch as it would be alone.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from actseq.representations.base import Features
+
+
+@dataclass(frozen=True)
+class Latents:
+    """A batch of encoder activations.
+
+    Attributes:
+        values: (batch, frames, latent_dim).
+        lengths: valid latent frames of each.
+    """
+
+    values: Float[Tensor, "batch frames latent_dim"]
+    lengths: Int[Tensor, " batch"]
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the encoder says of each latent frame.
+
+    Attributes:
+        mean: (batch, frames, latent_dim).
+        log_variance: the same shape, or None where the code is a point.
+        lengths: valid latent frames of each.
+    """
+
+    mean: Float[Tensor, "batch frames latent_dim"]
+    log_variance: Float[Tensor, "batch frames latent_dim"] | None
+    lengths: Int[Tensor, " batch"]
+
+    def sample(self) -> Latents:
+        """One draw from torch's global generator; the mean where the code is a point."""
+        if self.log_variance is None:
+            return Latents(self.mean, self.lengths)
+        noise = torch.randn_like(self.mean)
+        return Latents(self.mean + noise * (0.5 * self.log_variance).exp(), self.lengths)
+
+    def mode(self) -> Latents:
+        """The mean."""
+        return Latents(self.mean, self.lengths)
+
+    def kl(self) -> Float[Tensor, "batch frames latent_dim"] | None:
+        """KL divergence to N(0, 1) in nats, per frame and dimension; None where the code is a point."""
+        if self.log_variance is None:
+            return None
+        return 0.5 * (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance)
+
+
+def frame_mask(lengths: Int[Tensor, " batch"], frames: int) -> Bool[Tensor, "batch frames"]:
+    """True inside each length."""
+    return torch.arange(frames, device=lengths.device) < lengths[:, None]
+
+
+class Network(Protocol):
+    """Maps normalised features to numbers per latent frame, and latents back."""
+
+    stride: int
+    context_frames: int | None
+    trainable: bool
+    generative: bool
+
+    def encode(
+        self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch latent_frames out"]:
+        """Numbers for the bottleneck."""
+
+    def decode(
+        self, latents: Float[Tensor, "batch latent_frames latent_dim"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels frames"]:
+        """Normalised features; frames = latent_frames · stride."""
+
+    def fit(self, batches: Iterable[Features]) -> None:
+        """Take from normalised features what is computed rather than trained."""
+
+
+class Bottleneck(Protocol):
+    """Turns a network's numbers into a posterior."""
+
+    numbers_per_dim: int
+
+    def posterior(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
+        """The posterior over latents."""
+
+
+class Normaliser(nn.Module):
+    """Mean per channel and one global deviation, from the training data; part of the model file."""
+
+    mean: Tensor
+    deviation: Tensor
+    bounds: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1))
+        self.register_buffer("deviation", torch.ones(()))
+        self.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
+
+    def fit(self, batches: Iterable[Features]) -> None:
+        """Accumulate in double precision over all valid frames."""
+        count, total, square = 0, torch.zeros(len(self.mean), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        low, high = torch.inf, -torch.inf
+        for features in batches:
+            inside = frame_mask(features.lengths, features.values.shape[2])
+            frames = features.values.movedim(1, 2)[inside].double().cpu()
+            count += len(frames)
+            total += frames.sum(0)
+            square += frames.square().sum()
+            low, high = min(low, float(frames.min())), max(high, float(frames.max()))
+        mean = total / count
+        variance = square / (count * len(mean)) - mean.square().mean()
+        self.mean.copy_(mean[:, None])
+        self.deviation.copy_(variance.clamp(min=1e-8).sqrt())
+        # A decoder may overshoot what it has seen by a little; further out a spectrum would explode in the vocoder.
+        self.bounds.copy_(torch.tensor([low, high + 1.0]))
+
+    def normalise(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
+        """To zero mean per channel, unit deviation overall."""
+        return (values - self.mean) / self.deviation
+
+    def restore(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
+        """Back to features, within what the data allows."""
+        return (values * self.deviation + self.mean).clamp(self.bounds[0], self.bounds[1])
+
+
+class Autoencoder(nn.Module):
+    """Statistics + network + bottleneck.
+
+    Args:
+        channels: of the features.
+        feature_rate: frames per second.
+        latent_dim: numbers per latent frame.
+    """
+
+    def __init__(
+        self, network: Network, bottleneck: Bottleneck, *, channels: int, feature_rate: float, latent_dim: int
+    ) -> None:
+        super().__init__()
+        self.normaliser = Normaliser(channels)
+        self.network, self.bottleneck = network, bottleneck
+        self.latent_dim, self.stride = latent_dim, network.stride
+        self.latent_rate = feature_rate / network.stride
+        self.context_frames = network.context_frames
+        self.generative = network.generative
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Features]) -> None:
+        """Compute what is fitted rather than trained. `batches` is iterated more than once."""
+        self.normaliser.fit(batches)
+        self.network.fit(Features(self.normaliser.normalise(features.values), features.lengths) for features in batches)
+
+    def encode(self, features: Features) -> Posterior:
+        """Posterior (batch, ceil(frames / stride), latent_dim)."""
+        return self.encode_normalised(self.normaliser.normalise(features.values), features.lengths)
+
+    def encode_normalised(
+        self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
+    ) -> Posterior:
+        """As `encode`, from features that are normalised already."""
+        numbers = self.network.encode(values, lengths)
+        return self.bottleneck.posterior(numbers, -(-lengths // self.stride))
+
+    def decode_normalised(self, latents: Latents) -> Float[Tensor, "batch channels frames"]:
+        """As `decode`, but without undoing the normalisation: what a reconstruction loss compares."""
+        return self.network.decode(latents.values, latents.lengths)
+
+    def decode(self, latents: Latents) -> Features:
+        """Features (batch, channels, latent frames · stride)."""
+        return Features(self.normaliser.restore(self.decode_normalised(latents)), latents.lengths * self.stride)
+
+    def reconstruct(self, features: Features) -> Features:
+        """decode ∘ encode at the posterior's mean, at the length of the input."""
+        frames = features.values.shape[2]
+        return Features(self.decode(self.encode(features).mode()).values[:, :, :frames], features.lengths)

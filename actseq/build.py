@@ -1,0 +1,182 @@
+"""Configuration → objects; the one place that knows both.
+
+Each family has a table of members. A member is a class whose keyword-only arguments are its configuration keys: their
+names, types and defaults are read from its signature, so a new member is one file and one line here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, create_model
+from torch import nn
+
+from actseq.autoencoders.base import Autoencoder
+from actseq.autoencoders.bottlenecks import Plain, Variational
+from actseq.autoencoders.networks import Conv, Pca
+from actseq.config import Config, Member, nearest, parse
+from actseq.errors import ConfigError
+from actseq.objectives.autoencoding import Autoencoding
+from actseq.objectives.sequence import SequenceLikelihood
+from actseq.priors.base import SequencePrior
+from actseq.priors.conditions import ConditionedPrior
+from actseq.priors.heads import Gaussian, Mixture
+from actseq.priors.recurrent import Gru, Lstm
+from actseq.representations.base import Representation
+from actseq.representations.linear import Linear
+from actseq.representations.mel import Mel
+from actseq.vocoders.base import Vocoder
+from actseq.vocoders.griffin_lim import GriffinLim
+
+REPRESENTATIONS: dict[str, Callable[..., Any]] = {"mel": Mel, "linear": Linear}
+NETWORKS: dict[str, Callable[..., Any]] = {"conv": Conv, "pca": Pca}
+BOTTLENECKS: dict[str, Callable[..., Any]] = {"plain": Plain, "variational": Variational}
+PRIOR_NETWORKS: dict[str, Callable[..., Any]] = {"lstm": Lstm, "gru": Gru}
+HEADS: dict[str, Callable[..., Any]] = {"gaussian": Gaussian, "mixture": Mixture}
+AUTOENCODER_OBJECTIVES: dict[str, Callable[..., Any]] = {"autoencoding": Autoencoding}
+PRIOR_OBJECTIVES: dict[str, Callable[..., Any]] = {"sequence": SequenceLikelihood}
+VOCODERS: dict[str, Callable[..., Any]] = {"griffin-lim": GriffinLim}
+AUTO_VOCODER = "griffin-lim"
+"""What `vocoder: {kind: auto}` stands for: the best one that needs no training."""
+
+
+def options_model(member: Callable[..., Any]) -> type[BaseModel]:
+    """The configuration keys of a member: the keyword-only arguments of its constructor."""
+    fields: dict[str, Any] = {}
+    signature = inspect.signature(member, eval_str=True)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+            fields[name] = (parameter.annotation, default)
+    return create_model(f"{member.__name__}Options", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+
+
+def choose(
+    family: Mapping[str, Callable[..., Any]], config: Member, where: str
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The member and its checked keys.
+
+    Raises:
+        ConfigError: no such member or key; the nearest one is named.
+    """
+    member = family.get(config.kind)
+    if member is None:
+        raise ConfigError(f"'{where}.kind' is '{config.kind}'", action=nearest(config.kind, family))
+    return member, parse(options_model(member), config.options, where).model_dump()
+
+
+def construct(family: Mapping[str, Callable[..., Any]], config: Member, where: str, *given: Any) -> Any:
+    """Build a member; a value that its constructor refuses becomes a ConfigError."""
+    member, options = choose(family, config, where)
+    try:
+        return member(*given, **options)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{where} {config.kind}: {error}") from None
+
+
+def complete(config: Config) -> Config:
+    """A copy in which every member lists all of its keys with their values: what a run writes down.
+
+    Raises:
+        ConfigError: a member or key that does not exist, or members that do not fit each other.
+    """
+
+    def full(family: Mapping[str, Callable[..., Any]], member: Member, where: str) -> Member:
+        return Member(kind=member.kind, **choose(family, member, where)[1])
+
+    vocoder = config.vocoder
+    if vocoder.kind == "auto":
+        if vocoder.options:
+            raise ConfigError(
+                f"vocoder auto takes no keys, but has {', '.join(vocoder.options)}",
+                action=f"name one instead: {', '.join(VOCODERS)}",
+            )
+    else:
+        vocoder = full(VOCODERS, vocoder, "vocoder")
+    completed = config.model_copy(
+        update={
+            "representation": full(REPRESENTATIONS, config.representation, "representation"),
+            "autoencoder": config.autoencoder.model_copy(
+                update={
+                    "network": full(NETWORKS, config.autoencoder.network, "autoencoder.network"),
+                    "bottleneck": full(BOTTLENECKS, config.autoencoder.bottleneck, "autoencoder.bottleneck"),
+                }
+            ),
+            "train_ae": config.train_ae.model_copy(
+                update={"objective": full(AUTOENCODER_OBJECTIVES, config.train_ae.objective, "train_ae.objective")}
+            ),
+            "prior": config.prior.model_copy(
+                update={
+                    "network": full(PRIOR_NETWORKS, config.prior.network, "prior.network"),
+                    "head": full(HEADS, config.prior.head, "prior.head"),
+                }
+            ),
+            "train_prior": config.train_prior.model_copy(
+                update={"objective": full(PRIOR_OBJECTIVES, config.train_prior.objective, "train_prior.objective")}
+            ),
+            "vocoder": vocoder,
+        }
+    )
+    return completed
+
+
+def build_representation(config: Config) -> Any:
+    """The representation at the corpus's sample rate."""
+    return construct(REPRESENTATIONS, config.representation, "representation", config.corpus.sample_rate)
+
+
+def build_autoencoder(config: Config, representation: Representation) -> Autoencoder:
+    """Network and bottleneck for the features of `representation`."""
+    section = config.autoencoder
+    bottleneck = construct(BOTTLENECKS, section.bottleneck, "autoencoder.bottleneck")
+    network = construct(
+        NETWORKS,
+        section.network,
+        "autoencoder.network",
+        representation.channels,
+        section.latent_dim,
+        section.latent_dim * bottleneck.numbers_per_dim,
+    )
+    return Autoencoder(
+        network,
+        bottleneck,
+        channels=representation.channels,
+        feature_rate=representation.feature_rate,
+        latent_dim=section.latent_dim,
+    )
+
+
+def build_autoencoding(config: Config, model: Autoencoder, representation: Representation, margin: int) -> Any:
+    """The objective of `train-ae`."""
+    return construct(
+        AUTOENCODER_OBJECTIVES, config.train_ae.objective, "train_ae.objective", model, representation, margin
+    )
+
+
+def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str]) -> ConditionedPrior:
+    """A sequence prior with its label table."""
+    section = config.prior
+    head = construct(HEADS, section.head, "prior.head", n_active)
+    network = construct(PRIOR_NETWORKS, section.network, "prior.network")
+    prior = SequencePrior(network, head, latent_dim=latent_dim, n_active=n_active, condition_dim=section.condition_dim)
+    return ConditionedPrior(prior, labels, section.condition_dim)
+
+
+def build_sequence(config: Config, model: ConditionedPrior) -> Any:
+    """The objective of `train-prior`."""
+    return construct(PRIOR_OBJECTIVES, config.train_prior.objective, "train_prior.objective", model)
+
+
+def build_vocoder(config: Member, representation: Representation) -> Vocoder:
+    """The vocoder; `auto` is the best one that needs no training."""
+    if config.kind == "auto":
+        config = Member(kind=AUTO_VOCODER)
+    vocoder: Vocoder = construct(VOCODERS, config, "vocoder", representation)
+    return vocoder
+
+
+def n_parameters(module: nn.Module) -> int:
+    """Trainable numbers."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

@@ -1,0 +1,293 @@
+"""Frozen, strict configuration; YAML presets; dotted overrides.
+
+A preset is a YAML file that may name one other in `include:` and then lists the keys that differ. Members of a family
+(`representation`, `network`, `bottleneck`, `head`, `objective`, `vocoder`) are written as `kind:` plus that member's own
+keys; those are checked against the member itself by `actseq.build`, the one place that knows both.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from actseq.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Member(BaseModel):
+    """One member of a family and its own keys."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    kind: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The member's own keys."""
+        return dict(self.model_extra or {})
+
+
+class CorpusConfig(Section):
+    """How files become clips."""
+
+    sample_rate: int = Field(gt=0)
+    dtype: Literal["int16", "float16"] = "int16"
+    trim: Literal["none", "onset"] = "none"
+    """`onset` cuts what lies before the first sample within 60 dB of the peak: one-shots start at frame 0."""
+    level_dbfs: float | None = -3.0
+    """Every clip is presented to the models with this peak level; the gain is undone on the way out. None: as it is."""
+    validation: float = Field(0.1, gt=0, lt=0.5)
+    test: float = Field(0.1, gt=0, lt=0.5)
+    segment_seconds: float = Field(1.0, gt=0)
+    """Length of a training crop, and of the guard between splits cut from one file."""
+    labels: Path | None = None
+    """CSV with columns `file,label`, instead of folder names."""
+
+
+class AutoencoderConfig(Section):
+    """Network and bottleneck."""
+
+    network: Member
+    bottleneck: Member
+    latent_dim: int = Field(gt=0)
+
+
+class TrainingConfig(Section):
+    """What the training loop needs to know; `steps` or `minutes`, not both."""
+
+    objective: Member
+    steps: int | None = Field(None, gt=0)
+    minutes: float | None = Field(None, gt=0)
+    batch_size: int = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    final_learning_rate: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(50, ge=0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = Field(0.0, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+    ema: float = Field(0.99, ge=0, lt=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    validations: int = Field(20, gt=0)
+    """How often in the whole training the held-out clips are measured, and a checkpoint written."""
+    validation_batches: int = Field(8, gt=0)
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainingConfig:
+        if (self.steps is None) == (self.minutes is None):
+            raise ValueError("give either steps or minutes (the other as null)")
+        return self
+
+
+class LatentsConfig(Section):
+    """How encoder activations are stored."""
+
+    dtype: Literal["float16", "float32"] = "float32"
+    batch_size: int = Field(32, gt=0)
+
+
+class PriorConfig(Section):
+    """Network and head of a sequence prior."""
+
+    network: Member
+    head: Member
+    condition_dim: int = Field(32, gt=0)
+
+
+class PriorTrainingConfig(TrainingConfig):
+    """As `TrainingConfig`; sequences longer than `frames` latent frames are seen in windows of that length."""
+
+    frames: int = Field(128, gt=1)
+
+
+class GenerateConfig(Section):
+    """Defaults of `actseq generate`."""
+
+    seconds: float | None = Field(None, gt=0)
+    """None: until the prior stops."""
+    max_seconds: float = Field(10.0, gt=0)
+    temperature: float = Field(1.0, ge=0)
+
+
+class Config(Section):
+    """A whole run."""
+
+    preset: str
+    seed: int = Field(0, ge=0)
+    corpus: CorpusConfig
+    representation: Member
+    autoencoder: AutoencoderConfig
+    train_ae: TrainingConfig
+    latents: LatentsConfig
+    prior: PriorConfig
+    train_prior: PriorTrainingConfig
+    vocoder: Member
+    generate: GenerateConfig
+
+
+STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
+    "train-ae": ("corpus", "representation", "autoencoder", "train_ae"),
+    "extract-latents": ("latents",),
+    "train-prior": ("prior", "train_prior"),
+    "generate": ("vocoder", "generate"),
+}
+"""Which sections a command may override; `run` takes them all."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """What the user may have meant: `did you mean 'x'?`, or the list of what there is."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(names)}"
+
+
+def preset_folder() -> Path:
+    """Where the presets are: beside the package in a wheel, at the top of a checkout in an editable install."""
+    package = Path(__file__).parent
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped presets."""
+    return sorted(path.stem for path in preset_folder().glob("*.yaml") if not path.stem.startswith("_"))
+
+
+def load_preset(preset: str, overrides: Iterable[str] = ()) -> Config:
+    """Read a preset (a name, or the path of a YAML file) and apply `key.key=value` overrides in order.
+
+    Raises:
+        ConfigError: no such preset or key (the nearest one is named), or a value that does not fit.
+    """
+    return resolve(_read_with_includes(preset), overrides)
+
+
+def resolve(tree: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
+    """Check a configuration tree after applying overrides."""
+    merged: dict[str, Any] = _copy(tree)
+    for override in overrides:
+        _set(merged, override)
+    return parse(Config, merged)
+
+
+def override(config: Config, overrides: Iterable[str], command: str) -> Config:
+    """A copy of `config` with overrides, restricted to the sections that `command` may touch.
+
+    Raises:
+        ConfigError: the key belongs to another stage, does not exist, or its value does not fit.
+    """
+    overrides = list(overrides)
+    allowed = STAGE_SECTIONS.get(command, tuple(Config.model_fields))
+    for text in overrides:
+        section = text.partition("=")[0].split(".")[0]
+        if section not in allowed and section in Config.model_fields:
+            raise ConfigError(
+                f"{command} cannot set '{section}'",
+                f"one of its own sections: {', '.join(allowed)}",
+                "what an earlier stage has fixed is changed by running that stage in a new run",
+            )
+    return resolve(config.model_dump(mode="json"), overrides)
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def parse(model: type[T], tree: Mapping[str, Any], where: str = "") -> T:
+    """Validate `tree` as `model`; the error names the key and the nearest one that exists."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, model, where)) from None
+
+
+def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(([where] if where else []) + path)
+    if first["type"] == "extra_forbidden":
+        return f"'{key}' is no key of the configuration; {nearest(path[-1], _keys(model, path[:-1]))}"
+    if first["type"] == "missing":
+        return f"'{key}' is missing"
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"'{key}' is {first['input']!r}; {reason}" if path else f"{where}: {reason}"
+
+
+def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            break
+        model = field.annotation
+    return list(model.model_fields)
+
+
+def _read_with_includes(preset: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else preset_folder() / f"{preset}.yaml"
+    if not path.is_file():
+        if path.parent != preset_folder():
+            raise ConfigError(f"no configuration at {path}", action=f"presets: {', '.join(preset_names())}")
+        raise ConfigError(f"no preset '{preset}'", action=nearest(preset, preset_names()))
+    if preset in seen:
+        raise ConfigError(f"preset '{preset}' includes itself: {' → '.join((*seen, preset))}")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds a {type(tree).__name__}", "a mapping of sections")
+    base = tree.pop("include", None)
+    if base is not None:
+        beside = path.parent / f"{base}.yaml"
+        tree = _merge(_read_with_includes(str(beside) if beside.is_file() else base, (*seen, preset)), tree)
+    if not path.stem.startswith("_"):
+        tree["preset"] = path.stem
+    return dict(tree)
+
+
+def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`change` over `base`; a section whose `kind` changes replaces the old one, whose keys would be meaningless."""
+    if "kind" in change and change["kind"] != base.get("kind", change["kind"]):
+        return _copy(change)
+    merged = _copy(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _set(tree: dict[str, Any], text: str) -> None:
+    key, equals, raw = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"'{text}' is no override", "key=value, for example train_ae.batch_size=8")
+    parts = key.split(".")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        value = raw
+    change: Any = value
+    for part in reversed(parts):
+        change = {part: change}
+    node: Any = tree
+    for part in parts[:-1]:
+        if not isinstance(node, Mapping) or part not in node:
+            raise ConfigError(
+                f"'{key}' is no key of the configuration",
+                action=nearest(part, node if isinstance(node, Mapping) else ()),
+            )
+        node = node[part]
+    # One budget replaces the other: nobody who asks for steps also wants the preset's minutes.
+    if parts[-1] in ("steps", "minutes") and isinstance(node, Mapping) and value is not None:
+        other = "minutes" if parts[-1] == "steps" else "steps"
+        node[other] = None  # type: ignore[index]
+    tree.update(_merge(tree, change))

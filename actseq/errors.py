@@ -1,0 +1,36 @@
+"""Every error a user can cause: what was found, what was expected, what to do."""
+
+
+class ActseqError(Exception):
+    """One line for a person.
+
+    Args:
+        found: what is the case, naming the file, key or value.
+        expected: what would have been right; left out where `found` says it.
+        action: what to do next.
+    """
+
+    def __init__(self, found: str, expected: str = "", action: str = "") -> None:
+        self.found, self.expected, self.action = found, expected, action
+        parts = [found]
+        if expected:
+            parts.append(f"expected {expected}")
+        if action:
+            parts.append(action)
+        super().__init__("; ".join(parts))
+
+
+class ConfigError(ActseqError):
+    """A preset, key, value or combination that does not exist or does not fit."""
+
+
+class AudioError(ActseqError):
+    """Sound that cannot be found, decoded or written."""
+
+
+class ArtifactError(ActseqError):
+    """A file of a run that is missing, damaged, or made from something else."""
+
+
+class TrainingError(ActseqError):
+    """A training that cannot go on."""

@@ -1,0 +1,161 @@
+"""Stored encoder activations, and the batches that a prior learns from.
+
+A sequence is stored as (frames, latent_dim), or (frames, 2 · latent_dim) with the log-variance after the mean where the code
+has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actseq.corpus import SPLITS
+from actseq.store import Record, SequenceStore
+
+Array = NDArray[np.float32]
+INACTIVE_NATS = 0.01
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """What a prior needs to know of latents; over all training frames, the posterior's spread included.
+
+    Attributes:
+        active: indices of the dimensions that carry information.
+        mean: of those, (n_active,).
+        deviation: of those, (n_active,).
+    """
+
+    active: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+
+class LatentSequences:
+    """The latents of a corpus.
+
+    Args:
+        folder: where their store lies.
+        latent_dim: numbers per frame.
+    """
+
+    def __init__(self, folder: Path, latent_dim: int) -> None:
+        self.store = SequenceStore(folder)
+        self.latent_dim = latent_dim
+
+    @property
+    def records(self) -> list[Record]:
+        """One a sequence."""
+        return self.store.records
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The labels that occur, sorted; none where files lie in no folder."""
+        return sorted({str(record.extra["label"]) for record in self.records} - {""})
+
+    def indices(self, split: str) -> list[int]:
+        """Sequences of a split."""
+        return [i for i, record in enumerate(self.records) if record.extra["split"] == split]
+
+    def read(self, index: int, start: int = 0, stop: int | None = None) -> tuple[Array, Array]:
+        """Mean and log-variance (frames, latent_dim); −inf where the code is a point."""
+        both = self.store.read(index, start, stop).astype(np.float32)
+        mean, log_variance = both[:, : self.latent_dim], both[:, self.latent_dim :]
+        return mean, log_variance if log_variance.size else np.full_like(mean, -np.inf)
+
+    def draw(self, index: int, seed: int) -> Array:
+        """One draw from the posterior of a sequence, a pure function of (index, seed)."""
+        mean, log_variance = self.read(index)
+        noise = np.random.default_rng([seed, index]).standard_normal(mean.shape).astype(np.float32)
+        drawn: Array = mean + noise * np.exp(0.5 * log_variance)
+        return drawn
+
+    def statistics(self) -> LatentStatistics:
+        """Over the training split."""
+        count, total, square, spread, kl = 0, 0.0, 0.0, 0.0, 0.0
+        for index in self.indices("train"):
+            mean, log_variance = (part.astype(np.float64) for part in self.read(index))
+            count += len(mean)
+            total = total + mean.sum(0)
+            square = square + (mean**2).sum(0)
+            spread = spread + np.exp(log_variance).sum(0)
+            kl = kl + 0.5 * (mean**2 + np.exp(log_variance) - 1 - np.maximum(log_variance, -100.0)).sum(0)
+        average = np.asarray(total) / count
+        variance = np.asarray(square) / count - average**2 + np.asarray(spread) / count
+        active = np.flatnonzero(np.asarray(kl) / count >= INACTIVE_NATS)
+        if not len(active):
+            active = np.arange(self.latent_dim)
+        return LatentStatistics(active, average[active], np.sqrt(np.maximum(variance[active], 1e-8)))
+
+
+@dataclass(frozen=True)
+class SequenceSource:
+    """Batches of latent sequences; a batch is a pure function of (seed, step, rank).
+
+    Sequences longer than `frames` are seen in windows, whose starts are drawn from half a window before the sequence to half
+    a window after the last possible place and moved inside, so that beginnings and ends are learned well.
+    """
+
+    latents: LatentSequences
+    split: str
+    labels: list[str]
+    frames: int
+    batch_size: int
+    seed: int
+
+    @cached_property
+    def _sequences(self) -> tuple[list[int], NDArray[np.float64]]:
+        indices = self.latents.indices(self.split)
+        weights = np.array([max(self.latents.records[i].length, self.frames) for i in indices], dtype=np.float64)
+        return indices, np.cumsum(weights) / weights.sum()
+
+    def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
+        """Arrays by name, padded with zeros to the longest; see `SequenceLikelihood`."""
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
+        indices, cumulative = self._sequences
+        rows = []
+        for _ in range(self.batch_size):
+            index = indices[min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(indices) - 1)]
+            rows.append(self._window(index, rng))
+        longest = max(len(row["mean"]) for row in rows)
+
+        def padded(name: str) -> NDArray[Any]:
+            return np.stack([np.pad(row[name], ((0, longest - len(row[name])), (0, 0))) for row in rows])
+
+        return {
+            "mean": padded("mean"),
+            "log_variance": padded("log_variance"),
+            "previous_mean": np.stack([row["previous_mean"] for row in rows]),
+            "previous_log_variance": np.stack([row["previous_log_variance"] for row in rows]),
+            "lengths": np.array([len(row["mean"]) for row in rows]),
+            "begins": np.array([row["begins"] for row in rows]),
+            "ends": np.array([row["ends"] for row in rows]),
+            "label": np.array([row["label"] for row in rows]),
+        }
+
+    def _window(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        record = self.latents.records[index]
+        last, half = max(0, record.length - self.frames), self.frames // 2
+        start = int(np.clip(rng.integers(-half, last + half + 1), 0, last))
+        begins = start == 0 and bool(record.extra["begins"])
+        if start == 0 and not begins and record.length > 1:
+            start = 1  # a block cut from the middle of a file: its first frame serves as what came before
+        stop = min(start + self.frames, record.length)
+        mean, log_variance = self.latents.read(index, max(0, start - 1), stop)
+        cut = 1 if start > 0 else 0
+        label = str(record.extra["label"])
+        return {
+            "mean": mean[cut:],
+            "log_variance": log_variance[cut:],
+            "previous_mean": mean[0],
+            "previous_log_variance": log_variance[0],
+            "begins": begins or start == 0,
+            "ends": stop == record.length and bool(record.extra["ends"]),
+            "label": self.labels.index(label) + 1 if label in self.labels else 0,
+        }

@@ -1,0 +1,257 @@
+"""How far an output waveform is from its original, and how audible a join is.
+
+One definition of every measure, used wherever two waveforms are compared. Both waveforms are always the clip itself and
+what came out of it, on the same time axis: nothing is aligned, and the output is cut or zero-padded to the original's
+length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+from actseq import units
+from actseq.errors import AudioError, ConfigError
+
+FLOOR = 1e-4
+"""Amplitude, −80 dB, below which spectra count as silent."""
+
+_BLOCK = 4096  # spectra held in memory at a time, so that long clips cost no more than short ones
+
+
+class MultiResolutionStft(NamedTuple):
+    """Spectral distances, each averaged over n_fft 256, 512, 1024 and 2048.
+
+    Attributes:
+        log_l1_db: mean absolute difference of log-magnitude spectra, dB.
+        spectral_convergence: ‖|X| − |Y|‖ / ‖|X|‖, without unit.
+    """
+
+    log_l1_db: float
+    spectral_convergence: float
+
+
+class Jump(NamedTuple):
+    """What changes at one sample.
+
+    Attributes:
+        waveform: amplitude step from the sample before.
+        spectral: mean absolute difference, in dB, of the spectra before and after.
+    """
+
+    waveform: float
+    spectral: float
+
+
+class ClipJumps(NamedTuple):
+    """The measures of `Jump` all along a clip.
+
+    Attributes:
+        waveform: entry i is the step at sample i + 1.
+        spectral: entry k is the spectral jump at sample n + k · n / 4, n being the window's length, dB.
+    """
+
+    waveform: Float[np.ndarray, " steps"]
+    spectral: Float[np.ndarray, " positions"]
+
+
+def mel_l1_db(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"], sample_rate: int) -> float:
+    """Log-mel distance: mean absolute difference of 64-band magnitude mel spectrograms floored at −80 dB.
+
+    Both waveforms are divided by the original's peak; n_fft is 512 up to 16 kHz and 1024 above, hop n_fft / 4, power 1,
+    the rest librosa's defaults. A silent original is not scaled.
+
+    Returns:
+        The distance in dB, 0 for identical waveforms.
+
+    Raises:
+        AudioError: the original is empty, or a sample of either is not a finite number.
+    """
+    import librosa
+
+    n_fft = 512 if sample_rate <= 16000 else 1024
+    levels = [
+        20 * np.log10(np.maximum(mel, FLOOR))
+        for mel in (
+            librosa.feature.melspectrogram(
+                y=waveform, sr=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=64, power=1
+            )
+            for waveform in _scaled_pair(original, output)
+        )
+    ]
+    return float(np.mean(np.abs(levels[0] - levels[1]), dtype=np.float64))
+
+
+def multi_resolution_stft(
+    original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"]
+) -> MultiResolutionStft:
+    """Log-STFT distance and spectral convergence at four resolutions, hop n_fft / 4, centred Hann windows.
+
+    Magnitudes are relative to a sine at the original's peak and, for the logarithm only, floored at −80 dB. Against a
+    silent original the convergence is 0 if the output is silent too, else infinite.
+
+    Raises:
+        AudioError: the original is empty, or a sample of either is not a finite number.
+
+    Source: Yamamoto, Song, Kim 2020 (Parallel WaveGAN), eqs. 6 and 7; Arık, Jun, Diamos 2018.
+    """
+    reference, other = _scaled_pair(original, output)
+    log_l1, convergence = [], []
+    for n_fft in (256, 512, 1024, 2048):
+        count, distance, difference, energy = 0, 0.0, 0.0, 0.0
+        for x, y in zip(_magnitudes(reference, n_fft), _magnitudes(other, n_fft), strict=True):
+            count += x.size
+            distance += float(np.abs(_level_db(x) - _level_db(y)).sum())
+            difference += float(np.square(x - y).sum())
+            energy += float(np.square(x).sum())
+        log_l1.append(distance / count)
+        convergence.append((difference / energy) ** 0.5 if energy else (float("inf") if difference else 0.0))
+    return MultiResolutionStft(float(np.mean(log_l1)), float(np.mean(convergence)))
+
+
+def pesq_nb(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"], sample_rate: int) -> float | None:
+    """Narrow-band PESQ of speech: about 1 (bad) to 4.55 (identical), MOS-LQO of ITU-T P.862.1.
+
+    Rates other than 8 and 16 kHz are resampled to 16 kHz. PESQ takes no clip under a quarter of a second; such a clip
+    gets silence at its end up to that length, longer ones are scored as they are, since PESQ adds its own 300 ms of
+    silence on either side. Beyond that it wants one stretch of at least 200 ms that it takes for speech. PESQ evens out
+    levels, so a change of loudness is not judged, and it keeps room for 50 utterances without watching it: clips over
+    20 s, which alone could hold more, are cut into equal parts and the scores of the parts averaged.
+
+    Returns:
+        The score; None where PESQ has none to give: no utterance in the original, or a silent output. Who averages
+        scores should also say how many clips had one.
+
+    Raises:
+        ConfigError: the package pesq is missing.
+        AudioError: the original is empty, or a sample of either is not a finite number.
+    """
+    try:
+        import pesq
+    except ImportError as error:
+        raise ConfigError(
+            "PESQ needs the package pesq, which is not installed", action="pip install 'actseq[evaluate]'"
+        ) from error
+
+    pair = _scaled_pair(original, output)
+    rate = sample_rate
+    if rate not in (8000, 16000):
+        import soxr
+
+        rate = 16000
+        pair = [soxr.resample(waveform, sample_rate, rate) for waveform in pair]
+    missing = units.seconds_to_samples(0.25, rate) - len(pair[0])
+    if missing > 0:
+        pair = [np.pad(waveform, (0, missing)) for waveform in pair]
+    n_parts = -(-len(pair[0]) // units.seconds_to_samples(20.0, rate))
+    scores = []
+    for reference, degraded in zip(*(np.array_split(waveform, n_parts) for waveform in pair), strict=True):
+        if not reference.any() or not degraded.any():
+            continue  # PESQ would divide by the level
+        try:
+            scores.append(float(pesq.pesq(rate, reference, degraded, "nb")))
+        except pesq.NoUtterancesError:
+            continue
+    return float(np.mean(scores)) if scores else None
+
+
+def bootstrap_interval(values: ArrayLike, n: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
+    """Interval that holds the mean of `values` at `level`, by the percentile bootstrap with `n` seeded resamples.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    sample = np.asarray(values, dtype=np.float64).ravel()
+    if not sample.size:
+        raise ValueError("no values to bootstrap")
+    rng = np.random.default_rng(seed)
+    means = [sample[rng.integers(sample.size, size=sample.size)].mean() for _ in range(n)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def spectral_jump(waveform: Float[np.ndarray, " samples"], sample_rate: int, at: int) -> Jump:
+    """What changes at the join between sample `at` − 1 and sample `at`.
+
+    Spectral: the log-magnitude spectra of the Hann windows that end and that start at the join, as long as the power of
+    two nearest to 10 ms; relative to a sine at the clip's peak, floored at −80 dB. Outside the clip is silence. Hann
+    windows fade at the join, so a click there is for the waveform measure to find.
+
+    Raises:
+        AudioError: `at` is not inside the clip.
+    """
+    if not 0 < at < len(waveform):
+        raise AudioError(
+            f"a join at sample {at}", f"one from 1 to {len(waveform) - 1}", "give the index of its first new sample"
+        )
+    n = _join_window(sample_rate)
+    padded = np.pad(waveform.astype(np.float64), n)
+    spectra = _join_spectra(padded[at : at + 2 * n].reshape(2, n), _peak(waveform))
+    return Jump(float(abs(waveform[at] - waveform[at - 1])), float(np.abs(spectra[1] - spectra[0]).mean()))
+
+
+def clip_jumps(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> ClipJumps:
+    """What changes all along a clip, to compare a join with: it should lie under the clip's own 99th percentile.
+
+    Take the clip that was joined on to, not the joined one, unless it is long: windows that a click falls into change
+    more than those that meet at it, and in a short clip make up the top hundredth themselves.
+
+    The waveform step is taken at every sample, the spectral jump of `spectral_jump` at every quarter of a window where
+    both windows lie inside the clip. A clip shorter than two windows is padded with silence to one such place.
+    """
+    n = _join_window(sample_rate)
+    padded = np.pad(waveform.astype(np.float64), (0, max(0, 2 * n - len(waveform))))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, n)[:: n // 4]
+    peak = _peak(waveform)
+    # Blocks overlap by the four hops that lie between the two windows of a join.
+    distances = [
+        np.abs(spectra[4:] - spectra[:-4]).mean(axis=1)
+        for start in range(0, len(windows) - 4, _BLOCK)
+        for spectra in [_join_spectra(windows[start : start + _BLOCK + 4], peak)]
+    ]
+    return ClipJumps(np.abs(np.diff(waveform.astype(np.float64))), np.concatenate(distances))
+
+
+def _scaled_pair(
+    original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"]
+) -> list[Float[np.ndarray, " samples"]]:
+    """Both waveforms divided by the original's peak, the output as long as the original."""
+    if not len(original):
+        raise AudioError("an empty original", "a clip of at least one sample", "leave it out")
+    for name, waveform in (("original", original), ("output", output)):
+        if not np.isfinite(waveform).all():
+            raise AudioError(f"an {name} with samples that are not numbers", "finite samples", "leave it out")
+    fitted = np.pad(output[: len(original)], (0, max(0, len(original) - len(output))))
+    scale = 1 / (_peak(original) or 1.0)
+    return [(waveform * scale).astype(np.float32) for waveform in (original, fitted)]
+
+
+def _peak(waveform: Float[np.ndarray, " samples"]) -> float:
+    return float(np.abs(waveform).max(initial=0.0))
+
+
+def _level_db(magnitude: Float[np.ndarray, "frames bins"]) -> Float[np.ndarray, "frames bins"]:
+    return np.asarray(20 * np.log10(np.maximum(magnitude, FLOOR)))
+
+
+def _magnitudes(waveform: Float[np.ndarray, " samples"], n_fft: int) -> Iterator[Float[np.ndarray, "frames bins"]]:
+    """Blocks of centred magnitude spectra at a hop of n_fft / 4; a sine of amplitude 1 has magnitude 1."""
+    window = np.hanning(n_fft + 1)[:-1]
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(waveform, n_fft // 2), n_fft)[:: n_fft // 4]
+    for start in range(0, len(frames), _BLOCK):
+        yield np.abs(np.fft.rfft(frames[start : start + _BLOCK] * window)) * (2 / window.sum())
+
+
+def _join_window(sample_rate: int) -> int:
+    """The power of two nearest to 10 ms, in samples."""
+    return int(2 ** round(np.log2(units.seconds_to_samples(0.01, sample_rate))))
+
+
+def _join_spectra(segments: Float[np.ndarray, "n window"], peak: float) -> Float[np.ndarray, "n bins"]:
+    """Levels in dB relative to a sine at `peak`; the window is symmetric, so neither side of a join is favoured."""
+    window = np.hanning(segments.shape[1])
+    return _level_db(np.abs(np.fft.rfft(segments * window)) * (2 / window.sum() / (peak or 1.0)))

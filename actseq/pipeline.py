@@ -1,0 +1,864 @@
+"""One function per command: the public Python API. Each returns what it made as plain data."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actseq import audio, units
+from actseq import config as configuration
+from actseq.config import Config
+from actseq.corpus import Corpus, FeatureBatches, SegmentSource, build_corpus
+from actseq.errors import ArtifactError, AudioError, ConfigError
+from actseq.latents import SequenceSource
+from actseq.loading import LoadedRun, load_codec, load_latents, stage_config
+from actseq.progress import Reporter, Silent
+from actseq.runs import (
+    Run,
+    content_hash,
+    fingerprint,
+    read_json,
+    read_meta,
+    read_weights,
+    same_settings,
+    write_artifact,
+    write_json,
+)
+from actseq.store import SequenceStore, StoreWriter, group_shards
+
+if TYPE_CHECKING:
+    from actseq.generation import Codec
+
+Waveform = NDArray[np.float32]
+Result = dict[str, Any]
+MINUTES_SHARE = {"train_ae": 0.7, "train_prior": 0.3}
+GAIN_DB = (-3.0, 2.0)
+"""Random gain of training crops around the corpus's level: peaks of −6 to −1 dBFS at the default level."""
+
+
+def use_threads(threads: int | None) -> None:
+    """How many threads torch computes with; None leaves its default."""
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def default_run(folder: Path, preset: str) -> str:
+    """`<folder>-<preset>`."""
+    return f"{folder.resolve().name}-{Path(preset).stem}"
+
+
+# -- stage one ----------------------------------------------------------------------------------------------------------
+
+
+def train_ae(
+    folder: Path,
+    preset: str,
+    *,
+    run: str | None = None,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Decode a folder into a corpus and train an autoencoder on it. Resumes; does nothing where it is done.
+
+    Raises:
+        AudioError: nothing usable in the folder.
+        ConfigError: preset or overrides; the run exists with other settings.
+        TrainingError: the training cannot go on.
+    """
+    return _train_ae(folder, configuration.load_preset(preset, overrides), run, device, threads, reporter or Silent())
+
+
+def _train_ae(
+    folder: Path, config: Config, run: str | None, device: str, threads: int | None, reporter: Reporter
+) -> Result:
+    from actseq import build
+
+    config = build.complete(config)
+    representation = build.build_representation(config)
+    model = build.build_autoencoder(config, representation)
+    made = Run.locate(run or default_run(folder, config.preset))
+    sections = {name: config.model_dump(mode="json")[name] for name in configuration.STAGE_SECTIONS["train-ae"]}
+    if (made.path / "config.yaml").is_file():
+        stored = made.read_config().model_dump(mode="json")
+        same_settings(
+            {name: stored[name] for name in sections} | {"seed": stored["seed"]},
+            sections | {"seed": config.seed},
+            f"run {made.name}",
+            "name another with --run, or delete it",
+        )
+    elif made.path.exists() and any(made.path.iterdir()):
+        raise ConfigError(f"{made.path} exists and is no run", action="name another with --run")
+    use_threads(threads)
+    with made.lock(made.path):
+        corpus_fingerprint = _corpus(made, folder, config, reporter)
+        if (made.autoencoder / "model.json").is_file():
+            meta = read_meta(made.autoencoder, "actseq train-ae")
+            if meta["inputs"]["corpus"] != corpus_fingerprint:
+                raise ArtifactError(
+                    f"the autoencoder of run {made.name} was trained on another corpus",
+                    action="name another run with --run",
+                )
+            reporter.say(f"autoencoder: already trained ({made.autoencoder})")
+            return _ae_result(made, meta)
+        _train_autoencoder(made, config, representation, model, corpus_fingerprint, device, reporter)
+    return _ae_result(made, read_meta(made.autoencoder, "actseq train-ae"))
+
+
+def _ae_result(run: Run, meta: Mapping[str, Any]) -> Result:
+    return {
+        "run": str(run.path),
+        "autoencoder": str(run.autoencoder),
+        "fingerprint": fingerprint(run.autoencoder),
+        **{key: meta[key] for key in ("figures", "total_steps", "n_parameters", "latent_rate")},
+    }
+
+
+def _listing(folder: Path) -> str:
+    """Hash of what lies in a folder, without reading it: names, sizes, times."""
+    return content_hash(
+        [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in audio.find(folder)]
+    )
+
+
+def _corpus(run: Run, folder: Path, config: Config, reporter: Reporter) -> str:
+    """Make the corpus, or see that it is made; its fingerprint."""
+    listing = _listing(folder)
+    marker = run.corpus / "corpus.json"
+    if marker.is_file():
+        meta = read_json(marker)
+        if meta["listing"] != listing:
+            raise ArtifactError(
+                f"{folder} is not what run {run.name} was made from (files were added, removed or changed)",
+                action="name another run with --run",
+            )
+        reporter.say(f"corpus: already made ({run.corpus})")
+        return str(meta["fingerprint"])
+    plan = run.corpus / "plan.json"
+    if plan.is_file() and read_json(plan)["listing"] != listing:
+        shutil.rmtree(run.corpus)
+    run.corpus.mkdir(parents=True, exist_ok=True)
+    write_json(plan, {"listing": listing})
+    run.write_config(config, str(folder), None)
+    scan = build_corpus(folder, run.corpus, config.corpus, config.seed, reporter)
+    _tell_scan(scan, reporter)
+    corpus = Corpus(run.corpus, config.corpus.level_dbfs)
+    found = corpus.store.fingerprint()
+    write_json(
+        marker,
+        {
+            "listing": listing,
+            "fingerprint": found,
+            "source": str(folder),
+            "clips": corpus.summary(),
+            "found": len(scan.rows),
+            "skipped": len(scan.skipped),
+        },
+    )
+    run.write_config(config, str(folder), found)
+    summary = corpus.summary()
+    reporter.say(
+        "corpus: "
+        + ", ".join(f"{summary.get(split, 0)} {split}" for split in ("train", "validation", "test"))
+        + " clips"
+    )
+    missing = [split for split in ("validation", "test") if not summary.get(split)]
+    if missing:
+        reporter.warn(
+            f"too few clips to hold any out for {' and '.join(missing)}: nothing will tell when the model only memorises"
+        )
+    return found
+
+
+def _tell_scan(scan: audio.Scan, reporter: Reporter) -> None:
+    """The scan report: one line of counts, one for each file that was left out."""
+    reporter.say(
+        f"found {len(scan.rows)} files, {len(scan.usable)} usable ({scan.seconds / 60:.1f} minutes), "
+        f"{len(scan.skipped)} skipped"
+    )
+    for row in scan.skipped[:20]:
+        reporter.say(f"  skipped {row.path}: {row.reason}")
+    if len(scan.skipped) > 20:
+        reporter.say(f"  … and {len(scan.skipped) - 20} more, all in scan.csv")
+    if len(scan.skipped) > 0.01 * len(scan.rows):
+        reporter.warn(
+            f"{len(scan.skipped) / len(scan.rows):.1%} of the files were skipped; scan.csv gives every reason"
+        )
+
+
+def _train_autoencoder(
+    run: Run,
+    config: Config,
+    representation: Any,
+    model: Any,
+    corpus_fingerprint: str,
+    device_name: str,
+    reporter: Reporter,
+) -> None:
+    import torch
+
+    from actseq import build
+    from actseq.training import resolve_device, train
+
+    device = resolve_device(device_name)
+    corpus = Corpus(run.corpus, config.corpus.level_dbfs)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = build.build_autoencoder(config, representation)
+    reporter.say("statistics of the features")
+    model.fit(FeatureBatches(corpus, representation, torch.device("cpu")))
+    hop = representation.hop_length
+    margin = -(-representation.context_samples // hop) * hop
+    if model.network.trainable:
+        segment = units.seconds_to_samples(config.corpus.segment_seconds, config.corpus.sample_rate) // hop * hop
+        objective = build.build_autoencoding(config, model, representation, margin)
+
+        def source(split: str, gain_db: tuple[float, float]) -> SegmentSource:
+            return SegmentSource(corpus, split, segment, margin, config.train_ae.batch_size, config.seed, gain_db)
+
+        validation = source("validation", (0.0, 0.0)) if corpus.indices("validation") else None
+        outcome = train(
+            objective,
+            source("train", GAIN_DB),
+            validation,
+            config.train_ae,
+            run.autoencoder,
+            name="autoencoder",
+            seed=config.seed,
+            device=device,
+            reporter=reporter,
+        )
+        tensors, figures, steps, best = outcome.tensors, outcome.figures, outcome.total_steps, outcome.best_step
+    else:
+        tensors, figures, steps, best = dict(model.state_dict()), {}, 0, 0
+    dump = config.model_dump(mode="json")
+    write_artifact(
+        run.autoencoder,
+        {f"autoencoder.{name}": value for name, value in tensors.items()}
+        | {f"representation.{name}": value for name, value in representation.state_dict().items()},
+        {
+            "kind": "autoencoder",
+            "config": dump,
+            "inputs": {"corpus": corpus_fingerprint},
+            "sample_rate": representation.sample_rate,
+            "feature_rate": representation.feature_rate,
+            "latent_rate": model.latent_rate,
+            "latent_dim": model.latent_dim,
+            "generative": model.generative,
+            "n_parameters": build.n_parameters(model),
+            "total_steps": steps,
+            "best_step": best,
+            "figures": figures,
+        },
+    )
+    active = figures.get("active_dims")
+    if active is not None and active < model.latent_dim / 4:
+        reporter.warn(
+            f"only {active:.0f} of {model.latent_dim} latent dimensions are in use; lower kl_weight or latent_dim"
+        )
+
+
+# -- stage two ----------------------------------------------------------------------------------------------------------
+
+
+def extract_latents(
+    run: str | Path,
+    *,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Encode every clip of a run's corpus. Resumes; does nothing where it is done."""
+    reporter = reporter or Silent()
+    opened = Run.open(run)
+    use_threads(threads)
+    codec, config, autoencoder = load_codec(opened, device, None)
+    section = stage_config(config, overrides, "extract-latents").latents
+    if not codec.autoencoder.generative:
+        raise ConfigError(
+            f"run {opened.name} has an autoencoder with skip connections: its latents do not hold the sound",
+            "a generative one",
+            "use restore with it, or train another preset",
+        )
+    inputs = {
+        "autoencoder": autoencoder,
+        "corpus": read_json(opened.corpus / "corpus.json")["fingerprint"],
+        "latents": section.model_dump(mode="json"),
+    }
+    marker = opened.latents / "latents.json"
+    with opened.lock(opened.latents):
+        if marker.is_file():
+            meta = read_json(marker)
+            same_settings(
+                meta["inputs"],
+                inputs,
+                f"the latents of run {opened.name}",
+                f"delete {opened.latents} to make them again",
+            )
+            reporter.say(f"latents: already extracted ({opened.latents})")
+            return meta | {"run": str(opened.path)}
+        plan = opened.latents / "plan.json"
+        if plan.is_file() and read_json(plan) != inputs:
+            for path in opened.latents.glob("[!.]*"):
+                path.unlink()
+        write_json(plan, inputs)
+        corpus = Corpus(opened.corpus, config.corpus.level_dbfs)
+        meta = _extract(opened, codec, corpus, section, reporter) | {"inputs": inputs}
+        write_json(marker, meta)
+    return meta | {"run": str(opened.path)}
+
+
+def _extract(
+    run: Run, codec: Codec, corpus: Corpus, section: configuration.LatentsConfig, reporter: Reporter
+) -> dict[str, Any]:
+    from actseq.generation import BATCH_FRAMES, in_batches
+
+    dtype = np.dtype(section.dtype)
+    hop = codec.representation.hop_length
+    order = sorted(range(len(corpus)), key=lambda i: (corpus.store.records[i].length, corpus.store.records[i].key))
+    frames = [units.n_frames(corpus.store.records[i].length, hop) for i in order]
+    sizes = [
+        dtype.itemsize * 2 * codec.autoencoder.latent_dim * units.n_latent_frames(f, codec.autoencoder.stride)
+        for f in frames
+    ]
+    shards = group_shards(sizes)
+    writer = StoreWriter(run.latents)
+    done = writer.committed()
+    total = sum(corpus.store.records[i].length for i in order)
+    seconds = round(total / codec.sample_rate)
+    finished = sum(corpus.store.records[order[j]].length for shard in done for j in shards[shard])
+    reporter.begin("latents", seconds, finished // codec.sample_rate, unit="seconds of sound")
+    begun, at_start = time.perf_counter(), finished
+    for number, members in enumerate(shards):
+        if number in done:
+            continue
+        items = []
+        for group in in_batches([frames[j] for j in members], BATCH_FRAMES, section.batch_size):
+            indices = [order[members[j]] for j in group]
+            for index, (mean, log_variance) in zip(
+                indices, codec.encode([corpus.waveform(i) for i in indices]), strict=True
+            ):
+                record = corpus.store.records[index]
+                both = mean if log_variance is None else np.concatenate([mean, log_variance], axis=1)
+                items.append(
+                    (
+                        record.key,
+                        both.astype(dtype),
+                        {
+                            "label": record.extra["label"],
+                            "split": record.extra["split"],
+                            "begins": record.extra["begins"],
+                            "ends": record.extra["ends"],
+                            "clip_sha256": record.sha256,
+                        },
+                    )
+                )
+                finished += record.length
+            elapsed = time.perf_counter() - begun
+            reporter.advance(
+                finished // codec.sample_rate,
+                {"× real time": (finished - at_start) / codec.sample_rate / max(elapsed, 1e-9)},
+            )
+        writer.write_shard(number, items)
+    reporter.end()
+    store = SequenceStore(run.latents)
+    return {
+        "latent_dim": codec.autoencoder.latent_dim,
+        "latent_rate": codec.autoencoder.latent_rate,
+        "n_sequences": len(store),
+        "n_frames": sum(r.length for r in store.records),
+        "fingerprint": store.fingerprint(),
+    }
+
+
+# -- stage three --------------------------------------------------------------------------------------------------------
+
+
+def train_prior(
+    run: str | Path,
+    *,
+    name: str = "default",
+    overrides: Iterable[str] = (),
+    seed: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Train a prior on a run's latents. Resumes; does nothing where it is done."""
+    import torch
+
+    from actseq import build
+    from actseq.training import resolve_device, train
+
+    reporter = reporter or Silent()
+    opened = Run.open(run)
+    meta_ae = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
+    config = stage_config(configuration.parse(Config, meta_ae["config"]), overrides, "train-prior")
+    seed = config.seed if seed is None else seed
+    latents, latents_meta = load_latents(opened, fingerprint(opened.autoencoder))
+    inputs = {"autoencoder": latents_meta["inputs"]["autoencoder"], "latents": latents_meta["fingerprint"]}
+    folder = opened.priors / name
+    sections = {key: config.model_dump(mode="json")[key] for key in ("prior", "train_prior")} | {"seed": seed}
+    use_threads(threads)
+    with opened.lock(folder):
+        plan = folder / "settings.json"
+        if plan.is_file():
+            same_settings(
+                read_json(plan),
+                sections | inputs,
+                f"prior {name} of run {opened.name}",
+                f"give the new one another --name, or delete {folder}",
+            )
+        if (folder / "model.json").is_file():
+            reporter.say(f"prior: already trained ({folder})")
+            return _prior_result(opened, folder)
+        write_json(plan, sections | inputs)
+        labels, statistics = latents.labels, latents.statistics()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build.build_prior(config, latents.latent_dim, len(statistics.active), labels)
+        standardiser = model.prior.standardiser
+        standardiser.active.copy_(torch.from_numpy(statistics.active))
+        standardiser.mean.copy_(torch.from_numpy(statistics.mean))
+        standardiser.deviation.copy_(torch.from_numpy(statistics.deviation))
+        dead = latents.latent_dim - len(statistics.active)
+        if dead:
+            reporter.say(f"{dead} of {latents.latent_dim} latent dimensions carry nothing and are drawn from N(0, 1)")
+        section = config.train_prior
+
+        def source(split: str) -> SequenceSource:
+            return SequenceSource(latents, split, labels, section.frames, section.batch_size, seed)
+
+        validation = source("validation") if latents.indices("validation") else None
+        outcome = train(
+            build.build_sequence(config, model),
+            source("train"),
+            validation,
+            section,
+            folder,
+            name=f"prior {name}",
+            seed=seed,
+            device=resolve_device(device),
+            reporter=reporter,
+        )
+        write_artifact(
+            folder,
+            {f"prior.{key}": value for key, value in outcome.tensors.items()},
+            {
+                "kind": "prior",
+                "config": config.model_dump(mode="json"),
+                "seed": seed,
+                "inputs": inputs,
+                "labels": labels,
+                "latent_dim": latents.latent_dim,
+                "n_active": len(statistics.active),
+                "n_parameters": build.n_parameters(model),
+                "total_steps": outcome.total_steps,
+                "best_step": outcome.best_step,
+                "figures": outcome.figures,
+            },
+        )
+    return _prior_result(opened, folder)
+
+
+def _prior_result(run: Run, folder: Path) -> Result:
+    meta = read_meta(folder, "actseq train-prior")
+    return {
+        "run": str(run.path),
+        "prior": str(folder),
+        "fingerprint": fingerprint(folder),
+        **{key: meta[key] for key in ("labels", "figures", "total_steps", "n_parameters")},
+    }
+
+
+# -- all stages ---------------------------------------------------------------------------------------------------------
+
+
+def run_all(
+    folder: Path,
+    preset: str,
+    *,
+    run: str | None = None,
+    minutes: float | None = None,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """All stages; each is skipped when it is done with the same inputs. `minutes` is for all of them."""
+    reporter = reporter or Silent()
+    overrides = list(overrides)
+    if minutes is not None:
+        overrides = [f"{section}.minutes={share * minutes:g}" for section, share in MINUTES_SHARE.items()] + overrides
+    config = configuration.load_preset(preset, overrides)
+    first = _train_ae(folder, config, run, device, threads, reporter)
+    made = first["run"]
+    _same_later_sections(Run(Path(made)), config)
+    return {
+        "run": made,
+        "autoencoder": first,
+        "latents": extract_latents(made, device=device, threads=threads, reporter=reporter),
+        "prior": train_prior(made, device=device, threads=threads, reporter=reporter),
+    }
+
+
+def _same_later_sections(run: Run, config: Config) -> None:
+    """`run` promises its own settings for every stage: refuse a run whose configuration says otherwise."""
+    from actseq import build
+
+    stored, asked = run.read_config().model_dump(mode="json"), build.complete(config).model_dump(mode="json")
+    same_settings(stored, asked, f"run {run.name}", "name another with --run, or delete it")
+
+
+# -- using a run --------------------------------------------------------------------------------------------------------
+
+
+def generate(
+    run: str | Path,
+    *,
+    prior: str | None = None,
+    n: int = 1,
+    seconds: float | None = None,
+    until_stop: bool = False,
+    label: str | None = None,
+    seed_audio: Path | None = None,
+    seed_seconds: float | None = None,
+    include_seed: bool = True,
+    temperature: float | None = None,
+    seed: int = 0,
+    out: Path | None = None,
+    compile_to: Path | None = None,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Write new clips with a JSON beside each; see `LoadedRun.generate`.
+
+    Args:
+        seed_seconds: use only so much of the beginning of `seed_audio`.
+        include_seed: put the seed itself before what continues it.
+        out: folder for the clips; default `generated/<time>-<seed>` in the run.
+        compile_to: also write all clips in a row to this file.
+    """
+    reporter = reporter or Silent()
+    use_threads(threads)
+    if seconds is not None and until_stop:
+        raise ConfigError("--seconds and --until-stop exclude each other")
+    loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides, need_prior=True)
+    assert loaded.prior_folder is not None
+    seed_waveform = None
+    if seed_audio is not None:
+        seed_waveform, _ = audio.load(seed_audio, loaded.sample_rate)
+        if seed_seconds is not None:
+            seed_waveform = seed_waveform[: units.seconds_to_samples(seed_seconds, loaded.sample_rate)]
+    begun = time.perf_counter()
+    clips = loaded.generate_clips(
+        n,
+        seconds=seconds,
+        until_stop=until_stop,
+        label=label,
+        seed_audio=seed_waveform,
+        include_seed=include_seed,
+        temperature=temperature,
+        seed=seed,
+    )
+    elapsed = time.perf_counter() - begun
+    folder = out or loaded.run.generated / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
+    settings = {
+        "label": label,
+        "seconds": seconds,
+        "until_stop": until_stop,
+        "seed": seed,
+        "temperature": loaded.config.generate.temperature if temperature is None else temperature,
+        "seed_audio": None if seed_audio is None else str(seed_audio),
+        "seed_seconds": seed_seconds,
+        "include_seed": include_seed,
+        "vocoder": loaded.config.vocoder.model_dump(),
+    }
+    fingerprints = {"autoencoder": loaded.autoencoder, "prior": fingerprint(loaded.prior_folder)}
+    files = []
+    for i, clip in enumerate(clips):
+        path = folder / f"{i:03d}.wav"
+        gain = _write(path, clip.waveform, loaded.sample_rate, reporter)
+        write_json(
+            path.with_suffix(".json"),
+            {
+                "index": i,
+                "of": n,
+                "settings": settings,
+                "fingerprints": fingerprints,
+                "run": loaded.run.name,
+                "prior": loaded.prior_folder.name,
+                "latent_frames": len(clip.latents),
+                "stopped": clip.stopped,
+                "seconds": units.samples_to_seconds(len(clip.waveform), loaded.sample_rate),
+                "join_seconds": None if clip.join is None else units.samples_to_seconds(clip.join, loaded.sample_rate),
+                "gain": gain,
+            },
+        )
+        files.append(str(path))
+    endless = sum(not clip.stopped for clip in clips)
+    if endless and seconds is None and (until_stop or loaded.config.generate.seconds is None):
+        reporter.warn(
+            f"{endless} of {n} clips had not ended after max_seconds = {loaded.config.generate.max_seconds:g} and were cut "
+            "(--seconds sets a length, --set generate.max_seconds=… the bound)"
+        )
+    result: Result = {
+        "run": str(loaded.run.path),
+        "folder": str(folder),
+        "files": files,
+        "seconds": sum(len(clip.waveform) for clip in clips) / loaded.sample_rate,
+    }
+    reporter.say(f"{result['seconds']:.1f} s of sound in {elapsed:.1f} s")
+    if compile_to is not None:
+        from actseq.generation import compile_clips
+
+        _write(
+            compile_to,
+            compile_clips([clip.waveform for clip in clips], loaded.sample_rate),
+            loaded.sample_rate,
+            reporter,
+        )
+        result["compiled"] = str(compile_to)
+    return result
+
+
+def _write(path: Path, waveform: Waveform, sample_rate: int, reporter: Reporter) -> float:
+    """Write a wav; a gain that was needed against clipping is told."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    gain = audio.write(path, waveform, sample_rate)
+    if gain != 1.0:
+        reporter.warn(f"{path.name} was turned down by {-20 * np.log10(gain):.1f} dB so as not to clip")
+    return gain
+
+
+def reconstruct(
+    run: str | Path,
+    paths: Sequence[Path],
+    *,
+    out: Path,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Files or folders through encoder, decoder and vocoder; relative names are kept. Foreign sounds are welcome."""
+    reporter = reporter or Silent()
+    use_threads(threads)
+    opened = Run.open(run)
+    meta = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
+    config = stage_config(configuration.parse(Config, meta["config"]), overrides, "generate")
+    codec, _, found = load_codec(opened, device, config.vocoder)
+    loaded = LoadedRun(opened, codec, config, found, None, None)
+    jobs = [(path, relative) for given in paths for path, relative in _inputs(given)]
+    targets = [out / relative.with_suffix(".wav") for _, relative in jobs]
+    twice = sorted({str(target) for target in targets if targets.count(target) > 1})
+    if twice:
+        raise ConfigError(
+            f"several inputs would be written to {twice[0]}", action="reconstruct them into different folders"
+        )
+    reporter.begin("reconstruct", len(jobs), unit="files")
+    files, failed = [], []
+    for i, ((path, _), target) in enumerate(zip(jobs, targets, strict=True)):
+        try:
+            waveform, _ = audio.load(path, codec.sample_rate)
+        except AudioError as error:
+            failed.append({"file": str(path), "reason": str(error)})
+            reporter.warn(f"skipped {error}")
+            continue
+        _write(target, loaded.reconstruct(waveform), codec.sample_rate, reporter)
+        files.append(str(target))
+        reporter.advance(i + 1)
+    reporter.end()
+    if not files:
+        raise AudioError(
+            "none of the given files could be read", action=failed[0]["reason"] if failed else "give audio files"
+        )
+    return {"run": str(opened.path), "folder": str(out), "files": files, "skipped": failed}
+
+
+def _inputs(given: Path) -> list[tuple[Path, Path]]:
+    if given.is_dir():
+        return [(path, path.relative_to(given)) for path in audio.find(given)]
+    if not given.is_file():
+        raise AudioError(f"no file or folder {given}")
+    return [(given, Path(given.name))]
+
+
+# -- looking at a run ---------------------------------------------------------------------------------------------------
+
+
+def info(run: str | Path) -> Result:
+    """What a run holds and how far it is."""
+    opened = Run.open(run)
+    config = opened.read_config()
+    provenance = opened.read_provenance()
+    result: Result = {
+        "run": str(opened.path),
+        "preset": config.preset,
+        "source": provenance["source"],
+        "seed": config.seed,
+        "versions": provenance["versions"],
+        "commit": provenance["commit"],
+    }
+    if (opened.corpus / "corpus.json").is_file():
+        meta = read_json(opened.corpus / "corpus.json")
+        result["corpus"] = {key: meta[key] for key in ("clips", "found", "skipped", "fingerprint")}
+    if (opened.autoencoder / "model.json").is_file():
+        meta = read_meta(opened.autoencoder, "actseq train-ae")
+        result["autoencoder"] = {
+            key: meta[key]
+            for key in (
+                "sample_rate",
+                "latent_rate",
+                "latent_dim",
+                "n_parameters",
+                "total_steps",
+                "best_step",
+                "figures",
+            )
+        }
+        result["autoencoder"]["fingerprint"] = fingerprint(opened.autoencoder)
+    if (opened.latents / "latents.json").is_file():
+        meta = read_json(opened.latents / "latents.json")
+        result["latents"] = {key: meta[key] for key in ("n_sequences", "n_frames", "fingerprint")}
+    result["priors"] = {}
+    for path in sorted(opened.priors.glob("*/model.json")):
+        meta = read_meta(path.parent, "actseq train-prior")
+        result["priors"][path.parent.name] = {
+            "network": meta["config"]["prior"]["network"]["kind"],
+            "head": meta["config"]["prior"]["head"]["kind"],
+            **{key: meta[key] for key in ("labels", "n_active", "n_parameters", "total_steps", "best_step", "figures")},
+        }
+    return result
+
+
+def verify(run: str | Path, *, reporter: Reporter | None = None) -> Result:
+    """Read everything of a run again and compare it with its hashes.
+
+    Raises:
+        ArtifactError: something is not what was written; each case is named.
+    """
+    reporter = reporter or Silent()
+    opened = Run.open(run)
+    problems: list[str] = []
+    checked: list[str] = []
+    for folder, marker in ((opened.corpus, "corpus.json"), (opened.latents, "latents.json")):
+        if (folder / marker).is_file():
+            store = SequenceStore(folder)
+            found = store.verify()
+            if not found and store.fingerprint() != read_json(folder / marker)["fingerprint"]:
+                found = [f"{folder.name}: the manifest is not the one that {marker} names"]
+            problems += found
+            checked.append(f"{folder.name}: {len(store)} sequences")
+    for folder in (opened.autoencoder, *(path.parent for path in sorted(opened.priors.glob("*/model.json")))):
+        if (folder / "model.json").is_file():
+            try:
+                read_weights(folder, read_meta(folder, "its stage"))
+                checked.append(f"{folder.relative_to(opened.path)}: weights")
+            except ArtifactError as error:
+                problems.append(str(error))
+    if problems:
+        for problem in problems:
+            reporter.warn(problem)
+        raise ArtifactError(
+            f"{len(problems)} things in run {opened.name} are not what was written; the first: {problems[0]}"
+        )
+    return {"run": str(opened.path), "checked": checked}
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    prior: str | None = None,
+    split: str = "test",
+    overrides: Iterable[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Measure a run on its held-out clips; also written to `evaluation.json` in the run."""
+    from actseq import evaluation
+
+    reporter = reporter or Silent()
+    use_threads(threads)
+    loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides)
+    corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
+    indices = corpus.indices(split)
+    if not indices:
+        raise ArtifactError(f"run {loaded.run.name} has no clips in its {split} split", action="train on more files")
+    result: Result = {
+        "run": str(loaded.run.path),
+        "split": split,
+        "fidelity": evaluation.fidelity(loaded.codec, corpus, indices, reporter),
+    }
+    if loaded.prior is not None:
+        latents, _ = load_latents(loaded.run, loaded.autoencoder)
+        result["bits_per_dim"] = evaluation.likelihood(loaded.prior, latents, split, seed)
+    write_json(loaded.run.path / "evaluation.json", result)
+    return result
+
+
+def evaluation_lines(result: Result) -> list[str]:
+    """The result of `evaluate` as a table."""
+
+    def cell(row: Mapping[str, Any], name: str) -> str:
+        value = row.get(name)
+        return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}] n={value['n']}" if value else "-"
+
+    rows = {name: row for name, row in result["fidelity"].items() if name != "rate"}
+    rate = result["fidelity"]["rate"]
+    bits = (
+        ""
+        if rate["kbit_per_s"] is None
+        else f"{rate['kbit_per_s']:.2f} kbit/s of KL, {rate['active_dims']} active dimensions, "
+    )
+    lines = [
+        f"{result['run']}, {result['split']} split: {bits}{rate['frames_per_s']:.2f} latent frames/s of {rate['latent_dim']}"
+    ]
+    lines.append(f"{'':16} {'log-mel L1, dB':30} PESQ-nb")
+    lines += [f"{name:16} {cell(row, 'mel_l1_db'):30} {cell(row, 'pesq_nb')}" for name, row in rows.items()]
+    if "bits_per_dim" in result:
+        lines.append("held-out bits per dimension")
+        lines += [f"{name:20} {value:7.3f}" for name, value in result["bits_per_dim"].items() if name != "end nats"]
+    return lines
+
+
+def report(
+    run: str | Path,
+    *,
+    prior: str | None = None,
+    n: int | None = None,
+    overrides: Iterable[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Result:
+    """A contact sheet of real, reconstructed, generated and continued clips, and all of them in one wav.
+
+    Args:
+        n: generated clips of each label; default: about 20 in all.
+    """
+    from actseq.report import write_report
+
+    use_threads(threads)
+    loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides, need_prior=True)
+    made = write_report(loaded, loaded.run.path / "report", n, seed)
+    return {
+        "run": str(loaded.run.path),
+        "sheet": str(made.sheet),
+        "compiled": str(made.compiled),
+        "curves": [str(path) for path in made.curves],
+    }

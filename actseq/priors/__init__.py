@@ -1,0 +1,1 @@
+"""How sequences of latents unfold."""

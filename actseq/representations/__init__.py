@@ -1,0 +1,1 @@
+"""Waveform → features: what the autoencoder sees."""

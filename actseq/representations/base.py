@@ -1,0 +1,84 @@
+"""The contract of a representation, and the framing that spectral ones share.
+
+Outside its length a clip is silence, in a batch as on disk: `analyse` zeroes what lies beyond `lengths` and pads with
+zeros at both ends, so padding never changes a feature inside.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Complex, Float, Int
+from torch import Tensor, nn
+
+from actseq import units
+
+
+@dataclass(frozen=True)
+class Features:
+    """A batch of feature sequences.
+
+    Attributes:
+        values: (batch, channels, frames).
+        lengths: valid frames of each; what lies beyond is arbitrary.
+    """
+
+    values: Float[Tensor, "batch channels frames"]
+    lengths: Int[Tensor, " batch"]
+
+
+class Representation(Protocol):
+    """Waveform → features. An `nn.Module` whose fitted or computed tables are buffers, so that they travel with a model."""
+
+    sample_rate: int
+    hop_length: int
+    channels: int
+
+    @property
+    def feature_rate(self) -> float:
+        """Frames per second."""
+
+    @property
+    def context_samples(self) -> int:
+        """Samples to either side of a frame's centre that it depends on."""
+
+    def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
+        """Features of clips of the given lengths in samples."""
+
+
+class Framing(nn.Module):
+    """Hann-windowed short-time Fourier transform, frame t centred on sample t · hop_length.
+
+    Args:
+        n_fft: transform size in samples.
+        hop_length: samples between frames.
+    """
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, hop_length: int) -> None:
+        super().__init__()
+        if not 0 < hop_length <= n_fft // 2:
+            raise ValueError(f"hop_length is {hop_length}, expected 1 to n_fft / 2 = {n_fft // 2}")
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.register_buffer("window", torch.hann_window(n_fft))
+
+    def forward(
+        self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
+    ) -> tuple[Complex[Tensor, "batch bins frames"], Int[Tensor, " batch"]]:
+        """Spectrum, and the number of frames that cover each clip."""
+        inside = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
+        spectrum = torch.stft(
+            waveform * inside,
+            self.n_fft,
+            self.hop_length,
+            window=self.window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )
+        return spectrum, 1 + lengths // self.hop_length
+
+    def n_frames(self, n_samples: int) -> int:
+        """Frames of a clip."""
+        return units.n_frames(n_samples, self.hop_length)

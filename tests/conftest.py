@@ -1,0 +1,22 @@
+"""What all tests share: where the real audio is, and shape checks at run time."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Every annotated shape of the library is checked while the tests run.
+install_import_hook("actseq", "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real audio named by ACTSEQ_DATA."""
+    found = os.environ.get("ACTSEQ_DATA")
+    if found is None or not Path(found).is_dir():
+        message = "ACTSEQ_DATA does not name a folder of audio"
+        if os.environ.get("ACTSEQ_REQUIRE_DATA") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    return Path(found).resolve()

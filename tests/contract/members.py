@@ -1,0 +1,102 @@
+"""Cheap options for every registered member. A member that the tables of `actseq.build` know and these do not fails."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from actseq import audio, build
+from actseq.autoencoders.base import Autoencoder
+from actseq.config import Member, load_preset
+from actseq.priors.base import SequencePrior
+from actseq.representations.base import Features
+
+SAMPLE_RATE = 8000
+LATENT_DIM = 4
+
+REPRESENTATIONS: dict[str, dict[str, Any]] = {
+    "mel": {"n_fft": 256, "hop_length": 64, "n_mels": 24},
+    "linear": {"n_fft": 256, "hop_length": 64},
+}
+NETWORKS: dict[str, list[dict[str, Any]]] = {
+    "conv": [
+        {"width": 12, "inner": 16, "blocks": 1, "latent_blocks": 1, "stride": 2},
+        {"width": 12, "inner": 16, "blocks": 2, "stride": 3},
+    ],
+    "pca": [{"stride": 1}, {"stride": 3}],
+}
+BOTTLENECKS: dict[str, dict[str, Any]] = {"plain": {}, "variational": {}}
+REFUSED = {("pca", "variational"): "plain"}
+"""Network and bottleneck that do not fit, and the member that the refusal must name."""
+VOCODERS: dict[str, dict[str, Any]] = {"griffin-lim": {"n_iter": 4, "block_frames": 16, "overlap_frames": 4}}
+PRIOR_NETWORKS: dict[str, dict[str, Any]] = {"lstm": {"width": 12, "layers": 2}, "gru": {"width": 12, "layers": 2}}
+HEADS: dict[str, dict[str, Any]] = {"gaussian": {}, "mixture": {"n_components": 3}}
+
+
+def representation(kind: str, **options: Any) -> Any:
+    """At 8 kHz."""
+    member = Member(kind=kind, **(REPRESENTATIONS[kind] | options))
+    return build.construct(build.REPRESENTATIONS, member, "representation", SAMPLE_RATE)
+
+
+def autoencoder(
+    network: str, bottleneck: str, options: dict[str, Any], latent_dim: int = LATENT_DIM, n_mels: int = 24
+) -> Autoencoder:
+    """Over mel features, with seeded weights, fitted to made-up features."""
+    config = load_preset(
+        "smoke",
+        [
+            f"autoencoder.network={json.dumps({'kind': network, **options})}",
+            f"autoencoder.bottleneck={json.dumps({'kind': bottleneck, **BOTTLENECKS[bottleneck]})}",
+            f"autoencoder.latent_dim={latent_dim}",
+        ],
+    )
+    torch.manual_seed(0)
+    model = build.build_autoencoder(config, representation("mel", n_mels=n_mels)).eval()
+    model.fit([features(40, 3, n_mels), features(31, 2, n_mels)])
+    return model
+
+
+def prior(network: str, head: str, latent_dim: int = 5, n_active: int = 3) -> SequencePrior:
+    """Seeded weights large enough to matter, statistics away from zero and one, every other dimension active."""
+    config = load_preset(
+        "smoke",
+        [
+            f"prior.network={json.dumps({'kind': network, **PRIOR_NETWORKS[network]})}",
+            f"prior.head={json.dumps({'kind': head, **HEADS[head]})}",
+        ],
+    )
+    torch.manual_seed(0)
+    model = build.build_prior(config, latent_dim, n_active, ["a", "b"]).prior.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.standardiser.active.copy_(torch.arange(0, latent_dim, 2)[:n_active])
+    model.standardiser.mean.copy_(torch.linspace(-1, 2, n_active))
+    model.standardiser.deviation.copy_(torch.linspace(0.4, 1.8, n_active))
+    return model
+
+
+def features(frames: int, batch: int, channels: int) -> Features:
+    """Smooth random features of the size of log-mel ones; the rows have different lengths."""
+    generator = torch.Generator().manual_seed(frames)
+    steps = torch.randn((batch, channels, frames), generator=generator)
+    lengths = torch.tensor([max(1, frames - 5 * i) for i in range(batch)])
+    return Features(steps.cumsum(2) * 0.5 - 5, lengths)
+
+
+def digits(data_dir: Path, n: int = 4) -> list[np.ndarray]:
+    """Spoken digits as recorded, at 8 kHz."""
+    paths = audio.find(data_dir / "digits_fsdd")
+    return [audio.load(path, SAMPLE_RATE)[0] for path in paths[:: len(paths) // n][:n]]
+
+
+def padded(waveforms: list[np.ndarray], fill: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """One batch, and its lengths; what lies beyond a clip is noise of deviation `fill`."""
+    longest = max(len(waveform) for waveform in waveforms)
+    batch = torch.randn((len(waveforms), longest), generator=torch.Generator().manual_seed(1)) * fill
+    for row, waveform in zip(batch, waveforms, strict=True):
+        row[: len(waveform)] = torch.from_numpy(np.asarray(waveform, dtype=np.float32))
+    return batch, torch.tensor([len(waveform) for waveform in waveforms])

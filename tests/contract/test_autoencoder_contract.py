@@ -1,0 +1,254 @@
+"""What every autoencoder promises: each network with each bottleneck."""
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import members
+import numpy as np
+import pytest
+import torch
+
+from actseq import build
+from actseq.autoencoders.base import Autoencoder, Latents
+from actseq.errors import ConfigError
+from actseq.representations.base import Features
+
+CHANNELS = 24
+PAIRS = [(network, bottleneck) for network in sorted(build.NETWORKS) for bottleneck in sorted(build.BOTTLENECKS)]
+LEGAL = [
+    (network, bottleneck, options)
+    for network, bottleneck in PAIRS
+    if (network, bottleneck) not in members.REFUSED
+    for options in members.NETWORKS.get(network, [{}])
+]
+every_model = pytest.mark.parametrize(
+    ("network", "bottleneck", "options"), LEGAL, ids=[f"{n}-{b}-stride{o.get('stride')}" for n, b, o in LEGAL]
+)
+
+
+def test_every_member_has_options() -> None:
+    assert set(members.NETWORKS) == set(build.NETWORKS)
+    assert set(members.BOTTLENECKS) == set(build.BOTTLENECKS)
+
+
+@pytest.mark.parametrize(("network", "bottleneck"), sorted(members.REFUSED))
+def test_an_illegal_pair_is_refused_and_told_what_fits(network: str, bottleneck: str) -> None:
+    with pytest.raises(ConfigError, match=f"{network}.*{members.REFUSED[network, bottleneck]}"):
+        members.autoencoder(network, bottleneck, members.NETWORKS[network][0])
+
+
+def ragged() -> list[torch.Tensor]:
+    """Features of 13, 8, 1 and 2 frames."""
+    whole = members.features(13, 4, CHANNELS).values
+    return [whole[i, :, :n] for i, n in enumerate((13, 8, 1, 2))]
+
+
+def in_garbage(rows: list[torch.Tensor], extra: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """(batch, channels, frames) with large noise beyond each row, and the lengths."""
+    generator = torch.Generator().manual_seed(5)
+    longest = max(row.shape[1] for row in rows) + extra
+    batch = 50 * torch.randn((len(rows), rows[0].shape[0], longest), generator=generator)
+    for i, row in enumerate(rows):
+        batch[i, :, : row.shape[1]] = row
+    return batch, torch.tensor([row.shape[1] for row in rows])
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+
+
+@every_model
+def test_padding_changes_no_code(network: str, bottleneck: str, options: dict[str, Any]) -> None:
+    model, rows = members.autoencoder(network, bottleneck, options), ragged()
+    with torch.no_grad():
+        together = model.encode(Features(*in_garbage(rows)))
+        for i, row in enumerate(rows):
+            alone = model.encode(Features(row[None], torch.tensor([row.shape[1]])))
+            n = math.ceil(row.shape[1] / model.stride)
+            assert alone.mean.shape == (1, n, members.LATENT_DIM)
+            assert int(together.lengths[i]) == int(alone.lengths[0]) == n
+            close(together.mean[i, :n], alone.mean[0])
+            assert (together.log_variance is None) == (alone.log_variance is None) == (bottleneck == "plain")
+            if together.log_variance is not None and alone.log_variance is not None:
+                close(together.log_variance[i, :n], alone.log_variance[0])
+
+
+@every_model
+def test_padding_changes_no_decoded_frame(network: str, bottleneck: str, options: dict[str, Any]) -> None:
+    model = members.autoencoder(network, bottleneck, options)
+    generator = torch.Generator().manual_seed(2)
+    rows = [torch.randn((members.LATENT_DIM, n), generator=generator) for n in (7, 1, 4)]
+    batch, lengths = in_garbage(rows)
+    with torch.no_grad():
+        together = model.decode(Latents(batch.transpose(1, 2), lengths))
+        for i, row in enumerate(rows):
+            n = row.shape[1]
+            alone = model.decode(Latents(row.T[None], torch.tensor([n])))
+            assert alone.values.shape == (1, CHANNELS, n * model.stride)
+            assert int(together.lengths[i]) == int(alone.lengths[0]) == n * model.stride
+            close(together.values[i, :, : n * model.stride], alone.values[0])
+
+
+@every_model
+def test_padding_changes_no_reconstruction(network: str, bottleneck: str, options: dict[str, Any]) -> None:
+    model, rows = members.autoencoder(network, bottleneck, options), ragged()
+    values, lengths = in_garbage(rows)
+    with torch.no_grad():
+        together = model.reconstruct(Features(values, lengths))
+        assert together.values.shape == values.shape
+        assert together.lengths.tolist() == lengths.tolist()
+        for i, row in enumerate(rows):
+            alone = model.reconstruct(Features(row[None], torch.tensor([row.shape[1]])))
+            assert alone.values.shape == (1, *row.shape)
+            assert alone.values.isfinite().all()
+            close(together.values[i, :, : row.shape[1]], alone.values[0])
+
+
+@every_model
+def test_declared_rate_and_stride_are_true(network: str, bottleneck: str, options: dict[str, Any]) -> None:
+    model = members.autoencoder(network, bottleneck, options)
+    analysis = members.representation("mel")
+    assert model.stride == options["stride"]
+    assert model.latent_rate == pytest.approx(analysis.feature_rate / options["stride"])
+    assert model.latent_dim == members.LATENT_DIM
+    assert isinstance(model.generative, bool)
+
+
+@every_model
+def test_state_dict_makes_a_copy(network: str, bottleneck: str, options: dict[str, Any]) -> None:
+    model = members.autoencoder(network, bottleneck, options)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.fill_(0.5)
+    other.load_state_dict(model.state_dict())
+    features = members.features(11, 2, CHANNELS)
+    with torch.no_grad():
+        assert torch.equal(other.reconstruct(features).values, model.reconstruct(features).values)
+
+
+FRAMES = 60
+
+
+@every_model
+def test_encoder_looks_no_further_than_it_says(network: str, bottleneck: str, options: dict[str, Any]) -> None:
+    model = members.autoencoder(network, bottleneck, options)
+    if model.context_frames is None:
+        pytest.skip("declares no bound")
+    features = members.features(FRAMES, 1, CHANNELS)
+    latent = FRAMES // model.stride // 2
+    first, last = latent * model.stride, (latent + 1) * model.stride - 1
+    position = torch.arange(FRAMES)
+    near = (position >= first - model.context_frames) & (position <= last + model.context_frames)
+    assert not near.all()
+    own = (position >= first) & (position <= last)
+    with torch.no_grad():
+        mean, far_changed, own_changed = (
+            model.encode(Features(features.values + 20 * changed, features.lengths)).mean[0, latent]
+            for changed in (torch.zeros(FRAMES), (~near).float(), own.float())
+        )
+    close(far_changed, mean)
+    assert (own_changed - mean).abs().max() > 1e-2
+
+
+@every_model
+def test_decoder_looks_no_further_than_it_says(network: str, bottleneck: str, options: dict[str, Any]) -> None:
+    model = members.autoencoder(network, bottleneck, options)
+    if model.context_frames is None:
+        pytest.skip("declares no bound")
+    n, stride = FRAMES // model.stride, model.stride
+    latents = torch.randn((1, n, members.LATENT_DIM), generator=torch.Generator().manual_seed(3))
+    middle = n // 2
+    # Frames between those of one latent frame and those of another.
+    gap = ((torch.arange(n) - middle).abs() * stride - (stride - 1)).clamp(min=0)
+    far, own = gap > model.context_frames, torch.arange(n) == middle
+    assert far.any()
+    with torch.no_grad():
+        values, far_changed, own_changed = (
+            model.decode_normalised(Latents(latents + 20 * changed[:, None], torch.tensor([n])))[
+                0, :, middle * stride : (middle + 1) * stride
+            ]
+            for changed in (torch.zeros(n), far.float(), own.float())
+        )
+    close(far_changed, values)
+    assert (own_changed - values).abs().max() > 1e-2
+
+
+@every_model
+def test_every_trainable_number_learns(network: str, bottleneck: str, options: dict[str, Any]) -> None:
+    model = members.autoencoder(network, bottleneck, options).train()
+    parameters = dict(model.named_parameters())
+    assert bool(parameters) == model.network.trainable
+    if not parameters:
+        return
+    features = members.features(21, 2, CHANNELS)
+    posterior = model.encode(features)
+    loss = (model.decode_normalised(posterior.sample())[:, :, :21] - features.values).square().mean()
+    kl = posterior.kl()
+    if kl is not None:
+        loss = loss + kl.mean()
+    loss.backward()
+    unreached = [name for name, p in parameters.items() if p.grad is None or not p.grad.abs().max() > 0]
+    assert not unreached
+
+
+@every_model
+def test_a_draw_and_the_mode_keep_the_lengths(network: str, bottleneck: str, options: dict[str, Any]) -> None:
+    model = members.autoencoder(network, bottleneck, options)
+    with torch.no_grad():
+        posterior = model.encode(members.features(17, 2, CHANNELS))
+        draw, mode = posterior.sample(), posterior.mode()
+    assert torch.equal(mode.values, posterior.mean)
+    assert torch.equal(draw.lengths, posterior.lengths)
+    assert torch.equal(draw.values, mode.values) == (posterior.log_variance is None)
+    assert (posterior.kl() is None) == (posterior.log_variance is None)
+
+
+def pca(latent_dim: int, data: list[Features], stride: int = 2) -> Autoencoder:
+    """Fitted to `data`."""
+    model = members.autoencoder("pca", "plain", {"stride": stride}, latent_dim, data[0].values.shape[1])
+    model.fit(data)
+    return model
+
+
+def test_pca_is_numpys() -> None:
+    stride, dims = 2, 6
+    data = [members.features(41, 3, CHANNELS), members.features(30, 2, CHANNELS)]
+    model = pca(dims, data, stride)
+    rows = []
+    clips = [features.values[i, :, : int(n)] for features in data for i, n in enumerate(features.lengths)]
+    frames = torch.cat(clips, dim=1).double().numpy()
+    mean, deviation = frames.mean(1, keepdims=True), np.sqrt(frames.var(1).mean())
+    for clip in clips:
+        scaled = (clip.double().numpy() - mean) / deviation
+        scaled = np.pad(scaled, ((0, 0), (0, -scaled.shape[1] % stride)))
+        rows.append(scaled.T.reshape(-1, stride * CHANNELS))
+    stacked = np.concatenate(rows)
+    centre = stacked.mean(0)
+    _, singular, directions = np.linalg.svd(stacked - centre, full_matrices=False)
+    first = (rows[0] - centre) @ directions[:dims].T
+    with torch.no_grad():
+        code = model.encode(Features(clips[0][None], torch.tensor([clips[0].shape[1]])))
+        output = model.decode_normalised(code.mode())[0].T.reshape(-1, stride * CHANNELS).numpy()
+    np.testing.assert_allclose(output, first @ directions[:dims] + centre, atol=1e-3)
+    unit = first / (singular[:dims] / np.sqrt(len(stacked)))
+    np.testing.assert_allclose(np.abs(code.mean[0].numpy()), np.abs(unit), atol=5e-3)
+
+
+def test_more_components_reconstruct_real_features_better(data_dir: Path) -> None:
+    features = members.representation("mel").analyse(*members.padded(members.digits(data_dir, 8)))
+    inside = torch.arange(features.values.shape[2]) < features.lengths[:, None]
+    errors = []
+    for dims in (1, 4, 12, 48):
+        with torch.no_grad():
+            error = pca(dims, [features]).reconstruct(features).values - features.values
+        errors.append(float(error.movedim(1, 2)[inside].square().mean()))
+    assert errors[0] > 1.5 * errors[1] > 2 * errors[2]
+    assert errors[3] < 1e-3
+
+
+def test_more_components_than_numbers_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"latent_dim is 25, but 1 frames of 24 channels"):
+        members.autoencoder("pca", "plain", {"stride": 1}, latent_dim=25)

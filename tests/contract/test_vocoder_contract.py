@@ -1,0 +1,157 @@
+"""What every vocoder promises, over every representation that it takes."""
+
+from pathlib import Path
+from typing import Any
+
+import members
+import numpy as np
+import pytest
+import torch
+
+from actseq import build, metrics, units
+from actseq.autoencoders.base import Normaliser
+from actseq.config import Member
+from actseq.errors import ConfigError
+from actseq.representations.base import Features
+from actseq.vocoders.base import Vocoder
+
+TAKES = {"griffin-lim": {"mel", "linear"}}
+"""The representations that each vocoder takes; the others it must refuse."""
+PAIRS = [(vocoder, kind) for vocoder in sorted(build.VOCODERS) for kind in sorted(build.REPRESENTATIONS)]
+LEGAL = [(vocoder, kind) for vocoder, kind in PAIRS if kind in TAKES.get(vocoder, build.REPRESENTATIONS)]
+every_pair = pytest.mark.parametrize(("vocoder", "kind"), LEGAL)
+
+
+def test_every_member_has_options() -> None:
+    assert set(members.VOCODERS) == set(TAKES) == set(build.VOCODERS)
+    assert set().union(*TAKES.values()) <= set(build.REPRESENTATIONS)
+    assert build.AUTO_VOCODER in build.VOCODERS
+
+
+@pytest.mark.parametrize(("vocoder", "kind"), [pair for pair in PAIRS if pair not in LEGAL])
+def test_a_representation_that_does_not_fit_is_refused(vocoder: str, kind: str) -> None:
+    with pytest.raises(ConfigError, match="|".join(TAKES[vocoder])):
+        make(vocoder, members.representation(kind))
+
+
+def make(vocoder: str, analysis: Any, **options: Any) -> Vocoder:
+    return build.build_vocoder(Member(kind=vocoder, **(members.VOCODERS[vocoder] | options)), analysis)
+
+
+def sounds() -> list[np.ndarray]:
+    """A rising tone with a click, and two shorter clips: 93, 2 and 21 frames at hop 64."""
+    t = np.arange(92 * 64 + 5) / members.SAMPLE_RATE
+    rising = 0.4 * np.sin(2 * np.pi * (200 * t + 900 * t**2))
+    rising[3000:3020] += 0.5
+    noise = 0.2 * np.random.default_rng(0).standard_normal(20 * 64)
+    return [rising, rising[:70], noise]
+
+
+def analysed(kind: str) -> tuple[Any, Features]:
+    analysis = members.representation(kind)
+    return analysis, analysis.analyse(*members.padded(sounds(), fill=1.0))
+
+
+def streamed(vocoder: Vocoder, values: torch.Tensor, size: int) -> torch.Tensor:
+    stream = vocoder.stream()
+    pieces = [stream.push(values[:, i : i + size]) for i in range(0, values.shape[1], size)]
+    return torch.cat([*pieces, stream.finish()])
+
+
+@every_pair
+@pytest.mark.parametrize("size", [1, 7, 50, 93])
+def test_streamed_equals_whole_bit_for_bit(vocoder: str, kind: str, size: int) -> None:
+    analysis, features = analysed(kind)
+    synthesis = make(vocoder, analysis)
+    whole = synthesis.synthesise(features)
+    for i, length in enumerate(features.lengths.tolist()):
+        made = streamed(synthesis, features.values[i, :, :length], size)
+        assert torch.equal(made, whole[i, : len(made)])
+        assert len(made) == length * analysis.hop_length
+
+
+@every_pair
+def test_memory_layout_does_not_matter(vocoder: str, kind: str) -> None:
+    """Decoders hand over transposed tensors."""
+    analysis, features = analysed(kind)
+    synthesis = make(vocoder, analysis)
+    values = features.values[0]
+    turned = values.T.contiguous().T
+    assert torch.equal(streamed(synthesis, turned, 93), streamed(synthesis, turned, 7))
+    other = synthesis.synthesise(Features(turned[None], features.lengths[:1]))[0]
+    torch.testing.assert_close(other[: 93 * 64], synthesis.synthesise(features)[0], atol=1e-3, rtol=0)
+
+
+@every_pair
+def test_a_batch_sounds_as_its_clips_alone(vocoder: str, kind: str) -> None:
+    analysis, features = analysed(kind)
+    synthesis = make(vocoder, analysis)
+    whole = synthesis.synthesise(features)
+    assert whole.shape == (3, features.values.shape[2] * analysis.hop_length)
+    assert whole.dtype == torch.float32
+    for i, length in enumerate(features.lengths.tolist()):
+        n = length * analysis.hop_length
+        alone = synthesis.synthesise(Features(features.values[i : i + 1, :, :length], features.lengths[i : i + 1]))
+        assert alone.shape == (1, n)
+        assert torch.equal(whole[i, :n], alone[0])
+        assert not whole[i, n:].any()
+
+
+@every_pair
+def test_same_features_same_bytes_whatever_the_global_seed(vocoder: str, kind: str) -> None:
+    analysis, features = analysed(kind)
+    synthesis = make(vocoder, analysis)
+    torch.manual_seed(1)
+    first = synthesis.synthesise(features)
+    after = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), after)
+    torch.manual_seed(2)
+    assert torch.equal(synthesis.synthesise(features), first)
+    assert torch.equal(make(vocoder, analysis).synthesise(features), first)
+
+
+@every_pair
+def test_silence_stays_silent(vocoder: str, kind: str) -> None:
+    analysis = members.representation(kind)
+    features = analysis.analyse(torch.zeros(1, 3000), torch.tensor([3000]))
+    waveform = make(vocoder, analysis).synthesise(features)
+    assert waveform.isfinite().all()
+    assert waveform.abs().max() < units.db_to_amplitude(-50)
+
+
+@every_pair
+def test_the_wildest_features_that_a_decoder_may_make_are_finite(vocoder: str, kind: str) -> None:
+    analysis, features = analysed(kind)
+    normaliser = Normaliser(analysis.channels)
+    normaliser.fit([features])
+    generator = torch.Generator().manual_seed(0)
+    wild = normaliser.restore(1e6 * torch.randn((1, analysis.channels, 40), generator=generator))
+    assert wild.min() == normaliser.bounds[0]
+    assert wild.max() == normaliser.bounds[1]
+    waveform = make(vocoder, analysis).synthesise(Features(wild, torch.tensor([40])))
+    assert waveform.isfinite().all()
+    assert waveform.abs().max() < 1000
+
+
+@every_pair
+def test_nothing_comes_of_nothing(vocoder: str, kind: str) -> None:
+    analysis = members.representation(kind)
+    stream = make(vocoder, analysis).stream()
+    assert len(stream.finish()) == 0
+    empty = Features(torch.zeros(1, analysis.channels, 3), torch.tensor([0]))
+    assert not make(vocoder, analysis).synthesise(empty).any()
+
+
+@every_pair
+def test_real_digits_survive(vocoder: str, kind: str, data_dir: Path) -> None:
+    options = {"n_fft": 512, "hop_length": 128} | ({"n_mels": 80} if kind == "mel" else {})
+    analysis = members.representation(kind, **options)
+    waveforms = members.digits(data_dir, 8)
+    features = analysis.analyse(*members.padded(waveforms))
+    made = build.build_vocoder(Member(kind=vocoder), analysis).synthesise(features).numpy()
+    distances = [
+        metrics.mel_l1_db(clip, row[: len(clip)], members.SAMPLE_RATE)
+        for clip, row in zip(waveforms, made, strict=True)
+    ]
+    assert np.mean(distances) < 1.5
