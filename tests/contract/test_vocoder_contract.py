@@ -1,6 +1,7 @@
 """What every vocoder promises, over every representation that it takes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import members
@@ -28,10 +29,16 @@ def test_every_member_has_options() -> None:
     assert build.AUTO_VOCODER in build.VOCODERS
 
 
-@pytest.mark.parametrize(("vocoder", "kind"), [pair for pair in PAIRS if pair not in LEGAL])
-def test_a_representation_that_does_not_fit_is_refused(vocoder: str, kind: str) -> None:
-    with pytest.raises(ConfigError, match="|".join(TAKES[vocoder])):
-        make(vocoder, members.representation(kind))
+def test_a_representation_that_does_not_fit_is_refused() -> None:
+    for vocoder, kind in PAIRS:
+        if (vocoder, kind) not in LEGAL:
+            with pytest.raises(ConfigError, match="|".join(TAKES[vocoder])):
+                make(vocoder, members.representation(kind))
+    known = members.representation("mel")
+    names = ("sample_rate", "hop_length", "channels", "feature_rate", "context_samples", "analyse")
+    stranger = SimpleNamespace(**{name: getattr(known, name) for name in names})
+    with pytest.raises(ConfigError, match="mel and linear"):
+        make("griffin-lim", stranger)
 
 
 def make(vocoder: str, analysis: Any, **options: Any) -> Vocoder:
@@ -117,7 +124,7 @@ def test_silence_stays_silent(vocoder: str, kind: str) -> None:
     features = analysis.analyse(torch.zeros(1, 3000), torch.tensor([3000]))
     waveform = make(vocoder, analysis).synthesise(features)
     assert waveform.isfinite().all()
-    assert waveform.abs().max() < units.db_to_amplitude(-50)
+    assert waveform.abs().max() < units.db_to_amplitude(-50.0)
 
 
 @every_pair

@@ -1,0 +1,114 @@
+"""Speed of every stage, one thread unless told otherwise: `make bench`, or `python tests/benchmarks/bench.py [THREADS]`.
+
+Untrained networks at the sizes of the presets: speed does not depend on what they have learned. Each figure is the best of
+several runs; compare figures of one run only, machines are noisy.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from actseq import build
+from actseq.config import load_preset
+from actseq.drumkit import synthesise
+from actseq.generation import Codec
+from actseq.objectives.base import Batch
+from actseq.priors.base import Request
+
+SECONDS = 10.0
+
+
+def best(work: Callable[[], object], repeats: int = 3) -> float:
+    """Shortest of several runs after one that is not counted, in seconds."""
+    work()
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begun)
+    return min(times)
+
+
+def row(what: str, figure: str) -> None:
+    """One line of the table."""
+    print(f"{what:58} {figure}", flush=True)
+
+
+def start_up() -> None:
+    """Import and help, as whole processes."""
+    for what, command in (
+        ("import actseq", [sys.executable, "-c", "import actseq"]),
+        ("actseq --help", [sys.executable, "-m", "actseq_cli", "--help"]),
+    ):
+        row(what, f"{best(lambda c=command: subprocess.run(c, check=True, capture_output=True), 5) * 1e3:8.0f} ms")
+
+
+def preset(name: str) -> None:
+    """Analysis, encoding, decoding, synthesis, training step and prior steps at a preset's size."""
+    config = build.complete(load_preset(name))
+    torch.manual_seed(0)
+    representation = build.build_representation(config)
+    model = build.build_autoencoder(config, representation).eval()
+    prior = build.build_prior(config, model.latent_dim, model.latent_dim, ["a"]).eval()
+    rate = config.corpus.sample_rate
+    n = int(SECONDS * rate)
+    hits = [synthesise("snare", seed, max(rate, 8000)) for seed in range(60)]
+    waveform = np.resize(np.concatenate(hits), n).astype(np.float32)
+    vocoder = build.build_vocoder(config.vocoder, representation)
+    codec = Codec(representation, model, vocoder, config.corpus.level_dbfs, torch.device("cpu"))
+    shape = f"{rate} Hz, {config.representation.options['n_fft']}/{representation.hop_length}/{representation.channels}"
+    size = f"{build.n_parameters(model) / 1e6:.2f} M, {model.latent_rate:.4g} Hz × {model.latent_dim}"
+    print(f"\n{name}: {shape}; autoencoder {size}; prior {build.n_parameters(prior) / 1e6:.2f} M")
+    features = codec.analyse([waveform])
+    latents = codec.encode([waveform])[0][0]
+    with torch.inference_mode():
+        row("  waveform → features", f"{SECONDS / best(lambda: codec.analyse([waveform])):8.0f} × real time")
+        row("  waveform → latents", f"{SECONDS / best(lambda: codec.encode([waveform])):8.0f} × real time")
+        row(
+            "  features → waveform (vocoder alone)",
+            f"{SECONDS / best(lambda: codec.synthesise(features), 2):8.0f} × real time",
+        )
+        row("  latents → waveform", f"{SECONDS / best(lambda: codec.decode([latents]), 2):8.0f} × real time")
+        for batch in (1, 64):
+            frames = 100
+            request = Request(
+                n=batch, max_frames=frames, condition=prior.condition(torch.ones(batch, dtype=torch.long))
+            )
+            seconds = best(lambda r=request: list(prior.prior.sample(r)))
+            row(
+                f"  prior step, {batch} streams",
+                f"{seconds / frames * 1e3:8.3f} ms ({seconds / frames / batch * 1e6:.0f} µs a stream)",
+            )
+    hop = representation.hop_length
+    samples = int(config.corpus.segment_seconds * rate) // hop * hop
+    margin = -(-representation.context_samples // hop) * hop
+    objective = build.build_autoencoding(config, model.train(), representation, margin)
+    size = config.train_ae.batch_size
+    crops = torch.from_numpy(np.resize(waveform, (size, samples + 2 * margin)).copy())
+    batch_data = Batch({"waveform": crops, "n_samples": torch.full((size,), samples)}, 0.5)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        optimiser.zero_grad()
+        objective.losses(batch_data)["autoencoder"].total.backward()
+        optimiser.step()
+
+    row(f"  training step, {size} × {samples // hop + 1} frames", f"{best(step, 5) * 1e3:8.0f} ms")
+
+
+def main() -> None:
+    """Everything."""
+    threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    torch.set_num_threads(threads)
+    print(f"torch {torch.__version__}, {threads} thread(s)")
+    start_up()
+    for name in ("digits", "drumkit", "speech", "drums", "ambience"):
+        preset(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,487 @@
+"""What every sequence prior promises: each network with each head."""
+
+import copy
+import math
+from typing import Any
+
+import members
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+from actseq import build
+from actseq.config import Member
+from actseq.priors.base import Chunk, Prediction, Request, SequencePrior
+
+PAIRS = [(network, head) for network in sorted(build.PRIOR_NETWORKS) for head in sorted(build.HEADS)]
+every_prior = pytest.mark.parametrize(("network", "head"), PAIRS)
+every_head = pytest.mark.parametrize("kind", sorted(build.HEADS))
+LATENT_DIM, DIMS, CONDITION_DIM, FRAMES, BATCH = 5, 3, 8, 9, 3
+
+
+def test_every_member_has_options() -> None:
+    assert set(members.PRIOR_NETWORKS) == set(build.PRIOR_NETWORKS)
+    assert set(members.HEADS) == set(build.HEADS)
+
+
+def numbers(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def conditions() -> list[torch.Tensor | None]:
+    return [None, numbers(BATCH, CONDITION_DIM, seed=7)]
+
+
+def same(actual: Prediction, expected: Prediction, atol: float = 1e-5) -> None:
+    torch.testing.assert_close(actual.numbers, expected.numbers, atol=atol, rtol=1e-5)
+    torch.testing.assert_close(actual.end_logit, expected.end_logit, atol=atol, rtol=1e-5)
+
+
+def at(prediction: Prediction, position: int) -> Prediction:
+    return Prediction(prediction.numbers[:, position : position + 1], prediction.end_logit[:, position : position + 1])
+
+
+def joined(chunks: list[Chunk]) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.cat([chunk.latents for chunk in chunks], 1), torch.cat([chunk.stopped for chunk in chunks], 1)
+
+
+@torch.no_grad()
+def sampled(model: SequencePrior, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    return joined(list(model.sample(Request(**settings))))
+
+
+@every_prior
+def test_step_is_forward(network: str, head: str) -> None:
+    model, values = members.prior(network, head), numbers(BATCH, FRAMES, DIMS)
+    with torch.no_grad():
+        for condition in conditions():
+            parallel = model.forward(values, condition)
+            assert parallel.numbers.shape == (BATCH, FRAMES + 1, model.head.n_numbers)
+            assert parallel.end_logit.shape == (BATCH, FRAMES + 1)
+            prediction, state = model.step(None, condition, model.init_state(BATCH), BATCH)
+            same(prediction, at(parallel, 0))
+            for t in range(FRAMES):
+                prediction, state = model.step(values[:, t], condition, state, BATCH)
+                same(prediction, at(parallel, t + 1))
+
+
+@every_prior
+def test_prefill_then_step_is_forward(network: str, head: str) -> None:
+    model, values = members.prior(network, head), numbers(BATCH, FRAMES, DIMS)
+    with torch.no_grad():
+        for condition in conditions():
+            parallel = model.forward(values, condition)
+            prediction, state = model.prefill(values[:, :4], condition)
+            same(prediction, at(parallel, 4))
+            for t in range(4, FRAMES):
+                prediction, state = model.step(values[:, t], condition, state, BATCH)
+                same(prediction, at(parallel, t + 1))
+
+
+@every_prior
+def test_the_condition_and_the_past_matter(network: str, head: str) -> None:
+    model, values = members.prior(network, head), numbers(BATCH, FRAMES, DIMS)
+    with torch.no_grad():
+        plain = model.forward(values, None).numbers
+        conditioned = model.forward(values, conditions()[1]).numbers
+        moved = model.forward(values + torch.eye(FRAMES)[0][:, None], None).numbers
+    assert (conditioned - plain).abs().amax(2).min() > 1e-4
+    assert torch.equal(moved[:, 0], plain[:, 0])
+    assert (moved - plain)[:, 1:3].abs().amax(2).min() > 1e-4
+
+
+@every_prior
+def test_a_window_starts_from_what_came_before(network: str, head: str) -> None:
+    model, values, previous = members.prior(network, head), numbers(BATCH, FRAMES, DIMS), numbers(BATCH, DIMS, seed=1)
+    begins = torch.tensor([True, False, True])
+    with torch.no_grad():
+        for condition in conditions():
+            window = model.forward(values, condition, previous, begins)
+            fresh = model.forward(values, condition)
+            # Its own start in place of the learned one: one step without history.
+            first, _ = model.step(previous, condition, model.init_state(BATCH), BATCH)
+            assert torch.equal(window.numbers[begins], fresh.numbers[begins])
+            torch.testing.assert_close(window.numbers[1, :1], first.numbers[1], atol=1e-5, rtol=1e-5)
+            assert (window.numbers[1, 0] - fresh.numbers[1, 0]).abs().max() > 1e-4
+
+
+@every_prior
+def test_no_gradient_comes_from_the_future(network: str, head: str) -> None:
+    """Position t has consumed z_0 … z_{t−1}: it may depend on those and on nothing later."""
+    model, values = members.prior(network, head), numbers(1, FRAMES, DIMS).requires_grad_()
+    prediction = model.forward(values, None)
+    for t in range(FRAMES + 1):
+        target = prediction.numbers[:, t].square().sum() + prediction.end_logit[:, t].sum()
+        (slope,) = torch.autograd.grad(target, values, retain_graph=True, allow_unused=True)
+        slope = torch.zeros_like(values) if slope is None else slope
+        assert not slope[:, t:].any()
+        assert t == 0 or slope[:, t - 1].abs().max() > 0
+
+
+@every_prior
+def test_rows_of_a_batch_do_not_meet(network: str, head: str) -> None:
+    model, values = members.prior(network, head), numbers(BATCH, FRAMES, DIMS).requires_grad_()
+    model.forward(values, conditions()[1]).numbers[1].square().sum().backward()
+    assert values.grad is not None
+    assert values.grad[1].abs().max() > 0
+    assert not values.grad[[0, 2]].any()
+
+
+@every_prior
+def test_padding_changes_no_log_prob(network: str, head: str) -> None:
+    model, latents, lengths = members.prior(network, head), numbers(BATCH, FRAMES, LATENT_DIM), torch.tensor([9, 4, 1])
+    with torch.no_grad():
+        expected = [model.log_prob(latents[i : i + 1, :n], lengths[i : i + 1])[0] for i, n in enumerate((9, 4, 1))]
+        padded = torch.cat([latents, latents], dim=1)
+        for i, n in enumerate((9, 4, 1)):
+            padded[i, n:] = 1e3 * numbers(18 - n, LATENT_DIM, seed=i)
+        together = model.log_prob(padded, lengths)
+    for i, n in enumerate((9, 4, 1)):
+        torch.testing.assert_close(together[i, :n], expected[i], atol=1e-4, rtol=1e-5)
+        assert not together[i, n:].any()
+
+
+@every_prior
+def test_log_prob_is_a_density_of_the_latents_themselves(network: str, head: str) -> None:
+    """Change of variables by hand, and the integral over one latent number."""
+    model, latents = members.prior(network, head), numbers(BATCH, FRAMES, LATENT_DIM)
+    active, deviation, mean = model.standardiser.active, model.standardiser.deviation, model.standardiser.mean
+    with torch.no_grad():
+        values = (latents[:, :, active] - mean) / deviation
+        inner = model.head.log_prob(model.forward(values, None).numbers[:, :-1], values)
+        expected = inner - deviation.log().sum()
+        actual = model.log_prob(latents, torch.tensor([FRAMES] * BATCH))
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-5)
+        # The other dimensions carry no information.
+        latents[:, :, [1, 3]] += 5
+        assert torch.equal(model.log_prob(latents, torch.tensor([FRAMES] * BATCH)), actual)
+
+        narrow = members.prior(network, head, latent_dim=1, n_active=1)
+        narrow.standardiser.mean.fill_(5.0)
+        narrow.standardiser.deviation.fill_(0.3)
+        grid = torch.linspace(-20, 30, 20001)
+        density = narrow.log_prob(grid[:, None, None], torch.ones(len(grid), dtype=torch.long))[:, 0].exp()
+    assert float(torch.trapezoid(density.double(), grid.double())) == pytest.approx(1, abs=1e-3)
+
+
+@every_prior
+def test_the_same_seed_gives_the_same_bytes(network: str, head: str) -> None:
+    model, condition = members.prior(network, head), conditions()[1]
+    settings = {"n": BATCH, "max_frames": 20, "condition": condition, "until_stop": True}
+    torch.manual_seed(1)
+    first = sampled(model, seed=3, **settings)
+    torch.manual_seed(2)
+    again = sampled(model, seed=3, **settings)
+    other = sampled(model, seed=4, **settings)
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    n = min(first[0].shape[1], other[0].shape[1])
+    assert not torch.equal(first[0][:, :n], other[0][:, :n])
+    assert (first[0][0] - first[0][1]).abs().max() > 1e-3
+
+
+@every_prior
+def test_samples_carry_no_gradient(network: str, head: str) -> None:
+    assert not next(members.prior(network, head).sample(Request(n=1, max_frames=2))).latents.requires_grad
+
+
+@every_prior
+@pytest.mark.parametrize("until_stop", [False, True])
+def test_chunks_do_not_change_what_is_said(network: str, head: str, until_stop: bool) -> None:
+    """In the active dimensions; the others carry nothing."""
+    model = members.prior(network, head)
+    model.end.bias.data.fill_(-2.0)
+    active = model.standardiser.active
+    settings = {"n": BATCH, "max_frames": 25, "seed": 5, "until_stop": until_stop}
+    whole = sampled(model, chunk_frames=64, **settings)
+    for chunk_frames in (1, 7, 25):
+        with torch.no_grad():
+            chunks = list(model.sample(Request(chunk_frames=chunk_frames, **settings)))
+        assert all(chunk.latents.shape[1] == chunk_frames for chunk in chunks[:-1])
+        assert 0 < chunks[-1].latents.shape[1] <= chunk_frames
+        latents, stopped = joined(chunks)
+        assert torch.equal(stopped, whole[1])
+        assert torch.equal(latents[:, :, active], whole[0][:, :, active])
+
+
+@every_prior
+def test_the_other_dimensions_are_standard_normal(network: str, head: str) -> None:
+    latents, _ = sampled(members.prior(network, head), n=200, max_frames=20, chunk_frames=7)
+    assert latents.shape == (200, 20, LATENT_DIM)
+    rest = latents[:, :, [1, 3]]
+    assert rest.mean().abs() < 0.05
+    assert (rest.std() - 1).abs() < 0.05
+
+
+def always_ending(network: str, head: str, hazard: float) -> SequencePrior:
+    """A prior whose hazard of ending is the same everywhere."""
+    model = members.prior(network, head)
+    model.end.weight.data.zero_()
+    model.end.bias.data.fill_(math.log(hazard / (1 - hazard)))
+    return model
+
+
+@every_prior
+def test_limits_of_the_length(network: str, head: str) -> None:
+    eager = always_ending(network, head, 1 - 1e-7)
+    latents, stopped = sampled(eager, n=BATCH, max_frames=12, until_stop=True)
+    assert latents.shape[1] == 1
+    assert not stopped.any()
+    latents, _ = sampled(eager, n=BATCH, max_frames=12, min_frames=4, until_stop=True)
+    assert latents.shape[1] == 4
+    latents, stopped = sampled(eager, n=BATCH, max_frames=12)
+    assert latents.shape[1] == 12
+    assert not stopped.any()
+    latents, stopped = sampled(always_ending(network, head, 1e-6), n=BATCH, max_frames=12, until_stop=True)
+    assert latents.shape[1] == 12
+    assert not stopped.any()
+    prompt = numbers(BATCH, 6, LATENT_DIM)
+    assert not list(eager.sample(Request(n=BATCH, max_frames=12, min_frames=0, until_stop=True, prompt=prompt)))
+    assert sampled(eager, n=BATCH, max_frames=12, min_frames=2, until_stop=True, prompt=prompt)[0].shape[1] == 2
+
+
+@every_prior
+def test_what_has_stopped_stays_stopped(network: str, head: str) -> None:
+    n, hazard = 2000, 0.3
+    _, stopped = sampled(always_ending(network, head, hazard), n=n, max_frames=40, until_stop=True)
+    assert not stopped[:, 0].any()
+    assert not (stopped[:, :-1] & ~stopped[:, 1:]).any()
+    # Sampling ends with the last sequence that goes on.
+    assert not stopped[:, -1].all()
+    lengths = (~stopped).sum(1)
+    for length in (1, 2, 3):
+        p = hazard * (1 - hazard) ** (length - 1)
+        share = float((lengths == length).float().mean())
+        assert share == pytest.approx(p, abs=4.5 * math.sqrt(p * (1 - p) / n))
+
+
+@every_prior
+def test_sampled_lengths_follow_the_hazard(network: str, head: str) -> None:
+    """At temperature 0 all rows say the same, so that the lengths implied by `end_logit` are known."""
+    model, n, longest = members.prior(network, head), 4000, 12
+    model.end.bias.data.fill_(-1.5)
+    model.end.weight.data.mul_(8)
+    latents, stopped = sampled(model, n=n, max_frames=longest, until_stop=True, temperature=0.0)
+    frames = latents.shape[1]
+    spoken = latents[(~stopped).sum(1).argmax()][None]
+    with torch.no_grad():
+        hazard = torch.sigmoid(model.forward(model.standardiser.standardise(spoken), None).end_logit[0]).numpy()
+    assert hazard.std() > 0.01
+    lengths = (~stopped).sum(1).numpy()
+    alive = 1.0
+    for length in range(1, frames):
+        p = alive * hazard[length]
+        assert (lengths == length).mean() == pytest.approx(p, abs=4.5 * math.sqrt(p * (1 - p) / n) + 1e-3)
+        alive *= 1 - hazard[length]
+
+
+@every_prior
+def test_temperature_zero_is_deterministic(network: str, head: str) -> None:
+    model = members.prior(network, head)
+    active = model.standardiser.active
+    cold = [sampled(model, n=2, max_frames=15, temperature=0.0, seed=seed)[0][:, :, active] for seed in (0, 1)]
+    assert torch.equal(cold[0], cold[1])
+    assert torch.equal(cold[0][0], cold[0][1])
+    warm = sampled(model, n=2, max_frames=15, temperature=1.0)[0][:, :, active]
+    assert (warm - cold[0]).abs().max() > 0.05
+
+
+@every_prior
+def test_a_prompt_is_continued(network: str, head: str) -> None:
+    model, prompt = members.prior(network, head), numbers(BATCH, 6, LATENT_DIM)
+    for condition in conditions():
+        latents, stopped = sampled(model, n=BATCH, max_frames=30, prompt=prompt, condition=condition)
+        assert latents.shape == (BATCH, 30, LATENT_DIM)
+        assert stopped.shape == (BATCH, 30)
+        assert latents.isfinite().all()
+        cold = sampled(model, n=BATCH, max_frames=1, prompt=prompt, condition=condition, temperature=0.0)[0]
+        # The first new frame is what stepping through the prompt predicts.
+        with torch.no_grad():
+            prediction, state = model.step(None, condition, model.init_state(BATCH), BATCH)
+            for t in range(6):
+                value = model.standardiser.standardise(prompt[:, t])
+                prediction, state = model.step(value, condition, state, BATCH)
+            expected = model.head.sample(prediction.numbers[:, 0], 0.0, torch.Generator())
+        said = model.standardiser.standardise(cold[:, 0])
+        torch.testing.assert_close(said, expected, atol=1e-4, rtol=1e-4)
+
+
+@every_prior
+def test_state_dict_makes_a_copy(network: str, head: str) -> None:
+    model = members.prior(network, head)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in (*other.parameters(), *other.buffers()):
+            tensor.fill_(0)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(sampled(other, n=2, max_frames=5)[0], sampled(model, n=2, max_frames=5)[0])
+
+
+@every_prior
+def test_sequence_loss_is_a_loop(network: str, head: str) -> None:
+    model, values = members.prior(network, head), numbers(BATCH, FRAMES, DIMS)
+    lengths, ends = torch.tensor([9, 4, 1]), torch.tensor([True, False, True])
+    with torch.no_grad():
+        prediction = model.forward(values, None)
+        latent, end = model.sequence_loss(prediction, values, lengths, ends)
+        density = model.head.log_prob(prediction.numbers[:, :-1], values).double().numpy()
+    hazard = torch.sigmoid(prediction.end_logit.double()).numpy()
+    latent_nats, n_numbers, end_nats, n_asked = 0.0, 0, 0.0, 0
+    for row, length in enumerate(lengths.tolist()):
+        for t in range(length):
+            latent_nats -= density[row, t]
+            n_numbers += DIMS
+        for t in range(1, length):
+            end_nats -= math.log(1 - hazard[row, t])
+            n_asked += 1
+        if ends[row]:
+            end_nats -= math.log(hazard[row, length])
+            n_asked += 1
+    assert float(latent) == pytest.approx(latent_nats / n_numbers, rel=1e-5)
+    assert float(end) == pytest.approx(end_nats / n_asked, rel=1e-5)
+
+
+@every_prior
+def test_probabilities_of_all_lengths_sum_to_one(network: str, head: str) -> None:
+    """e^(−loss · positions asked) is the probability of a length; those of all lengths and of going on make 1."""
+    model, values = members.prior(network, head), numbers(1, FRAMES, DIMS)
+    model.end.bias.data.fill_(-1.0)
+    total = 0.0
+    with torch.no_grad():
+        prediction = model.forward(values, None)
+        for length in range(1, FRAMES + 1):
+            _, end = model.sequence_loss(prediction, values, torch.tensor([length]), torch.tensor([True]))
+            total += math.exp(-float(end) * length)
+        going_on = (1 - torch.sigmoid(prediction.end_logit[0, 1:])).prod()
+    assert 0.001 < float(going_on) < 0.95
+    assert total + float(going_on) == pytest.approx(1, abs=1e-5)
+
+
+def head_of(kind: str, dims: int) -> Any:
+    return build.construct(build.HEADS, Member(kind=kind, **members.HEADS[kind]), "prior.head", dims)
+
+
+def bounded(raw: torch.Tensor) -> torch.Tensor:
+    """Log-deviation, squashed smoothly into [−5, 2]."""
+    return -1.5 + 3.5 * torch.tanh((raw + 1.5) / 3.5)
+
+
+def gaussian(parameters: torch.Tensor, dims: int) -> Any:
+    return Independent(Normal(parameters[..., :dims], bounded(parameters[..., dims:]).exp()), 1)
+
+
+def mixture(parameters: torch.Tensor, dims: int) -> Any:
+    n = members.HEADS["mixture"]["n_components"]
+    logits, means, raw = parameters.split([n, n * dims, n * dims], dim=-1)
+    shape = (*parameters.shape[:-1], n, dims)
+    components = Independent(Normal(means.reshape(shape), bounded(raw.reshape(shape)).exp()), 1)
+    return MixtureSameFamily(Categorical(logits=logits), components)
+
+
+REFERENCE = {"gaussian": gaussian, "mixture": mixture}
+
+
+@every_head
+def test_log_prob_is_that_of_torch_distributions(kind: str) -> None:
+    head = head_of(kind, 4)
+    parameters, value = 2 * numbers(6, 5, head.n_numbers), 2 * numbers(6, 5, 4, seed=1)
+    expected = REFERENCE[kind](parameters, 4).log_prob(value)
+    torch.testing.assert_close(head.log_prob(parameters, value), expected, atol=1e-4, rtol=1e-5)
+
+
+@every_head
+def test_density_integrates_to_one(kind: str) -> None:
+    head, grid = head_of(kind, 1), torch.linspace(-60, 60, 60001, dtype=torch.float64)
+    for seed in range(5):
+        parameters = numbers(head.n_numbers, seed=seed).double()
+        density = head.log_prob(parameters.expand(len(grid), -1), grid[:, None]).exp()
+        assert float(torch.trapezoid(density, grid)) == pytest.approx(1, abs=1e-3)
+
+
+@every_head
+def test_samples_follow_the_density(kind: str) -> None:
+    """Kolmogorov–Smirnov in one dimension."""
+    head, n, grid = head_of(kind, 1), 20000, torch.linspace(-60, 60, 60001, dtype=torch.float64)
+    for seed in range(3):
+        parameters = numbers(head.n_numbers, seed=seed)
+        drawn = head.sample(parameters.expand(n, -1), 1.0, torch.Generator().manual_seed(seed))
+        assert drawn.shape == (n, 1)
+        density = head.log_prob(parameters.double().expand(len(grid), -1), grid[:, None]).exp()
+        cumulative = torch.cumulative_trapezoid(density, grid)
+        order = np.sort(drawn[:, 0].numpy())
+        expected = np.interp(order, grid[1:].numpy(), cumulative.numpy())
+        assert np.abs(expected - (np.arange(n) + 0.5) / n).max() < 1.95 / math.sqrt(n)
+
+
+@every_head
+def test_samples_of_several_dimensions_belong_together(kind: str) -> None:
+    """Mean and covariance of the samples are those of the density: a mixture's components are joint."""
+    head, n = head_of(kind, 2), 40000
+    parameters = 1.5 * numbers(head.n_numbers, seed=4)
+    axis = torch.linspace(-30, 30, 601, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    weight = head.log_prob(parameters.double().expand(len(grid), -1), grid).exp()
+    weight = weight / weight.sum()
+    mean = (weight[:, None] * grid).sum(0)
+    covariance = ((grid - mean) * weight[:, None]).T @ (grid - mean)
+    drawn = head.sample(parameters.expand(n, -1), 1.0, torch.Generator().manual_seed(0)).double()
+    scale = float(covariance.diagonal().max())
+    torch.testing.assert_close(drawn.mean(0), mean, atol=5 * math.sqrt(scale / n), rtol=0)
+    torch.testing.assert_close(drawn.T.cov(), covariance, atol=0.05 * scale, rtol=0)
+    if kind == "mixture":
+        assert covariance[0, 1].abs() > 0.1 * scale
+
+
+@every_head
+def test_temperature_zero_takes_the_likeliest(kind: str) -> None:
+    head = head_of(kind, 3)
+    parameters = numbers(50, head.n_numbers)
+    drawn = [head.sample(parameters, 0.0, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
+    assert torch.equal(drawn[0], drawn[1])
+    spread = [
+        (head.sample(parameters, heat, torch.Generator().manual_seed(2)) - drawn[0]).abs().mean() for heat in (0.1, 1.0)
+    ]
+    assert 0 < spread[0] < spread[1]
+
+
+@pytest.mark.parametrize(("network", "head"), [("lstm", "gaussian"), ("gru", "mixture")])
+def test_a_tiny_prior_learns_an_autoregression_and_its_length(network: str, head: str) -> None:
+    """z_t = ρ z_{t−1} + e for 5 frames: bits per dimension as the process has, and clips of 5 frames."""
+    rho, frames, dims, batch = 0.9, 5, 2, 64
+    model = members.prior(network, head, latent_dim=dims, n_active=dims).train()
+    model.standardiser.active.copy_(torch.arange(dims))
+    model.standardiser.mean.zero_()
+    model.standardiser.deviation.fill_(1.0)
+    generator = torch.Generator().manual_seed(0)
+
+    def process() -> torch.Tensor:
+        value = torch.randn((batch, dims), generator=generator)
+        rows = [value]
+        for _ in range(frames - 1):
+            value = rho * value + math.sqrt(1 - rho**2) * torch.randn((batch, dims), generator=generator)
+            rows.append(value)
+        return torch.stack(rows, dim=1)
+
+    lengths, ends = torch.full((batch,), frames), torch.ones(batch, dtype=torch.bool)
+    optimiser = torch.optim.Adam(model.parameters(), lr=2e-2)
+    steps = 150
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        values = process()
+        latent, end = model.sequence_loss(model.forward(values, None), values, lengths, ends)
+        optimiser.zero_grad()
+        (latent + end).backward()
+        optimiser.step()
+        schedule.step()
+    model.eval()
+    with torch.no_grad():
+        bits = [-float(model.log_prob(process(), lengths).mean()) / dims / math.log(2) for _ in range(8)]
+    first = 0.5 * math.log2(2 * math.pi * math.e)
+    later = first + 0.5 * math.log2(1 - rho**2)
+    rate = (first + (frames - 1) * later) / frames
+    assert np.mean(bits) == pytest.approx(rate, abs=0.1)
+    _, stopped = sampled(model, n=300, max_frames=30, until_stop=True)
+    made = (~stopped).sum(1).float()
+    assert abs(float(made.mean()) - frames) < 0.7
+    assert float((made == frames).float().mean()) > 0.7
