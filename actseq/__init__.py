@@ -26,7 +26,7 @@ def load_run(run: str | Path, *, prior: str | None = None, device: str = "auto")
 
     Args:
         run: a name under `runs/`, or a path.
-        prior: name of the prior; None takes the only or the latest-named one, if there is one.
+        prior: name of the prior; None takes `default`, or the only one, if there is one.
         device: `auto`, `cpu`, `cuda`, `mps`.
 
     Raises:

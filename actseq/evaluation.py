@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,9 @@ def fidelity(codec: Codec, corpus: Corpus, indices: list[int], reporter: Reporte
         By row: `mel_l1_db` and, for rates up to 24 kHz, `pesq_nb`, each with mean, 95 % interval and n; and the rate of the
         code: `kbit_per_s`, `active_dims`, `frames_per_s`.
     """
+    scored = codec.sample_rate <= SPEECH_RATE_MAX and find_spec("pesq") is not None
+    if codec.sample_rate <= SPEECH_RATE_MAX and not scored:
+        reporter.warn("PESQ is left out: pip install 'actseq[evaluate]'")
     pca = replace(codec, autoencoder=_fit_pca(codec, corpus))
     rows: dict[str, Callable[[Waveform], Waveform]] = {
         "reconstructed": lambda waveform: codec.reconstruct([waveform])[0],
@@ -50,7 +54,7 @@ def fidelity(codec: Codec, corpus: Corpus, indices: list[int], reporter: Reporte
         for name, render in rows.items():
             made = render(waveform)
             error[name].append(metrics.mel_l1_db(waveform, made, codec.sample_rate))
-            score = metrics.pesq_nb(waveform, made, codec.sample_rate) if codec.sample_rate <= SPEECH_RATE_MAX else None
+            score = metrics.pesq_nb(waveform, made, codec.sample_rate) if scored else None
             if score is not None:
                 quality[name].append(score)
         mean, log_variance = codec.encode([waveform])[0]

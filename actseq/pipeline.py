@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -130,13 +132,23 @@ def _listing(folder: Path) -> str:
     )
 
 
+def _same_content(folder: Path, scan_csv: Path) -> bool:
+    """Whether a folder holds the very files that a scan saw: copies and touched files do, whatever their dates."""
+    with scan_csv.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        seen = {row["path"]: row["sha256"] for row in csv.DictReader(file)}
+    found = {path.relative_to(folder).as_posix(): path for path in audio.find(folder)}
+    return found.keys() == seen.keys() and all(
+        hashlib.file_digest(path.open("rb"), "sha256").hexdigest() == seen[name] for name, path in found.items()
+    )
+
+
 def _corpus(run: Run, folder: Path, config: Config, reporter: Reporter) -> str:
     """Make the corpus, or see that it is made; its fingerprint."""
     listing = _listing(folder)
     marker = run.corpus / "corpus.json"
     if marker.is_file():
         meta = read_json(marker)
-        if meta["listing"] != listing:
+        if meta["listing"] != listing and not _same_content(folder, run.corpus / "scan.csv"):
             raise ArtifactError(
                 f"{folder} is not what run {run.name} was made from (files were added, removed or changed)",
                 action="name another run with --run",
@@ -574,7 +586,7 @@ def generate(
         seed=seed,
     )
     elapsed = time.perf_counter() - begun
-    folder = out or loaded.run.generated / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}"
+    folder = out or _unused(loaded.run.generated / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}")
     settings = {
         "label": label,
         "seconds": seconds,
@@ -632,6 +644,12 @@ def generate(
         )
         result["compiled"] = str(compile_to)
     return result
+
+
+def _unused(folder: Path) -> Path:
+    """The folder, or with a number after its name where an earlier call has taken it."""
+    names = (folder.with_name(folder.name + suffix) for suffix in ("", *(f"-{k}" for k in range(2, 1000))))
+    return next(path for path in names if not path.exists())
 
 
 def _write(path: Path, waveform: Waveform, sample_rate: int, reporter: Reporter) -> float:

@@ -45,7 +45,9 @@ def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed:
     labels = labels or [None]
     each = n_per_label or max(1, CLIPS // len(labels))
     rows: dict[str, list[Panel]] = {"real": [], "reconstructed": [], "generated": [], "continued": []}
-    for label in labels:
+    for number, label in enumerate(labels):
+        # Another seed for each label: the same one would make the same gesture with every label.
+        own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         name = (label or "new").replace("/", "-")
         own = _real(corpus, label)[:each]
         for index in own:
@@ -53,14 +55,14 @@ def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed:
             title = label or Path(corpus.store.records[index].key).stem
             rows["real"].append(Panel(title, waveform))
             rows["reconstructed"].append(Panel(title, loaded.reconstruct(waveform)))
-        for k, waveform in enumerate(loaded.generate(each, label=label, seed=seed)):
+        for k, waveform in enumerate(loaded.generate(each, label=label, seed=own_seed)):
             rows["generated"].append(Panel(f"{name} {k}", waveform))
             _write(folder / "generated" / f"{name}-{k:02d}.wav", waveform, rate)
         if own and len(rows["continued"]) < CONTINUATIONS:
             whole = corpus.waveform(own[0])[: units.seconds_to_samples(REAL_SECONDS, rate)]
             half = whole[: max(1, len(whole) // 2)]
             seconds = units.samples_to_seconds(len(half), rate)
-            made = loaded.generate(1, seconds=max(0.25, seconds), label=label, seed_audio=half, seed=seed)[0]
+            made = loaded.generate(1, seconds=max(0.25, seconds), label=label, seed_audio=half, seed=own_seed)[0]
             rows["continued"].append(Panel(f"{name} + new", made, (seconds,)))
             _write(folder / "continued" / f"{name}.wav", made, rate)
     sheet = contact_sheet(
