@@ -33,7 +33,7 @@ def kl_per_dimension(
 
 
 def free_bits(kl: Float[Tensor, " latent_dim"], free: float) -> Float[Tensor, ""]:
-    """Mean over dimensions of what each costs beyond `free` nats: a dimension may live that far for nothing.
+    """Mean over dimensions, each counted as at least `free` nats: below that it is pressed no further.
 
     Source: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow (2016), on batch means.
     """

@@ -1,9 +1,10 @@
 """How long work tells that it is alive: the library reports, whoever calls it draws."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Receives what a stage has to say. The command line draws it; the default of the library keeps silent."""
 

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,6 +47,7 @@ class Interrupted(BaseException):
         super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where batches come from; a batch is a pure function of (its seed, step, rank)."""
 
@@ -133,7 +134,7 @@ class _Trainer:
         self.wrapped.mark_forward_method("losses")
         self.optimisers = dict(zip(groups, wrapped[1:], strict=True))
         self.groups = groups
-        self.average = {name: value.detach().clone() for name, value in self.objective.model.state_dict().items()}
+        self.average = {name: value.detach().clone() for name, value in self.objective.kept().state_dict().items()}
         self.step = 0
         self.best: float | None = None
         self.best_step = 0
@@ -188,7 +189,7 @@ class _Trainer:
     def update_average(self) -> None:
         # Short of 1/(1 − ema) steps an average with a fixed decay would still remember the initial weights.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for name, value in self.objective.model.state_dict().items():
+        for name, value in self.objective.kept().state_dict().items():
             if value.is_floating_point():
                 self.average[name].lerp_(value, 1 - decay)
             else:
@@ -199,7 +200,7 @@ class _Trainer:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The model with its averaged weights."""
-        model = self.objective.model
+        model = self.objective.kept()
         kept = copy.deepcopy(model.state_dict())
         model.load_state_dict(self.average)
         model.eval()

@@ -4,10 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
+# An int is welcome where a float is asked for, as everywhere in Python.
+check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))
 # Every annotated shape of the library is checked while the tests run.
-install_import_hook("actseq", "beartype.beartype")
+install_import_hook("actseq", "conftest.check_types")
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ is encoded and decoded in a batch as it would be alone.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -65,6 +65,7 @@ def frame_mask(lengths: Int[Tensor, " batch"], frames: int) -> Bool[Tensor, "bat
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
 
 
+@runtime_checkable
 class Network(Protocol):
     """Maps normalised features to numbers per latent frame, and latents back."""
 
@@ -87,6 +88,7 @@ class Network(Protocol):
         """Take from normalised features what is computed rather than trained."""
 
 
+@runtime_checkable
 class Bottleneck(Protocol):
     """Turns a network's numbers into a posterior."""
 

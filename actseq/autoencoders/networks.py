@@ -175,7 +175,7 @@ class Pca(nn.Module):
         chosen = chosen * chosen.gather(0, chosen.abs().argmax(0, keepdim=True)).sign()
         self.components.copy_(chosen)
         self.centre.copy_(mean)
-        self.scale.copy_(variances[keep].clamp(min=1e-8).sqrt())
+        self.scale.copy_(variances[keep].clamp(min=1e-6 * float(variances.max())).sqrt())
 
     def _stack(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]

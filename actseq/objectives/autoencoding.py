@@ -47,6 +47,10 @@ class Autoencoding(nn.Module):
         self.kl_weight, self.kl_warmup, self.free_bits_nats = kl_weight, kl_warmup, free_bits_nats
         self.delta_weight = delta_weight
 
+    def kept(self) -> nn.Module:
+        """The model."""
+        return self.model
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """One group: all of the autoencoder."""
         return {"autoencoder": list(self.model.parameters())}

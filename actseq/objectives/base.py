@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -33,16 +33,18 @@ class Loss:
     figures: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@runtime_checkable
 class Objective(Protocol):
     """An `nn.Module` that holds what is trained."""
 
-    model: nn.Module
-    """What the run keeps: its weights are averaged, validated and exported."""
     monitor: str
     """Name of the validation figure, lower is better, that picks the best checkpoint."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """One optimiser each, stepped in this order."""
+
+    def kept(self) -> nn.Module:
+        """What the run keeps: its weights are averaged, validated and exported."""
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
         """A loss for each group."""

@@ -27,6 +27,10 @@ class SequenceLikelihood(nn.Module):
         super().__init__()
         self.model, self.label_dropout, self.end_weight = model, label_dropout, end_weight
 
+    def kept(self) -> nn.Module:
+        """The model."""
+        return self.model
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """One group: all of the prior."""
         return {"prior": list(self.model.parameters())}

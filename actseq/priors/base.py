@@ -10,7 +10,7 @@ N(0, 1). All of that is kept in its buffers.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +61,7 @@ class Chunk:
     stopped: Bool[Tensor, "n frames"]
 
 
+@runtime_checkable
 class Prior(Protocol):
     """Anything that makes sequences of latents."""
 
@@ -70,6 +71,7 @@ class Prior(Protocol):
         """Chunks in time order, until all sequences have stopped or `max_frames` is reached."""
 
 
+@runtime_checkable
 class Network(Protocol):
     """A causal network over inputs (batch, frames, input_dim): it gives one hidden vector a position."""
 
@@ -90,6 +92,7 @@ class Network(Protocol):
         """One position; the same numbers as `forward`."""
 
 
+@runtime_checkable
 class Head(Protocol):
     """A distribution over the next latent, given a hidden vector."""
 
@@ -247,19 +250,16 @@ class SequencePrior(nn.Module):
         inside = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]
         return density * inside
 
-    @torch.no_grad()
     def sample(self, request: Request) -> Iterator[Chunk]:
         """Sample frame by frame; see `Prior.sample`."""
-        device = self.start.device
+        device, n = self.start.device, request.n
         generator = torch.Generator(device).manual_seed(request.seed)
-        condition, n = request.condition, request.n
-        if request.prompt is None:
-            prediction, state = self.step(None, condition, self.init_state(n), n)
-        else:
-            prediction, state = self.prefill(self.standardiser.standardise(request.prompt), condition)
+        # Of its own, so that dimensions without information take no draws from those with.
+        filler = torch.Generator(device).manual_seed(request.seed + 1)
         earliest = max(request.min_frames, 1 if request.prompt is None else 0)
         stopped = torch.zeros(n, dtype=torch.bool, device=device)
-        values: list[Tensor] = []
+        prediction, state = self._begin(request)
+        latents: list[Tensor] = []
         ends: list[Tensor] = []
         for frame in range(request.max_frames):
             if request.until_stop:
@@ -269,19 +269,35 @@ class SequencePrior(nn.Module):
                     stopped = stopped | drawn
                 if bool(stopped.all()):
                     break
-            value = self.head.sample(prediction.numbers[:, 0], request.temperature, generator)
-            values.append(value)
+            latent, prediction, state = self._advance(prediction, state, request, generator, filler)
+            latents.append(latent)
             ends.append(stopped)
-            prediction, state = self.step(value, condition, state, n)
-            if len(values) == request.chunk_frames:
-                yield self._chunk(values, ends, generator)
-                values, ends = [], []
-        if values:
-            yield self._chunk(values, ends, generator)
+            if len(latents) == request.chunk_frames:
+                yield Chunk(torch.stack(latents, dim=1), torch.stack(ends, dim=1))
+                latents, ends = [], []
+        if latents:
+            yield Chunk(torch.stack(latents, dim=1), torch.stack(ends, dim=1))
 
-    def _chunk(self, values: list[Tensor], ends: list[Tensor], generator: torch.Generator) -> Chunk:
-        latents = self.standardiser.restore(torch.stack(values, dim=1), generator)
-        return Chunk(latents, torch.stack(ends, dim=1))
+    @torch.no_grad()
+    def _begin(self, request: Request) -> tuple[Prediction, State]:
+        if request.prompt is None:
+            return self.step(None, request.condition, self.init_state(request.n), request.n)
+        return self.prefill(self.standardiser.standardise(request.prompt), request.condition)
+
+    @torch.no_grad()
+    def _advance(
+        self,
+        prediction: Prediction,
+        state: State,
+        request: Request,
+        generator: torch.Generator,
+        filler: torch.Generator,
+    ) -> tuple[Tensor, Prediction, State]:
+        """Draw one frame and consume it."""
+        value = self.head.sample(prediction.numbers[:, 0], request.temperature, generator)
+        latent = self.standardiser.restore(value, filler)
+        prediction, state = self.step(value, request.condition, state, request.n)
+        return latent, prediction, state
 
     def sequence_loss(
         self,

@@ -5,7 +5,7 @@ zeros at both ends, so padding never changes a feature inside.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Complex, Float, Int
@@ -27,6 +27,7 @@ class Features:
     lengths: Int[Tensor, " batch"]
 
 
+@runtime_checkable
 class Representation(Protocol):
     """Waveform → features. An `nn.Module` whose fitted or computed tables are buffers, so that they travel with a model."""
 
@@ -69,7 +70,7 @@ class Framing(nn.Module):
         """Spectrum, and the number of frames that cover each clip."""
         inside = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
         spectrum = torch.stft(
-            waveform * inside,
+            torch.where(inside, waveform, 0.0),
             self.n_fft,
             self.hop_length,
             window=self.window,

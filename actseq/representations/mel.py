@@ -5,6 +5,7 @@ needed only to make it, not to use a trained model.
 """
 
 import math
+import warnings
 
 import torch
 from jaxtyping import Float, Int
@@ -42,7 +43,9 @@ class Mel(nn.Module):
         super().__init__()
         self.sample_rate, self.hop_length, self.channels, self.floor = sample_rate, hop_length, n_mels, floor
         self.framing = Framing(n_fft, hop_length)
-        basis = torch.from_numpy(mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=f_min))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # librosa warns of what is refused below
+            basis = torch.from_numpy(mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=f_min))
         empty = int((basis.sum(1) == 0).sum())
         if empty:
             raise ValueError(

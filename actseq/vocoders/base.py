@@ -4,7 +4,7 @@ Every vocoder works on fixed blocks of frames with carried state; `synthesise` i
 equals whole by construction. A sequence of F frames becomes F · hop_length samples.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from torch import Tensor
 from actseq.representations.base import Features
 
 
+@runtime_checkable
 class Stream(Protocol):
     """Synthesis of one sequence, piece by piece."""
 
@@ -23,6 +24,7 @@ class Stream(Protocol):
         """Return the rest."""
 
 
+@runtime_checkable
 class Vocoder(Protocol):
     """Features → waveform."""
 

@@ -104,7 +104,7 @@ class _GriffinLimStream:
 
     def finish(self) -> Float[Tensor, " samples"]:
         if self.waiting is None or self.waiting.shape[1] == 0:
-            return torch.zeros(0)
+            return self.vocoder.window.new_zeros(0)
         return self._join(self.waiting)
 
     def _join(self, values: Tensor) -> Tensor:

@@ -58,5 +58,5 @@ class MagnitudeInversion(nn.Module):
         x = (self.interpolation @ (values - self.log_area)).exp()
         numerator = self.basis.T @ target
         for _ in range(self.n_updates):
-            x = x * numerator / (self.basis.T @ (self.basis @ x) + 1e-8)
+            x = x * numerator / (self.basis.T @ (self.basis @ x) + 1e-20)
         return x

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,10 +11,6 @@ from typing import Any, TypeVar
 import click
 
 from actseq.errors import ActseqError
-
-# Idle OpenMP threads sleep instead of spinning: on a machine that is doing something else as well, spinning ones make small
-# steps ten times slower. Must be set before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)

@@ -144,9 +144,10 @@ def test_no_sample_is_in_two_splits(tmp_path: Path) -> None:
 # -- what is stored -----------------------------------------------------------------------------------------------------
 
 
-def test_16_bit_sources_come_back_exactly(tmp_path: Path) -> None:
-    pcm = np.random.default_rng(0).integers(-32768, 32768, 5000).astype(np.int16)
-    pcm[:4] = 32767, -32768, 0, -1
+@pytest.mark.parametrize("lowest", [-32767, -32768])
+def test_16_bit_sources_come_back_exactly(tmp_path: Path, lowest: int) -> None:
+    pcm = np.random.default_rng(0).integers(-32767, 32768, 5000).astype(np.int16)
+    pcm[:4] = 32767, lowest, 0, -1
     save(tmp_path / "in" / "a.wav", pcm)
     save(tmp_path / "in" / "b.wav", np.array([1], np.int16))
     corpus = build(tmp_path / "in")
@@ -377,15 +378,9 @@ DIM = 3
 def latents(tmp_path: Path) -> LatentSequences:
     """Sequence k holds 1000·k + frame in every dimension, and log-variances of minus that."""
     items = []
-    for k, (length, begins, ends, split) in enumerate(
-        [
-            (40, True, True, "train"),
-            (5, True, True, "train"),
-            (30, False, False, "train"),
-            (1, False, True, "train"),
-            (20, True, True, "validation"),
-        ]
-    ):
+    train = [(40, True, True), (5, True, True), (30, False, False), (1, False, True)]
+    for k, (length, begins, ends) in enumerate([*train, (20, True, True)]):
+        split = "train" if k < len(train) else "validation"
         values = np.repeat(1000.0 * k + np.arange(length)[:, None], DIM, 1)
         extra = {"label": "ab"[k % 2], "split": split, "begins": begins, "ends": ends}
         items.append((str(k), np.concatenate([values, -values], 1).astype(np.float32), extra))

@@ -1,0 +1,357 @@
+"""The run folder: artifacts that are whole or refused, fingerprints, provenance; nothing is ever unpickled."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import actseq
+from actseq import build, config, loading, runs
+from actseq.errors import ArtifactError, ConfigError
+from actseq.runs import Run, fingerprint, load_tensors, read_meta, read_weights, same_settings, write_artifact
+
+TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3), "b": torch.zeros(0, 2)}
+META = {"kind": "autoencoder", "figures": {"loss": 0.25}, "inputs": {"corpus": "abc"}}
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+# -- artifacts ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_artifact_comes_back(tmp_path: Path) -> None:
+    found = write_artifact(tmp_path / "deep" / "a", TENSORS, META)
+    meta = read_meta(tmp_path / "deep" / "a", "train-ae")
+    assert {key: meta[key] for key in META} == META
+    weights = read_weights(tmp_path / "deep" / "a", meta)
+    assert set(weights) == set(TENSORS)
+    for name, tensor in TENSORS.items():
+        assert weights[name].dtype == tensor.dtype
+        assert torch.equal(weights[name], tensor)
+    assert fingerprint(tmp_path / "deep" / "a") == found
+    assert not [path for path in (tmp_path / "deep" / "a").iterdir() if path.name.startswith(".")]
+
+
+def test_the_fingerprint_is_that_of_content(tmp_path: Path) -> None:
+    first = write_artifact(tmp_path / "a", TENSORS, META)
+    assert write_artifact(tmp_path / "b", dict(reversed(TENSORS.items())), dict(reversed(META.items()))) == first
+    assert write_artifact(tmp_path / "c", TENSORS | {"b": torch.ones(1)}, META) != first
+    assert write_artifact(tmp_path / "d", TENSORS, META | {"kind": "prior"}) != first
+    shutil.move(tmp_path / "a", tmp_path / "moved")
+    assert fingerprint(tmp_path / "moved") == first
+    (tmp_path / "b" / "model.json").write_text(json.dumps(json.loads((tmp_path / "b" / "model.json").read_text())))
+    assert fingerprint(tmp_path / "b") == first, "layout is no content"
+
+
+def test_weights_without_their_json_are_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_artifact(tmp_path, TENSORS, META)
+
+    def die(path: Path, value: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "write_json", die)
+    with pytest.raises(KeyboardInterrupt):
+        write_artifact(tmp_path, {"a": torch.ones(1)}, META)
+    with pytest.raises(ArtifactError, match="no finished model; run actseq train-ae first"):
+        read_meta(tmp_path, "actseq train-ae")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.0005, 0.05, 0.5, 0.999])
+def test_weights_cut_short(tmp_path: Path, share: float) -> None:
+    write_artifact(tmp_path, {"w": torch.randn(100, 100)}, META)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is cut short or damaged"):
+        read_weights(tmp_path, read_meta(tmp_path, "train-ae"))
+
+
+def test_weights_of_another_artifact(tmp_path: Path) -> None:
+    write_artifact(tmp_path / "a", TENSORS, META)
+    write_artifact(tmp_path / "b", TENSORS | {"b": torch.ones(1)}, META)
+    shutil.copy(tmp_path / "b" / "model.safetensors", tmp_path / "a" / "model.safetensors")
+    with pytest.raises(ArtifactError, match="not the file that its JSON describes"):
+        read_weights(tmp_path / "a", read_meta(tmp_path / "a", "train-ae"))
+
+
+def test_a_flipped_bit(tmp_path: Path) -> None:
+    write_artifact(tmp_path, TENSORS, META)
+    path = tmp_path / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match="not the file that its JSON describes"):
+        read_weights(tmp_path, read_meta(tmp_path, "train-ae"))
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+def test_a_pickle_is_refused_and_never_unpickled(tmp_path: Path, how: str, name: str) -> None:
+    bomb = Bomb(tmp_path / "exploded")
+    path = tmp_path / name
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(bomb))
+    else:
+        torch.save({"w": bomb}, path, _use_new_zipfile_serialization=how == "zip")
+    with pytest.raises(ArtifactError, match=r"is a pickle.*expected safetensors.*nothing is unpickled"):
+        load_tensors(path)
+    assert not bomb.path.exists()
+    pickle.loads(pickle.dumps(bomb))
+    assert bomb.path.exists(), "this test can fail"
+
+
+def test_weights_that_are_missing(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"model\.safetensors does not exist"):
+        load_tensors(tmp_path / "model.safetensors")
+    with pytest.raises(ArtifactError, match="does not exist"):
+        load_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe{}", b'{"format": 99}', b"{}"])
+def test_a_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
+    write_artifact(tmp_path, TENSORS, META)
+    (tmp_path / "model.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.json") as caught:
+        read_meta(tmp_path, "train-ae")
+    assert "\n" not in str(caught.value)
+
+
+# -- modules from tensors -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smoke() -> config.Config:
+    return build.complete(config.load_preset("smoke"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, smoke: config.Config) -> Path:
+    """A run with an autoencoder and a prior as they leave their constructors."""
+    run = Run(tmp_path_factory.mktemp("runs") / "made")
+    torch.manual_seed(0)
+    representation = build.build_representation(smoke)
+    model = build.build_autoencoder(smoke, representation)
+    run.write_config(smoke, "sounds", "abc")
+    made = write_artifact(
+        run.autoencoder,
+        {f"autoencoder.{name}": value for name, value in model.state_dict().items()}
+        | {f"representation.{name}": value for name, value in representation.state_dict().items()},
+        {"config": smoke.model_dump(mode="json"), "latent_dim": 4, "inputs": {"corpus": "abc"}},
+    )
+    for name, inputs in (("default", made), ("other", "0" * 64)):
+        prior = build.build_prior(smoke, 4, 4, ["x", "y"])
+        prior.prior.standardiser.active.copy_(torch.arange(4))
+        write_artifact(
+            run.priors / name,
+            {f"prior.{key}": value for key, value in prior.state_dict().items()},
+            {
+                "config": smoke.model_dump(mode="json"),
+                "inputs": {"autoencoder": inputs},
+                "latent_dim": 4,
+                "n_active": 4,
+                "labels": ["x", "y"],
+            },
+        )
+    return run.path
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "copied"))
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape", "prefix"])
+@pytest.mark.parametrize("part", ["autoencoder", "priors/default"])
+def test_tensors_that_do_not_fit_are_refused(copied: Path, change: str, part: str) -> None:
+    folder = copied / part
+    meta = read_meta(folder, "")
+    tensors = read_weights(folder, meta)
+    name = [name for name in sorted(tensors) if name.startswith(("autoencoder.", "prior."))][-1]
+    prefix = name.split(".")[0]
+    if change == "missing":
+        del tensors[name]
+    elif change == "extra":
+        tensors[f"{prefix}.intruder"] = torch.ones(1)
+    elif change == "shape":
+        tensors[name] = torch.ones(17)
+    else:
+        tensors = {key.replace(f"{prefix}.", "else."): value for key, value in tensors.items()}
+    write_artifact(folder, tensors, {key: value for key, value in meta.items() if key != "weights_sha256"})
+    if part != "autoencoder":
+        load = lambda: loading.load_prior(Run(copied), None, "cpu", meta["inputs"]["autoencoder"])  # noqa: E731
+    else:
+        load = lambda: loading.load_codec(Run(copied), "cpu", None)  # noqa: E731
+    with pytest.raises(ArtifactError, match="do not fit their own") as caught:
+        load()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_moved_run_gives_the_same_bytes(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = actseq.load_run(trained, device="cpu")
+    before = there.generate(n=2, seconds=0.25, label="y", seed=3)
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(trained, tmp_path / "runs" / "renamed")
+    monkeypatch.chdir(tmp_path)
+    here = actseq.load_run("renamed", device="cpu")
+    assert (here.autoencoder, here.labels, here.sample_rate) == (there.autoencoder, ["x", "y"], 8000)
+    for a, b in zip(before, here.generate(n=2, seconds=0.25, label="y", seed=3), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(before[0], here.generate(n=2, seconds=0.25, label="y", seed=4)[0])
+
+
+def test_a_prior_of_another_autoencoder_is_refused(trained: Path) -> None:
+    with pytest.raises(ArtifactError, match="another autoencoder.*000000000000.*train-prior"):
+        actseq.load_run(trained, prior="other", device="cpu")
+
+
+def test_a_prior_is_chosen_by_name(trained: Path, tmp_path: Path) -> None:
+    run = Run(trained)
+    assert run.prior_folder(None).name == "default"
+    assert run.prior_folder("other").name == "other"
+    with pytest.raises(ArtifactError, match="no prior 'othr'; did you mean 'other'"):
+        run.prior_folder("othr")
+    with pytest.raises(ArtifactError, match="no finished prior; run actseq train-prior"):
+        Run(tmp_path).prior_folder(None)
+    only = Run(tmp_path / "only")
+    write_artifact(only.priors / "single", TENSORS, META)
+    assert only.prior_folder(None).name == "single"
+    write_artifact(only.priors / "second", TENSORS, META)
+    with pytest.raises(ArtifactError, match="there are: second, single"):
+        only.prior_folder(None)
+
+
+# -- finding a run ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smoke: config.Config) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "yours"):
+        Run(Path("runs") / name).write_config(smoke, "sounds", None)
+    return tmp_path
+
+
+def test_a_run_is_a_name_or_a_path(workplace: Path, smoke: config.Config) -> None:
+    assert Run.open("mine").path == Path("runs/mine")
+    assert Run.open("runs/mine").path == Path("runs/mine")
+    assert Run.open(workplace / "runs" / "mine").name == "mine"
+    assert Run.locate("new").path == Path("runs/new")
+    assert Run.locate("here/new").path == Path("here/new")
+    Run(Path("beside")).write_config(smoke, "sounds", None)
+    assert Run.open("beside").path == Path("beside")
+
+
+def test_runs_that_are_none(workplace: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"no run at runs/mien; did you mean 'mine'\?"):
+        Run.open("mien")
+    Path("plain").mkdir()
+    with pytest.raises(ArtifactError, match=r"no config\.yaml"):
+        Run.open("plain")
+    for name in ("model.ckpt", "model.pt", "old.pkl"):
+        Path(name).write_bytes(pickle.dumps({}))
+        with pytest.raises(ArtifactError, match="pickles are not read"):
+            Run.open(name)
+    Path("notes.txt").write_text("")
+    with pytest.raises(ArtifactError, match=r"notes\.txt is a file"):
+        Run.open("./notes.txt")
+
+
+def test_without_any_run_training_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArtifactError, match="train one first: actseq train-ae"):
+        Run.open("mine")
+
+
+# -- configuration and provenance ---------------------------------------------------------------------------------------
+
+
+def test_a_run_knows_what_made_it(tmp_path: Path, smoke: config.Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "commit", lambda: "0123abc-dirty")
+    run = Run(tmp_path / "run")
+    run.write_config(smoke.model_copy(update={"seed": 11}), "my/sounds", "fingerprint of it")
+    assert run.read_config() == smoke.model_copy(update={"seed": 11})
+    provenance = run.read_provenance()
+    assert provenance["source"] == "my/sounds"
+    assert provenance["seed"] == 11
+    assert provenance["corpus_fingerprint"] == "fingerprint of it"
+    assert provenance["commit"] == "0123abc-dirty"
+    assert provenance["versions"]["torch"] == torch.__version__.partition("+")[0] or torch.__version__
+    assert {"python", "actseq", "torch", "numpy", "librosa", "soundfile"} <= set(provenance["versions"])
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert set(written) == {"config", "provenance"}
+    assert set(written["config"]) == set(config.Config.model_fields)
+
+
+def test_the_commit_is_that_of_the_checkout_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = runs.commit()
+    in_checkout = (Path(runs.__file__).parent.parent / ".git").exists()
+    assert (found is not None and len(found.removesuffix("-dirty")) == 40) or not in_checkout
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "actseq" / "runs.py"))
+    assert runs.commit() is None
+
+
+@pytest.mark.parametrize("text", ["", "config: 3", "config: {}", "a: [", "[]", "config: {}\nprovenance: []\n"])
+def test_a_damaged_configuration(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ArtifactError, match=r"config\.yaml is damaged"):
+        Run(tmp_path).read_config()
+
+
+def test_other_settings_are_named() -> None:
+    made = {"seed": 1, "a": {"x": 1, "y": [1, 2]}, "b": {"kind": "lstm", "width": 3}, "t": (1, 2), "n": None}
+    same_settings(made, made | {"t": [1, 2]}, "it", "do that")
+    with pytest.raises(ConfigError) as caught:
+        same_settings(made, made | {"a": {"x": 2, "y": [1, 2]}, "b": {"kind": "gru"}}, "run r", "delete it")
+    assert str(caught.value) == (
+        "run r was made with other settings: a.x (1 → 2), b.kind (lstm → gru), b.width (3 → None); delete it"
+    )
+    with pytest.raises(ConfigError, match="and 2 more"):
+        same_settings({str(i): 0 for i in range(6)}, {str(i): 1 for i in range(6)}, "it", "")
+
+
+# -- the lock -----------------------------------------------------------------------------------------------------------
+
+
+def _hold(stage: Path, held: Any, release: Any) -> None:
+    with Run(stage.parent).lock(stage):
+        held.set()
+        release.wait(60)
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[tuple[Path, Any, Any]]:
+    context = multiprocessing.get_context("forkserver")
+    held, release = context.Event(), context.Event()
+    process = context.Process(target=_hold, args=(tmp_path / "stage", held, release))
+    process.start()
+    assert held.wait(60)
+    yield tmp_path / "stage", release, process
+    release.set()
+    process.join(60)
+
+
+def test_a_second_process_is_refused_until_the_first_is_gone(holder: tuple[Path, Any, Any]) -> None:
+    stage, _, process = holder
+    with pytest.raises(ArtifactError, match="another process is working in"), Run(stage.parent).lock(stage):
+        pass
+    process.kill()
+    process.join(60)
+    with Run(stage.parent).lock(stage):
+        entered = True
+    assert entered
