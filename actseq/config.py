@@ -75,7 +75,7 @@ class TrainingConfig(Section):
     weight_decay: float = Field(0.0, ge=0)
     clip_norm: float = Field(1.0, gt=0)
     ema: float = Field(0.99, ge=0, lt=1)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     validations: int = Field(20, gt=0)
     """How often in the whole training the held-out clips are measured, and a checkpoint written."""
     validation_batches: int = Field(8, gt=0)

@@ -6,7 +6,6 @@ clips at the corpus's level; the gain is returned beside them so that it can be 
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from actseq import audio, units
 from actseq.config import CorpusConfig
 from actseq.errors import AudioError
 from actseq.progress import Reporter
-from actseq.store import SequenceStore, StoreWriter, group_shards
+from actseq.store import SequenceStore, StoreWriter, Windows, group_shards
 
 if TYPE_CHECKING:
     import torch
@@ -235,13 +234,10 @@ class SegmentSource:
     """Random training crops; a batch is a pure function of (seed, step, rank).
 
     A crop carries `margin` samples of what lies before and after it, so that its features are those of the whole clip.
-    Clips are drawn in proportion to their duration, none shorter than a segment counting less than one; starts are drawn
-    from half a segment before the clip to half a segment after its last possible place, then moved inside, so that
-    beginnings and ends are seen more often than by chance.
-
     Attributes:
         samples: length of a crop.
         gain_db: bounds of the random gain relative to the corpus's level, in dB.
+        jitter: crops begin up to so many samples earlier; a hop, so that a short clip is not always cut into the same frames.
     """
 
     corpus: Corpus
@@ -251,34 +247,24 @@ class SegmentSource:
     batch_size: int
     seed: int
     gain_db: tuple[float, float] = (0.0, 0.0)
+    jitter: int = 0
 
     @cached_property
-    def _clips(self) -> tuple[list[int], NDArray[np.float64]]:
-        indices = self.corpus.indices(self.split)
-        weights = np.array([max(self.corpus.store.records[i].length, self.samples) for i in indices], dtype=np.float64)
-        return indices, np.cumsum(weights) / weights.sum()
+    def _windows(self) -> Windows:
+        return Windows(self.corpus.store, self.corpus.indices(self.split), self.samples)
 
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
         """`waveform (batch, margin + samples + margin)`, `n_samples (batch,)` inside the clip from the crop's start."""
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
-        indices, cumulative = self._clips
         waveforms, lengths = [], []
         for _ in range(self.batch_size):
-            index = indices[min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(indices) - 1)]
-            length = self.corpus.store.records[index].length
-            last = max(0, length - self.samples)
-            half = self.samples // 2
-            start = int(np.clip(rng.integers(-half, last + half + 1), 0, last))
+            index, start = self._windows.draw(rng)
+            start -= int(rng.integers(self.jitter)) if self.jitter else 0
             gain = units.db_to_amplitude(rng.uniform(*self.gain_db))
             crop = self.corpus.waveform(index, start - self.margin, start + self.samples + self.margin)
             waveforms.append(crop * np.float32(gain))
-            lengths.append(length - start)
+            lengths.append(self.corpus.store.records[index].length - start)
         return {"waveform": np.stack(waveforms), "n_samples": np.array(lengths)}
-
-    def n_batches(self) -> int:
-        """Batches in which every clip could have been seen once."""
-        indices, _ = self._clips
-        return math.ceil(len(indices) / self.batch_size)
 
 
 class FeatureBatches:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actseq.corpus import SPLITS
-from actseq.store import Record, SequenceStore
+from actseq.store import Record, SequenceStore, Windows
 
 Array = NDArray[np.float32]
 INACTIVE_NATS = 0.01
@@ -96,11 +96,7 @@ class LatentSequences:
 
 @dataclass(frozen=True)
 class SequenceSource:
-    """Batches of latent sequences; a batch is a pure function of (seed, step, rank).
-
-    Sequences longer than `frames` are seen in windows, whose starts are drawn from half a window before the sequence to half
-    a window after the last possible place and moved inside, so that beginnings and ends are learned well.
-    """
+    """Batches of latent sequences; a batch is a pure function of (seed, step, rank)."""
 
     latents: LatentSequences
     split: str
@@ -110,19 +106,13 @@ class SequenceSource:
     seed: int
 
     @cached_property
-    def _sequences(self) -> tuple[list[int], NDArray[np.float64]]:
-        indices = self.latents.indices(self.split)
-        weights = np.array([max(self.latents.records[i].length, self.frames) for i in indices], dtype=np.float64)
-        return indices, np.cumsum(weights) / weights.sum()
+    def _windows(self) -> Windows:
+        return Windows(self.latents.store, self.latents.indices(self.split), self.frames)
 
     def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
         """Arrays by name, padded with zeros to the longest; see `SequenceLikelihood`."""
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
-        indices, cumulative = self._sequences
-        rows = []
-        for _ in range(self.batch_size):
-            index = indices[min(int(np.searchsorted(cumulative, rng.random(), side="right")), len(indices) - 1)]
-            rows.append(self._window(index, rng))
+        rows = [self._window(*self._windows.draw(rng)) for _ in range(self.batch_size)]
         longest = max(len(row["mean"]) for row in rows)
 
         def padded(name: str) -> NDArray[Any]:
@@ -139,10 +129,8 @@ class SequenceSource:
             "label": np.array([row["label"] for row in rows]),
         }
 
-    def _window(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+    def _window(self, index: int, start: int) -> dict[str, Any]:
         record = self.latents.records[index]
-        last, half = max(0, record.length - self.frames), self.frames // 2
-        start = int(np.clip(rng.integers(-half, last + half + 1), 0, last))
         begins = start == 0 and bool(record.extra["begins"])
         if start == 0 and not begins and record.length > 1:
             start = 1  # a block cut from the middle of a file: its first frame serves as what came before

@@ -35,6 +35,8 @@ from actseq.runs import (
 from actseq.store import SequenceStore, StoreWriter, group_shards
 
 if TYPE_CHECKING:
+    import torch
+
     from actseq.generation import Codec
 
 Waveform = NDArray[np.float32]
@@ -84,10 +86,13 @@ def _train_ae(
     folder: Path, config: Config, run: str | None, device: str, threads: int | None, reporter: Reporter
 ) -> Result:
     from actseq import build
+    from actseq.training import resolve_device
 
+    # What can be wrong is found out before anything is written.
     config = build.complete(config)
-    representation = build.build_representation(config)
-    model = build.build_autoencoder(config, representation)
+    build.build_autoencoder(config, build.build_representation(config))
+    resolved = resolve_device(device)
+    listing = _listing(folder)
     made = Run.locate(run or default_run(folder, config.preset))
     sections = {name: config.model_dump(mode="json")[name] for name in configuration.STAGE_SECTIONS["train-ae"]}
     if (made.path / "config.yaml").is_file():
@@ -102,7 +107,7 @@ def _train_ae(
         raise ConfigError(f"{made.path} exists and is no run", action="name another with --run")
     use_threads(threads)
     with made.lock(made.path):
-        corpus_fingerprint = _corpus(made, folder, config, reporter)
+        corpus_fingerprint = _corpus(made, folder, listing, config, reporter)
         if (made.autoencoder / "model.json").is_file():
             meta = read_meta(made.autoencoder, "actseq train-ae")
             if meta["inputs"]["corpus"] != corpus_fingerprint:
@@ -112,7 +117,7 @@ def _train_ae(
                 )
             reporter.say(f"autoencoder: already trained ({made.autoencoder})")
             return _ae_result(made, meta)
-        _train_autoencoder(made, config, representation, model, corpus_fingerprint, device, reporter)
+        _train_autoencoder(made, config, corpus_fingerprint, resolved, reporter)
     return _ae_result(made, read_meta(made.autoencoder, "actseq train-ae"))
 
 
@@ -142,9 +147,8 @@ def _same_content(folder: Path, scan_csv: Path) -> bool:
     )
 
 
-def _corpus(run: Run, folder: Path, config: Config, reporter: Reporter) -> str:
+def _corpus(run: Run, folder: Path, listing: str, config: Config, reporter: Reporter) -> str:
     """Make the corpus, or see that it is made; its fingerprint."""
-    listing = _listing(folder)
     marker = run.corpus / "corpus.json"
     if marker.is_file():
         meta = read_json(marker)
@@ -193,12 +197,12 @@ def _corpus(run: Run, folder: Path, config: Config, reporter: Reporter) -> str:
 
 def _tell_scan(scan: audio.Scan, reporter: Reporter) -> None:
     """The scan report: one line of counts, one for each file that was left out."""
-    reporter.say(
-        f"found {len(scan.rows)} files, {len(scan.usable)} usable ({scan.seconds / 60:.1f} minutes), "
-        f"{len(scan.skipped)} skipped"
-    )
+    reporter.say(f"found   {len(scan.rows):6} files")
+    reporter.say(f"usable  {len(scan.usable):6} files  {scan.seconds / 60:.1f} minutes")
+    reporter.say(f"skipped {len(scan.skipped):6} files")
+    width = max((len(row.path) for row in scan.skipped[:20]), default=0)
     for row in scan.skipped[:20]:
-        reporter.say(f"  skipped {row.path}: {row.reason}")
+        reporter.say(f"  {row.path:{width}}  {row.reason}")
     if len(scan.skipped) > 20:
         reporter.say(f"  … and {len(scan.skipped) - 20} more, all in scan.csv")
     if len(scan.skipped) > 0.01 * len(scan.rows):
@@ -208,20 +212,14 @@ def _tell_scan(scan: audio.Scan, reporter: Reporter) -> None:
 
 
 def _train_autoencoder(
-    run: Run,
-    config: Config,
-    representation: Any,
-    model: Any,
-    corpus_fingerprint: str,
-    device_name: str,
-    reporter: Reporter,
+    run: Run, config: Config, corpus_fingerprint: str, device: torch.device, reporter: Reporter
 ) -> None:
     import torch
 
     from actseq import build
-    from actseq.training import resolve_device, train
+    from actseq.training import train
 
-    device = resolve_device(device_name)
+    representation = build.build_representation(config)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -234,13 +232,14 @@ def _train_autoencoder(
         segment = units.seconds_to_samples(config.corpus.segment_seconds, config.corpus.sample_rate) // hop * hop
         objective = build.build_autoencoding(config, model, representation, margin)
 
-        def source(split: str, gain_db: tuple[float, float]) -> SegmentSource:
-            return SegmentSource(corpus, split, segment, margin, config.train_ae.batch_size, config.seed, gain_db)
+        def source(split: str, gain_db: tuple[float, float], jitter: int) -> SegmentSource:
+            size = config.train_ae.batch_size
+            return SegmentSource(corpus, split, segment, margin, size, config.seed, gain_db, jitter)
 
-        validation = source("validation", (0.0, 0.0)) if corpus.indices("validation") else None
+        validation = source("validation", (0.0, 0.0), 0) if corpus.indices("validation") else None
         outcome = train(
             objective,
-            source("train", GAIN_DB),
+            source("train", GAIN_DB, hop),
             validation,
             config.train_ae,
             run.autoencoder,

@@ -192,7 +192,12 @@ class Run:
     def locate(run: str | Path) -> Run:
         """A run that may not exist yet: a name under `runs/`, or a path."""
         text = str(run)
-        if "/" in text or Path(text).is_dir() or text.endswith((".ckpt", ".pt", ".pth", ".pkl")):
+        if (
+            "/" in text
+            or text in (".", "..")
+            or (Path(text) / "config.yaml").is_file()
+            or text.endswith((".ckpt", ".pt", ".pth", ".pkl"))
+        ):
             return Run(Path(text))
         return Run(RUNS / text)
 

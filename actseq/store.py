@@ -202,6 +202,32 @@ class SequenceStore:
         return problems
 
 
+class Windows:
+    """Random windows over some sequences of a store.
+
+    Sequences are drawn in proportion to their length, none counting less than one window. Starts are drawn from half a window
+    before the sequence to half a window after the last possible place and then moved inside, so that beginnings and ends
+    are seen more often than by chance; a sequence shorter than a window always starts at 0.
+
+    Args:
+        store: the sequences.
+        indices: which of them.
+        size: items in a window.
+    """
+
+    def __init__(self, store: SequenceStore, indices: Sequence[int], size: int) -> None:
+        self.indices, self.size = list(indices), size
+        self.lengths = [store.records[i].length for i in self.indices]
+        weights = np.array([max(length, size) for length in self.lengths], dtype=np.float64)
+        self.cumulative = np.cumsum(weights) / weights.sum()
+
+    def draw(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Index of a sequence and where its window starts."""
+        at = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.indices) - 1)
+        last, half = max(0, self.lengths[at] - self.size), self.size // 2
+        return self.indices[at], int(np.clip(rng.integers(-half, last + half + 1), 0, last))
+
+
 class _locked:
     """Holds an advisory lock beside `path`: several processes may append to one manifest."""
 

@@ -133,7 +133,6 @@ class _Trainer:
         self.wrapped = wrapped[0] if isinstance(wrapped, tuple) else wrapped
         self.wrapped.mark_forward_method("losses")
         self.optimisers = dict(zip(groups, wrapped[1:], strict=True))
-        self.groups = groups
         self.average = {name: value.detach().clone() for name, value in self.objective.kept().state_dict().items()}
         self.step = 0
         self.best: float | None = None
@@ -178,7 +177,9 @@ class _Trainer:
                 group["lr"] = rate
             optimiser.zero_grad(set_to_none=True)
             self.fabric.backward(loss.total)
-            nn.utils.clip_grad_norm_(self.groups[name], self.config.clip_norm)
+            self.fabric.clip_gradients(
+                self.wrapped, optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
+            )
             optimiser.step()
             figures |= {key: float(value) for key, value in loss.figures.items()}
         self.update_average()

@@ -17,13 +17,14 @@ class Lstm(nn.Module):
     Args:
         width: numbers per position, in and out.
         layers: stacked layers.
-        dropout: between layers, in training.
+        dropout: of what goes in, between layers and out, in training.
     """
 
     def __init__(self, *, width: int = 256, layers: int = 2, dropout: float = 0.0) -> None:
         super().__init__()
         self.input_dim = self.hidden_dim = width
         self.layers = layers
+        self.drop = nn.Dropout(dropout)
         self.rnn = nn.LSTM(width, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
 
     def init_state(self, batch: int, device: torch.device) -> State:
@@ -35,8 +36,8 @@ class Lstm(nn.Module):
         self, inputs: Float[Tensor, "batch positions input_dim"], state: State
     ) -> tuple[Float[Tensor, "batch positions hidden_dim"], State]:
         """All positions at once."""
-        hidden, state = self.rnn(inputs, (state[0], state[1]))
-        return hidden, state
+        hidden, state = self.rnn(self.drop(inputs), (state[0], state[1]))
+        return self.drop(hidden), state
 
     def step(
         self, inputs: Float[Tensor, "batch input_dim"], state: State
@@ -58,6 +59,7 @@ class Gru(nn.Module):
         super().__init__()
         self.input_dim = self.hidden_dim = width
         self.layers = layers
+        self.drop = nn.Dropout(dropout)
         self.rnn = nn.GRU(width, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
 
     def init_state(self, batch: int, device: torch.device) -> State:
@@ -68,8 +70,8 @@ class Gru(nn.Module):
         self, inputs: Float[Tensor, "batch positions input_dim"], state: State
     ) -> tuple[Float[Tensor, "batch positions hidden_dim"], State]:
         """All positions at once."""
-        hidden, last = self.rnn(inputs, state[0])
-        return hidden, (last,)
+        hidden, last = self.rnn(self.drop(inputs), state[0])
+        return self.drop(hidden), (last,)
 
     def step(
         self, inputs: Float[Tensor, "batch input_dim"], state: State

@@ -216,7 +216,7 @@ def test_a_moved_run_gives_the_same_bytes(trained: Path, tmp_path: Path, monkeyp
 
 
 def test_a_prior_of_another_autoencoder_is_refused(trained: Path) -> None:
-    with pytest.raises(ArtifactError, match="another autoencoder.*000000000000.*train-prior"):
+    with pytest.raises(ArtifactError, match=r"another autoencoder.*000000000000.*train-prior"):
         actseq.load_run(trained, prior="other", device="cpu")
 
 
@@ -262,6 +262,8 @@ def test_runs_that_are_none(workplace: Path) -> None:
         Run.open("mien")
     Path("plain").mkdir()
     with pytest.raises(ArtifactError, match=r"no config\.yaml"):
+        Run.open("./plain")
+    with pytest.raises(ArtifactError, match="no run at runs/plain"):
         Run.open("plain")
     for name in ("model.ckpt", "model.pt", "old.pkl"):
         Path(name).write_bytes(pickle.dumps({}))
@@ -328,30 +330,31 @@ def test_other_settings_are_named() -> None:
 # -- the lock -----------------------------------------------------------------------------------------------------------
 
 
-def _hold(stage: Path, held: Any, release: Any) -> None:
+def _hold(stage: Path, pipe: Any) -> None:
     with Run(stage.parent).lock(stage):
-        held.set()
-        release.wait(60)
+        pipe.send("held")
+        pipe.recv()
 
 
 @pytest.fixture
-def holder(tmp_path: Path) -> Iterator[tuple[Path, Any, Any]]:
+def holder(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
     context = multiprocessing.get_context("forkserver")
-    held, release = context.Event(), context.Event()
-    process = context.Process(target=_hold, args=(tmp_path / "stage", held, release))
+    pipe, other = context.Pipe()
+    process = context.Process(target=_hold, args=(tmp_path / "stage", other))
     process.start()
-    assert held.wait(60)
-    yield tmp_path / "stage", release, process
-    release.set()
+    assert pipe.poll(60)
+    yield tmp_path / "stage", process
+    process.kill()
     process.join(60)
 
 
-def test_a_second_process_is_refused_until_the_first_is_gone(holder: tuple[Path, Any, Any]) -> None:
-    stage, _, process = holder
+def test_a_second_process_is_refused_until_the_first_is_gone(holder: tuple[Path, Any]) -> None:
+    stage, process = holder
     with pytest.raises(ArtifactError, match="another process is working in"), Run(stage.parent).lock(stage):
         pass
     process.kill()
     process.join(60)
+    entered = False
     with Run(stage.parent).lock(stage):
         entered = True
     assert entered

@@ -1,0 +1,407 @@
+"""The loop: exact to the byte whatever interrupts it, and what it keeps is what it says."""
+
+import csv
+import json
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from actseq import training
+from actseq.config import Member, TrainingConfig
+from actseq.errors import ConfigError, TrainingError
+from actseq.objectives.base import Batch, Loss
+from actseq.progress import Silent
+from actseq.runs import write_artifact
+from actseq.training import Interrupted, Outcome, resolve_device, step_seed, train
+
+STEPS = 24
+
+
+class Line(nn.Module):
+    """Fits a noisy plane with two groups of parameters; its dropout and noise need the random numbers of the step."""
+
+    monitor = "loss"
+
+    def __init__(self, before: Callable[[int], None] | None = None, figures: list[float] | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.model.register_buffer("seen", torch.zeros((), dtype=torch.long))
+        self.before, self.figures = before, figures
+        self.steps = 0
+        self.draws: list[float] = []
+        self.progress: list[float] = []
+        self.weights: list[dict[str, Tensor]] = []
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"first": list(self.model[0].parameters()), "last": list(self.model[2].parameters())}
+
+    def kept(self) -> nn.Module:
+        return self.model
+
+    def losses(self, batch: Batch) -> dict[str, Loss]:
+        if self.before is not None:
+            self.before(self.steps)
+        self.steps += 1
+        self.weights.append({k: v.detach().clone() for k, v in self.model.state_dict().items()})
+        self.progress.append(batch.progress)
+        self.draws.append(float(torch.rand(())))
+        self.model.seen += 1
+        x, y = batch.data["x"], batch.data["y"]
+        loss = (self.model(x + 0.1 * torch.randn_like(x)) - y).square().mean()
+        size = (self.model[2](self.model[0](x).detach()) - y).abs().mean()
+        return {"first": Loss(loss, {"loss": loss.detach()}), "last": Loss(size, {"size": size.detach()})}
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        if self.figures is not None:
+            return {"loss": torch.tensor(self.figures.pop(0))}
+        return {"loss": (self.model(batch.data["x"]) - batch.data["y"]).square().mean()}
+
+
+class Points:
+    def __init__(self, seed: int = 1) -> None:
+        self.seed = seed
+        self.asked: list[tuple[int, int]] = []
+
+    def batch(self, step: int, rank: int = 0) -> Mapping[str, np.ndarray]:
+        self.asked.append((step, rank))
+        x = np.random.default_rng([self.seed, step, rank]).standard_normal((16, 3)).astype(np.float32)
+        return {"x": x, "y": (x @ np.array([[1.0], [-2.0], [0.5]])).astype(np.float32)}
+
+
+def settings(**changes: Any) -> TrainingConfig:
+    given = {
+        "objective": Member(kind="line"),
+        "steps": STEPS,
+        "batch_size": 16,
+        "learning_rate": 0.05,
+        "final_learning_rate": 0.001,
+        "warmup_steps": 2,
+        "ema": 0.8,
+        "validations": 4,
+        "validation_batches": 2,
+    }
+    return TrainingConfig(**(given | changes))
+
+
+def run(folder: Path, objective: Line | None = None, *, held_out: bool = True, **changes: Any) -> Outcome:
+    return train(
+        Line() if objective is None else objective,
+        Points(),
+        Points(2) if held_out else None,
+        settings(**changes),
+        folder,
+        name="line",
+        seed=3,
+        device=torch.device("cpu"),
+        reporter=Silent(),
+    )
+
+
+def same(a: Outcome, b: Outcome) -> bool:
+    equal = set(a.tensors) == set(b.tensors) and all(torch.equal(a.tensors[k], b.tensors[k]) for k in a.tensors)
+    return equal and (a.figures, a.total_steps, a.best_step) == (b.figures, b.total_steps, b.best_step)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    return run(folder), folder
+
+
+def raising(at: int) -> Callable[[int], None]:
+    def before(step: int) -> None:
+        if step == at:
+            raise RuntimeError("power cut")
+
+    return before
+
+
+def signalling(at: int, number: int) -> Callable[[int], None]:
+    def before(step: int) -> None:
+        if step == at:
+            os.kill(os.getpid(), number)
+
+    return before
+
+
+# -- exactness ----------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_and_repeats_exactly(uninterrupted: tuple[Outcome, Path], tmp_path: Path) -> None:
+    outcome, folder = uninterrupted
+    again = run(tmp_path)
+    assert same(outcome, again)
+    assert files(folder) == files(tmp_path)
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, STEPS + 1))
+    held_out = {int(row["step"]): float(row["validation/loss"]) for row in rows if row["validation/loss"]}
+    assert sorted(held_out) == [6, 12, 18, 24]
+    assert held_out[24] < 0.5 * held_out[6]
+    assert int(outcome.tensors["seen"]) == outcome.best_step
+
+
+def test_global_random_numbers_are_left_alone(tmp_path: Path) -> None:
+    objective = Line()
+    torch.manual_seed(77)
+    expected = torch.rand(3)
+    torch.manual_seed(77)
+    run(tmp_path, objective)
+    assert torch.equal(torch.rand(3), expected)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("at", [0, 4, 6, 13, 23])
+def test_a_crash_changes_nothing(uninterrupted: tuple[Outcome, Path], tmp_path: Path, at: int) -> None:
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path, Line(raising(at)))
+    objective = Line()
+    assert same(run(tmp_path, objective), uninterrupted[0])
+    assert objective.steps == STEPS - at // 6 * 6, "only what was not saved is done again"
+    assert files(tmp_path) == files(uninterrupted[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("at", [0, 7, 23])
+def test_a_signal_saves_and_stops(
+    uninterrupted: tuple[Outcome, Path], tmp_path: Path, at: int, number: signal.Signals
+) -> None:
+    with pytest.raises(Interrupted, match=f"stopped by {number.name}; the same command goes on") as caught:
+        run(tmp_path, Line(signalling(at, number)))
+    assert caught.value.number == number
+    saved = json.loads(next((tmp_path / "checkpoints").glob("step-*/state.json")).read_text())
+    assert (saved["step"], saved["total_steps"]) == (at + 1, STEPS)
+    objective = Line()
+    assert same(run(tmp_path, objective), uninterrupted[0])
+    assert objective.steps == STEPS - at - 1
+    assert files(tmp_path) == files(uninterrupted[1])
+
+
+def test_stopped_after_every_step(uninterrupted: tuple[Outcome, Path], tmp_path: Path) -> None:
+    for _ in range(STEPS):
+        with pytest.raises(Interrupted):
+            run(tmp_path, Line(signalling(0, signal.SIGTERM)))
+    assert same(run(tmp_path), uninterrupted[0])
+    assert files(tmp_path) == files(uninterrupted[1])
+
+
+def _killed(folder: Path, before: Callable[[int], None] | None) -> None:
+    write_artifact(folder, run(folder, Line(before)).tensors, {})
+
+
+class Kill:
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def __call__(self, step: int) -> None:
+        if step == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_changes_nothing(uninterrupted: tuple[Outcome, Path], tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    for before, code in ((Kill(15), -signal.SIGKILL), (None, 0)):
+        process = context.Process(target=_killed, args=(tmp_path / "killed", before))
+        process.start()
+        process.join(120)
+        assert process.exitcode == code
+    write_artifact(tmp_path / "whole", uninterrupted[0].tensors, {})
+    killed = files(tmp_path / "killed")
+    for name in ("model.safetensors", "model.json"):
+        assert killed[name] == (tmp_path / "whole" / name).read_bytes()
+    assert killed["metrics.csv"] == (uninterrupted[1] / "metrics.csv").read_bytes()
+
+
+def test_what_a_kill_left_half_written_is_ignored(uninterrupted: tuple[Outcome, Path], tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        run(tmp_path, Line(raising(14)))
+    torn = tmp_path / "checkpoints" / ".step-00000014.part"
+    torn.mkdir()
+    (torn / "state.safetensors").write_bytes(b"half")
+    (tmp_path / "checkpoints" / "best-00000014.safetensors").write_bytes(b"half")
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("99,1")
+    assert same(run(tmp_path), uninterrupted[0])
+    assert (tmp_path / "metrics.csv").read_bytes() == (uninterrupted[1] / "metrics.csv").read_bytes()
+
+
+# -- random numbers and batches -----------------------------------------------------------------------------------------
+
+
+def test_seeds_of_steps_differ() -> None:
+    found = {step_seed(seed, step, rank) for seed in range(8) for step in range(50) for rank in range(4)}
+    assert len(found) == 8 * 50 * 4
+    assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
+    assert all(0 <= seed < 2**63 for seed in found)
+
+
+def test_each_step_has_its_own_batch_and_random_numbers(tmp_path: Path) -> None:
+    objective, points = Line(), Points()
+    train(
+        objective,
+        points,
+        None,
+        settings(),
+        tmp_path,
+        name="line",
+        seed=3,
+        device=torch.device("cpu"),
+        reporter=Silent(),
+    )
+    assert points.asked == [(step, 0) for step in range(STEPS)]
+    expected = []
+    for step in range(STEPS):
+        generator = torch.Generator().manual_seed(step_seed(3, step, 0))
+        expected.append(float(torch.rand((), generator=generator)))
+    assert objective.draws == expected
+    assert objective.progress == pytest.approx([step / STEPS for step in range(STEPS)])
+
+
+# -- what is kept -------------------------------------------------------------------------------------------------------
+
+
+def average(weights: list[dict[str, Tensor]], ema: float) -> dict[str, Tensor]:
+    """Of the weights after each step, in double precision; the first entry holds those before the training."""
+    found = {name: value.double() for name, value in weights[0].items()}
+    for step, new in enumerate(weights[1:]):
+        decay = min(ema, (1 + step) / (10 + step))
+        found = {name: decay * old + (1 - decay) * new[name].double() for name, old in found.items()}
+    return found
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.3, 0.95])
+def test_what_is_kept_is_the_average(tmp_path: Path, ema: float) -> None:
+    objective = Line()
+    outcome = run(tmp_path, objective, held_out=False, ema=ema)
+    last = {name: value.detach().clone() for name, value in objective.model.state_dict().items()}
+    expected = average([*objective.weights, last], ema)
+    for name, value in outcome.tensors.items():
+        if name != "seen":
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
+    assert int(outcome.tensors["seen"]) == STEPS
+    assert (outcome.figures, outcome.best_step) == ({}, STEPS)
+
+
+def test_the_best_validation_is_kept(tmp_path: Path) -> None:
+    # Two batches a validation: means 0.9, 0.4, 0.6, 0.4.
+    objective = Line(figures=[1.0, 0.8, 0.3, 0.5, 0.6, 0.6, 0.5, 0.3])
+    outcome = run(tmp_path, objective)
+    assert outcome.best_step == 12, "the first of equals"
+    assert outcome.figures == {"loss": pytest.approx(0.4)}
+    assert int(outcome.tensors["seen"]) == 12
+    expected = average(objective.weights[:13], 0.8)
+    for name in ("0.weight", "2.bias"):
+        torch.testing.assert_close(outcome.tensors[name].double(), expected[name], rtol=1e-5, atol=1e-6)
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "best-00000012.safetensors",
+        "step-00000024",
+    ]
+
+
+def test_the_learning_rate_follows_its_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    class Recorded(torch.optim.AdamW):
+        def step(self, *given: Any, **named: Any) -> Any:
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(*given, **named)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Recorded)
+    run(tmp_path, steps=40, warmup_steps=3, held_out=False)
+    expected = [0.05 * k / 3 for k in (1, 2, 3)]
+    expected += [0.001 + 0.049 * 0.5 * (1 + math.cos(math.pi * k / 37)) for k in range(37)]
+    assert rates[::2] == pytest.approx(expected)
+    assert rates[1::2] == pytest.approx(expected), "every group has the same"
+    assert max(rates) == pytest.approx(0.05)
+    assert rates[-1] < 0.0012
+    rates.clear()
+    run(tmp_path / "short", steps=20, warmup_steps=500, held_out=False)
+    assert rates[:6:2] == pytest.approx([0.025, 0.05, 0.05]), "a warm-up takes at most a tenth"
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    free, held = Line(), Line()
+    run(tmp_path / "free", free, clip_norm=1e9)
+    run(tmp_path / "held", held, clip_norm=1e-3)
+    assert not torch.equal(free.model[0].weight, held.model[0].weight)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+    class Broken(Line):
+        def losses(self, batch: Batch) -> dict[str, Loss]:
+            found = super().losses(batch)
+            if self.steps == 8:
+                found["last"] = Loss(found["last"].total * float("nan"), found["last"].figures)
+            return found
+
+    with pytest.raises(TrainingError, match=r"loss of 'last' became nan at step 7; .*learning_rate"):
+        run(tmp_path, Broken())
+    assert not (tmp_path / "model.json").exists()
+    saved = json.loads(next((tmp_path / "checkpoints").glob("step-*/state.json")).read_text())
+    assert saved["step"] == 6, "the broken step is not in a checkpoint"
+
+
+# -- minutes ------------------------------------------------------------------------------------------------------------
+
+
+def test_minutes_become_steps_once_and_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "CALIBRATION_SECONDS", 0.0)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "minutes", Line(raising(20)), steps=None, minutes=0.001)
+    plan = json.loads((tmp_path / "minutes" / "plan.json").read_text())
+    total = plan["total_steps"]
+    assert plan["minutes"] == 0.001
+    assert total >= 10
+    monkeypatch.setattr(training, "calibrate", lambda *_: pytest.fail("timed a second time"))
+    by_time = run(tmp_path / "minutes", steps=None, minutes=0.001)
+    by_steps = run(tmp_path / "steps", steps=total)
+    assert by_time.total_steps == total
+    assert same(by_time, by_steps)
+    timed, counted = files(tmp_path / "minutes"), files(tmp_path / "steps")
+    for name in set(timed) - {"plan.json"}:
+        assert timed[name] == counted[name]
+
+
+def test_more_minutes_are_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def now() -> float:
+        return clock[0]
+
+    def tick(step: int) -> None:
+        clock[0] += 0.5
+
+    monkeypatch.setattr(training.time, "perf_counter", now)
+    for minutes, steps in ((1.0, 112), (2.0, 232)):
+        # Three steps and then eight, each half a second; a validation takes no time.
+        monkeypatch.setattr(training, "_run", lambda *_: None)
+        outcome = run(tmp_path / str(minutes), Line(tick), steps=None, minutes=minutes)
+        assert outcome.total_steps == pytest.approx(steps, abs=4)
+
+
+# -- devices ------------------------------------------------------------------------------------------------------------
+
+
+def test_devices_are_checked() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda", "mps")
+    with pytest.raises(ConfigError, match=r"device 'tpu'.*auto, cpu, cuda or mps"):
+        resolve_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"'cuda' is not available.*--device cpu"):
+            resolve_device("cuda")
