@@ -185,12 +185,19 @@ def load(path: Path, sample_rate: int | None = None) -> tuple[Float32[np.ndarray
     waveform = np.concatenate(blocks)
     if sample_rate is None or sample_rate == own_rate:
         return waveform, own_rate
+    return resample(waveform, own_rate, sample_rate), sample_rate
+
+
+def resample(
+    waveform: Float32[np.ndarray, " samples"], own_rate: int, sample_rate: int
+) -> Float32[np.ndarray, " resampled"]:
+    """Band-limited change of sample rate (soxr, HQ), from and to Hz; at least one sample is left."""
     import soxr
 
-    waveform = np.asarray(soxr.resample(waveform, own_rate, sample_rate, quality="HQ"), np.float32)
-    if not waveform.size:
-        raise AudioError(f"{path}: nothing is left of it at {sample_rate} Hz", action="leave it out")
-    return waveform, sample_rate
+    # So few samples that they round to none are followed by silence.
+    missing = -(-own_rate // sample_rate) - len(waveform)
+    whole = np.pad(waveform, (0, missing)) if missing > 0 else waveform
+    return np.asarray(soxr.resample(whole, own_rate, sample_rate, quality="HQ"), np.float32)
 
 
 def scan(

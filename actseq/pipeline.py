@@ -6,6 +6,7 @@ import csv
 import hashlib
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,7 +167,7 @@ def _corpus(run: Run, folder: Path, listing: str, config: Config, reporter: Repo
     write_json(plan, {"listing": listing})
     run.write_config(config, str(folder), None)
     scan = build_corpus(folder, run.corpus, config.corpus, config.seed, reporter)
-    _tell_scan(scan, reporter)
+    _tell_scan(scan, config.corpus.sample_rate, reporter)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     found = corpus.store.fingerprint()
     write_json(
@@ -195,11 +196,18 @@ def _corpus(run: Run, folder: Path, listing: str, config: Config, reporter: Repo
     return found
 
 
-def _tell_scan(scan: audio.Scan, reporter: Reporter) -> None:
-    """The scan report: one line of counts, one for each file that was left out."""
+def _tell_scan(scan: audio.Scan, sample_rate: int, reporter: Reporter) -> None:
+    """The scan report: counts, what will be changed in decoding, and one line for each file that was left out."""
     reporter.say(f"found   {len(scan.rows):6} files")
     reporter.say(f"usable  {len(scan.usable):6} files  {scan.seconds / 60:.1f} minutes")
     reporter.say(f"skipped {len(scan.skipped):6} files")
+    rates = Counter(row.sample_rate for row in scan.usable if row.sample_rate != sample_rate)
+    if rates:
+        told = ", ".join(f"{n} from {rate} Hz" for rate, n in rates.most_common(6)) + (", …" if len(rates) > 6 else "")
+        reporter.say(f"resampled to {sample_rate} Hz: {told}")
+    mixed = sum(row.channels > 1 for row in scan.usable)
+    if mixed:
+        reporter.say(f"mixed to mono: {mixed} files")
     width = max((len(row.path) for row in scan.skipped[:20]), default=0)
     for row in scan.skipped[:20]:
         reporter.say(f"  {row.path:{width}}  {row.reason}")
@@ -570,7 +578,7 @@ def generate(
     assert loaded.prior_folder is not None
     seed_waveform = None
     if seed_audio is not None:
-        seed_waveform, _ = audio.load(seed_audio, loaded.sample_rate)
+        seed_waveform = _load(seed_audio, loaded.sample_rate, reporter)
         if seed_seconds is not None:
             seed_waveform = seed_waveform[: units.seconds_to_samples(seed_seconds, loaded.sample_rate)]
     begun = time.perf_counter()
@@ -645,6 +653,15 @@ def generate(
     return result
 
 
+def _load(path: Path, sample_rate: int, reporter: Reporter) -> Waveform:
+    """A file at the model's rate; a change of rate is told."""
+    waveform, own_rate = audio.load(path)
+    if own_rate == sample_rate:
+        return waveform
+    reporter.say(f"{path.name}: resampled from {own_rate} to {sample_rate} Hz")
+    return audio.resample(waveform, own_rate, sample_rate)
+
+
 def _unused(folder: Path) -> Path:
     """The folder, or with a number after its name where an earlier call has taken it."""
     names = (folder.with_name(folder.name + suffix) for suffix in ("", *(f"-{k}" for k in range(2, 1000))))
@@ -689,7 +706,7 @@ def reconstruct(
     files, failed = [], []
     for i, ((path, _), target) in enumerate(zip(jobs, targets, strict=True)):
         try:
-            waveform, _ = audio.load(path, codec.sample_rate)
+            waveform = _load(path, codec.sample_rate, reporter)
         except AudioError as error:
             failed.append({"file": str(path), "reason": str(error)})
             reporter.warn(f"skipped {error}")

@@ -24,6 +24,8 @@ from actseq.runs import write_artifact
 from actseq.training import Interrupted, Outcome, resolve_device, step_seed, train
 
 STEPS = 24
+# Children of a server that has imported what is slow start at once.
+multiprocessing.set_forkserver_preload(["__main__", "actseq.pipeline", "actseq.training"])
 
 
 class Line(nn.Module):
@@ -166,7 +168,7 @@ def test_global_random_numbers_are_left_alone(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("at", [0, 4, 6, 13, 23])
+@pytest.mark.parametrize("at", [0, 6, 15])
 def test_a_crash_changes_nothing(uninterrupted: tuple[Outcome, Path], tmp_path: Path, at: int) -> None:
     with pytest.raises(RuntimeError, match="power cut"):
         run(tmp_path, Line(raising(at)))
@@ -177,7 +179,7 @@ def test_a_crash_changes_nothing(uninterrupted: tuple[Outcome, Path], tmp_path: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("at", [0, 7, 23])
+@pytest.mark.parametrize("at", [7, 23])
 def test_a_signal_saves_and_stops(
     uninterrupted: tuple[Outcome, Path], tmp_path: Path, at: int, number: signal.Signals
 ) -> None:

@@ -1,0 +1,594 @@
+"""Every command, as a user gives it: results, bad input, and being killed at any moment."""
+
+import functools
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile  # type: ignore[import-untyped, unused-ignore]
+from click.testing import CliRunner, Result
+
+from actseq.config import preset_names
+from actseq_cli.main import main
+
+RATE = 8000
+SMOKE = ["--preset", "smoke", "--threads", "1", "--device", "cpu"]
+USE = ["--threads", "1", "--device", "cpu"]
+# Children of a server that has imported what is slow start at once.
+multiprocessing.set_forkserver_preload(["__main__", "actseq.pipeline", "actseq.training", "actseq.build"])
+
+
+def call(*arguments: object) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def good(*arguments: object) -> Result:
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def read(*arguments: object) -> dict[str, Any]:
+    """The result of a command as JSON; nothing else may be on standard output."""
+    found = json.loads(good(*arguments, "--json").stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def bad(*arguments: object) -> str:
+    """The one line that says what is wrong."""
+    result = call(*arguments)
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, result.stderr
+    assert result.stderr.splitlines()[-1] == lines[0]
+    assert result.stdout == ""
+    return lines[0]
+
+
+def wrong_usage(*arguments: object) -> str:
+    result = call(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result.stderr
+
+
+def sound(path: str | Path) -> np.ndarray:
+    waveform, rate = soundfile.read(path, dtype="float32")
+    assert rate == RATE
+    assert np.isfinite(waveform).all()
+    return np.asarray(waveform)
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to work in, with `sounds/`, and a finished run `made`."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("workplace")
+    before, threads = Path.cwd(), torch.get_num_threads()
+    os.chdir(folder)
+    good("drumkit", "sounds", "--n-per-kind", 10, "--sample-rate", RATE)
+    good("run", "sounds", *SMOKE, "--run", "made")
+    yield folder
+    os.chdir(before)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def here(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the workplace that a test may spoil."""
+    shutil.copytree(workplace / "runs" / "made", tmp_path / "runs" / "made")
+    (tmp_path / "sounds").symlink_to(workplace / "sounds")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def products(run: Path) -> dict[str, bytes]:
+    """Everything of a run that has to be the same in every way of getting there."""
+    wanted = ("model.safetensors", "model.json", "manifest.jsonl", "metrics.csv", "scan.csv", "latents.json")
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and (path.name in wanted or path.name.startswith("shard-"))
+    }
+
+
+# -- what commands give -------------------------------------------------------------------------------------------------
+
+
+def test_help_describes_every_command() -> None:
+    shown = good("--help").stdout
+    for name, command in main.commands.items():
+        assert name in shown
+        assert command.help
+        assert good(name, "--help").stdout.startswith("Usage:")
+    assert good("--version").stdout.strip().endswith("0.1.0") or "version" in good("--version").stdout
+
+
+def test_presets_and_doctor() -> None:
+    assert set(read("presets")) == set(preset_names())
+    result = call("doctor", "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == (1 if found["problems"] else 0)
+    assert {"versions", "devices", "audio", "problems"} <= set(found)
+
+
+def test_a_run_is_skipped_when_it_is_done(workplace: Path) -> None:
+    run = workplace / "runs" / "made"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
+    result = good("run", "sounds", *SMOKE, "--run", "made", "--json")
+    for what in ("corpus: already", "autoencoder: already", "latents: already", "prior: already"):
+        assert what in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    found = json.loads(result.stdout)
+    assert set(found) == {"run", "autoencoder", "latents", "prior"}
+    assert found["latents"]["n_sequences"] == 50
+    assert found["prior"]["labels"] == ["clap", "hat", "kick", "snare", "tom"]
+
+
+def test_stages_one_by_one_give_the_same_run(workplace: Path) -> None:
+    ae = read("train-ae", "sounds", *SMOKE, "--run", "staged")
+    latents = read("extract-latents", "staged", *USE)
+    prior = read("train-prior", "staged", *USE)
+    assert (ae["total_steps"], prior["total_steps"], latents["latent_dim"]) == (20, 20, 4)
+    assert products(workplace / "runs" / "staged") == products(workplace / "runs" / "made")
+    second = read("train-prior", "staged", "--name", "gru", "--steps", 4, "--set", "prior.network.kind=gru", *USE)
+    assert second["fingerprint"] != prior["fingerprint"]
+    assert set(read("info", "staged")["priors"]) == {"default", "gru"}
+    again = read("generate", "staged", "--prior", "gru", "--seconds", 0.2, "--out", "by-gru", *USE)
+    assert json.loads(Path(again["files"][0]).with_suffix(".json").read_text())["prior"] == "gru"
+
+
+def test_another_seed_is_another_run(workplace: Path) -> None:
+    read("train-ae", "sounds", *SMOKE, "--run", "seed-1", "--seed", 1, "--steps", 2)
+    one, other = (products(workplace / "runs" / name) for name in ("seed-1", "made"))
+    assert one["autoencoder/model.safetensors"] != other["autoencoder/model.safetensors"]
+    assert one["corpus/shard-00000.safetensors"] == other["corpus/shard-00000.safetensors"]
+
+
+def test_generate_is_reproducible_and_says_how(workplace: Path) -> None:
+    found = read("generate", "made", "--n", 3, "--seconds", 0.5, "--label", "kick", "--seed", 5, "--out", "a", *USE)
+    again = read("generate", "made", "--n", 3, "--seconds", 0.5, "--label", "kick", "--seed", 5, "--out", "b", *USE)
+    other = read("generate", "made", "--n", 3, "--seconds", 0.5, "--label", "kick", "--seed", 6, "--out", "c", *USE)
+    assert found["files"] == ["a/000.wav", "a/001.wav", "a/002.wav"]
+    for one, two, three in zip(found["files"], again["files"], other["files"], strict=True):
+        assert Path(one).read_bytes() == Path(two).read_bytes()
+        assert Path(one).read_bytes() != Path(three).read_bytes()
+        assert len(sound(one)) == 4000
+    assert Path("a/000.wav").read_bytes() != Path("a/001.wav").read_bytes()
+    beside = json.loads(Path("a/001.json").read_text())
+    assert (beside["index"], beside["of"], beside["run"], beside["prior"]) == (1, 3, "made", "default")
+    assert beside["settings"]["seed"] == 5
+    assert beside["settings"]["label"] == "kick"
+    assert beside["seconds"] == 0.5
+    info = read("info", "made")
+    assert beside["fingerprints"]["autoencoder"] == info["autoencoder"]["fingerprint"]
+    assert {"latent_frames", "stopped", "join_seconds", "gain"} <= set(beside)
+    label = read("generate", "made", "--n", 3, "--seconds", 0.5, "--label", "hat", "--seed", 5, "--out", "d", *USE)
+    assert Path(label["files"][0]).read_bytes() != Path("a/000.wav").read_bytes()
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.1234, 0.7])
+def test_seconds_are_exact(workplace: Path, seconds: float) -> None:
+    found = read("generate", "made", "--seconds", seconds, "--out", f"exact-{seconds}", *USE)
+    assert len(sound(found["files"][0])) == round(seconds * RATE)
+
+
+def test_until_stop_ends_or_says_that_it_did_not(workplace: Path) -> None:
+    options = ["--n", 6, "--until-stop", "--set", "generate.max_seconds=0.6"]
+    result = good("generate", "made", *options, "--out", "ended", "--json", *USE)
+    stopped = 0
+    for path in json.loads(result.stdout)["files"]:
+        beside = json.loads(Path(path).with_suffix(".json").read_text())
+        assert 0 < len(sound(path)) <= 0.6 * RATE + 128
+        stopped += beside["stopped"]
+    assert ("had not ended" in result.stderr) == (stopped < 6)
+
+
+def test_default_folder_and_compiled_file(workplace: Path) -> None:
+    found = read("generate", "made", "--n", 2, "--seconds", 0.25, "--compile", "row/all.wav", *USE)
+    assert found["folder"].startswith("runs/made/generated/")
+    assert found["folder"].endswith("-0")
+    first, second = (sound(path) for path in found["files"])
+    row = sound(found["compiled"])
+    np.testing.assert_array_equal(row, np.concatenate([first, np.zeros(2000, np.float32), second]))
+    again = read("generate", "made", "--n", 1, "--seconds", 0.25, "--label", "tom", *USE)
+    assert again["folder"] != found["folder"]
+    assert len(list(Path(found["folder"]).glob("*.wav"))) == 2
+
+
+@pytest.mark.parametrize("label", ["kick", "hat"])
+def test_seed_audio_is_continued(workplace: Path, label: str) -> None:
+    seed_file = f"sounds/{label}/{label}-001.wav"
+    seed = sound(seed_file)[:1600]
+    options = ["--seed-audio", seed_file, "--seed-seconds", 0.2, "--seconds", 0.3, *USE]
+    found = read("generate", "made", *options, "--n", 2, "--out", f"with-{label}")
+    for path in found["files"]:
+        made = sound(path)
+        assert len(made) == 1600 + 2400
+        untouched = 1600 - round(0.02 * RATE)
+        np.testing.assert_array_equal(made[:untouched], seed[:untouched])
+        beside = json.loads(Path(path).with_suffix(".json").read_text())
+        assert beside["join_seconds"] == pytest.approx(0.2)
+        assert beside["settings"]["seed_audio"] == seed_file
+    assert not np.array_equal(*(sound(path) for path in found["files"]))
+    new = read("generate", "made", *options, "--without-seed", "--out", f"without-{label}")
+    assert len(sound(new["files"][0])) == 2400
+
+
+def test_a_seed_that_has_ended_gives_no_error(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actseq.priors.base import SequencePrior
+
+    monkeypatch.setattr(SequencePrior, "sample", lambda self, request: iter(()))
+    seed = ["--seed-audio", "sounds/kick/kick-001.wav", "--seed-seconds", 0.256, "--until-stop"]
+    assert len(sound(read("generate", "made", *seed, "--out", "ended-with", *USE)["files"][0])) == 2048
+    call_result = call("generate", "made", *seed, "--without-seed", "--out", "ended-without", *USE)
+    assert call_result.exit_code in (0, 1)
+    if call_result.exit_code == 1:
+        assert "ended" in call_result.stderr, "the user cannot know why there are no samples"
+
+
+def test_reconstruct_keeps_names_and_lengths(workplace: Path) -> None:
+    soundfile.write("foreign.flac", 0.2 * np.sin(np.arange(4410) / 10), 22050)
+    found = read("reconstruct", "made", "sounds/hat", "foreign.flac", "--out", "again", *USE)
+    names = sorted(path.name for path in Path("sounds/hat").iterdir())
+    assert sorted(Path(path).name for path in found["files"]) == sorted([*names, "foreign.wav"])
+    for name in names:
+        before, after = sound(f"sounds/hat/{name}"), sound(f"again/{name}")
+        assert len(before) == len(after)
+        assert 0 < np.abs(after).max() < 4 * np.abs(before).max()
+    assert len(sound("again/foreign.wav")) == 1600
+    whole = read("reconstruct", "made", "sounds", "--out", "tree", *USE)
+    assert len(whole["files"]) == 50
+    assert Path("tree/kick/kick-000.wav").is_file()
+
+
+def test_sources_are_never_overwritten(here: Path) -> None:
+    shutil.copytree("sounds/hat", "own")
+    before = {path.name: path.read_bytes() for path in Path("own").iterdir()}
+    call("reconstruct", "made", "own", "--out", "own", *USE)
+    assert {path.name: path.read_bytes() for path in Path("own").iterdir()} == before
+
+
+def test_evaluate_report_info_verify(workplace: Path) -> None:
+    quick = ["--set", "vocoder.n_iter=1", "--set", "generate.max_seconds=0.2", *USE]
+    found = read("evaluate", "made", *quick)
+    assert {"reconstructed", "copy synthesis", "rate"} <= set(found["fidelity"])
+    assert found["fidelity"]["reconstructed"]["mel_l1_db"]["n"] == 5
+    assert {"prior", "gaussian"} <= set(found["bits_per_dim"])
+    assert json.loads(Path("runs/made/evaluation.json").read_text())["fidelity"] == found["fidelity"]
+    made = read("report", "made", "--n", 1, *quick)
+    for path in (made["sheet"], made["compiled"], *made["curves"]):
+        assert Path(path).stat().st_size > 1000
+    info = read("info", "made")
+    assert (info["preset"], info["source"], info["seed"]) == ("smoke", "sounds", 0)
+    assert info["corpus"]["clips"] == {"train": 40, "validation": 5, "test": 5}
+    assert info["autoencoder"]["total_steps"] == 20
+    assert len(read("verify", "made")["checked"]) >= 4
+    for command in ("info", "verify", "presets"):
+        assert good(command, *(["made"] if command != "presets" else [])).stdout
+
+
+# -- bad input ----------------------------------------------------------------------------------------------------------
+
+
+def test_bad_folders(here: Path) -> None:
+    Path("empty").mkdir()
+    Path("texts").mkdir()
+    Path("texts/a.txt").write_text("no sound")
+    Path("sound.wav").write_bytes(b"RIFF")
+    for folder, expected in (
+        ("soundz", "did you mean"),
+        ("empty", "no files at all"),
+        ("texts", "1 × .txt"),
+        ("sound.wav", "is a file"),
+    ):
+        assert expected in bad("train-ae", folder, *SMOKE, "--run", "new")
+        assert expected in bad("run", folder, *SMOKE, "--run", "new")
+        assert not (here / "runs" / "new" / "config.yaml").exists()
+
+
+def test_after_a_wrong_folder_the_right_one_works(here: Path) -> None:
+    Path("few").mkdir()
+    for i in range(3):
+        shutil.copy(f"sounds/kick/kick-00{i}.wav", f"few/{i}.wav")
+    Path("silent").mkdir()
+    soundfile.write("silent/a.wav", np.zeros(800), RATE)
+    bad("train-ae", "soundz", *SMOKE, "--run", "new", "--steps", 2)
+    assert "silent" in bad("train-ae", "silent", *SMOKE, "--run", "new", "--steps", 2)
+    good("train-ae", "few", *SMOKE, "--run", "new", "--steps", 2)
+    assert read("info", "new")["source"] == "few"
+
+
+def test_a_lock_file_alone_is_no_foreign_folder(here: Path) -> None:
+    # What is left when a process is killed right after it has taken its lock.
+    Path("runs/new").mkdir()
+    Path("runs/new/.lock").touch()
+    shutil.copytree("sounds/kick", "few")
+    good("train-ae", "few", *SMOKE, "--run", "new", "--steps", 2)
+
+
+def test_broken_files_among_good_ones(here: Path) -> None:
+    shutil.copytree("sounds/kick", "mixed/kick")
+    content = Path("mixed/kick/kick-000.wav").read_bytes()
+    Path("mixed/kick/cut.wav").write_bytes(content[: len(content) // 2])
+    Path("mixed/noise.flac").write_bytes(bytes(range(256)))
+    Path("mixed/gone.wav").symlink_to("nowhere.wav")
+    result = good("train-ae", "mixed", *SMOKE, "--run", "mixed", "--steps", 2)
+    for name in ("kick/cut.wav", "noise.flac", "gone.wav"):
+        assert f"skipped {name}" in result.stderr
+        assert name in Path("runs/mixed/corpus/scan.csv").read_text()
+    assert "warning: 23.1% of the files were skipped" in result.stderr
+    assert read("info", "mixed")["corpus"]["skipped"] == 3
+
+
+def test_names_that_are_no_utf8(here: Path) -> None:
+    shutil.copytree("sounds/kick", "names")
+    try:
+        os.rename(b"names/kick-000.wav", b"names/caf\xe9.wav")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    os.rename("names/kick-001.wav", "names/ünï ¿#'\".wav")
+    good("train-ae", "names", *SMOKE, "--run", "names", "--steps", 2)
+    assert len(read("extract-latents", "names", *USE)["inputs"]) == 3
+    assert len(read("reconstruct", "names", "names", "--out", "named", *USE)["files"]) == 10
+
+
+def test_real_broken_files_are_named(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = good("train-ae", data_dir / "broken", *SMOKE, "--run", "broken", "--steps", 1)
+    found = read("info", "broken")["corpus"]
+    assert found["skipped"] > 0.01 * found["found"]
+    assert result.stderr.count("  skipped ") == min(20, found["skipped"])
+    assert "of the files were skipped" in result.stderr
+    assert "all_zero" in result.stderr
+
+
+def test_folder_that_changed(here: Path) -> None:
+    shutil.copytree("sounds/kick", "changing")
+    good("train-ae", "changing", *SMOKE, "--run", "changing", "--steps", 2)
+    shutil.copy("sounds/hat/hat-000.wav", "changing/new.wav")
+    assert "is not what run changing was made from" in bad(
+        "train-ae", "changing", *SMOKE, "--run", "changing", "--steps", 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train-ae", "sounds", "--preset", "smoek"], "did you mean 'smoke'"),
+        (["train-ae", "sounds", "--preset", "gone.yaml"], "no configuration at gone.yaml"),
+        (["train-ae", "sounds", *SMOKE, "--set", "train_ae.stpes=3"], "did you mean 'steps'"),
+        (["train-ae", "sounds", *SMOKE, "--set", "corpus.sample_rate=x"], "'corpus.sample_rate' is 'x'"),
+        (["train-ae", "sounds", *SMOKE, "--run", "made", "--steps", 3], "train_ae.steps (20 → 3)"),
+        (["train-ae", "sounds", *SMOKE, "--run", "made", "--seed", 3], "seed (0 → 3)"),
+        (["train-ae", "sounds", "--preset", "smoke", "--device", "tpu", "--run", "new"], "device 'tpu'"),
+        (["run", "sounds", *SMOKE, "--run", "made", "--set", "prior.condition_dim=9"], "prior.condition_dim (8 → 9)"),
+        (["train-ae", "sounds", *SMOKE, "--run", "sounds/kick"], "exists and is no run"),
+        (["train-ae", "sounds", *SMOKE, "--run", "sounds/kick/kick-000.wav"], "kick-000.wav"),
+        (["extract-latents", "mdae"], "did you mean 'made'"),
+        (["extract-latents", "made", "--set", "train_ae.steps=3"], "extract-latents cannot set 'train_ae'"),
+        (["extract-latents", "made", "--set", "latents.dtype=float16"], "latents.dtype (float32 → float16)"),
+        (["train-prior", "made", "--steps", 3], "train_prior.steps (20 → 3)"),
+        (["train-prior", "made", "--name", "a/b"], "a/b"),
+        (["train-prior", "made", "--name", ".."], ".."),
+        (["generate", "made", "--label", "snair"], "did you mean 'snare'"),
+        (["generate", "made", "--prior", "defautl"], "did you mean 'default'"),
+        (["generate", "made", "--seconds", 1, "--until-stop"], "exclude each other"),
+        (["generate", "made", "--seed-audio", "gone.wav"], "gone.wav"),
+        (["generate", "made", "--seconds", 0.1, "--out", "sounds/kick/kick-000.wav"], "kick-000.wav"),
+        (["generate", "made", "--seconds", 0.1, "--out", "x", "--compile", "all.xyz"], "all.xyz"),
+        (["reconstruct", "made", "gone.wav", "--out", "x"], "no file or folder gone.wav"),
+        (["reconstruct", "made", "sounds/kick/kick-000.wav", "sounds/kick", "--out", "x"], "several inputs"),
+        (["info", "./sounds"], "no config.yaml"),
+        (["verify", "nothing"], "no run at runs/nothing"),
+        (["evaluate", "model.ckpt"], "pickles are not read"),
+    ],
+)
+def test_one_line_says_what_is_wrong(workplace: Path, arguments: list[Any], expected: str) -> None:
+    Path("model.ckpt").write_bytes(pickle.dumps({}))
+    before = products(workplace / "runs" / "made")
+    assert expected in bad(*arguments)
+    assert products(workplace / "runs" / "made") == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["genrate", "made"], "did you mean 'generate'"),
+        ([], "Usage"),
+        (["train-ae", "sounds"], "--preset"),
+        (["train-ae", "sounds", *SMOKE, "--steps", 3, "--minutes", 1], "exclude each other"),
+        (["train-ae", "sounds", *SMOKE, "--steps", 0], "--steps"),
+        (["generate", "made", "--n", 0], "--n"),
+        (["generate", "made", "--seconds", -1], "--seconds"),
+        (["generate", "made", "--frobnicate"], "--frobnicate"),
+        (["reconstruct", "made", "--out", "x"], "PATH"),
+        (["extract-latents", "made", "--seed", 1], "--seed"),
+    ],
+)
+def test_wrong_usage(workplace: Path, arguments: list[Any], expected: str) -> None:
+    assert expected in wrong_usage(*arguments)
+
+
+def test_a_stage_asks_for_the_one_before(here: Path) -> None:
+    shutil.rmtree("runs/made/priors")
+    assert "train-prior made first" in bad("generate", "made")
+    shutil.rmtree("runs/made/latents")
+    assert "extract-latents made first" in bad("train-prior", "made")
+    shutil.rmtree("runs/made/autoencoder")
+    assert "train-ae" in bad("extract-latents", "made")
+
+
+def test_damage_is_found(here: Path) -> None:
+    weights = Path("runs/made/autoencoder/model.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    for command in (["generate", "made"], ["verify", "made"], ["extract-latents", "made"]):
+        assert "model.safetensors is cut short" in bad(*command)
+    weights.write_bytes(pickle.dumps({"w": 1}))
+    assert "is a pickle" in bad("generate", "made")
+    weights.write_bytes(whole)
+    shard = Path("runs/made/latents/shard-00000.safetensors")
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 4
+    shard.write_bytes(content)
+    assert "content has changed" in bad("verify", "made")
+    shard.unlink()
+    assert "shard-00000.safetensors is missing" in bad("verify", "made")
+    assert "shard-00000.safetensors is missing" in bad("train-prior", "made", "--name", "other")
+
+
+def test_a_damaged_checkpoint_is_named(here: Path) -> None:
+    Path("runs/made/priors/default/model.json").unlink()
+    state = next(Path("runs/made/priors/default/checkpoints").glob("step-*/state.safetensors"))
+    state.write_bytes(state.read_bytes()[:-50])
+    assert "state.safetensors is cut short" in bad("train-prior", "made", *USE)
+
+
+def test_a_prior_of_another_run_is_refused(here: Path) -> None:
+    good("train-ae", "sounds", *SMOKE, "--run", "other", "--seed", 1, "--steps", 2)
+    shutil.copytree("runs/made/priors", "runs/other/priors")
+    assert "another autoencoder" in bad("generate", "other")
+    shutil.copytree("runs/made/latents", "runs/other/latents")
+    assert "autoencoder" in bad("train-prior", "other", "--name", "new")
+    assert "autoencoder" in bad("extract-latents", "other")
+
+
+# -- being stopped ------------------------------------------------------------------------------------------------------
+
+
+def _command(arguments: list[str], folder: Path, number: int, at: int | None) -> None:
+    """A command in its own process; signal `number` arrives as it syncs a file for the `at`-th time."""
+    import actseq.corpus
+    import actseq.pipeline
+    from actseq.store import group_shards
+
+    os.chdir(folder)
+    small = functools.partial(group_shards, max_items=7)
+    actseq.corpus.group_shards = actseq.pipeline.group_shards = small  # type: ignore[assignment]
+    counted, sync = [0], os.fsync
+
+    def counting(descriptor: int) -> None:
+        counted[0] += 1
+        if counted[0] == at:
+            os.kill(os.getpid(), number)
+        sync(descriptor)
+
+    os.fsync = counting
+    main([*arguments, "--threads", "1", "--device", "cpu"], prog_name="actseq")
+
+
+def process(folder: Path, *arguments: str, number: int = signal.SIGKILL, at: int | None = None) -> int:
+    child = multiprocessing.get_context("forkserver").Process(
+        target=_command, args=(list(arguments), folder, int(number), at)
+    )
+    child.start()
+    child.join(180)
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+RUN = ("run", "sounds", "--preset", "smoke", "--run", "r")
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, workplace: Path) -> Path:
+    """A folder with a run `r` that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("reference")
+    (folder / "sounds").symlink_to(workplace / "sounds")
+    assert process(folder, *RUN) == 0
+    assert len(list((folder / "runs/r/corpus").glob("shard-*"))) == 8
+    return folder
+
+
+def test_killed_at_any_write_the_same_command_ends_with_the_same_bytes(reference: Path, tmp_path: Path) -> None:
+    (tmp_path / "sounds").symlink_to((reference / "sounds").resolve())
+    codes = []
+    for at in (1, 2, 3, 4, 9, 17, 26, 33, 2, 5, 12, 20, 24):
+        codes.append(process(tmp_path, *RUN, at=at))
+    assert -signal.SIGKILL in codes
+    assert set(codes) <= {-signal.SIGKILL, 0}
+    stages = [name for name in ("corpus", "autoencoder") if (tmp_path / "runs/r" / name).is_dir()]
+    assert stages == ["corpus", "autoencoder"]
+    assert process(tmp_path, *RUN) == 0
+    assert products(tmp_path / "runs/r") == products(reference / "runs/r")
+    for folder in (reference, tmp_path):
+        assert process(folder, "generate", "r", "--n", "2", "--seconds", "0.3", "--out", "new") == 0
+    for name in ("000.wav", "001.wav"):
+        assert (tmp_path / "new" / name).read_bytes() == (reference / "new" / name).read_bytes()
+
+
+def test_later_stages_killed_at_any_write(reference: Path, tmp_path: Path) -> None:
+    shutil.copytree(reference / "runs", tmp_path / "runs")
+    run = tmp_path / "runs/r"
+    shutil.rmtree(run / "latents")
+    shutil.rmtree(run / "priors")
+    for command, kills in (("extract-latents", (1, 4, 7)), ("train-prior", (2, 14, 20))):
+        for at in kills:
+            assert process(tmp_path, command, "r", at=at) == -signal.SIGKILL
+        assert process(tmp_path, command, "r") == 0
+    assert products(run) == products(reference / "runs/r")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_stop_a_training_with_its_state_saved(
+    reference: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    shutil.copytree(reference / "runs", tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs/r/priors")
+    assert process(tmp_path, "train-prior", "r", number=number, at=6) == code
+    assert list((tmp_path / "runs/r/priors/default/checkpoints").glob("step-*"))
+    assert process(tmp_path, "train-prior", "r") == 0
+    assert products(tmp_path / "runs/r") == products(reference / "runs/r")
+
+
+def test_ctrl_c_before_the_training(reference: Path, tmp_path: Path) -> None:
+    (tmp_path / "sounds").symlink_to((reference / "sounds").resolve())
+    assert process(tmp_path, "train-ae", *RUN[1:], number=signal.SIGINT, at=6) == 130
+    assert process(tmp_path, "train-ae", *RUN[1:]) == 0
+    made = products(tmp_path / "runs/r")
+    assert made["autoencoder/model.safetensors"] == products(reference / "runs/r")["autoencoder/model.safetensors"]
+
+
+# -- imports ------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_heavy_is_imported_for_help() -> None:
+    program = """
+import sys
+import actseq
+from actseq_cli.main import main
+for arguments in (["--help"], ["train-ae", "--help"], ["presets"], ["--version"], ["genrate"]):
+    try:
+        main(arguments)
+    except SystemExit:
+        pass
+heavy = {"torch", "numpy", "librosa", "scipy", "soundfile", "matplotlib", "numba", "lightning_fabric", "torchaudio"}
+print("heavy:", sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+def test_the_installed_program() -> None:
+    program = Path(sys.executable).parent / "actseq"
+    done = subprocess.run([program, "info", "no-such-run"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no run at runs/no-such-run")
+    assert done.stderr.count("\n") == 1
