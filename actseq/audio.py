@@ -164,7 +164,7 @@ def find(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def load(path: Path, sample_rate: int | None = None) -> tuple[Float32[np.ndarray, " samples"], int]:
+def load(path: str | Path, sample_rate: int | None = None) -> tuple[Float32[np.ndarray, " samples"], int]:
     """Decode a file to mono, the mean of its channels.
 
     Args:
@@ -322,7 +322,7 @@ def write(
     try:
         with (
             _replacing(path) as partial_path,
-            soundfile.SoundFile(partial_path, "w", sample_rate, channels, subtype, format=kind) as file,
+            soundfile.SoundFile(os.fsencode(partial_path), "w", sample_rate, channels, subtype, format=kind) as file,
         ):
             for piece in pieces:
                 scaled = piece * gain

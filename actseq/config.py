@@ -238,11 +238,13 @@ def _read_with_includes(preset: str, seen: tuple[str, ...] = ()) -> dict[str, An
         raise ConfigError(f"preset '{preset}' includes itself: {' → '.join((*seen, preset))}")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds a {type(tree).__name__}", "a mapping of sections")
     base = tree.pop("include", None)
+    if base is not None and not isinstance(base, str):
+        raise ConfigError(f"'include' in {path} is {base!r}", "the name of one other preset")
     if base is not None:
         beside = path.parent / f"{base}.yaml"
         tree = _merge(_read_with_includes(str(beside) if beside.is_file() else base, (*seen, preset)), tree)
@@ -289,5 +291,6 @@ def _set(tree: dict[str, Any], text: str) -> None:
     # One budget replaces the other: nobody who asks for steps also wants the preset's minutes.
     if parts[-1] in ("steps", "minutes") and isinstance(node, Mapping) and value is not None:
         other = "minutes" if parts[-1] == "steps" else "steps"
-        node[other] = None  # type: ignore[index]
+        if other in node:
+            node[other] = None  # type: ignore[index]
     tree.update(_merge(tree, change))

@@ -62,7 +62,9 @@ def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: i
     clips: list[Clip] = []
     for label in sorted(by_label):
         members = sorted(by_label[label], key=lambda row: row.path)
-        order = np.random.default_rng([seed, len(members), *label.encode()]).permutation(len(members))
+        order = np.random.default_rng([seed, len(members), *label.encode("utf-8", "surrogateescape")]).permutation(
+            len(members)
+        )
         if len(members) >= FEW_FILES:
             n_validation = max(1, round(config.validation * len(members)))
             n_test = max(1, round(config.test * len(members)))
@@ -162,7 +164,7 @@ def _decode(
         first, _ = audio.trim_bounds(waveform)
         waveform, start = waveform[first:], start + first
     # A full scale above 1 keeps what resampling or a float file has beyond it: nothing is clipped.
-    scale = max(1.0, peak * 32768 / 32767)
+    scale = max(1.0, float(-waveform.min(initial=0.0)), float(waveform.max(initial=0.0)) * 32768 / 32767)
     samples: NDArray[np.generic] = (
         np.clip(np.round(waveform / scale * 32768), -32768, 32767).astype(np.int16)
         if config.dtype == "int16"

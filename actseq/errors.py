@@ -34,3 +34,14 @@ class ArtifactError(ActseqError):
 
 class TrainingError(ActseqError):
     """A training that cannot go on."""
+
+
+def require(at_least: float, **values: float | None) -> None:
+    """Refuse values under a bound, by name; None stands for a default and passes.
+
+    Raises:
+        ValueError: the first that is too small.
+    """
+    for name, value in values.items():
+        if value is not None and not value >= at_least:
+            raise ValueError(f"{name} is {value}, expected at least {at_least:g}")

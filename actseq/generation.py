@@ -190,7 +190,10 @@ def generate(
         prompt = torch.from_numpy(encoded).to(codec.device).expand(n, -1, -1)
     request = Request(
         n=n,
-        max_frames=units.seconds_to_frames(max_seconds if seconds is None else seconds, rate),
+        # A join may shift what is new by a little: there must be enough to fill the asked length.
+        max_frames=units.seconds_to_frames(
+            max_seconds if seconds is None else seconds + (0.0 if seed_audio is None else ALIGN_SECONDS), rate
+        ),
         until_stop=seconds is None,
         condition=condition,
         prompt=prompt,
@@ -242,8 +245,6 @@ def _finish(
 ) -> Generated:
     rate = codec.sample_rate
     start = 0 if seed_audio is None else len(seed_audio.waveform)
-    if seconds is not None:
-        waveform = waveform[: start + units.seconds_to_samples(seconds, rate)]
     join = None
     if seed_audio is not None:
         waveform = waveform / np.float32(seed_audio.gain)
@@ -251,6 +252,9 @@ def _finish(
             waveform, join = splice(seed_audio.waveform, waveform, rate), start
         else:
             waveform = waveform[start:]
+            start = 0
+    if seconds is not None:
+        waveform = waveform[: start + units.seconds_to_samples(seconds, rate)]
     if not ended and len(waveform):
         n = min(len(waveform), units.seconds_to_samples(END_FADE_SECONDS, rate))
         waveform = waveform.copy()

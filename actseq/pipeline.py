@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 import shutil
 import time
 from collections import Counter
@@ -93,7 +94,7 @@ def _train_ae(
     config = build.complete(config)
     build.build_autoencoder(config, build.build_representation(config))
     resolved = resolve_device(device)
-    listing = _listing(folder)
+    listing = _listing(folder, config.corpus.labels)
     made = Run.locate(run or default_run(folder, config.preset))
     sections = {name: config.model_dump(mode="json")[name] for name in configuration.STAGE_SECTIONS["train-ae"]}
     if (made.path / "config.yaml").is_file():
@@ -104,7 +105,7 @@ def _train_ae(
             f"run {made.name}",
             "name another with --run, or delete it",
         )
-    elif made.path.exists() and any(made.path.iterdir()):
+    elif made.path.exists() and (not made.path.is_dir() or any(made.path.glob("[!.]*"))):
         raise ConfigError(f"{made.path} exists and is no run", action="name another with --run")
     use_threads(threads)
     with made.lock(made.path):
@@ -131,21 +132,35 @@ def _ae_result(run: Run, meta: Mapping[str, Any]) -> Result:
     }
 
 
-def _listing(folder: Path) -> str:
-    """Hash of what lies in a folder, without reading it: names, sizes, times."""
-    return content_hash(
-        [[str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns] for path in audio.find(folder)]
-    )
+def _listing(folder: Path, labels: Path | None) -> str:
+    """Hash of what lies in a folder, without reading the sound: names, sizes, times; and of the table of labels."""
+    rows: list[Any] = [_digest(labels) if labels else None]
+    for path in audio.find(folder):
+        # A link that leads nowhere is found too; the scan will say so.
+        stat = path.stat() if path.exists() else path.lstat()
+        rows.append([str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns])
+    return content_hash(rows)
 
 
-def _same_content(folder: Path, scan_csv: Path) -> bool:
+def _digest(path: Path) -> str:
+    """Hash of a file's bytes; empty where it cannot be read, as in a scan."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _same_content(folder: Path, labels: Path | None, scan_csv: Path) -> bool:
     """Whether a folder holds the very files that a scan saw: copies and touched files do, whatever their dates."""
+    given = audio.read_labels(labels) if labels else {}
     with scan_csv.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        seen = {row["path"]: row["sha256"] for row in csv.DictReader(file)}
+        rows = list(csv.DictReader(file))
+    seen = {row["path"]: row["sha256"] for row in rows}
+    if labels and any(given.get(row["path"], row["label"]) != row["label"] for row in rows):
+        return False
     found = {path.relative_to(folder).as_posix(): path for path in audio.find(folder)}
-    return found.keys() == seen.keys() and all(
-        hashlib.file_digest(path.open("rb"), "sha256").hexdigest() == seen[name] for name, path in found.items()
-    )
+    return found.keys() == seen.keys() and all(_digest(path) == seen[name] for name, path in found.items())
 
 
 def _corpus(run: Run, folder: Path, listing: str, config: Config, reporter: Reporter) -> str:
@@ -153,7 +168,7 @@ def _corpus(run: Run, folder: Path, listing: str, config: Config, reporter: Repo
     marker = run.corpus / "corpus.json"
     if marker.is_file():
         meta = read_json(marker)
-        if meta["listing"] != listing and not _same_content(folder, run.corpus / "scan.csv"):
+        if meta["listing"] != listing and not _same_content(folder, config.corpus.labels, run.corpus / "scan.csv"):
             raise ArtifactError(
                 f"{folder} is not what run {run.name} was made from (files were added, removed or changed)",
                 action="name another run with --run",
@@ -163,9 +178,9 @@ def _corpus(run: Run, folder: Path, listing: str, config: Config, reporter: Repo
     plan = run.corpus / "plan.json"
     if plan.is_file() and read_json(plan)["listing"] != listing:
         shutil.rmtree(run.corpus)
-    run.corpus.mkdir(parents=True, exist_ok=True)
-    write_json(plan, {"listing": listing})
+    # First of all, so that a run killed at any time after is known as one.
     run.write_config(config, str(folder), None)
+    write_json(plan, {"listing": listing})
     scan = build_corpus(folder, run.corpus, config.corpus, config.seed, reporter)
     _tell_scan(scan, config.corpus.sample_rate, reporter)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
@@ -420,6 +435,8 @@ def train_prior(
     from actseq.training import resolve_device, train
 
     reporter = reporter or Silent()
+    if not re.fullmatch(r"\w[\w .-]*", name):
+        raise ConfigError(f"'{name}' is no name for a prior", "letters, digits, '-', '_' and '.'")
     opened = Run.open(run)
     meta_ae = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
     config = stage_config(configuration.parse(Config, meta_ae["config"]), overrides, "train-prior")
@@ -670,7 +687,12 @@ def _unused(folder: Path) -> Path:
 
 def _write(path: Path, waveform: Waveform, sample_rate: int, reporter: Reporter) -> float:
     """Write a wav; a gain that was needed against clipping is told."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AudioError(
+            f"the folder {path.parent} cannot be made ({error.strerror})", action="name another with --out"
+        ) from None
     gain = audio.write(path, waveform, sample_rate)
     if gain != 1.0:
         reporter.warn(f"{path.name} was turned down by {-20 * np.log10(gain):.1f} dB so as not to clip")
@@ -697,6 +719,11 @@ def reconstruct(
     loaded = LoadedRun(opened, codec, config, found, None, None)
     jobs = [(path, relative) for given in paths for path, relative in _inputs(given)]
     targets = [out / relative.with_suffix(".wav") for _, relative in jobs]
+    for (path, _), target in zip(jobs, targets, strict=True):
+        if target.resolve() == path.resolve():
+            raise ConfigError(
+                f"{path} would be overwritten by its own reconstruction", action="give another folder with --out"
+            )
     twice = sorted({str(target) for target in targets if targets.count(target) > 1})
     if twice:
         raise ConfigError(

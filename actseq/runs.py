@@ -32,7 +32,7 @@ RUNS = Path("runs")
 
 def canonical(value: Any) -> bytes:
     """JSON with sorted keys: what hashes are taken of."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()
+    return json.dumps(value, sort_keys=True, default=str).encode()
 
 
 def content_hash(value: Any) -> str:
@@ -42,7 +42,7 @@ def content_hash(value: Any) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Readable JSON, written whole or not at all."""
-    write_file(path, (json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n").encode())
+    write_file(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

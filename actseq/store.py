@@ -62,6 +62,11 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.safetensors"
 
 
+def tensor_name(key: str) -> str:
+    """Name of a sequence in its shard: its key, but for bytes of a file name that are not UTF-8."""
+    return key.encode("utf-8", "backslashreplace").decode()
+
+
 def digest(array: Array) -> str:
     """Content hash of an array."""
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
@@ -109,7 +114,7 @@ class StoreWriter:
         """Write and commit one shard of (key, sequence, further record keys)."""
         from safetensors.numpy import save
 
-        tensors = {key: np.ascontiguousarray(array) for key, array, _ in items}
+        tensors = {tensor_name(key): np.ascontiguousarray(array) for key, array, _ in items}
         if len(tensors) != len(items):
             raise ArtifactError(f"shard {shard} was given two sequences of the same key", "unique keys")
         write_file(shard_path(self.folder, shard), save(tensors))
@@ -125,7 +130,7 @@ class StoreWriter:
                 "sha256": digest(array),
                 **extra,
             }
-            lines.append(json.dumps(line, ensure_ascii=False))
+            lines.append(json.dumps(line))
         path = self.folder / MANIFEST
         path.touch()
         with _locked(path), path.open("ab") as file:
@@ -167,7 +172,10 @@ class SequenceStore:
     def read(self, index: int, start: int = 0, stop: int | None = None) -> Array:
         """Items `start` to `stop` of one sequence, copied out of the memory map."""
         record = self.records[index]
-        part = self._shard(record.shard).get_slice(record.key)[start : record.length if stop is None else stop]
+        stop = record.length if stop is None else min(stop, record.length)
+        if start >= stop:
+            return np.empty((0, *record.shape[1:]), record.dtype)
+        part = self._shard(record.shard).get_slice(tensor_name(record.key))[start:stop]
         return np.asarray(part)
 
     def _shard(self, shard: int) -> Any:

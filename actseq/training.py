@@ -447,7 +447,7 @@ def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
                 trainer.log("validation", held_out)
                 shown |= {f"held-out {key}": value for key, value in held_out.items()}
                 monitored = held_out[trainer.objective.monitor]
-                if trainer.best is None or monitored < trainer.best:
+                if math.isfinite(monitored) and (trainer.best is None or monitored < trainer.best):
                     trainer.best, trainer.best_step, trainer.best_figures = monitored, trainer.step, held_out
                     save_tensors(trainer.best_path(), trainer.average)
             trainer.save(total)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from actseq import units
 from actseq.autoencoders.base import frame_mask
+from actseq.errors import require
 from actseq.representations.base import Features
 
 KERNEL = 7
@@ -76,6 +77,8 @@ class Conv(nn.Module):
         stride: int = 2,
     ) -> None:
         super().__init__()
+        require(1, width=width, inner=inner, stride=stride)
+        require(0, blocks=blocks, latent_blocks=latent_blocks)
         default = SIZES[size]
         width, inner, blocks = width or default[0], inner or default[1], default[2] if blocks is None else blocks
         self.stride = stride
@@ -141,6 +144,7 @@ class Pca(nn.Module):
 
     def __init__(self, channels: int, latent_dim: int, out_dim: int, *, stride: int = 2) -> None:
         super().__init__()
+        require(1, stride=stride)
         if out_dim != latent_dim:
             raise ValueError("network pca makes a point code; use it with bottleneck plain")
         if latent_dim > channels * stride:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from actseq.errors import require
+
 LOG_DEVIATION_MIN, LOG_DEVIATION_MAX = -5.0, 2.0
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
@@ -56,6 +58,7 @@ class Mixture(nn.Module):
 
     def __init__(self, dims: int, *, n_components: int = 8) -> None:
         super().__init__()
+        require(1, n_components=n_components)
         self.dims, self.n_components = dims, n_components
         self.n_numbers = n_components * (1 + 2 * dims)
 

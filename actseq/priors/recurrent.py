@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from actseq.errors import require
+
 State = tuple[Tensor, ...]
 
 
@@ -22,6 +24,7 @@ class Lstm(nn.Module):
 
     def __init__(self, *, width: int = 256, layers: int = 2, dropout: float = 0.0) -> None:
         super().__init__()
+        require(1, width=width, layers=layers)
         self.input_dim = self.hidden_dim = width
         self.layers = layers
         self.drop = nn.Dropout(dropout)
@@ -57,6 +60,7 @@ class Gru(nn.Module):
 
     def __init__(self, *, width: int = 256, layers: int = 2, dropout: float = 0.0) -> None:
         super().__init__()
+        require(1, width=width, layers=layers)
         self.input_dim = self.hidden_dim = width
         self.layers = layers
         self.drop = nn.Dropout(dropout)

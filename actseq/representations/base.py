@@ -12,6 +12,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from actseq import units
+from actseq.errors import require
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Framing(nn.Module):
 
     def __init__(self, n_fft: int, hop_length: int) -> None:
         super().__init__()
+        require(2, n_fft=n_fft)
         if not 0 < hop_length <= n_fft // 2:
             raise ValueError(f"hop_length is {hop_length}, expected 1 to n_fft / 2 = {n_fft // 2}")
         self.n_fft, self.hop_length = n_fft, hop_length

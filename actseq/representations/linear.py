@@ -5,6 +5,7 @@ import math
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from actseq.errors import require
 from actseq.representations.base import Features, Framing
 
 
@@ -20,6 +21,7 @@ class Linear(nn.Module):
 
     def __init__(self, sample_rate: int, *, n_fft: int = 1024, hop_length: int = 256, floor: float = 1e-3) -> None:
         super().__init__()
+        require(1e-20, floor=floor)
         self.sample_rate, self.hop_length, self.channels, self.floor = sample_rate, hop_length, n_fft // 2 + 1, floor
         self.framing = Framing(n_fft, hop_length)
 

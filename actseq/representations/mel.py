@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from actseq.errors import require
 from actseq.representations.base import Features, Framing
 
 
@@ -41,6 +42,8 @@ class Mel(nn.Module):
         from librosa.filters import mel
 
         super().__init__()
+        require(1, n_mels=n_mels)
+        require(1e-20, floor=floor)
         self.sample_rate, self.hop_length, self.channels, self.floor = sample_rate, hop_length, n_mels, floor
         self.framing = Framing(n_fft, hop_length)
         with warnings.catch_warnings():

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actseq.errors import ConfigError
+from actseq.errors import ConfigError, require
 from actseq.representations.base import Features, Representation
 from actseq.vocoders.base import Stream, synthesise_streamed
 from actseq.vocoders.inversion import MagnitudeInversion
@@ -45,6 +45,8 @@ class GriffinLim(nn.Module):
         overlap_frames: int = 16,
     ) -> None:
         super().__init__()
+        require(1, n_iter=n_iter, block_frames=block_frames)
+        require(0, overlap_frames=overlap_frames, momentum=momentum)
         self.inversion = MagnitudeInversion(representation)
         framing = representation.framing  # type: ignore[attr-defined]
         self.n_fft, self.hop_length = framing.n_fft, framing.hop_length

@@ -89,7 +89,7 @@ preset_option = click.option("--preset", required=True, help="A name from `actse
 def show(result: Mapping[str, Any], json_output: bool, *lines: str) -> None:
     """The result: JSON for a program, or lines for a person."""
     if json_output:
-        click.echo(json.dumps(result, indent=2, ensure_ascii=False, default=str))
+        click.echo(json.dumps(result, indent=2, default=str))
     else:
         for line in lines:
             click.echo(line)

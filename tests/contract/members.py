@@ -31,7 +31,10 @@ BOTTLENECKS: dict[str, dict[str, Any]] = {"plain": {}, "variational": {}}
 REFUSED = {("pca", "variational"): "plain"}
 """Network and bottleneck that do not fit, and the member that the refusal must name."""
 VOCODERS: dict[str, dict[str, Any]] = {"griffin-lim": {"n_iter": 4, "block_frames": 16, "overlap_frames": 4}}
-PRIOR_NETWORKS: dict[str, dict[str, Any]] = {"lstm": {"width": 12, "layers": 2}, "gru": {"width": 12, "layers": 2}}
+PRIOR_NETWORKS: dict[str, dict[str, Any]] = {
+    "lstm": {"width": 12, "layers": 2, "dropout": 0.0},
+    "gru": {"width": 12, "layers": 2, "dropout": 0.0},
+}
 HEADS: dict[str, dict[str, Any]] = {"gaussian": {}, "mixture": {"n_components": 3}}
 
 

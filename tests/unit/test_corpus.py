@@ -17,7 +17,7 @@ from actseq.progress import Silent
 from actseq.store import StoreWriter
 
 RATE = 8000
-CONFIG = CorpusConfig(sample_rate=RATE, segment_seconds=0.25, level_dbfs=None)
+CONFIG = CorpusConfig.model_validate({"sample_rate": RATE, "segment_seconds": 0.25, "level_dbfs": None})
 
 
 def rows(label: str, n: int, seconds: float = 1.0) -> list[audio.ScanRow]:

@@ -193,10 +193,13 @@ def test_tensors_that_do_not_fit_are_refused(copied: Path, change: str, part: st
     else:
         tensors = {key.replace(f"{prefix}.", "else."): value for key, value in tensors.items()}
     write_artifact(folder, tensors, {key: value for key, value in meta.items() if key != "weights_sha256"})
-    if part != "autoencoder":
-        load = lambda: loading.load_prior(Run(copied), None, "cpu", meta["inputs"]["autoencoder"])  # noqa: E731
-    else:
-        load = lambda: loading.load_codec(Run(copied), "cpu", None)  # noqa: E731
+
+    def load() -> None:
+        if part == "autoencoder":
+            loading.load_codec(Run(copied), "cpu", None)
+        else:
+            loading.load_prior(Run(copied), None, "cpu", meta["inputs"]["autoencoder"])
+
     with pytest.raises(ArtifactError, match="do not fit their own") as caught:
         load()
     assert "\n" not in str(caught.value)

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from actseq.training import Interrupted, Outcome, resolve_device, step_seed, tra
 
 STEPS = 24
 # Children of a server that has imported what is slow start at once.
-multiprocessing.set_forkserver_preload(["__main__", "actseq.pipeline", "actseq.training"])
+multiprocessing.set_forkserver_preload(["__main__", "actseq.pipeline", "actseq.training", "lightning_fabric"])
 
 
 class Line(nn.Module):
@@ -57,7 +58,7 @@ class Line(nn.Module):
         self.weights.append({k: v.detach().clone() for k, v in self.model.state_dict().items()})
         self.progress.append(batch.progress)
         self.draws.append(float(torch.rand(())))
-        self.model.seen += 1
+        self.model.get_buffer("seen").add_(1)
         x, y = batch.data["x"], batch.data["y"]
         loss = (self.model(x + 0.1 * torch.randn_like(x)) - y).square().mean()
         size = (self.model[2](self.model[0](x).detach()) - y).abs().mean()
@@ -82,7 +83,7 @@ class Points:
 
 
 def settings(**changes: Any) -> TrainingConfig:
-    given = {
+    given: dict[str, Any] = {
         "objective": Member(kind="line"),
         "steps": STEPS,
         "batch_size": 16,
@@ -340,7 +341,7 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     free, held = Line(), Line()
     run(tmp_path / "free", free, clip_norm=1e9)
     run(tmp_path / "held", held, clip_norm=1e-3)
-    assert not torch.equal(free.model[0].weight, held.model[0].weight)
+    assert not torch.equal(free.model[0].get_parameter("weight"), held.model[0].get_parameter("weight"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
@@ -388,7 +389,7 @@ def test_more_minutes_are_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def tick(step: int) -> None:
         clock[0] += 0.5
 
-    monkeypatch.setattr(training.time, "perf_counter", now)
+    monkeypatch.setattr(time, "perf_counter", now)
     for minutes, steps in ((1.0, 112), (2.0, 232)):
         # Three steps and then eight, each half a second; a validation takes no time.
         monkeypatch.setattr(training, "_run", lambda *_: None)
