@@ -290,9 +290,10 @@ def splice(original: Waveform, made: Waveform, sample_rate: int) -> Waveform:
 
 
 def compile_clips(waveforms: list[Waveform], sample_rate: int, gap_seconds: float = 0.25) -> Waveform:
-    """All clips in a row with silence between."""
+    """All clips in a row with silence between; one beyond full scale is turned down by itself, as in its own file."""
     gap = np.zeros(units.seconds_to_samples(gap_seconds, sample_rate), dtype=np.float32)
     parts: list[Any] = []
     for waveform in waveforms:
-        parts += [waveform, gap]
+        peak = float(np.abs(waveform).max(initial=0.0))
+        parts += [waveform * np.float32(1 / peak) if peak > 1 else waveform, gap]
     return np.concatenate(parts[:-1]) if parts else gap[:0]

@@ -65,9 +65,12 @@ def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed:
             made = loaded.generate(1, seconds=max(0.25, seconds), label=label, seed_audio=half, seed=own_seed)[0]
             rows["continued"].append(Panel(f"{name} + new", made, (seconds,)))
             _write(folder / "continued" / f"{name}.wav", made, rate)
-    sheet = contact_sheet(
-        folder / "contact-sheet.png", {k: v for k, v in rows.items() if v}, rate, title=loaded.run.name
-    )
+    # One long clip would shrink all the others: the axis ends where nine in ten do.
+    durations = [units.samples_to_seconds(len(panel.waveform), rate) for row in rows.values() for panel in row]
+    shown = max(0.1, float(np.percentile(durations, 90)))
+    title = loaded.run.name + (f", first {shown:.2g} s of each" if max(durations) > shown else "")
+    filled = {name: row for name, row in rows.items() if row}
+    sheet = contact_sheet(folder / "contact-sheet.png", filled, rate, title=title, seconds=shown)
     compiled = folder / "all.wav"
     _write(compiled, compile_clips([panel.waveform for row in rows.values() for panel in row], rate), rate)
     curves = []

@@ -340,7 +340,7 @@ def calibrate(trainer: _Trainer, minutes: float) -> int:
     validation = time.perf_counter() - start
     trainer.objective.load_state_dict(initial)  # type: ignore[attr-defined]
     left = 60 * minutes - (time.perf_counter() - begun) - trainer.config.validations * validation
-    return max(10, int(left / float(np.mean(times))))
+    return max(10, int(left / float(np.median(times))))
 
 
 @contextmanager

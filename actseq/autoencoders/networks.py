@@ -49,8 +49,52 @@ def run_blocks(
     return x
 
 
+def stack_frames(
+    values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"], stride: int
+) -> Float[Tensor, "batch latent_frames size"]:
+    """`stride` frames side by side, (batch, ceil(frames / stride), stride · channels); zero beyond the lengths."""
+    frames = values.shape[2]
+    padded = units.n_latent_frames(frames, stride) * stride
+    mask = frame_mask(lengths, padded)[:, None].to(values.dtype)
+    return rearrange(F.pad(values, (0, padded - frames)) * mask, "b c (t s) -> b t (s c)", s=stride)
+
+
+def unstack_frames(
+    rows: Float[Tensor, "batch latent_frames size"], stride: int
+) -> Float[Tensor, "batch channels frames"]:
+    """The reverse."""
+    return rearrange(rows, "b t (s c) -> b c (t s)", s=stride)
+
+
+def principal_components(
+    batches: Iterable[Features], stride: int, size: int, n_components: int
+) -> tuple[Float[Tensor, " size"], Float[Tensor, "size components"], Float[Tensor, " components"]]:
+    """Mean, unit eigenvectors and deviations of stacked valid frames, largest first; summed up in double precision."""
+    count, total = 0, torch.zeros(size, dtype=torch.float64)
+    square = torch.zeros(size, size, dtype=torch.float64)
+    for features in batches:
+        stacked = stack_frames(features.values, features.lengths, stride)
+        inside = frame_mask(-(-features.lengths // stride), stacked.shape[1])
+        rows = stacked[inside].double().cpu()
+        count += len(rows)
+        total += rows.sum(0)
+        square += rows.T @ rows
+    mean = total / count
+    variances, vectors = torch.linalg.eigh(square / count - torch.outer(mean, mean))
+    keep = torch.arange(size - 1, size - 1 - n_components, -1)
+    # The sign of an eigenvector is arbitrary: its largest entry is made positive.
+    chosen = vectors[:, keep]
+    chosen = chosen * chosen.gather(0, chosen.abs().argmax(0, keepdim=True)).sign()
+    scale = variances[keep].clamp(min=1e-6 * float(variances.max())).sqrt()
+    return mean.float(), chosen.float(), scale.float()
+
+
 class Conv(nn.Module):
     """`conv`: ConvNeXt over frames; `blocks` at the rate of the features and `latent_blocks` at that of the latents, mirrored.
+
+    Beside the convolutions runs a linear path from stacked frames to the code and back, set to the principal components of
+    the data before training, while the last layers of the convolutions start at zero: training starts from PCA and can
+    only learn what PCA lacks.
 
     Args:
         channels: of the features.
@@ -87,15 +131,34 @@ class Conv(nn.Module):
         self.encoder = nn.ModuleList(Block(width, inner) for _ in range(blocks))
         self.merge = nn.Linear(stride * width, width)
         self.encoder_latent = nn.ModuleList(Block(width, inner) for _ in range(latent_blocks))
-        self.encoder_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, out_dim))
+        last = nn.Linear(width, out_dim)
+        self.encoder_out = nn.Sequential(nn.LayerNorm(width), last)
         self.decoder_in = nn.Linear(latent_dim, width)
         self.decoder_latent = nn.ModuleList(Block(width, inner) for _ in range(latent_blocks))
         self.split = nn.Linear(width, stride * width)
         self.decoder = nn.ModuleList(Block(width, inner) for _ in range(blocks))
         self.write = nn.Conv1d(width, channels, KERNEL, padding=KERNEL // 2)
+        self.linear_encode = nn.Linear(stride * channels, latent_dim)
+        self.linear_decode = nn.Linear(latent_dim, stride * channels)
+        with torch.no_grad():
+            for parameter in (*last.parameters(), *self.write.parameters()):
+                parameter.zero_()
+            # Where there are log-variances: little noise at first, or nothing would pass.
+            last.bias[latent_dim:] = -3.0
 
+    @torch.no_grad()
     def fit(self, batches: Iterable[Features]) -> None:
-        """Nothing: all of it is trained."""
+        """Set the linear path to the principal components, with codes of unit variance."""
+        latent_dim, size = self.linear_encode.weight.shape
+        n_components = min(latent_dim, size)
+        mean, components, scale = principal_components(batches, self.stride, size, n_components)
+        for layer in (self.linear_encode, self.linear_decode):
+            layer.weight.zero_()
+        self.linear_encode.weight[:n_components] = components.T / scale[:, None]
+        self.linear_encode.bias[:n_components] = -(mean @ components) / scale
+        self.linear_encode.bias[n_components:] = 0.0
+        self.linear_decode.weight[:, :n_components] = components * scale
+        self.linear_decode.bias.copy_(mean)
 
     def encode(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
@@ -109,7 +172,8 @@ class Conv(nn.Module):
         x = self.merge(rearrange(x, "b (t s) w -> b t (s w)", s=self.stride))
         latent_mask = frame_mask(-(-lengths // self.stride), x.shape[1])[:, :, None].to(values.dtype)
         out: Tensor = self.encoder_out(run_blocks(self.encoder_latent, x, latent_mask))
-        return out
+        linear = self.linear_encode(stack_frames(values, lengths, self.stride))
+        return out + F.pad(linear, (0, out.shape[2] - linear.shape[2]))
 
     def decode(
         self, latents: Float[Tensor, "batch latent_frames latent_dim"], lengths: Int[Tensor, " batch"]
@@ -120,7 +184,7 @@ class Conv(nn.Module):
         x = rearrange(self.split(x), "b t (s w) -> b (t s) w", s=self.stride)
         mask = frame_mask(lengths * self.stride, x.shape[1])[:, :, None].to(latents.dtype)
         x = run_blocks(self.decoder, x, mask) * mask
-        out: Tensor = self.write(x.transpose(1, 2))
+        out: Tensor = self.write(x.transpose(1, 2)) + unstack_frames(self.linear_decode(latents), self.stride)
         return out
 
 
@@ -159,45 +223,21 @@ class Pca(nn.Module):
         self.register_buffer("scale", torch.ones(latent_dim))
 
     def fit(self, batches: Iterable[Features]) -> None:
-        """Eigenvectors of the covariance of stacked valid frames, in double precision."""
-        size = len(self.centre)
-        count, total = 0, torch.zeros(size, dtype=torch.float64)
-        square = torch.zeros(size, size, dtype=torch.float64)
-        for features in batches:
-            stacked = self._stack(features.values, features.lengths)
-            inside = frame_mask(-(-features.lengths // self.stride), stacked.shape[1])
-            rows = stacked[inside].double().cpu()
-            count += len(rows)
-            total += rows.sum(0)
-            square += rows.T @ rows
-        mean = total / count
-        covariance = square / count - torch.outer(mean, mean)
-        variances, vectors = torch.linalg.eigh(covariance)
-        keep = torch.arange(size - 1, size - 1 - len(self.scale), -1)
-        # The sign of an eigenvector is arbitrary: its largest entry is made positive.
-        chosen = vectors[:, keep]
-        chosen = chosen * chosen.gather(0, chosen.abs().argmax(0, keepdim=True)).sign()
-        self.components.copy_(chosen)
+        """Principal components of the data."""
+        mean, components, scale = principal_components(batches, self.stride, *self.components.shape)
         self.centre.copy_(mean)
-        self.scale.copy_(variances[keep].clamp(min=1e-6 * float(variances.max())).sqrt())
-
-    def _stack(
-        self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
-    ) -> Float[Tensor, "batch latent_frames size"]:
-        frames = values.shape[2]
-        padded = units.n_latent_frames(frames, self.stride) * self.stride
-        mask = frame_mask(lengths, padded)[:, None].to(values.dtype)
-        return rearrange(F.pad(values, (0, padded - frames)) * mask, "b c (t s) -> b t (s c)", s=self.stride)
+        self.components.copy_(components)
+        self.scale.copy_(scale)
 
     def encode(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch latent_frames out"]:
         """Components of unit variance."""
-        return (self._stack(values, lengths) - self.centre) @ self.components / self.scale
+        return (stack_frames(values, lengths, self.stride) - self.centre) @ self.components / self.scale
 
     def decode(
         self, latents: Float[Tensor, "batch latent_frames latent_dim"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch channels frames"]:
         """Normalised features."""
         rows = (latents * self.scale) @ self.components.T + self.centre
-        return rearrange(rows, "b t (s c) -> b c (t s)", s=self.stride)
+        return unstack_frames(rows, self.stride)

@@ -171,6 +171,10 @@ class SequencePrior(nn.Module):
         self.start = nn.Parameter(torch.randn(input_dim) * 0.1)
         self.condition = nn.Linear(condition_dim, input_dim, bias=False)
         self.numbers = nn.Linear(network.hidden_dim, head.n_numbers)
+        # Straight from the last latent to the next one's parameters: what a vector autoregression knows need not pass the
+        # network, and its dropout.
+        self.skip = nn.Linear(n_active, head.n_numbers, bias=False)
+        nn.init.zeros_(self.skip.weight)
         self.end = nn.Linear(network.hidden_dim, 1)
         nn.init.constant_(self.end.bias, -4.0)
 
@@ -189,8 +193,8 @@ class SequencePrior(nn.Module):
         start = self.start.expand(batch, -1)
         return start if condition is None else start + self.condition(condition)
 
-    def _predict(self, hidden: Tensor) -> Prediction:
-        return Prediction(self.numbers(hidden), self.end(hidden).squeeze(-1))
+    def _predict(self, hidden: Tensor, last: Tensor) -> Prediction:
+        return Prediction(self.numbers(hidden) + self.skip(last), self.end(hidden).squeeze(-1))
 
     def forward(
         self,
@@ -208,11 +212,13 @@ class SequencePrior(nn.Module):
             begins: which sequences begin at their start; None means all.
         """
         first = self._start(len(values), condition)
+        before = torch.zeros_like(values[:, :1])
         if previous is not None and begins is not None:
             first = torch.where(begins[:, None], first, self._inputs(previous, condition))
+            before = torch.where(begins[:, None, None], before, previous[:, None])
         inputs = torch.cat([first[:, None], self._inputs(values, condition)], dim=1)
         hidden, _ = self.network.forward(inputs, self.init_state(len(values)))
-        return self._predict(hidden)
+        return self._predict(hidden, torch.cat([before, values], dim=1))
 
     def step(
         self,
@@ -224,7 +230,8 @@ class SequencePrior(nn.Module):
         """Consume one standardised latent (None: the start) and predict the next; positions = 1."""
         inputs = self._start(batch, condition) if value is None else self._inputs(value, condition)
         hidden, state = self.network.step(inputs, state)
-        return self._predict(hidden[:, None]), state
+        last = hidden.new_zeros(batch, len(self.standardiser.mean)) if value is None else value
+        return self._predict(hidden[:, None], last[:, None]), state
 
     def prefill(
         self,
@@ -235,7 +242,7 @@ class SequencePrior(nn.Module):
         first = self._start(len(values), condition)[:, None]
         inputs = torch.cat([first, self._inputs(values, condition)], dim=1)
         hidden, state = self.network.forward(inputs, self.init_state(len(values)))
-        return self._predict(hidden[:, -1:]), state
+        return self._predict(hidden[:, -1:], values[:, -1:]), state
 
     def log_prob(
         self,

@@ -365,7 +365,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
 def test_minutes_become_steps_once_and_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "CALIBRATION_SECONDS", 0.0)
     with pytest.raises(RuntimeError, match="power cut"):
-        run(tmp_path / "minutes", Line(raising(20)), steps=None, minutes=0.001)
+        run(tmp_path / "minutes", Line(raising(15)), steps=None, minutes=0.001)
     plan = json.loads((tmp_path / "minutes" / "plan.json").read_text())
     total = plan["total_steps"]
     assert plan["minutes"] == 0.001
