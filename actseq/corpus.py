@@ -157,6 +157,7 @@ def _decode(
     folder: Path, clip: Clip, config: CorpusConfig
 ) -> tuple[NDArray[np.generic], dict[str, float | int | bool]]:
     waveform, _ = audio.load(folder / clip.source, config.sample_rate)
+    waveform, offset = audio.remove_offset(waveform)
     waveform = waveform[clip.start : clip.stop]
     begins, ends, start = clip.start == 0, clip.stop is None, clip.start
     peak = float(np.abs(waveform).max(initial=0.0))
@@ -175,6 +176,7 @@ def _decode(
         "start": start,
         "peak": peak,
         "scale": scale,
+        "offset": offset,
         "begins": begins,
         "ends": ends,
     }

@@ -197,6 +197,9 @@ def _corpus(run: Run, folder: Path, listing: str, config: Config, reporter: Repo
         },
     )
     run.write_config(config, str(folder), found)
+    shifted = len({record.extra["source"] for record in corpus.store.records if record.extra["offset"]})
+    if shifted:
+        reporter.say(f"freed of a constant offset: {shifted} files")
     summary = corpus.summary()
     reporter.say(
         "corpus: "
@@ -671,8 +674,11 @@ def generate(
 
 
 def _load(path: Path, sample_rate: int, reporter: Reporter) -> Waveform:
-    """A file at the model's rate; a change of rate is told."""
+    """A file at the model's rate; what was changed is told."""
     waveform, own_rate = audio.load(path)
+    waveform, offset = audio.remove_offset(waveform)
+    if offset:
+        reporter.say(f"{path.name}: a constant offset of {offset:.3f} was removed")
     if own_rate == sample_rate:
         return waveform
     reporter.say(f"{path.name}: resampled from {own_rate} to {sample_rate} Hz")

@@ -550,3 +550,16 @@ def test_all_digits_are_usable(data_dir: Path) -> None:
     assert (result.found, len(result.usable), result.skipped) == (270, 270, ())
     assert {(row.sample_rate, row.channels, row.label) for row in result.rows} == {(8000, 1, "")}
     assert all(0.1 <= row.seconds <= 2.4 for row in result.rows)
+
+
+def test_a_constant_offset_is_removed_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    clean = (0.1 * rng.standard_normal(8000)).astype(np.float32)
+    freed, offset = audio.remove_offset(clean + np.float32(0.6))
+    assert offset == pytest.approx(0.6, abs=0.01)
+    assert abs(float(np.median(freed))) < 1e-6
+    kick = np.exp(-np.arange(4000) / 200).astype(np.float32)  # all of one sign, and no offset
+    untouched, none = audio.remove_offset(kick)
+    assert none == 0.0
+    np.testing.assert_array_equal(untouched, kick)
+    assert audio.remove_offset(np.zeros(0, np.float32))[1] == 0.0
