@@ -19,7 +19,7 @@ from actseq.representations.base import Features, Representation
 from actseq.vocoders.base import Vocoder
 
 Waveform = NDArray[np.float32]
-CROSSFADE_SECONDS = 0.02
+CROSSFADE_SECONDS = 0.03
 ALIGN_SECONDS = 0.008
 END_FADE_SECONDS = 0.005
 BATCH_FRAMES = 16_384

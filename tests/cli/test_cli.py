@@ -21,6 +21,7 @@ from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner, Result
 
 from actseq.config import preset_names
+from actseq.generation import CROSSFADE_SECONDS
 
 RATE = 8000
 SMOKE = ["--preset", "smoke", "--threads", "1", "--device", "cpu"]
@@ -229,7 +230,7 @@ def test_seed_audio_is_continued(workplace: Path, label: str) -> None:
     found = read("generate", "made", *options, "--n", 2, "--out", f"with-{label}")
     for path in found["files"]:
         made = sound(path)
-        untouched = 1600 - round(0.02 * RATE)
+        untouched = 1600 - round(CROSSFADE_SECONDS * RATE)
         beside = json.loads(Path(path).with_suffix(".json").read_text())
         # What goes beyond full scale turns the whole file down, and says by how much.
         np.testing.assert_allclose(made[:untouched], seed[:untouched] * beside["gain"], atol=1 / 32768)
