@@ -11,15 +11,16 @@ from jaxtyping import install_import_hook
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))
 # Every annotated shape of the library is checked while the tests run.
 install_import_hook("actseq", "conftest.check_types")
+# Made absolute here: tests change the working directory.
+DATA = Path(os.environ["ACTSEQ_DATA"]).resolve() if "ACTSEQ_DATA" in os.environ else None
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of real audio named by ACTSEQ_DATA."""
-    found = os.environ.get("ACTSEQ_DATA")
-    if found is None or not Path(found).is_dir():
+    if DATA is None or not DATA.is_dir():
         message = "ACTSEQ_DATA does not name a folder of audio"
         if os.environ.get("ACTSEQ_REQUIRE_DATA") == "1":
             pytest.fail(message)
         pytest.skip(message)
-    return Path(found).resolve()
+    return DATA
