@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from actseq.errors import ArtifactError
 
 MANIFEST = "manifest.jsonl"
-MAX_SHARD_BYTES = 256 * 2**20
 Array = NDArray[Any]
 
 

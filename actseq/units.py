@@ -13,11 +13,6 @@ def n_frames(n_samples: int, hop_length: int) -> int:
     return 1 + n_samples // hop_length
 
 
-def n_samples(frames: int, hop_length: int) -> int:
-    """Shortest clip that has `frames` frames: the centre of the last one."""
-    return max(0, frames - 1) * hop_length
-
-
 def n_latent_frames(frames: int, stride: int) -> int:
     """Latent frames that stand for `frames` feature frames."""
     return -(-frames // stride)
@@ -36,11 +31,6 @@ def samples_to_seconds(samples: int, sample_rate: int) -> float:
 def seconds_to_frames(seconds: float, rate: float) -> int:
     """Fewest frames (feature or latent, at `rate` Hz) that last at least `seconds`."""
     return max(1, ceil(seconds * rate - 1e-9))
-
-
-def frames_to_seconds(frames: int, rate: float) -> float:
-    """Duration in seconds of `frames` frames at `rate` Hz."""
-    return frames / rate
 
 
 def db_to_amplitude(db: float) -> float:

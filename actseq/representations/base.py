@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
-from actseq import units
 from actseq.errors import require
 
 
@@ -81,7 +80,3 @@ class Framing(nn.Module):
             return_complex=True,
         )
         return spectrum, 1 + lengths // self.hop_length
-
-    def n_frames(self, n_samples: int) -> int:
-        """Frames of a clip."""
-        return units.n_frames(n_samples, self.hop_length)

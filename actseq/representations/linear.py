@@ -1,7 +1,5 @@
 """`linear`: log-magnitude spectrogram, ln(max(|STFT|, floor))."""
 
-import math
-
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -34,11 +32,6 @@ class Linear(nn.Module):
     def context_samples(self) -> int:
         """Half a window."""
         return self.framing.n_fft // 2
-
-    @property
-    def silence(self) -> float:
-        """The value of a silent bin."""
-        return math.log(self.floor)
 
     def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         """Features (batch, n_fft / 2 + 1, frames) of clips of the given lengths in samples."""

@@ -4,7 +4,6 @@ ln(max(M |STFT|, floor)) with librosa's Slaney filters over magnitudes (power 1)
 needed only to make it, not to use a trained model.
 """
 
-import math
 import warnings
 
 import torch
@@ -66,11 +65,6 @@ class Mel(nn.Module):
     def context_samples(self) -> int:
         """Half a window."""
         return self.framing.n_fft // 2
-
-    @property
-    def silence(self) -> float:
-        """The value of a silent bin."""
-        return math.log(self.floor)
 
     def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         """Features (batch, n_mels, frames) of clips of the given lengths in samples."""
