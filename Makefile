@@ -11,6 +11,7 @@ install: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "actseq needs Python 3.11 or newer: make install PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -c 'from actseq.vocoders.phase import compile_loops; compile_loops()'
 	touch $@
 
 # Four minutes on two cores: a synthesised drum machine, all stages, new one-shots, a contact sheet.

@@ -11,23 +11,30 @@ import hashlib
 import os
 import shutil
 import struct
+import tempfile
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Float, Float32
+from numpy.typing import NDArray
 
 from actseq.errors import AudioError, ConfigError
 from actseq.units import db_to_amplitude, samples_to_seconds
 
 BLOCK = 1 << 16
+HALF = 1 << 16
+"""Values of one half of a sample's 32 bits."""
+OFFSET_SAMPLES = 4096
+OFFSET_SHARE = 0.3
 # Usual endings beside the formats' own names; .raw is left out, as it says nothing about its rate.
 ALIASES = {
     "aif": "AIFF", "aifc": "AIFF", "wave": "WAV", "bwf": "WAV", "bw64": "RF64", "oga": "OGG", "opus": "OGG",
@@ -177,15 +184,92 @@ def load(path: str | Path, sample_rate: int | None = None) -> tuple[Float32[np.n
     Raises:
         AudioError: the file is missing, not to be decoded, cut short, empty, silent throughout, or not finite.
     """
-    blocks: list[Float32[np.ndarray, " samples"]] = []
-    try:
-        own_rate, _, _ = _decode(Path(path), blocks.append)
-    except AudioError as error:
-        raise AudioError(f"{path}: {error.found}", action=error.action or "replace it, or leave it out") from error
-    waveform = np.concatenate(blocks)
+    decoding = _Decoding(Path(path))
+    with _named(path):
+        waveform = np.concatenate(list(decoding))
+    own_rate = decoding.sample_rate
     if sample_rate is None or sample_rate == own_rate:
         return waveform, own_rate
     return resample(waveform, own_rate, sample_rate), sample_rate
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file that has been read from end to end, and can be read again in blocks.
+
+    Args:
+        path: any format libsndfile reads.
+        sample_rate: Hz of the blocks.
+        own_rate: Hz, as stored.
+        own_samples: per channel, as stored.
+        offset: constant offset as stored, of which the blocks are free; 0 where there is none to speak of.
+        samples: in all blocks together.
+        peak: the largest absolute value in them.
+    """
+
+    path: Path
+    sample_rate: int
+    own_rate: int
+    own_samples: int
+    offset: float
+    samples: int
+    peak: float
+
+    def blocks(self) -> Iterator[Float32[np.ndarray, " samples"]]:
+        """The waveform as `load`, `remove_offset` and `resample` give it, piece by piece.
+
+        Raises:
+            AudioError: as `load`; or the file has changed since.
+        """
+        decoding = _Decoding(self.path)
+        with _named(self.path):
+            yield from _changed(decoding, self.offset, self.sample_rate)
+            if (decoding.sample_rate, decoding.samples) != (self.own_rate, self.own_samples):
+                raise AudioError("changed while it was read", action="leave it as it is, and start again")
+
+
+def measure(path: str | Path, sample_rate: int) -> Recording:
+    """Read a file block by block, so that even a long one needs little memory.
+
+    Args:
+        path: any format libsndfile reads.
+        sample_rate: Hz that the blocks are to have.
+
+    Raises:
+        AudioError: as `load`.
+    """
+    path = Path(path)
+    decoding = _Decoding(path)
+    low, high, counts = 0.0, 0.0, np.zeros(HALF, np.int64)
+    with _named(path):
+        for block in decoding:
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
+            counts += np.bincount(_keys(block) >> 16, minlength=HALF)
+        samples, peak = decoding.samples, max(-low, high)
+        offset = _offset(path, counts, peak)
+        if offset or decoding.sample_rate != sample_rate:
+            samples, peak = 0, 0.0
+            for block in _changed(_Decoding(path), offset, sample_rate):
+                samples, peak = samples + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
+    return Recording(path, sample_rate, decoding.sample_rate, decoding.samples, offset, samples, peak)
+
+
+def _changed(decoding: "_Decoding", offset: float, sample_rate: int) -> Iterator[Float32[np.ndarray, " samples"]]:
+    """Blocks without an offset, resampled as `resample` does with the whole."""
+    import soxr
+
+    stream = None
+    for block in decoding:
+        shifted = block - np.float32(offset) if offset else block
+        if decoding.sample_rate == sample_rate:
+            yield shifted
+            continue
+        if stream is None:
+            stream = soxr.ResampleStream(decoding.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
+        yield stream.resample_chunk(shifted)
+    if stream is not None:
+        missing = _missing(decoding.samples, decoding.sample_rate, sample_rate)
+        yield stream.resample_chunk(np.zeros(missing, np.float32), last=True)
 
 
 def resample(
@@ -194,10 +278,14 @@ def resample(
     """Band-limited change of sample rate (soxr, HQ), from and to Hz; at least one sample is left."""
     import soxr
 
-    # So few samples that they round to none are followed by silence.
-    missing = -(-own_rate // sample_rate) - len(waveform)
-    whole = np.pad(waveform, (0, missing)) if missing > 0 else waveform
+    missing = _missing(len(waveform), own_rate, sample_rate)
+    whole = np.pad(waveform, (0, missing)) if missing else waveform
     return np.asarray(soxr.resample(whole, own_rate, sample_rate, quality="HQ"), np.float32)
+
+
+def _missing(samples: int, own_rate: int, sample_rate: int) -> int:
+    """Samples of silence to follow so few that they would round to none."""
+    return max(0, -(-own_rate // sample_rate) - samples)
 
 
 def scan(
@@ -298,9 +386,73 @@ def write(
     Raises:
         AudioError: nothing to write, a sample that is not finite, an unknown format, or a disk that refuses.
     """
+    path = Path(path)
+    kind = _kind(path, subtype)
+    wrong = int(np.size(waveform) - np.isfinite(waveform).sum())
+    gain = _gain(path, waveform.size, wrong, float(np.abs(waveform).max(initial=0.0)), subtype)
+    channels = 1 if waveform.ndim == 1 else waveform.shape[1]
+    # libvorbis overflows its stack when a long sound comes in one piece.
+    pieces = (waveform[start : start + BLOCK] for start in range(0, len(waveform), BLOCK))
+    with _told(path):
+        _store(path, pieces, gain, sample_rate, channels, kind, subtype)
+    return gain
+
+
+class Writer:
+    """Writes mono sound that comes in pieces, to be used with `with`: the file is there when that ends without an error.
+
+    It is the file that `write` makes of the whole. How far the whole has to be turned down is known at its end only: until
+    then the pieces wait in an unnamed file of single floats beside the final one.
+
+    Args:
+        path: as for `write`.
+        sample_rate: Hz.
+        subtype: as for `write`.
+
+    Attributes:
+        gain: that was applied, once the file is there.
+
+    Raises:
+        AudioError: as `write`.
+    """
+
+    def __init__(self, path: Path, sample_rate: int, subtype: str = "PCM_16") -> None:
+        self.path, self.sample_rate, self.subtype = Path(path), sample_rate, subtype
+        self.kind = _kind(self.path, subtype)
+        self.gain, self.samples, self.wrong, self.peak = 1.0, 0, 0, 0.0
+
+    def __enter__(self) -> "Writer":
+        with _told(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.waiting = tempfile.TemporaryFile(dir=self.path.parent)
+        return self
+
+    def write(self, waveform: Float32[np.ndarray, " samples"]) -> None:
+        """Take the next piece."""
+        self.samples += len(waveform)
+        self.wrong += int(len(waveform) - np.isfinite(waveform).sum())
+        self.peak = max(self.peak, float(np.abs(waveform).max(initial=0.0)))
+        with _told(self.path):
+            self.waiting.write(waveform.tobytes())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self.waiting:
+            if kind is not None:
+                return
+            self.gain = _gain(self.path, self.samples, self.wrong, self.peak, self.subtype)
+            with _told(self.path):
+                self.waiting.seek(0)
+                read = iter(lambda: self.waiting.read(4 * BLOCK), b"")
+                pieces = (np.frombuffer(piece, np.float32) for piece in read)
+                _store(self.path, pieces, self.gain, self.sample_rate, 1, self.kind, self.subtype)
+
+
+def _kind(path: Path, subtype: str) -> str:
+    """The format that a path's ending stands for, if it can hold the subtype."""
     import soundfile
 
-    path = Path(path)
     ending = path.suffix[1:].lower()
     kind = ALIASES.get(ending, ending.upper())
     if ending not in extensions() or not soundfile.check_format(kind, subtype):
@@ -309,30 +461,50 @@ def write(
             f"{path}: cannot be written as {subtype}",
             f"for .{ending} one of {known}" if known else "a path ending in .wav, .flac, .aiff or .ogg",
         )
-    if not waveform.size:
+    return kind
+
+
+def _gain(path: Path, samples: int, wrong: int, peak: float, subtype: str) -> float:
+    """What keeps a sound of this peak from clipping, if it can be written at all."""
+    if not samples:
         raise AudioError(f"{path}: there are no samples to write")
-    if not np.isfinite(waveform).all():
-        wrong = int(np.size(waveform) - np.isfinite(waveform).sum())
-        raise AudioError(f"{path}: {wrong} of {waveform.size} samples to write are NaN or infinite", "finite samples")
-    peak = float(np.abs(waveform).max())
-    gain = 1.0 / peak if peak > 1.0 and subtype not in ("FLOAT", "DOUBLE") else 1.0
-    # libvorbis overflows its stack when a long sound comes in one piece.
-    pieces = (waveform[start : start + BLOCK] for start in range(0, len(waveform), BLOCK))
-    channels = 1 if waveform.ndim == 1 else waveform.shape[1]
+    if wrong:
+        raise AudioError(f"{path}: {wrong} of {samples} samples to write are NaN or infinite", "finite samples")
+    return 1.0 / peak if peak > 1.0 and subtype not in ("FLOAT", "DOUBLE") else 1.0
+
+
+def _store(
+    path: Path,
+    pieces: Iterable[NDArray[np.floating[Any]]],
+    gain: float,
+    sample_rate: int,
+    channels: int,
+    kind: str,
+    subtype: str,
+) -> None:
+    import soundfile
+
+    with (
+        _replacing(path) as partial_path,
+        soundfile.SoundFile(os.fsencode(partial_path), "w", sample_rate, channels, subtype, format=kind) as file,
+    ):
+        for piece in pieces:
+            scaled = piece * gain
+            if subtype == "PCM_16":
+                # libsndfile would scale by 32767 and lose a step each time.
+                scaled = np.clip(np.round(scaled * 32768.0), -32768, 32767).astype(np.int16)
+            file.write(scaled)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What a disk or an encoder refuses, as an AudioError."""
+    import soundfile
+
     try:
-        with (
-            _replacing(path) as partial_path,
-            soundfile.SoundFile(os.fsencode(partial_path), "w", sample_rate, channels, subtype, format=kind) as file,
-        ):
-            for piece in pieces:
-                scaled = piece * gain
-                if subtype == "PCM_16":
-                    # libsndfile would scale by 32767 and lose a step each time.
-                    scaled = np.clip(np.round(scaled * 32768.0), -32768, 32767).astype(np.int16)
-                file.write(scaled)
+        yield
     except (OSError, soundfile.SoundFileError, ValueError) as error:
         raise AudioError(f"{path}: cannot be written ({_words(error)})") from error
-    return gain
 
 
 def remove_offset(waveform: Float32[np.ndarray, " samples"]) -> tuple[Float32[np.ndarray, " samples"], float]:
@@ -341,10 +513,56 @@ def remove_offset(waveform: Float32[np.ndarray, " samples"]) -> tuple[Float32[np
     The offset is the median, and taken for a fault of the recording from 30 % of the peak on (voices reach 17 %): it is
     not heard, but sets the level and comes back from a spectrogram as rumble. A click of under 4096 samples has none.
     """
-    offset = float(np.median(waveform)) if waveform.size >= 4096 else 0.0
-    if offset == 0.0 or abs(offset) < 0.3 * float(np.abs(waveform).max()):
+    offset = float(np.median(waveform)) if waveform.size >= OFFSET_SAMPLES else 0.0
+    if not _is_fault(offset, float(np.abs(waveform).max(initial=0.0))):
         return waveform, 0.0
     return waveform - np.float32(offset), offset
+
+
+def _is_fault(offset: float, peak: float) -> bool:
+    return offset != 0.0 and abs(offset) >= OFFSET_SHARE * peak
+
+
+def _offset(path: Path, counts: NDArray[np.int64], peak: float) -> float:
+    """The offset that `remove_offset` finds, of a file that is never held as a whole.
+
+    Args:
+        path: the file.
+        counts: how often each upper half of `_keys` occurs in it.
+        peak: of the file.
+    """
+    samples = int(counts.sum())
+    if samples < OFFSET_SAMPLES:
+        return 0.0
+    # The two middle ones, which are one where the number is odd. Their upper halves tell them to within 1 %; only where
+    # that may be a fault, the file is read again for the lower halves.
+    ranks, total = np.array([(samples - 1) // 2, samples // 2]), np.cumsum(counts)
+    upper = np.searchsorted(total, ranks, side="right")
+    bounds = _from_keys(np.concatenate([upper * HALF, upper * HALF + HALF - 1]))
+    if not _is_fault(float(np.abs(bounds).max()), peak):
+        return 0.0
+    lower = {int(half): np.zeros(HALF, np.int64) for half in upper}
+    for block in _Decoding(path):
+        keys = _keys(block)
+        for half, found in lower.items():
+            found += np.bincount(keys[keys >> 16 == half] % HALF, minlength=HALF)
+    middle = [
+        half * HALF + np.searchsorted(np.cumsum(lower[half]), rank - (total[half] - counts[half]), side="right")
+        for half, rank in zip(upper.tolist(), ranks.tolist(), strict=True)
+    ]
+    median = float(_from_keys(np.array(middle)).mean())
+    return median if _is_fault(median, peak) else 0.0
+
+
+def _keys(waveform: Float32[np.ndarray, " samples"]) -> NDArray[np.uint32]:
+    """Whole numbers in the order of the samples, one for each value: their bits, those of negative ones turned round."""
+    bits = waveform.view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+
+
+def _from_keys(keys: NDArray[np.int64]) -> NDArray[np.float32]:
+    keys = keys.astype(np.uint32)
+    return np.where(keys >> 31, keys & np.uint32((1 << 31) - 1), ~keys).view(np.float32)
 
 
 def trim_bounds(waveform: Float[np.ndarray, " samples"], threshold_db: float = -60.0) -> tuple[int, int]:
@@ -373,51 +591,71 @@ def _scan_one(path: Path, name: str, label: str | None) -> ScanRow:
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        sample_rate, channels, samples = _decode(path, lambda block: None)
+        decoding = _Decoding(path)
+        for _ in decoding:
+            pass
     except (AudioError, OSError) as error:
         reason = error.found if isinstance(error, AudioError) else _unreadable(error)
         return ScanRow(name, label, 0, 0, 0.0, "skipped", reason, digest)
-    seconds = samples_to_seconds(samples, sample_rate)
-    return ScanRow(name, label, sample_rate, channels, seconds, "usable", "", digest)
+    seconds = samples_to_seconds(decoding.samples, decoding.sample_rate)
+    return ScanRow(name, label, decoding.sample_rate, decoding.channels, seconds, "usable", "", digest)
 
 
-def _decode(path: Path, take: Callable[[Float32[np.ndarray, " samples"]], None]) -> tuple[int, int, int]:
-    """Hand all mono blocks of a file to `take`; its sample rate in Hz, channels and samples.
+class _Decoding:
+    """The mono blocks of a file, to be iterated once. Its rate is known from the first block on, the rest at the end.
 
     Raises:
         AudioError: why it cannot be used, without its name; what stands before a colon is the kind of fault.
     """
-    import soundfile
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sample_rate = self.channels = self.samples = 0
+
+    def __iter__(self) -> Iterator[Float32[np.ndarray, " samples"]]:
+        import soundfile
+
+        path = self.path
+        try:
+            with path.open("rb") as file:
+                _check_whole(file)
+        except OSError as error:
+            raise AudioError(_unreadable(error)) from error
+        mono_peak, channel_peak = 0.0, 0.0
+        try:
+            with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path)) as stream:
+                self.sample_rate, self.channels = stream.samplerate, stream.channels
+                for block in chain(_blocks(stream), _beyond(path, stream)):
+                    mono = block.mean(axis=1, dtype=np.float32)
+                    if not np.isfinite(mono).all():
+                        raise AudioError("not finite: holds NaN or infinite samples")
+                    self.samples += len(mono)
+                    mono_peak = max(mono_peak, float(np.abs(mono).max()))
+                    channel_peak = max(channel_peak, float(np.abs(block).max()))
+                    yield mono
+                declared, kind = stream.frames, stream.format
+        except (soundfile.SoundFileError, TypeError, ValueError) as error:
+            raise AudioError(
+                f"cannot be decoded: {_words(error)}", action="convert it to WAV, or leave it out"
+            ) from error
+        # 2^63 - 1 stands for a length that is not known beforehand. What an MP3 says of its length is a guess.
+        if kind != "MP3" and self.samples < declared < 2**62:
+            raise AudioError(f"cut short: header says {declared} samples, file holds {self.samples}")
+        if self.samples == 0:
+            raise AudioError("empty: no samples")
+        if channel_peak == 0.0:
+            raise AudioError("silent: all samples are zero")
+        if mono_peak == 0.0:
+            raise AudioError("silent: its channels cancel each other out in the mono mix")
+
+
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """What is wrong with a file, with its name."""
     try:
-        with path.open("rb") as file:
-            _check_whole(file)
-    except OSError as error:
-        raise AudioError(_unreadable(error)) from error
-    samples, mono_peak, channel_peak = 0, 0.0, 0.0
-    try:
-        with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path)) as stream:
-            for block in chain(_blocks(stream), _beyond(path, stream)):
-                mono = block.mean(axis=1, dtype=np.float32)
-                if not np.isfinite(mono).all():
-                    raise AudioError("not finite: holds NaN or infinite samples")
-                samples += len(mono)
-                mono_peak = max(mono_peak, float(np.abs(mono).max()))
-                channel_peak = max(channel_peak, float(np.abs(block).max()))
-                take(mono)
-            sample_rate, channels, declared, kind = stream.samplerate, stream.channels, stream.frames, stream.format
-    except (soundfile.SoundFileError, TypeError, ValueError) as error:
-        raise AudioError(f"cannot be decoded: {_words(error)}", action="convert it to WAV, or leave it out") from error
-    # 2^63 - 1 stands for a length that is not known beforehand. What an MP3 says of its length is a guess.
-    if kind != "MP3" and samples < declared < 2**62:
-        raise AudioError(f"cut short: header says {declared} samples, file holds {samples}")
-    if samples == 0:
-        raise AudioError("empty: no samples")
-    if channel_peak == 0.0:
-        raise AudioError("silent: all samples are zero")
-    if mono_peak == 0.0:
-        raise AudioError("silent: its channels cancel each other out in the mono mix")
-    return sample_rate, channels, samples
+        yield
+    except AudioError as error:
+        raise AudioError(f"{path}: {error.found}", action=error.action or "replace it, or leave it out") from error
 
 
 def _blocks(stream: Any, size: int = BLOCK) -> Iterator[Float32[np.ndarray, "samples channels"]]:

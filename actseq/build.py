@@ -20,6 +20,7 @@ from actseq.config import Config, Member, nearest, parse
 from actseq.errors import ConfigError
 from actseq.objectives.autoencoding import Autoencoding
 from actseq.objectives.sequence import SequenceLikelihood
+from actseq.objectives.vocoding import AdversarialVocoding, MagnitudeLikeness
 from actseq.priors.base import SequencePrior
 from actseq.priors.conditions import ConditionedPrior
 from actseq.priors.heads import Gaussian, Mixture
@@ -27,19 +28,37 @@ from actseq.priors.recurrent import Gru, Lstm
 from actseq.representations.base import Representation
 from actseq.representations.linear import Linear
 from actseq.representations.mel import Mel
+from actseq.representations.stft import Stft
 from actseq.vocoders.base import Vocoder
 from actseq.vocoders.griffin_lim import GriffinLim
+from actseq.vocoders.istft import Istft
+from actseq.vocoders.magnitude import LearnedMagnitude
+from actseq.vocoders.neural import Neural
+from actseq.vocoders.phase import Phase
 
-REPRESENTATIONS: dict[str, Callable[..., Any]] = {"mel": Mel, "linear": Linear}
+REPRESENTATIONS: dict[str, Callable[..., Any]] = {"mel": Mel, "linear": Linear, "stft": Stft}
 NETWORKS: dict[str, Callable[..., Any]] = {"conv": Conv, "pca": Pca}
 BOTTLENECKS: dict[str, Callable[..., Any]] = {"plain": Plain, "variational": Variational}
 PRIOR_NETWORKS: dict[str, Callable[..., Any]] = {"lstm": Lstm, "gru": Gru}
 HEADS: dict[str, Callable[..., Any]] = {"gaussian": Gaussian, "mixture": Mixture}
 AUTOENCODER_OBJECTIVES: dict[str, Callable[..., Any]] = {"autoencoding": Autoencoding}
 PRIOR_OBJECTIVES: dict[str, Callable[..., Any]] = {"sequence": SequenceLikelihood}
-VOCODERS: dict[str, Callable[..., Any]] = {"griffin-lim": GriffinLim}
-AUTO_VOCODER = "griffin-lim"
-"""What `vocoder: {kind: auto}` stands for: the best one that needs no training."""
+VOCODERS: dict[str, Callable[..., Any]] = {"phase": Phase, "griffin-lim": GriffinLim, "istft": Istft}
+AUTO_VOCODERS = {"mel": "phase", "linear": "phase", "stft": "istft"}
+"""What `vocoder: {kind: auto}` stands for, by representation: the best one that needs no training."""
+VOCODER_NETWORKS: dict[str, Callable[..., Any]] = {"magnitude": LearnedMagnitude, "neural": Neural}
+VOCODER_OBJECTIVES: dict[str, Callable[..., Any]] = {
+    "magnitude": MagnitudeLikeness,
+    "adversarial-vocoding": AdversarialVocoding,
+}
+
+
+def trained(*, name: str = "default") -> Member:
+    """`vocoder: {kind: trained}`: what `train-vocoder` made under a name; a run's files are needed to build it."""
+    return Member.model_validate({"kind": "trained", "name": name})
+
+
+TRAINED: dict[str, Callable[..., Any]] = {"trained": trained}
 
 
 def options_model(member: Callable[..., Any]) -> type[BaseModel]:
@@ -94,7 +113,7 @@ def complete(config: Config) -> Config:
                 action=f"name one instead: {', '.join(VOCODERS)}",
             )
     else:
-        vocoder = full(VOCODERS, vocoder, "vocoder")
+        vocoder = full(VOCODERS | TRAINED, vocoder, "vocoder")
     completed = config.model_copy(
         update={
             "representation": full(REPRESENTATIONS, config.representation, "representation"),
@@ -115,6 +134,12 @@ def complete(config: Config) -> Config:
             ),
             "train_prior": config.train_prior.model_copy(
                 update={"objective": full(PRIOR_OBJECTIVES, config.train_prior.objective, "train_prior.objective")}
+            ),
+            "train_vocoder": config.train_vocoder.model_copy(
+                update={
+                    "network": full(VOCODER_NETWORKS, config.train_vocoder.network, "train_vocoder.network"),
+                    "objective": full(VOCODER_OBJECTIVES, config.train_vocoder.objective, "train_vocoder.objective"),
+                }
             ),
             "vocoder": vocoder,
         }
@@ -144,6 +169,7 @@ def build_autoencoder(config: Config, representation: Representation) -> Autoenc
         bottleneck,
         channels=representation.channels,
         feature_rate=representation.feature_rate,
+        log_magnitude=representation.log_magnitude,
         latent_dim=section.latent_dim,
     )
 
@@ -172,9 +198,38 @@ def build_sequence(config: Config, model: ConditionedPrior) -> Any:
 def build_vocoder(config: Member, representation: Representation) -> Vocoder:
     """The vocoder; `auto` is the best one that needs no training."""
     if config.kind == "auto":
-        config = Member(kind=AUTO_VOCODER)
+        kind = next(kind for kind, member in REPRESENTATIONS.items() if type(representation) is member)
+        config = Member(kind=AUTO_VOCODERS[kind])
     vocoder: Vocoder = construct(VOCODERS, config, "vocoder", representation)
     return vocoder
+
+
+def untrained_vocoder(config: Config) -> Member:
+    """What `auto` stands for where no trained vocoder was chosen, with all of its keys."""
+    kind = AUTO_VOCODERS[config.representation.kind]
+    return Member(kind=kind, **choose(VOCODERS, Member(kind=kind), "vocoder")[1])
+
+
+def build_vocoder_network(config: Config, representation: Representation) -> Any:
+    """What `train-vocoder` trains."""
+    return construct(VOCODER_NETWORKS, config.train_vocoder.network, "train_vocoder.network", representation)
+
+
+def build_vocoding(config: Config, model: nn.Module, representation: Representation, autoencoder: Autoencoder) -> Any:
+    """The objective of `train-vocoder`."""
+    return construct(
+        VOCODER_OBJECTIVES,
+        config.train_vocoder.objective,
+        "train_vocoder.objective",
+        model,
+        representation,
+        autoencoder,
+    )
+
+
+def vocoder_of(network: nn.Module, representation: Representation) -> Vocoder:
+    """The vocoder of a trained network: the network itself, or `phase` with it as its inversion."""
+    return network if isinstance(network, Vocoder) else Phase(representation, network)
 
 
 def n_parameters(module: nn.Module) -> int:

@@ -87,6 +87,13 @@ class TrainingConfig(Section):
         return self
 
 
+class AutoencoderTrainingConfig(TrainingConfig):
+    """As `TrainingConfig`."""
+
+    speed: float = Field(0.0, ge=0, lt=1)
+    """Crops are played at a random speed, up to this share faster or slower, pitch included: more voices than there are."""
+
+
 class LatentsConfig(Section):
     """How encoder activations are stored."""
 
@@ -108,6 +115,13 @@ class PriorTrainingConfig(TrainingConfig):
     frames: int = Field(128, gt=1)
 
 
+class VocoderTrainingConfig(TrainingConfig):
+    """As `TrainingConfig`; the network is trained on crops of `frames` feature frames."""
+
+    network: Member
+    frames: int = Field(32, gt=0)
+
+
 class GenerateConfig(Section):
     """Defaults of `actseq generate`."""
 
@@ -125,10 +139,11 @@ class Config(Section):
     corpus: CorpusConfig
     representation: Member
     autoencoder: AutoencoderConfig
-    train_ae: TrainingConfig
+    train_ae: AutoencoderTrainingConfig
     latents: LatentsConfig
     prior: PriorConfig
     train_prior: PriorTrainingConfig
+    train_vocoder: VocoderTrainingConfig
     vocoder: Member
     generate: GenerateConfig
 
@@ -137,6 +152,7 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "train-ae": ("corpus", "representation", "autoencoder", "train_ae"),
     "extract-latents": ("latents",),
     "train-prior": ("prior", "train_prior"),
+    "train-vocoder": ("train_vocoder",),
     "generate": ("vocoder", "generate"),
 }
 """Which sections a command may override; `run` takes them all."""

@@ -242,6 +242,7 @@ class SegmentSource:
         samples: length of a crop.
         gain_db: bounds of the random gain relative to the corpus's level, in dB.
         jitter: crops begin up to so many samples earlier; a hop, so that a short clip is not always cut into the same frames.
+        speed: crops are played up to this share faster or slower.
     """
 
     corpus: Corpus
@@ -252,23 +253,47 @@ class SegmentSource:
     seed: int
     gain_db: tuple[float, float] = (0.0, 0.0)
     jitter: int = 0
+    speed: float = 0.0
 
     @cached_property
     def _windows(self) -> Windows:
         return Windows(self.corpus.store, self.corpus.indices(self.split), self.samples)
 
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
-        """`waveform (batch, margin + samples + margin)`, `n_samples (batch,)` inside the clip from the crop's start."""
+        """Crops.
+
+        Returns:
+            `waveform (batch, margin + samples + margin)`; `start (batch,)`, samples of the clip before the crop, and
+            `n_samples (batch,)`, those from its start on.
+        """
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
-        waveforms, lengths = [], []
+        waveforms, starts, lengths = [], [], []
         for _ in range(self.batch_size):
             index, start = self._windows.draw(rng)
             start -= int(rng.integers(self.jitter)) if self.jitter else 0
             gain = units.db_to_amplitude(rng.uniform(*self.gain_db))
-            crop = self.corpus.waveform(index, start - self.margin, start + self.samples + self.margin)
+            length = self.corpus.store.records[index].length - start
+            if self.speed:
+                speed = float(np.exp(rng.uniform(-1, 1) * np.log1p(self.speed)))
+                crop, length = self._at_speed(index, start, speed), round(length / speed)
+                start = round(start / speed)
+            else:
+                crop = self.corpus.waveform(index, start - self.margin, start + self.samples + self.margin)
             waveforms.append(crop * np.float32(gain))
-            lengths.append(self.corpus.store.records[index].length - start)
-        return {"waveform": np.stack(waveforms), "n_samples": np.array(lengths)}
+            starts.append(start)
+            lengths.append(length)
+        return {"waveform": np.stack(waveforms), "start": np.array(starts), "n_samples": np.array(lengths)}
+
+    def _at_speed(self, index: int, start: int, speed: float) -> Waveform:
+        """A crop read faster or slower, by cubic interpolation (Catmull and Rom)."""
+        at = np.arange(-self.margin, self.samples + self.margin) * speed
+        first = int(np.floor(at[0])) - 1
+        read = self.corpus.waveform(index, start + first, start + int(at[-1]) + 3)
+        whole = np.floor(at).astype(np.int64)
+        t = (at - whole).astype(np.float32)
+        p0, p1, p2, p3 = (read[whole - first + k] for k in (-1, 0, 1, 2))
+        made: Waveform = p1 + 0.5 * t * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0)))
+        return made
 
 
 class FeatureBatches:

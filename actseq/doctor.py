@@ -35,6 +35,12 @@ def examine() -> dict[str, Any]:
             f"soundfile does not load ({error}); pip install soundfile, and on some systems libsndfile itself"
         )
     try:
+        from actseq.vocoders.phase import compile_loops
+
+        result["phase vocoder"] = f"its compiled loops are ready, {compile_loops():.1f} s"
+    except (ImportError, OSError, RuntimeError) as error:
+        problems.append(f"the phase vocoder does not run ({error}); pip install --force-reinstall numba")
+    try:
         from actseq.vocoders.griffin_lim import load_griffinlim
 
         load_griffinlim()

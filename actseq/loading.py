@@ -15,13 +15,15 @@ from actseq.config import Config
 from actseq.corpus import level_gain
 from actseq.errors import ArtifactError, AudioError, ConfigError
 from actseq.latents import LatentSequences
-from actseq.runs import Run, fingerprint, read_json, read_meta, read_weights
+from actseq.runs import Run, content_hash, fingerprint, read_json, read_meta, read_weights
 
 if TYPE_CHECKING:
     import torch
 
     from actseq.generation import Codec, Generated
     from actseq.priors.conditions import ConditionedPrior
+    from actseq.representations.base import Representation
+    from actseq.vocoders.base import Vocoder
 
 Waveform = NDArray[np.float32]
 
@@ -34,7 +36,7 @@ def stage_config(config: Config, overrides: Iterable[str], command: str) -> Conf
 
 
 def load_codec(run: Run, device_name: str, vocoder: configuration.Member | None) -> tuple[Codec, Config, str]:
-    """The autoencoder of a run ready for use, its configuration, and its fingerprint."""
+    """The autoencoder of a run ready for use, its configuration with the vocoder that `auto` stands for, its fingerprint."""
     from actseq import build
     from actseq.generation import Codec
     from actseq.training import resolve_device
@@ -49,10 +51,64 @@ def load_codec(run: Run, device_name: str, vocoder: configuration.Member | None)
         _load_state(module, tensors, name, run.autoencoder)
     model.to(device).eval()
     representation.to(device)
-    built = None if vocoder is None else build.build_vocoder(vocoder, representation)
-    if built is not None:
+    built = None
+    if vocoder is not None:
+        inputs = vocoder_inputs(run, meta, config)
+        if vocoder.kind == "auto":
+            vocoder = chosen_vocoder(run, inputs) or build.untrained_vocoder(config)
+        built = (
+            load_vocoder(run, vocoder.options["name"], representation, inputs)
+            if vocoder.kind in build.TRAINED
+            else build.build_vocoder(vocoder, representation)
+        )
         built.to(device)  # type: ignore[attr-defined]
+        config = config.model_copy(update={"vocoder": vocoder})
     return Codec(representation, model, built, config.corpus.level_dbfs, device), config, fingerprint(run.autoencoder)
+
+
+def vocoder_inputs(run: Run, autoencoder: Mapping[str, Any], config: Config) -> dict[str, str]:
+    """Fingerprints of what a vocoder of a run may have been made from; `autoencoder` is the JSON of the run's."""
+    return {
+        "corpus": str(autoencoder["inputs"]["corpus"]),
+        "representation": content_hash(config.representation.model_dump(mode="json")),
+        "autoencoder": fingerprint(run.autoencoder),
+    }
+
+
+def chosen_vocoder(run: Run, inputs: Mapping[str, str]) -> configuration.Member | None:
+    """The winner that `train-vocoder` recorded, if it was a trained one and all that it was compared on is still there."""
+    if not run.choice.is_file():
+        return None
+    choice = read_json(run.choice)
+    winner = choice["winner"]
+    name = winner["vocoder"].get("name", "")
+    if choice["inputs"] != inputs or name not in run.trained_vocoders():
+        return None
+    if fingerprint(run.vocoders / name) != winner["fingerprint"]:
+        return None
+    return configuration.Member(**winner["vocoder"])
+
+
+def load_vocoder(run: Run, name: str, representation: Representation, inputs: Mapping[str, str]) -> Vocoder:
+    """A vocoder that `train-vocoder` made.
+
+    Raises:
+        ArtifactError: none of this name, damaged, or made for another corpus, representation or autoencoder.
+    """
+    from actseq import build
+
+    folder = run.vocoder_folder(name)
+    meta = read_meta(folder, f"actseq train-vocoder {run.name} --name {name}")
+    for what, made_from in meta["inputs"].items():
+        if made_from != inputs[what]:
+            raise ArtifactError(
+                f"vocoder {name} was trained with another {what} ({made_from[:12]}, here is {inputs[what][:12]})",
+                action=f"train one for this run: actseq train-vocoder {run.name} --name NAME",
+            )
+    config = configuration.parse(Config, meta["config"], str(folder / "model.json"))
+    network = build.build_vocoder_network(config, representation)
+    _load_state(network, read_weights(folder, meta), "vocoder", folder)
+    return build.vocoder_of(network.eval(), representation)
 
 
 def _load_state(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], prefix: str, folder: Path) -> None:
@@ -116,6 +172,7 @@ class LoadedRun:
     Attributes:
         run: the folder.
         codec: representation, autoencoder and vocoder.
+        config: its settings; `vocoder` is the one really used, where `auto` was asked for.
         prior: the prior, or None where none was trained yet.
     """
 
@@ -148,8 +205,14 @@ class LoadedRun:
         model, folder = None, None
         if need_prior or prior is not None or any(opened.priors.glob("*/model.json")):
             model, _, folder = load_prior(opened, prior, device, found)
-        codec, _, _ = load_codec(opened, device, config.vocoder)
-        return LoadedRun(opened, codec, config, found, model, folder)
+        codec, used, _ = load_codec(opened, device, config.vocoder)
+        return LoadedRun(opened, codec, config.model_copy(update={"vocoder": used.vocoder}), found, model, folder)
+
+    @property
+    def vocoder_folder(self) -> Path | None:
+        """Where the vocoder in use lies; None where it needed no training."""
+        name = self.config.vocoder.options.get("name")
+        return None if name is None else self.run.vocoders / str(name)
 
     @property
     def sample_rate(self) -> int:

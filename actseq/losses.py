@@ -1,7 +1,7 @@
 """Losses over padded sequences. All means are over what lies inside the lengths."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 
@@ -10,8 +10,8 @@ def masked_l1(
     target: Float[Tensor, "batch channels frames"],
     inside: Bool[Tensor, "batch frames"],
 ) -> Float[Tensor, ""]:
-    """Mean absolute difference over valid frames."""
-    return ((output - target).abs().mean(1) * inside).sum() / inside.sum()
+    """Mean absolute difference over valid frames; 0 where there are none."""
+    return ((output - target).abs().mean(1) * inside).sum() / inside.sum().clamp(min=1)
 
 
 def masked_delta_l1(
@@ -23,6 +23,19 @@ def masked_delta_l1(
     error = (output - target).diff(dim=2).abs().mean(1)
     both = inside[:, 1:] & inside[:, :-1]
     return (error * both).sum() / both.sum().clamp(min=1)
+
+
+def masked_magnitude_l1(
+    output: Complex[Tensor, "batch bins frames"],
+    target: Complex[Tensor, "batch bins frames"],
+    inside: Bool[Tensor, "batch frames"],
+) -> Float[Tensor, ""]:
+    """Mean absolute difference of magnitudes over valid frames.
+
+    Where a phase cannot be foreseen, the complex difference alone is least for silence; this one wants the level. Its
+    gradient at an output of zero is zero, and finite everywhere.
+    """
+    return masked_l1(output.abs(), target.abs(), inside)
 
 
 def kl_per_dimension(
@@ -38,3 +51,56 @@ def free_bits(kl: Float[Tensor, " latent_dim"], free: float) -> Float[Tensor, ""
     Source: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow (2016), on batch means.
     """
     return torch.clamp(kl, min=free).mean()
+
+
+def log_magnitude_l1(
+    output: Float[Tensor, "batch bins frames"],
+    target: Float[Tensor, "batch bins frames"],
+    inside: Bool[Tensor, "batch frames"],
+    floor: float,
+) -> Float[Tensor, ""]:
+    """Mean absolute difference of log-magnitudes over valid frames, in nepers; magnitudes under `floor` count as it."""
+    return masked_l1(output.clamp(min=floor).log(), target.clamp(min=floor).log(), inside)
+
+
+def spectral_convergence(
+    output: Float[Tensor, "batch bins frames"],
+    target: Float[Tensor, "batch bins frames"],
+    inside: Bool[Tensor, "batch frames"],
+) -> Float[Tensor, ""]:
+    """‖output − target‖ / ‖target‖ over all valid frames of the batch, so that a silent crop weighs nothing.
+
+    Source: Arık, Jun, Diamos, Fast Spectrogram Inversion using Multi-head CNN (2018).
+    """
+    difference = ((output - target).square().sum(1) * inside).sum()
+    return ((difference + 1e-12) / ((target.square().sum(1) * inside).sum() + 1e-12)).sqrt()
+
+
+def hinge_of_discriminators(real: list[Tensor], made: list[Tensor]) -> Float[Tensor, ""]:
+    """What discriminators pay: scores of real sound are to exceed 1, those of made sound to stay under −1.
+
+    Source: Lim and Ye, Geometric GAN (2017), eq. 12; mean over discriminators.
+    """
+    paid = [(1 - r).relu().mean() + (1 + m).relu().mean() for r, m in zip(real, made, strict=True)]
+    return torch.stack(paid).mean()
+
+
+def hinge_of_generator(made: list[Tensor]) -> Float[Tensor, ""]:
+    """What a generator pays: scores of made sound are to exceed 1.
+
+    Source: Zeghidour et al., SoundStream (2021), eq. 2; mean over discriminators.
+    """
+    return torch.stack([(1 - m).relu().mean() for m in made]).mean()
+
+
+def feature_matching(real: list[list[Tensor]], made: list[list[Tensor]]) -> Float[Tensor, ""]:
+    """Mean absolute difference of what the layers of discriminators make of real and of made sound, each counted alike.
+
+    Source: Kumar et al., MelGAN (2019), eq. 4.
+    """
+    paid = [
+        (r.detach() - m).abs().mean()
+        for judge_r, judge_m in zip(real, made, strict=True)
+        for r, m in zip(judge_r, judge_m, strict=True)
+    ]
+    return torch.stack(paid).mean()

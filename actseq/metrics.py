@@ -7,8 +7,10 @@ length.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -20,7 +22,11 @@ from actseq.errors import AudioError, ConfigError
 FLOOR = 1e-4
 """Amplitude, −80 dB, below which spectra count as silent."""
 
+ENVELOPE_SECONDS = 0.005
+"""Frames of the energy envelope."""
+
 _BLOCK = 4096  # spectra held in memory at a time, so that long clips cost no more than short ones
+_RESAMPLED = 2**20  # numbers drawn at a time
 
 
 class MultiResolutionStft(NamedTuple):
@@ -74,15 +80,17 @@ def mel_l1_db(original: Float[np.ndarray, " samples"], output: Float[np.ndarray,
     import librosa
 
     n_fft = 512 if sample_rate <= 16000 else 1024
-    levels = [
-        20 * np.log10(np.maximum(mel, FLOOR))
-        for mel in (
-            librosa.feature.melspectrogram(
-                y=waveform, sr=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=64, power=1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "n_fft=", UserWarning)  # a clip shorter than a window lies between zeros
+        levels = [
+            20 * np.log10(np.maximum(mel, FLOOR))
+            for mel in (
+                librosa.feature.melspectrogram(
+                    y=waveform, sr=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=64, power=1
+                )
+                for waveform in _scaled_pair(original, output)
             )
-            for waveform in _scaled_pair(original, output)
-        )
-    ]
+        ]
     return float(np.mean(np.abs(levels[0] - levels[1]), dtype=np.float64))
 
 
@@ -113,30 +121,37 @@ def multi_resolution_stft(
     return MultiResolutionStft(float(np.mean(log_l1)), float(np.mean(convergence)))
 
 
-def pesq_nb(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"], sample_rate: int) -> float | None:
-    """Narrow-band PESQ of speech: about 1 (bad) to 4.55 (identical), MOS-LQO of ITU-T P.862.1.
+def pesq_mos(
+    original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"], sample_rate: int, *, wide: bool = False
+) -> float | None:
+    """PESQ of speech, a mean opinion score from about 1 (bad) to 4.55, or wide-band 4.64 (identical).
 
-    Rates other than 8 and 16 kHz are resampled to 16 kHz. PESQ takes no clip under a quarter of a second; such a clip
-    gets silence at its end up to that length, longer ones are scored as they are, since PESQ adds its own 300 ms of
-    silence on either side. Beyond that it wants one stretch of at least 200 ms that it takes for speech. PESQ evens out
-    levels, so a change of loudness is not judged, and it keeps room for 50 utterances without watching it: clips over
-    20 s, which alone could hold more, are cut into equal parts and the scores of the parts averaged.
+    Narrow-band takes 8 and 16 kHz as they are, wide-band 16 kHz; other rates are resampled to 16 kHz. PESQ takes no clip
+    under a quarter of a second; such a clip gets silence at its end up to that length, longer ones are scored as they are,
+    since PESQ adds its own 300 ms of silence on either side. Beyond that it wants one stretch of at least 200 ms that it
+    takes for speech. PESQ evens out levels, so a change of loudness is not judged, and it keeps room for 50 utterances
+    without watching it: clips over 20 s, which alone could hold more, are cut into equal parts and the scores of the parts
+    averaged.
+
+    Args:
+        original: the clip.
+        output: what came out of it.
+        sample_rate: of both, in Hz.
+        wide: judge 50 to 7000 Hz as through headphones instead of a telephone's 300 to 3400 Hz.
 
     Returns:
         The score; None where PESQ has none to give: no utterance in the original, or a silent output. Who averages
         scores should also say how many clips had one.
 
     Raises:
-        ConfigError: the package pesq is missing.
+        ConfigError: the package pesq is missing, or wide-band is asked for under 16 kHz.
         AudioError: the original is empty, or a sample of either is not a finite number.
-    """
-    try:
-        import pesq
-    except ImportError as error:
-        raise ConfigError(
-            "PESQ needs the package pesq, which is not installed", action="pip install 'actseq[evaluate]'"
-        ) from error
 
+    Source: ITU-T P.862 (2001) with the scales of P.862.1 (narrow-band) and P.862.2 (wide-band).
+    """
+    if wide and sample_rate < 16000:
+        raise ConfigError(f"wide-band PESQ at {sample_rate} Hz", "16000 Hz or more", "use the narrow-band one")
+    pesq = _extra("pesq")
     pair = _scaled_pair(original, output)
     rate = sample_rate
     if rate not in (8000, 16000):
@@ -153,10 +168,85 @@ def pesq_nb(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, "
         if not reference.any() or not degraded.any():
             continue  # PESQ would divide by the level
         try:
-            scores.append(float(pesq.pesq(rate, reference, degraded, "nb")))
+            scores.append(float(pesq.pesq(rate, reference, degraded, "wb" if wide else "nb")))
         except pesq.NoUtterancesError:
             continue
     return float(np.mean(scores)) if scores else None
+
+
+def stoi(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"], sample_rate: int) -> float | None:
+    """Short-time objective intelligibility of speech: 1 for the same clip, about 0 for one that has nothing to do with it.
+
+    Compared at 10 kHz, in 15 third octaves centred at 150 Hz to 3.8 kHz, over stretches of 384 ms of what lies within 40 dB of
+    the original's loudest frame. A silent output has 0.
+
+    Returns:
+        The score; None where the original has no such stretch: it is silent or, without its pauses, under about 0.4 s.
+
+    Raises:
+        ConfigError: the package pystoi is missing.
+        AudioError: the original is empty, or a sample of either is not a finite number.
+
+    Source: Taal, Hendriks, Heusdens, Jensen 2011, An Algorithm for Intelligibility Prediction of Time-Frequency Weighted
+    Noisy Speech.
+    """
+    pystoi = _extra("pystoi")
+    reference, other = _scaled_pair(original, output)
+    # A clip under one stretch of 30 frames is refused here: without a single frame the package fails instead of warning.
+    if not reference.any() or units.samples_to_seconds(len(reference), sample_rate) < 0.384:
+        return None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
+        try:
+            return float(pystoi.stoi(reference, other, sample_rate))
+        except RuntimeWarning:
+            return None
+
+
+def envelope_correlation(
+    original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"], sample_rate: int
+) -> float | None:
+    """Pearson correlation of the RMS in consecutive frames of 5 ms: do attacks and decays come when they should.
+
+    The level of either is not judged. What is left after the last whole frame is not looked at. Silence counts as a level
+    of 0 like any other; an output whose envelope does not change, such as silence, explains nothing and has 0.
+
+    Returns:
+        The correlation, from −1 to 1; None where the original's envelope does not change, as in silence or a steady tone,
+        or the clip has fewer than two frames.
+
+    Raises:
+        AudioError: the original is empty, or a sample of either is not a finite number.
+    """
+    frame = max(1, units.seconds_to_samples(ENVELOPE_SECONDS, sample_rate))
+    n = len(original) // frame
+    x, y = (
+        np.sqrt(np.square(waveform[: n * frame].reshape(n, frame), dtype=np.float64).mean(axis=1))
+        for waveform in _scaled_pair(original, output)
+    )
+    changes = [n > 1 and float(np.ptp(levels)) > 1e-6 * float(levels.max()) for levels in (x, y)]
+    if not changes[0]:
+        return None
+    return float(np.corrcoef(x, y)[0, 1]) if changes[1] else 0.0
+
+
+def crest_factor_db(waveform: Float[np.ndarray, " samples"]) -> float | None:
+    """Peak over RMS in dB: 3.01 for a sine, about 12 for noise, more for a click; None for silence."""
+    rms = float(np.sqrt(np.square(waveform, dtype=np.float64).mean())) if len(waveform) else 0.0
+    return 20 * float(np.log10(_peak(waveform) / rms)) if rms else None
+
+
+def crest_difference_db(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"]) -> float | None:
+    """Crest factor of the output minus that of the original, in dB: below 0 where peaks were smeared.
+
+    Returns:
+        The difference; None where one of them is silent.
+
+    Raises:
+        AudioError: the original is empty, or a sample of either is not a finite number.
+    """
+    before, after = (crest_factor_db(waveform) for waveform in _scaled_pair(original, output))
+    return None if before is None or after is None else after - before
 
 
 def bootstrap_interval(values: ArrayLike, n: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
@@ -169,8 +259,12 @@ def bootstrap_interval(values: ArrayLike, n: int = 2000, seed: int = 0, level: f
     if not sample.size:
         raise ValueError("no values to bootstrap")
     rng = np.random.default_rng(seed)
-    means = [sample[rng.integers(sample.size, size=sample.size)].mean() for _ in range(n)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    block = max(1, _RESAMPLED // sample.size)
+    means = [
+        sample[rng.integers(sample.size, size=(min(block, n - start), sample.size))].mean(axis=1)
+        for start in range(0, n, block)
+    ]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -214,6 +308,14 @@ def clip_jumps(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Cli
         for spectra in [_join_spectra(windows[start : start + _BLOCK + 4], peak)]
     ]
     return ClipJumps(np.abs(np.diff(waveform.astype(np.float64))), np.concatenate(distances))
+
+
+def _extra(package: str) -> Any:
+    """A package of the extra `evaluate`."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        raise ConfigError(f"the package {package} is not installed", action="pip install 'actseq[evaluate]'") from error
 
 
 def _scaled_pair(

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,18 @@ from numpy.typing import NDArray
 from actseq import audio, units
 from actseq import config as configuration
 from actseq.config import Config
-from actseq.corpus import Corpus, FeatureBatches, SegmentSource, build_corpus
+from actseq.corpus import Corpus, FeatureBatches, SegmentSource, build_corpus, level_gain
 from actseq.errors import ArtifactError, AudioError, ConfigError
 from actseq.latents import SequenceSource
-from actseq.loading import LoadedRun, load_codec, load_latents, stage_config
+from actseq.loading import (
+    LoadedRun,
+    chosen_vocoder,
+    load_codec,
+    load_latents,
+    load_vocoder,
+    stage_config,
+    vocoder_inputs,
+)
 from actseq.progress import Reporter, Silent
 from actseq.runs import (
     Run,
@@ -92,7 +100,9 @@ def _train_ae(
 
     # What can be wrong is found out before anything is written.
     config = build.complete(config)
-    build.build_autoencoder(config, build.build_representation(config))
+    representation = build.build_representation(config)
+    model = build.build_autoencoder(config, representation)
+    build.build_autoencoding(config, model, representation, representation.hop_length)
     resolved = resolve_device(device)
     listing = _listing(folder, config.corpus.labels)
     made = Run.locate(run or default_run(folder, config.preset))
@@ -258,14 +268,14 @@ def _train_autoencoder(
         segment = units.seconds_to_samples(config.corpus.segment_seconds, config.corpus.sample_rate) // hop * hop
         objective = build.build_autoencoding(config, model, representation, margin)
 
-        def source(split: str, gain_db: tuple[float, float], jitter: int) -> SegmentSource:
+        def source(split: str, gain_db: tuple[float, float], jitter: int, speed: float) -> SegmentSource:
             size = config.train_ae.batch_size
-            return SegmentSource(corpus, split, segment, margin, size, config.seed, gain_db, jitter)
+            return SegmentSource(corpus, split, segment, margin, size, config.seed, gain_db, jitter, speed)
 
-        validation = source("validation", (0.0, 0.0), 0) if corpus.indices("validation") else None
+        validation = source("validation", (0.0, 0.0), 0, 0.0) if corpus.indices("validation") else None
         outcome = train(
             objective,
-            source("train", GAIN_DB, hop),
+            source("train", GAIN_DB, hop, config.train_ae.speed),
             validation,
             config.train_ae,
             run.autoencoder,
@@ -376,15 +386,35 @@ def _extract(
     finished = sum(corpus.store.records[order[j]].length for shard in done for j in shards[shard])
     reporter.begin("latents", seconds, finished // codec.sample_rate, unit="seconds of sound")
     begun, at_start = time.perf_counter(), finished
+
+    def advance(samples: int) -> None:
+        nonlocal finished
+        finished += samples
+        elapsed = time.perf_counter() - begun
+        reporter.advance(
+            finished // codec.sample_rate,
+            {"× real time": (finished - at_start) / codec.sample_rate / max(elapsed, 1e-9)},
+        )
+
+    def pieces(index: int) -> Iterator[Waveform]:
+        length = corpus.store.records[index].length
+        for start in range(0, length, audio.BLOCK):
+            stop = min(length, start + audio.BLOCK)
+            yield corpus.waveform(index, start, stop)
+            advance(stop - start)
+
     for number, members in enumerate(shards):
         if number in done:
             continue
         items = []
         for group in in_batches([frames[j] for j in members], BATCH_FRAMES, section.batch_size):
             indices = [order[members[j]] for j in group]
-            for index, (mean, log_variance) in zip(
-                indices, codec.encode([corpus.waveform(i) for i in indices]), strict=True
-            ):
+            if len(indices) == 1:
+                encoded = [codec.encode_pieces(pieces(indices[0]))]
+            else:
+                encoded = codec.encode([corpus.waveform(i) for i in indices])
+                advance(sum(corpus.store.records[i].length for i in indices))
+            for index, (mean, log_variance) in zip(indices, encoded, strict=True):
                 record = corpus.store.records[index]
                 both = mean if log_variance is None else np.concatenate([mean, log_variance], axis=1)
                 items.append(
@@ -400,12 +430,6 @@ def _extract(
                         },
                     )
                 )
-                finished += record.length
-            elapsed = time.perf_counter() - begun
-            reporter.advance(
-                finished // codec.sample_rate,
-                {"× real time": (finished - at_start) / codec.sample_rate / max(elapsed, 1e-9)},
-            )
         writer.write_shard(number, items)
     reporter.end()
     store = SequenceStore(run.latents)
@@ -438,8 +462,7 @@ def train_prior(
     from actseq.training import resolve_device, train
 
     reporter = reporter or Silent()
-    if not re.fullmatch(r"\w[\w .-]*", name):
-        raise ConfigError(f"'{name}' is no name for a prior", "letters, digits, '-', '_' and '.'")
+    _check_name(name, "prior")
     opened = Run.open(run)
     meta_ae = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
     config = stage_config(configuration.parse(Config, meta_ae["config"]), overrides, "train-prior")
@@ -518,6 +541,180 @@ def _prior_result(run: Run, folder: Path) -> Result:
         "fingerprint": fingerprint(folder),
         **{key: meta[key] for key in ("labels", "figures", "total_steps", "n_parameters")},
     }
+
+
+def _check_name(name: str, what: str) -> None:
+    if not re.fullmatch(r"\w[\w .-]*", name):
+        raise ConfigError(f"'{name}' is no name for a {what}", "letters, digits, '-', '_' and '.'")
+
+
+# -- vocoder ------------------------------------------------------------------------------------------------------------
+
+
+def train_vocoder(
+    run: str | Path,
+    *,
+    name: str = "default",
+    overrides: Iterable[str] = (),
+    seed: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Train a vocoder, then compare all of the run's with the one that needs no training; the winner is what `auto` means.
+
+    Resumes; does nothing where it is done.
+    """
+    import torch
+
+    from actseq import build
+    from actseq.training import train
+
+    reporter = reporter or Silent()
+    _check_name(name, "vocoder")
+    opened = Run.open(run)
+    meta_ae = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
+    config = stage_config(configuration.parse(Config, meta_ae["config"]), overrides, "train-vocoder")
+    section, seed = config.train_vocoder, config.seed if seed is None else seed
+    use_threads(threads)
+    codec, _, _ = load_codec(opened, device, None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build.build_vocoder_network(config, codec.representation)
+        objective = build.build_vocoding(config, model, codec.representation, codec.autoencoder)
+    inputs = vocoder_inputs(opened, meta_ae, config)
+    if read_json(opened.corpus / "corpus.json")["fingerprint"] != inputs["corpus"]:
+        raise ArtifactError(
+            f"the autoencoder of run {opened.name} was trained on another corpus", action="copy the run again"
+        )
+    made_from = {key: value for key, value in inputs.items() if key != "autoencoder" or objective.uses_autoencoder}
+    corpus = Corpus(opened.corpus, config.corpus.level_dbfs)
+    folder = opened.vocoders / name
+    settings = {"train_vocoder": section.model_dump(mode="json"), "seed": seed} | made_from
+    with opened.lock(folder):
+        plan = folder / "settings.json"
+        if plan.is_file():
+            same_settings(
+                read_json(plan),
+                settings,
+                f"vocoder {name} of run {opened.name}",
+                f"give the new one another --name, or delete {folder}",
+            )
+        if (folder / "model.json").is_file():
+            reporter.say(f"vocoder: already trained ({folder})")
+        else:
+            write_json(plan, settings)
+            model.normaliser.fit(FeatureBatches(corpus, codec.representation, codec.device))
+            hop = codec.representation.hop_length
+
+            def source(split: str, gain_db: tuple[float, float], jitter: int) -> SegmentSource:
+                samples = section.frames * hop
+                return SegmentSource(
+                    corpus, split, samples, objective.margin, section.batch_size, seed, gain_db, jitter
+                )
+
+            outcome = train(
+                objective,
+                source("train", GAIN_DB, hop),
+                source("validation", (0.0, 0.0), 0) if corpus.indices("validation") else None,
+                section,
+                folder,
+                name=f"vocoder {name}",
+                seed=seed,
+                device=codec.device,
+                reporter=reporter,
+            )
+            write_artifact(
+                folder,
+                {f"vocoder.{key}": value for key, value in outcome.tensors.items()},
+                {
+                    "kind": "vocoder",
+                    "config": config.model_dump(mode="json"),
+                    "seed": seed,
+                    "inputs": made_from,
+                    "n_parameters": build.n_parameters(model),
+                    "total_steps": outcome.total_steps,
+                    "best_step": outcome.best_step,
+                    "figures": outcome.figures,
+                },
+            )
+    meta = read_meta(folder, "actseq train-vocoder")
+    return {
+        "run": str(opened.path),
+        "vocoder": str(folder),
+        "fingerprint": fingerprint(folder),
+        **{key: meta[key] for key in ("figures", "total_steps", "n_parameters")},
+        "choice": _choose_vocoder(opened, name, config, codec, corpus, inputs, reporter),
+    }
+
+
+def _choose_vocoder(
+    run: Run,
+    just_trained: str,
+    config: Config,
+    codec: Codec,
+    corpus: Corpus,
+    inputs: dict[str, str],
+    reporter: Reporter,
+) -> Result:
+    """Score all vocoders of a run on its validation clips and write down the winner, unless that is done."""
+    from actseq import build, choice
+    from actseq.evaluation import spread
+
+    untrained = build.untrained_vocoder(config)
+    first = f"{untrained.kind} (untrained)"
+    vocoders = {first: build.build_vocoder(untrained, codec.representation)}
+    members: dict[str, Result] = {first: {"vocoder": untrained.model_dump(), "fingerprint": None}}
+    for name in run.trained_vocoders():
+        try:
+            vocoders[name] = load_vocoder(run, name, codec.representation, inputs)
+        except ArtifactError as error:
+            if name == just_trained:
+                raise
+            reporter.warn(f"not compared: {error}")
+            continue
+        members[name] = {
+            "vocoder": build.trained(name=name).model_dump(),
+            "fingerprint": fingerprint(run.vocoders / name),
+        }
+    with run.lock(run.vocoders):
+        if run.choice.is_file():
+            made = read_json(run.choice)
+            known = {name: {key: row[key] for key in members[first]} for name, row in made["candidates"].items()}
+            if made["inputs"] == inputs and known == members:
+                return made
+        indices = spread(corpus.indices("validation"), choice.CLIPS)
+        for vocoder in vocoders.values():
+            vocoder.to(codec.device)  # type: ignore[attr-defined]
+        if indices:
+            scores = choice.score(vocoders, codec, corpus, indices, reporter)
+            found, winner = choice.figures(scores, first), choice.decide(scores, first)
+            why = choice.reason(found, first, winner)
+        else:
+            found, winner = {}, first
+            why = f"chosen: {first}. The run has no validation clips to compare on."
+        result = {
+            "inputs": inputs,
+            "split": "validation",
+            "clips": len(indices),
+            "seconds": choice.SECONDS,
+            "decided_by": f"{choice.DECIDES} of {choice.WAYS[0]}, mean over clips",
+            "candidates": {name: member | found.get(name, {}) for name, member in members.items()},
+            "winner": {"name": winner, **members[winner]},
+            "reason": why,
+        }
+        write_json(run.choice, result)
+    return result
+
+
+def choice_lines(result: Result) -> list[str]:
+    """The comparison of `train-vocoder` as a table, and what was chosen."""
+    from actseq.choice import table
+
+    rows = table(result["candidates"]) if result["clips"] else []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return [f"on {result['clips']} validation clips", *lines, result["reason"]]
 
 
 # -- all stages ---------------------------------------------------------------------------------------------------------
@@ -626,6 +823,8 @@ def generate(
         "vocoder": loaded.config.vocoder.model_dump(),
     }
     fingerprints = {"autoencoder": loaded.autoencoder, "prior": fingerprint(loaded.prior_folder)}
+    if loaded.vocoder_folder is not None:
+        fingerprints["vocoder"] = fingerprint(loaded.vocoder_folder)
     files = []
     for i, clip in enumerate(clips):
         path = folder / f"{i:03d}.wav"
@@ -677,12 +876,15 @@ def _load(path: Path, sample_rate: int, reporter: Reporter) -> Waveform:
     """A file at the model's rate; what was changed is told."""
     waveform, own_rate = audio.load(path)
     waveform, offset = audio.remove_offset(waveform)
+    _tell_changes(path, offset, own_rate, sample_rate, reporter)
+    return waveform if own_rate == sample_rate else audio.resample(waveform, own_rate, sample_rate)
+
+
+def _tell_changes(path: Path, offset: float, own_rate: int, sample_rate: int, reporter: Reporter) -> None:
     if offset:
         reporter.say(f"{path.name}: a constant offset of {offset:.3f} was removed")
-    if own_rate == sample_rate:
-        return waveform
-    reporter.say(f"{path.name}: resampled from {own_rate} to {sample_rate} Hz")
-    return audio.resample(waveform, own_rate, sample_rate)
+    if own_rate != sample_rate:
+        reporter.say(f"{path.name}: resampled from {own_rate} to {sample_rate} Hz")
 
 
 def _unused(folder: Path) -> Path:
@@ -693,16 +895,24 @@ def _unused(folder: Path) -> Path:
 
 def _write(path: Path, waveform: Waveform, sample_rate: int, reporter: Reporter) -> float:
     """Write a wav; a gain that was needed against clipping is told."""
+    _make_folder(path.parent)
+    gain = audio.write(path, waveform, sample_rate)
+    _tell_gain(path, gain, reporter)
+    return gain
+
+
+def _make_folder(folder: Path) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise AudioError(
-            f"the folder {path.parent} cannot be made ({error.strerror})", action="name another with --out"
+            f"the folder {folder} cannot be made ({error.strerror})", action="name another with --out"
         ) from None
-    gain = audio.write(path, waveform, sample_rate)
+
+
+def _tell_gain(path: Path, gain: float, reporter: Reporter) -> None:
     if gain != 1.0:
         reporter.warn(f"{path.name} was turned down by {-20 * np.log10(gain):.1f} dB so as not to clip")
-    return gain
 
 
 def reconstruct(
@@ -715,14 +925,17 @@ def reconstruct(
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
-    """Files or folders through encoder, decoder and vocoder; relative names are kept. Foreign sounds are welcome."""
+    """Files or folders through encoder, decoder and vocoder; relative names are kept. Foreign sounds are welcome.
+
+    All files are read once before the first is reconstructed. Each then goes piece by piece from disk to disk, so that a
+    long one needs no more memory than a short one (unless the network's context is unbounded).
+    """
     reporter = reporter or Silent()
     use_threads(threads)
     opened = Run.open(run)
     meta = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
     config = stage_config(configuration.parse(Config, meta["config"]), overrides, "generate")
-    codec, _, found = load_codec(opened, device, config.vocoder)
-    loaded = LoadedRun(opened, codec, config, found, None, None)
+    codec, used, _ = load_codec(opened, device, config.vocoder)
     jobs = [(path, relative) for given in paths for path, relative in _inputs(given)]
     targets = [out / relative.with_suffix(".wav") for _, relative in jobs]
     for (path, _), target in zip(jobs, targets, strict=True):
@@ -735,24 +948,41 @@ def reconstruct(
         raise ConfigError(
             f"several inputs would be written to {twice[0]}", action="reconstruct them into different folders"
         )
-    reporter.begin("reconstruct", len(jobs), unit="files")
-    files, failed = [], []
+    reporter.begin("read", len(jobs), unit="files")
+    recordings, failed = [], []
     for i, ((path, _), target) in enumerate(zip(jobs, targets, strict=True)):
         try:
-            waveform = _load(path, codec.sample_rate, reporter)
+            recording = audio.measure(path, codec.sample_rate)
         except AudioError as error:
             failed.append({"file": str(path), "reason": str(error)})
             reporter.warn(f"skipped {error}")
             continue
-        _write(target, loaded.reconstruct(waveform), codec.sample_rate, reporter)
-        files.append(str(target))
+        _tell_changes(path, recording.offset, recording.own_rate, codec.sample_rate, reporter)
+        recordings.append((recording, target))
         reporter.advance(i + 1)
     reporter.end()
-    if not files:
+    if not recordings:
         raise AudioError(
             "none of the given files could be read", action=failed[0]["reason"] if failed else "give audio files"
         )
-    return {"run": str(opened.path), "folder": str(out), "files": files, "skipped": failed}
+    total = sum(recording.samples for recording, _ in recordings)
+    reporter.begin("reconstruct", round(total / codec.sample_rate), unit="seconds of sound")
+    files, done = [], 0
+    for recording, target in recordings:
+        gain = np.float32(level_gain(recording.peak, codec.level_dbfs))
+        stream = codec.reconstruct_stream()
+        _make_folder(target.parent)
+        with audio.Writer(target, codec.sample_rate) as writer:
+            for block in recording.blocks():
+                writer.write(stream.push(block * gain) / gain)
+                done += len(block)
+                reporter.advance(done // codec.sample_rate)
+            writer.write(stream.finish() / gain)
+        _tell_gain(target, writer.gain, reporter)
+        files.append(str(target))
+    reporter.end()
+    vocoder = used.vocoder.model_dump()
+    return {"run": str(opened.path), "folder": str(out), "files": files, "skipped": failed, "vocoder": vocoder}
 
 
 def _inputs(given: Path) -> list[tuple[Path, Path]]:
@@ -808,6 +1038,18 @@ def info(run: str | Path) -> Result:
             "head": meta["config"]["prior"]["head"]["kind"],
             **{key: meta[key] for key in ("labels", "n_active", "n_parameters", "total_steps", "best_step", "figures")},
         }
+    result["vocoders"] = {}
+    for name in opened.trained_vocoders():
+        meta = read_meta(opened.vocoders / name, "actseq train-vocoder")
+        result["vocoders"][name] = {
+            "network": meta["config"]["train_vocoder"]["network"]["kind"],
+            **{key: meta[key] for key in ("n_parameters", "total_steps", "best_step", "figures")},
+            "fingerprint": fingerprint(opened.vocoders / name),
+        }
+    if result["vocoders"]:
+        inputs = vocoder_inputs(opened, read_meta(opened.autoencoder, "actseq train-ae"), config)
+        chosen = chosen_vocoder(opened, inputs)
+        result["chosen vocoder"] = "untrained" if chosen is None else chosen.options["name"]
     return result
 
 
@@ -829,7 +1071,8 @@ def verify(run: str | Path, *, reporter: Reporter | None = None) -> Result:
                 found = [f"{folder.name}: the manifest is not the one that {marker} names"]
             problems += found
             checked.append(f"{folder.name}: {len(store)} sequences")
-    for folder in (opened.autoencoder, *(path.parent for path in sorted(opened.priors.glob("*/model.json")))):
+    made = sorted([*opened.priors.glob("*/model.json"), *opened.vocoders.glob("*/model.json")])
+    for folder in (opened.autoencoder, *(path.parent for path in made)):
         if (folder / "model.json").is_file():
             try:
                 read_weights(folder, read_meta(folder, "its stage"))
@@ -850,57 +1093,64 @@ def evaluate(
     *,
     prior: str | None = None,
     split: str = "test",
+    n: int | None = None,
     overrides: Iterable[str] = (),
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
-    """Measure a run on its held-out clips; also written to `evaluation.json` in the run."""
+    """Measure a run on its held-out clips; also written to `evaluation.json` in the run, with a page to look and listen.
+
+    Args:
+        split: `test`, or `validation` to choose settings by.
+        n: measure fidelity on so many clips only, spread evenly over the split.
+        seed: of what is drawn from posteriors.
+    """
     from actseq import evaluation
+    from actseq.page import write_page
 
     reporter = reporter or Silent()
     use_threads(threads)
     loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides)
     corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
-    indices = corpus.indices(split)
-    if not indices:
+    whole = corpus.indices(split)
+    if not whole:
         raise ArtifactError(f"run {loaded.run.name} has no clips in its {split} split", action="train on more files")
+    latents = None if loaded.prior is None else load_latents(loaded.run, loaded.autoencoder)[0]
+    indices = evaluation.spread(whole, n)
+    measured = evaluation.systems(loaded.codec, corpus, indices, seed, reporter)
+    found = evaluation.fidelity(measured, indices, reporter)
     result: Result = {
         "run": str(loaded.run.path),
+        "autoencoder": loaded.autoencoder,
+        "vocoder": loaded.config.vocoder.model_dump(),
+        "seed": seed,
         "split": split,
-        "fidelity": evaluation.fidelity(loaded.codec, corpus, indices, reporter),
+        "clips": len(indices),
+        "clips_in_split": len(whole),
+        "fidelity": found.figures | {"rate": measured.rate},
+        "notes": measured.notes,
     }
-    if loaded.prior is not None:
-        latents, _ = load_latents(loaded.run, loaded.autoencoder)
+    if loaded.prior is not None and latents is not None:
         result["bits_per_dim"] = evaluation.likelihood(loaded.prior, latents, split, seed)
+    shown = evaluation.shown_clips(measured, indices, found.mel_l1_db, reporter)
+    page = write_page(loaded.run.path / "evaluation", result, shown, loaded.sample_rate)
+    result["page"] = str(page)
     write_json(loaded.run.path / "evaluation.json", result)
     return result
 
 
 def evaluation_lines(result: Result) -> list[str]:
-    """The result of `evaluate` as a table."""
+    """The result of `evaluate` as tables."""
+    from actseq.page import LEGEND, headline, tables
 
-    def cell(row: Mapping[str, Any], name: str) -> str:
-        value = row.get(name)
-        return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}] n={value['n']}" if value else "-"
-
-    rows = {name: row for name, row in result["fidelity"].items() if name != "rate"}
-    rate = result["fidelity"]["rate"]
-    bits = (
-        ""
-        if rate["kbit_per_s"] is None
-        else f"{rate['kbit_per_s']:.2f} kbit/s of KL, {rate['active_dims']} active dimensions, "
-    )
-    lines = [
-        f"{result['run']}, {result['split']} split: {bits}{rate['frames_per_s']:.2f} latent frames/s of {rate['latent_dim']}"
-    ]
-    lines.append(f"{'':16} {'log-mel L1, dB':30} PESQ-nb")
-    lines += [f"{name:16} {cell(row, 'mel_l1_db'):30} {cell(row, 'pesq_nb')}" for name, row in rows.items()]
-    if "bits_per_dim" in result:
-        lines.append("held-out bits per dimension")
-        lines += [f"{name:20} {value:7.3f}" for name, value in result["bits_per_dim"].items() if name != "end nats"]
-    return lines
+    lines = [headline(result), LEGEND, *result["notes"]]
+    for table in tables(result):
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines.append("")
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
+    return [*lines, "", f"to look and listen: {result['page']}"]
 
 
 def report(

@@ -75,9 +75,12 @@ def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed:
     _write(compiled, compile_clips([panel.waveform for row in rows.values() for panel in row], rate), rate)
     curves = []
     assert loaded.prior_folder is not None
-    for trained in (loaded.run.autoencoder, loaded.prior_folder):
-        if (trained / "metrics.csv").is_file():
-            curves.append(training_curves(folder / f"{trained.name}.png", trained / "metrics.csv", title=trained.name))
+    trained = {"autoencoder": loaded.run.autoencoder, loaded.prior_folder.name: loaded.prior_folder}
+    if loaded.vocoder_folder is not None:
+        trained[f"vocoder-{loaded.vocoder_folder.name}"] = loaded.vocoder_folder
+    for title, model in trained.items():
+        if (model / "metrics.csv").is_file():
+            curves.append(training_curves(folder / f"{title}.png", model / "metrics.csv", title=title))
     return Report(sheet, compiled, curves)
 
 

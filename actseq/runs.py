@@ -86,7 +86,8 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         content = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):
         raise ArtifactError(f"{path} does not exist", action="run its stage again") from None
-    if content[:2] == b"PK" or content[:1] == b"\x80":
+    # Safetensors begin with the length of their header, whose first byte may be any, and then the header's brace.
+    if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):
         raise ArtifactError(
             f"{path} is a pickle (a .ckpt or .pt file)",
             "safetensors",
@@ -187,6 +188,7 @@ class Run:
         self.path = path
         self.corpus, self.autoencoder = path / "corpus", path / "autoencoder"
         self.latents, self.priors, self.generated = path / "latents", path / "priors", path / "generated"
+        self.vocoders, self.choice = path / "vocoders", path / "vocoders" / "choice.json"
 
     @staticmethod
     def locate(run: str | Path) -> Run:
@@ -247,6 +249,25 @@ class Run:
         if name not in known:
             raise ArtifactError(f"run {self.name} has no prior '{name}'", action=nearest(name, known))
         return self.priors / name
+
+    def vocoder_folder(self, name: str) -> Path:
+        """The folder of a finished vocoder.
+
+        Raises:
+            ArtifactError: none, or not that one; names what there is.
+        """
+        known = self.trained_vocoders()
+        if not known:
+            raise ArtifactError(
+                f"run {self.name} has no trained vocoder", action=f"run actseq train-vocoder {self.name} first"
+            )
+        if name not in known:
+            raise ArtifactError(f"run {self.name} has no vocoder '{name}'", action=nearest(name, known))
+        return self.vocoders / name
+
+    def trained_vocoders(self) -> list[str]:
+        """Names of the finished ones."""
+        return sorted(path.parent.name for path in self.vocoders.glob("*/model.json"))
 
     def write_config(self, config: Config, source: str, corpus_fingerprint: str | None) -> None:
         """Write what the run is made from."""

@@ -99,14 +99,20 @@ class Bottleneck(Protocol):
 
 
 class Normaliser(nn.Module):
-    """Mean per channel and one global deviation, from the training data; part of the model file."""
+    """Mean per channel and one global deviation, from the training data; part of the model file.
+
+    Args:
+        channels: of the features.
+        log_magnitude: as the representation declares.
+    """
 
     mean: Tensor
     deviation: Tensor
     bounds: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, log_magnitude: bool) -> None:
         super().__init__()
+        self.log_magnitude = log_magnitude
         self.register_buffer("mean", torch.zeros(channels, 1))
         self.register_buffer("deviation", torch.ones(()))
         self.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
@@ -127,7 +133,8 @@ class Normaliser(nn.Module):
         self.mean.copy_(mean[:, None])
         self.deviation.copy_(variance.clamp(min=1e-8).sqrt())
         # A decoder may overshoot what it has seen by a little; further out a spectrum would explode in the vocoder.
-        self.bounds.copy_(torch.tensor([low, high + 1.0]))
+        most = 2 * max(-low, high)
+        self.bounds.copy_(torch.tensor([low, high + 1.0] if self.log_magnitude else [-most, most]))
 
     def normalise(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
         """To zero mean per channel, unit deviation overall."""
@@ -144,14 +151,22 @@ class Autoencoder(nn.Module):
     Args:
         channels: of the features.
         feature_rate: frames per second.
+        log_magnitude: as the representation declares.
         latent_dim: numbers per latent frame.
     """
 
     def __init__(
-        self, network: Network, bottleneck: Bottleneck, *, channels: int, feature_rate: float, latent_dim: int
+        self,
+        network: Network,
+        bottleneck: Bottleneck,
+        *,
+        channels: int,
+        feature_rate: float,
+        log_magnitude: bool,
+        latent_dim: int,
     ) -> None:
         super().__init__()
-        self.normaliser = Normaliser(channels)
+        self.normaliser = Normaliser(channels, log_magnitude=log_magnitude)
         self.network, self.bottleneck = network, bottleneck
         self.latent_dim, self.stride = latent_dim, network.stride
         self.latent_rate = feature_rate / network.stride

@@ -6,16 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from actseq.autoencoders.base import Autoencoder, Posterior, frame_mask
-from actseq.losses import free_bits, kl_per_dimension, masked_delta_l1, masked_l1
+from actseq.errors import require
+from actseq.losses import free_bits, kl_per_dimension, masked_delta_l1, masked_l1, masked_magnitude_l1
 from actseq.objectives.base import Batch, Loss
 from actseq.representations.base import Features, Representation
+from actseq.representations.stft import Stft
 
 DB_PER_NEPER = 20 / math.log(10)
 ACTIVE_NATS = 0.01
 
 
 class Autoencoding(nn.Module):
-    """L1 + `delta_weight` · L1 of the time difference + β · KL.
+    """L1 + `delta_weight` · L1 of the time difference + `magnitude_weight` · L1 of the magnitude + β · KL.
 
     Batches hold `waveform (batch, margin + samples + margin)` and `n_samples (batch,)`, as `SegmentSource` makes them.
 
@@ -27,6 +29,10 @@ class Autoencoding(nn.Module):
         kl_warmup: share of the training over which β rises from 0.
         free_bits_nats: a dimension is charged at least this much.
         delta_weight: of the time difference.
+        magnitude_weight: of the compressed magnitude; only for `stft`.
+
+    Raises:
+        ValueError: a weight of the magnitude with another representation.
     """
 
     monitor = "loss"
@@ -41,11 +47,15 @@ class Autoencoding(nn.Module):
         kl_warmup: float = 0.2,
         free_bits_nats: float = 0.25,
         delta_weight: float = 0.25,
+        magnitude_weight: float = 0.0,
     ) -> None:
         super().__init__()
+        require(0, magnitude_weight=magnitude_weight)
+        if magnitude_weight and not isinstance(representation, Stft):
+            raise ValueError(f"magnitude_weight is {magnitude_weight}, expected 0 with any representation but stft")
         self.model, self.representation, self.margin = model, representation, margin
         self.kl_weight, self.kl_warmup, self.free_bits_nats = kl_weight, kl_warmup, free_bits_nats
-        self.delta_weight = delta_weight
+        self.delta_weight, self.magnitude_weight = delta_weight, magnitude_weight
 
     def kept(self) -> nn.Module:
         """The model."""
@@ -69,13 +79,24 @@ class Autoencoding(nn.Module):
         error = masked_l1(output, features.values, inside)
         delta = masked_delta_l1(output, features.values, inside)
         loss = error + self.delta_weight * delta
-        figures = {"error_db": error * self.model.normaliser.deviation * DB_PER_NEPER}
+        deviation = self.model.normaliser.deviation
+        figures = (
+            {"error_db": error * deviation * DB_PER_NEPER} if self.representation.log_magnitude else {"error": error}
+        )
+        if self.magnitude_weight:
+            magnitude = masked_magnitude_l1(self._complex(output), self._complex(features.values), inside) / deviation
+            loss = loss + self.magnitude_weight * magnitude
+            figures["magnitude_error"] = magnitude
         kl = self._kl(posterior)
         if kl is not None:
             loss = loss + weight * free_bits(kl, self.free_bits_nats)
             figures["kbit_per_s"] = kl.sum() / math.log(2) * self.model.latent_rate / 1000
             figures["active_dims"] = (kl > ACTIVE_NATS).sum().float()
         return loss, {"loss": loss, **figures}
+
+    def _complex(self, values: Tensor) -> Tensor:
+        assert isinstance(self.representation, Stft)
+        return self.representation.compressed(self.model.normaliser.restore(values))
 
     @staticmethod
     def _kl(posterior: Posterior) -> Tensor | None:

@@ -47,7 +47,11 @@ class Objective(Protocol):
         """What the run keeps: its weights are averaged, validated and exported."""
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
-        """A loss for each group."""
+        """A loss for each group.
+
+        All are computed before the first group is stepped: none may differentiate through parameters of a group that is
+        stepped before its own.
+        """
 
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """Figures of a held-out batch, averaged over batches by the loop."""

@@ -34,6 +34,8 @@ class Representation(Protocol):
     sample_rate: int
     hop_length: int
     channels: int
+    log_magnitude: bool
+    """Features are natural logarithms of magnitudes: a difference of 1 is 8.7 dB."""
 
     @property
     def feature_rate(self) -> float:
@@ -60,6 +62,8 @@ class Framing(nn.Module):
     def __init__(self, n_fft: int, hop_length: int) -> None:
         super().__init__()
         require(2, n_fft=n_fft)
+        if n_fft % 2:
+            raise ValueError(f"n_fft is {n_fft}, expected an even number")
         if not 0 < hop_length <= n_fft // 2:
             raise ValueError(f"hop_length is {hop_length}, expected 1 to n_fft / 2 = {n_fft // 2}")
         self.n_fft, self.hop_length = n_fft, hop_length

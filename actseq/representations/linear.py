@@ -17,6 +17,8 @@ class Linear(nn.Module):
         floor: magnitudes below this are taken for silence.
     """
 
+    log_magnitude = True
+
     def __init__(self, sample_rate: int, *, n_fft: int = 1024, hop_length: int = 256, floor: float = 1e-3) -> None:
         super().__init__()
         require(1e-20, floor=floor)

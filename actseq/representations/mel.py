@@ -26,6 +26,7 @@ class Mel(nn.Module):
         floor: magnitudes below this are taken for silence.
     """
 
+    log_magnitude = True
     basis: Tensor
 
     def __init__(

@@ -25,9 +25,13 @@ class MagnitudeInversion(nn.Module):
     Source: Lee and Seung, Algorithms for Non-negative Matrix Factorization (2001), with M fixed.
     """
 
+    context_frames = 0
     interpolation: Tensor
     log_area: Tensor
     basis: Tensor
+    first: Tensor
+    weight: Tensor
+    next_weight: Tensor
 
     def __init__(self, representation: Representation, *, n_updates: int = 30) -> None:
         super().__init__()
@@ -47,16 +51,47 @@ class MagnitudeInversion(nn.Module):
             self.register_buffer("interpolation", interpolation)
             self.register_buffer("log_area", area.log()[:, None])
             self.register_buffer("basis", basis)
+            # librosa's triangles overlap their neighbours only.
+            first = (basis > 0).int().argmax(0).clamp(max=len(basis) - 1)
+            following = torch.cat([basis, basis.new_zeros(1, basis.shape[1])])[first + 1, rows]
+            self.register_buffer("first", first)
+            self.register_buffer("weight", basis[first, rows])
+            self.register_buffer("next_weight", following)
         elif not isinstance(representation, Linear):
             raise TypeError("only mel and linear features can be turned into a magnitude")
 
-    def forward(self, values: Float[Tensor, "*batch channels frames"]) -> Float[Tensor, "*batch bins frames"]:
-        """Magnitudes ≥ 0."""
+    def forward(
+        self,
+        values: Float[Tensor, "*batch channels frames"],
+        residual: Float[Tensor, "*batch bins frames"] | None = None,
+    ) -> Float[Tensor, "*batch bins frames"]:
+        """Magnitudes ≥ 0, from features and what is known beside them of the log-magnitudes where the updates start."""
+        start = self.interpolation @ (values - self.log_area) if self.is_mel else values
+        start = (start if residual is None else start + residual).exp()
         if not self.is_mel:
-            return values.exp()
-        target = values.exp()
-        x = (self.interpolation @ (values - self.log_area)).exp()
+            return start
+        if values.device.type != "cpu" or start.requires_grad:
+            return self._update(values.exp(), start)
+        return self._update_compiled(values.exp(), start)
+
+    def _update(self, target: Tensor, x: Tensor) -> Tensor:
         numerator = self.basis.T @ target
         for _ in range(self.n_updates):
             x = x * numerator / (self.basis.T @ (self.basis @ x) + 1e-20)
         return x
+
+    def _update_compiled(self, target: Tensor, x: Tensor) -> Tensor:
+        """The same without products with zeros: about twenty times as fast."""
+        from actseq.vocoders import kernels
+
+        # Frames of all clips in a row: each is inverted on its own.
+        rows = x.detach().movedim(-2, 0).contiguous()
+        kernels.update_magnitudes(
+            target.detach().movedim(-2, 0).reshape(len(self.basis), -1).numpy(),
+            self.first.numpy(),
+            self.weight.numpy(),
+            self.next_weight.numpy(),
+            self.n_updates,
+            rows.view(len(rows), -1).numpy(),
+        )
+        return rows.movedim(0, -2)

@@ -269,6 +269,43 @@ def train_prior(
     )
 
 
+@main.command("train-vocoder")
+@click.argument("run_name", metavar="RUN")
+@click.option("--name", default="default", show_default=True, help="Name of the vocoder.")
+@click.option("--steps", type=click.IntRange(min=1), default=None, help="Training steps.")
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=None, help="Training time.")
+@common
+def train_vocoder(
+    run_name: str,
+    name: str,
+    steps: int | None,
+    minutes: float | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str,
+    threads: int | None,
+    json_output: bool,
+) -> None:
+    """Learn to turn features back into sound; kept in use only where it beats what needs no training."""
+    from actseq import pipeline
+
+    result = pipeline.train_vocoder(
+        run_name,
+        name=name,
+        overrides=budget(list(overrides), "train_vocoder", steps, minutes),
+        seed=seed,
+        device=device,
+        threads=threads,
+        reporter=reporter(),
+    )
+    show(
+        result,
+        json_output,
+        f"vocoder: {result['vocoder']}  ({_figures(result['figures'])})",
+        *pipeline.choice_lines(result["choice"]),
+    )
+
+
 @main.command()
 @click.argument("run_name", metavar="RUN")
 @click.option("--prior", default=None, help="Name of the prior; default: `default`, or the only one.")
@@ -374,10 +411,20 @@ def reconstruct(
 @main.command()
 @click.argument("run_name", metavar="RUN")
 @click.option("--prior", default=None, help="Name of the prior.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "validation"]),
+    default="test",
+    show_default=True,
+    help="Clips to measure on; `validation` to choose settings by.",
+)
+@click.option("--n", type=click.IntRange(min=1), default=None, help="Only so many clips, spread evenly over the split.")
 @common
 def evaluate(
     run_name: str,
     prior: str | None,
+    split: str,
+    n: int | None,
     overrides: tuple[str, ...],
     seed: int | None,
     device: str,
@@ -388,7 +435,15 @@ def evaluate(
     from actseq import pipeline
 
     result = pipeline.evaluate(
-        run_name, prior=prior, overrides=overrides, seed=seed or 0, device=device, threads=threads, reporter=reporter()
+        run_name,
+        prior=prior,
+        split=split,
+        n=n,
+        overrides=overrides,
+        seed=seed or 0,
+        device=device,
+        threads=threads,
+        reporter=reporter(),
     )
     show(result, json_output, *pipeline.evaluation_lines(result))
 

@@ -13,11 +13,14 @@ import numpy as np
 import torch
 
 from actseq import build
-from actseq.config import load_preset
+from actseq.config import Member, load_preset
 from actseq.drumkit import synthesise
 from actseq.generation import Codec
 from actseq.objectives.base import Batch
 from actseq.priors.base import Request
+from actseq.representations.linear import Linear
+from actseq.representations.mel import Mel
+from actseq.representations.stft import Stft
 
 SECONDS = 10.0
 
@@ -47,9 +50,28 @@ def start_up() -> None:
         row(what, f"{best(lambda c=command: subprocess.run(c, check=True, capture_output=True), 5) * 1e3:8.0f} ms")
 
 
-def preset(name: str) -> None:
+def vocoders() -> None:
+    """The vocoders that need no training, at 44.1 kHz."""
+    rate = 44100
+    hits = [synthesise(kind, seed, rate) for seed in range(30) for kind in ("snare", "tom", "hat")]
+    waveform = torch.from_numpy(np.resize(np.concatenate(hits), int(SECONDS * rate)).astype(np.float32))[None]
+    for representation in (
+        Linear(rate, n_fft=2048, hop_length=512),
+        Mel(rate, n_fft=2048, hop_length=512, n_mels=128),
+        Stft(rate, n_fft=2048, hop_length=512),
+    ):
+        kind = type(representation).__name__.lower()
+        features = representation.analyse(waveform, torch.tensor([waveform.shape[1]]))
+        print(f"\n{kind} {representation.channels} at {rate} Hz, 2048/512 → waveform")
+        for name in ("istft",) if kind == "stft" else ("phase", "griffin-lim"):
+            vocoder = build.build_vocoder(Member(kind=name), representation)
+            seconds = best(lambda v=vocoder, f=features: v.synthesise(f), 2 if name == "griffin-lim" else 5)
+            row(f"  {name}", f"{SECONDS / seconds:8.0f} × real time")
+
+
+def preset(name: str, overrides: tuple[str, ...] = ()) -> None:
     """Analysis, encoding, decoding, synthesis, training step and prior steps at a preset's size."""
-    config = build.complete(load_preset(name))
+    config = build.complete(load_preset(name, overrides))
     torch.manual_seed(0)
     representation = build.build_representation(config)
     model = build.build_autoencoder(config, representation).eval()
@@ -62,7 +84,9 @@ def preset(name: str) -> None:
     codec = Codec(representation, model, vocoder, config.corpus.level_dbfs, torch.device("cpu"))
     shape = f"{rate} Hz, {config.representation.options['n_fft']}/{representation.hop_length}/{representation.channels}"
     size = f"{build.n_parameters(model) / 1e6:.2f} M, {model.latent_rate:.4g} Hz × {model.latent_dim}"
-    print(f"\n{name}: {shape}; autoencoder {size}; prior {build.n_parameters(prior) / 1e6:.2f} M")
+    print(
+        f"\n{' '.join((name, *overrides))}: {shape}; autoencoder {size}; prior {build.n_parameters(prior) / 1e6:.2f} M"
+    )
     features = codec.analyse([waveform])
     latents = codec.encode([waveform])[0][0]
     with torch.inference_mode():
@@ -106,8 +130,10 @@ def main() -> None:
     torch.set_num_threads(threads)
     print(f"torch {torch.__version__}, {threads} thread(s)")
     start_up()
+    vocoders()
     for name in ("digits", "drumkit", "speech", "drums", "ambience"):
         preset(name)
+    preset("drums", ("representation={kind: linear, n_fft: 2048, hop_length: 512}",))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -283,13 +284,75 @@ def test_sources_are_never_overwritten(here: Path) -> None:
     assert {path.name: path.read_bytes() for path in Path("own").iterdir()} == before
 
 
-def test_evaluate_report_info_verify(workplace: Path) -> None:
-    quick = ["--set", "vocoder.n_iter=1", "--set", "generate.max_seconds=0.2", *USE]
-    found = read("evaluate", "made", *quick)
-    assert {"reconstructed", "copy synthesis", "rate"} <= set(found["fidelity"])
-    assert found["fidelity"]["reconstructed"]["mel_l1_db"]["n"] == 5
-    assert {"prior", "gaussian"} <= set(found["bits_per_dim"])
-    assert json.loads(Path("runs/made/evaluation.json").read_text())["fidelity"] == found["fidelity"]
+QUICK_SOUND = ["--set", "vocoder.kind=griffin-lim", "--set", "vocoder.n_iter=1"]
+
+
+def test_evaluation_is_printed_written_and_shown(workplace: Path) -> None:
+    printed = good("evaluate", "made", "--n", 2, *QUICK_SOUND, *USE).stdout
+    written = json.loads(Path("runs/made/evaluation.json").read_text())
+    page = Path(written["page"])
+    assert page == Path("runs/made/evaluation/index.html")
+    assert str(page) in printed
+    shown = page.read_text(encoding="utf-8")
+    for text in (printed, shown):
+        assert "runs/made, 2 of 5 clips of the test split" in text
+        assert f"{written['bits_per_dim']['var1']:.3f}" in text
+    figures = dict(written["fidelity"])
+    rate = figures.pop("rate")
+    assert list(figures) == [
+        "reconstructed",
+        "reconstructed from a draw",
+        "copy synthesis",
+        "griffin-lim",
+        "pca 4",
+        f"pca 4 at {rate['kbit_per_s']:.2f} kbit/s",
+    ]
+    for name, row in figures.items():
+        for measure in ("mel_l1_db", "stft_log_l1_db", "crest_error_db"):
+            assert row[measure]["n"] == 2
+            cell = "{mean:.2f} [{low:.2f}, {high:.2f}]".format(**row[measure])
+            assert any(line.startswith(f"{name}  ") and cell in line for line in printed.splitlines())
+            assert f"<td>{cell}</td>" in shown
+        # Hits of a drum are too short for STOI.
+        assert row["stoi"]["n"] == 0
+    assert "– n=0" in printed
+    files = re.findall(r'src="([^"]+)"', shown)
+    assert len(files) == 2 * 5
+    assert all((page.parent / name).stat().st_size > 100 for name in files)
+
+    again = read("evaluate", "made", "--n", 2, "--seed", 1, *QUICK_SOUND, *USE)["fidelity"]
+    drawn = again.pop("reconstructed from a draw"), figures.pop("reconstructed from a draw")
+    assert drawn[0] != drawn[1]
+    assert again == figures | {"rate": rate}
+    other = read("evaluate", "made", "--split", "validation", *QUICK_SOUND, *USE)
+    assert (other["split"], other["clips"], other["clips_in_split"]) == ("validation", 5, 5)
+    assert {"prior", "prior without label", "gaussian"} <= set(other["bits_per_dim"])
+    assert json.loads(Path("runs/made/evaluation.json").read_text()) == other
+    assert other["fidelity"]["reconstructed"] != written["fidelity"]["reconstructed"]
+
+
+def test_evaluation_shows_names_of_files_as_text(here: Path) -> None:
+    Path("names").mkdir()
+    for i, path in enumerate(sorted(Path("sounds/kick").iterdir())):
+        shutil.copy(path, f"names/{i}<img src=x onerror=alert(1)>&'\".wav")
+    good("train-ae", "names", *SMOKE, "--run", "names", "--steps", 2)
+    page = Path(read("evaluate", "names", *QUICK_SOUND, *USE)["page"]).read_text(encoding="utf-8")
+    assert "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;&amp;&#x27;&quot;.wav" in page
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_nothing_to_evaluate_on(here: Path, split: str) -> None:
+    Path("one").mkdir()
+    shutil.copy("sounds/kick/kick-000.wav", "one")
+    good("train-ae", "one", *SMOKE, "--run", "one", "--steps", 2)
+    assert f"run one has no clips in its {split} split; train on more files" in bad(
+        "evaluate", "one", "--split", split, *USE
+    )
+
+
+def test_report_info_verify(workplace: Path) -> None:
+    quick = [*QUICK_SOUND, "--set", "generate.max_seconds=0.2", *USE]
     made = read("report", "made", "--n", 1, *quick)
     for path in (made["sheet"], made["compiled"], *made["curves"]):
         assert Path(path).stat().st_size > 1000
@@ -300,6 +363,32 @@ def test_evaluate_report_info_verify(workplace: Path) -> None:
     assert len(read("verify", "made")["checked"]) >= 4
     for command in ("info", "verify", "presets"):
         assert good(command, *(["made"] if command != "presets" else [])).stdout
+
+
+def test_complex_features_all_the_way(workplace: Path) -> None:
+    settings = [
+        "representation={kind: stft, n_fft: 256, hop_length: 64}",
+        "autoencoder.latent_dim=32",
+        "vocoder.kind=auto",
+    ]
+    sets = [word for setting in settings for word in ("--set", setting)]
+    weighted = ["--set", "train_ae.objective.magnitude_weight=1"]
+    assert "expected 0" in bad("train-ae", "sounds", *SMOKE, "--run", "refused", *weighted)
+    assert not Path("runs/refused").exists()
+    figures = read("run", "sounds", *SMOKE, "--run", "complex", *sets, *weighted)["autoencoder"]["figures"]
+    assert {"error", "magnitude_error"} <= set(figures)
+    assert "error_db" not in figures
+    with Path("runs/complex/autoencoder/metrics.csv").open(newline="") as file:
+        held_out = [float(row["validation/loss"]) for row in csv.DictReader(file) if row["validation/loss"]]
+    assert held_out[-1] < held_out[0]
+    kicks = ["reconstruct", "complex", "sounds/kick", "--out", "complex", *USE]
+    assert "mel and linear" in bad(*kicks, "--set", "vocoder.kind=griffin-lim")
+    for path in read(*kicks)["files"]:
+        before, after = sound(Path("sounds/kick") / Path(path).name), sound(path)
+        assert np.square(after - before).sum() < 0.1 * np.square(before).sum()
+    seed = ["--seed-audio", "sounds/kick/kick-001.wav", "--seconds", 0.3]
+    for path in read("generate", "complex", *seed, "--n", 2, "--out", "complex-new", *USE)["files"]:
+        assert np.abs(sound(path)[-2400:]).max() > 0
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------------
@@ -443,6 +532,8 @@ def test_one_line_says_what_is_wrong(workplace: Path, arguments: list[Any], expe
         (["generate", "made", "--n", 0], "--n"),
         (["generate", "made", "--seconds", -1], "--seconds"),
         (["generate", "made", "--frobnicate"], "--frobnicate"),
+        (["evaluate", "made", "--n", 0], "--n"),
+        (["evaluate", "made", "--split", "train"], "--split"),
         (["reconstruct", "made", "--out", "x"], "PATH"),
         (["extract-latents", "made", "--seed", 1], "--seed"),
     ],

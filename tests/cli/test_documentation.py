@@ -20,17 +20,20 @@ LEFT_OUT = ("git clone", "cd ", "make", "pip", "source ", ". ", "#")
 QUICK_TRAINING = ["corpus.segment_seconds=0.2", "autoencoder.network.width=16", "autoencoder.network.inner=32"]
 QUICK_TRAINING += ["autoencoder.network.blocks=1", "train_ae.validations=1", "train_ae.validation_batches=1"]
 QUICK_PRIOR = ["prior.network.width=16", "train_prior.validations=1", "train_prior.validation_batches=1"]
-QUICK_SOUND = ["vocoder.kind=griffin-lim", "vocoder.n_iter=1", "generate.max_seconds=0.3"]
+QUICK_VOCODER = ["train_vocoder.network.width=16", "train_vocoder.network.inner=16", "train_vocoder.validations=1"]
+QUICK_SOUND = ["generate.max_seconds=0.3"]
 QUICK = {
     "drumkit": ["--n-per-kind", "3"],
     "run": ["--set", "train_ae.steps=2", "--set", "train_prior.steps=2"],
     "train-ae": ["--set", "train_ae.steps=2"],
     "train-prior": ["--set", "train_prior.steps=2"],
+    "train-vocoder": ["--set", "train_vocoder.steps=2"],
 }
 SETTINGS = {
     "run": QUICK_TRAINING + QUICK_PRIOR,
     "train-ae": QUICK_TRAINING,
     "train-prior": QUICK_PRIOR,
+    "train-vocoder": QUICK_VOCODER,
     **dict.fromkeys(("generate", "reconstruct", "evaluate", "report"), QUICK_SOUND),
 }
 
@@ -135,7 +138,8 @@ def test_every_preset_and_key_is_described() -> None:
     for key in set(keys(build.complete(load_preset("drums")).model_dump(mode="json"))) | set(Config.model_fields):
         assert f"`{key}" in text or f"### {key}" in text, f"docs/configs.md does not describe {key}"
     families = (build.REPRESENTATIONS, build.NETWORKS, build.BOTTLENECKS, build.PRIOR_NETWORKS, build.HEADS)
-    for family in (*families, build.VOCODERS, build.AUTOENCODER_OBJECTIVES, build.PRIOR_OBJECTIVES):
+    families += (build.VOCODERS, build.TRAINED, build.VOCODER_NETWORKS)
+    for family in (*families, build.AUTOENCODER_OBJECTIVES, build.PRIOR_OBJECTIVES, build.VOCODER_OBJECTIVES):
         for kind, member in family.items():
             assert f"kind: {kind}" in text, f"docs/configs.md does not describe {kind}"
             for key in build.options_model(member).model_fields:

@@ -19,6 +19,7 @@ LATENT_DIM = 4
 REPRESENTATIONS: dict[str, dict[str, Any]] = {
     "mel": {"n_fft": 256, "hop_length": 64, "n_mels": 24},
     "linear": {"n_fft": 256, "hop_length": 64},
+    "stft": {"n_fft": 256, "hop_length": 64},
 }
 NETWORKS: dict[str, list[dict[str, Any]]] = {
     "conv": [
@@ -30,7 +31,15 @@ NETWORKS: dict[str, list[dict[str, Any]]] = {
 BOTTLENECKS: dict[str, dict[str, Any]] = {"plain": {}, "variational": {}}
 REFUSED = {("pca", "variational"): "plain"}
 """Network and bottleneck that do not fit, and the member that the refusal must name."""
-VOCODERS: dict[str, dict[str, Any]] = {"griffin-lim": {"n_iter": 4, "block_frames": 16, "overlap_frames": 4}}
+VOCODERS: dict[str, dict[str, Any]] = {
+    "phase": {"n_turns": 2, "block_frames": 16},
+    "griffin-lim": {"n_iter": 4, "block_frames": 16, "overlap_frames": 4},
+    "istft": {"block_frames": 16},
+}
+VOCODER_NETWORKS: dict[str, dict[str, Any]] = {
+    "magnitude": {"width": 12, "inner": 16, "blocks": 1},
+    "neural": {"width": 12, "inner": 16, "blocks": 1, "block_frames": 16},
+}
 PRIOR_NETWORKS: dict[str, dict[str, Any]] = {
     "lstm": {"width": 12, "layers": 2, "dropout": 0.0},
     "gru": {"width": 12, "layers": 2, "dropout": 0.0},
@@ -60,6 +69,19 @@ def autoencoder(
     model = build.build_autoencoder(config, representation("mel", n_mels=n_mels)).eval()
     model.fit([features(40, 3, n_mels), features(31, 2, n_mels)])
     return model
+
+
+def vocoder_network(kind: str, analysis: Any, **options: Any) -> Any:
+    """Seeded weights that matter, statistics of made-up features."""
+    member = Member(kind=kind, **(VOCODER_NETWORKS[kind] | options))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build.construct(build.VOCODER_NETWORKS, member, "train_vocoder.network", analysis)
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    network.normaliser.fit([features(40, 3, analysis.channels)])
+    return network.eval()
 
 
 def prior(network: str, head: str, latent_dim: int = 5, n_active: int = 3) -> SequencePrior:

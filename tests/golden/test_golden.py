@@ -21,6 +21,8 @@ from actseq.priors.recurrent import Lstm
 from actseq.representations.base import Features
 from actseq.representations.linear import Linear
 from actseq.representations.mel import Mel
+from actseq.representations.stft import Stft
+from actseq.vocoders.istft import Istft
 
 PATH = Path(__file__).parent / "golden.json"
 
@@ -66,9 +68,16 @@ def test_linear() -> None:
     check("linear", Linear(8000, n_fft=256, hop_length=64, floor=1e-2).analyse(*sound()).values)
 
 
+def test_stft_and_back() -> None:
+    analysis = Stft(8000, n_fft=256, hop_length=64)
+    features = analysis.analyse(*sound())
+    check("stft", features.values)
+    check("istft", Istft(analysis).synthesise(Features(0.9 * features.values, features.lengths)))
+
+
 def conv() -> Autoencoder:
     network = Conv(6, 3, 6, width=8, inner=12, blocks=2, latent_blocks=1, stride=2)
-    model = Autoencoder(network, Variational(), channels=6, feature_rate=125.0, latent_dim=3).eval()
+    model = Autoencoder(network, Variational(), channels=6, feature_rate=125.0, log_magnitude=True, latent_dim=3).eval()
     fill(model, 0)
     return model
 

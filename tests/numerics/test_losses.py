@@ -53,6 +53,16 @@ def test_delta_l1_is_a_loop() -> None:
     assert float(losses.masked_delta_l1(output, target, single)) == 0
 
 
+def test_magnitude_l1_is_numpys_and_knows_no_phase() -> None:
+    real, imaginary, inside = pair()
+    output, target = torch.complex(real, imaginary), torch.complex(imaginary, real.flip(1))
+    error = np.abs(np.abs(output.numpy()) - np.abs(target.numpy()))
+    expected = np.concatenate([error[i, :, :length].ravel() for i, length in enumerate(LENGTHS)]).mean()
+    assert float(losses.masked_magnitude_l1(output, target, inside)) == pytest.approx(expected, rel=1e-5)
+    turned = target * torch.exp(1j * imaginary)
+    assert float(losses.masked_magnitude_l1(turned, target, inside)) < 1e-5
+
+
 def test_kl_is_torchs() -> None:
     mean, log_variance = torch.randn((2, 3, 9, 4), generator=torch.Generator().manual_seed(1))
     posterior = Posterior(mean, log_variance, torch.tensor(LENGTHS))
@@ -134,7 +144,7 @@ def ragged() -> list[Features]:
 
 def test_normaliser_is_numpys_over_what_is_real() -> None:
     batches = ragged()
-    normaliser = Normaliser(5)
+    normaliser = Normaliser(5, log_magnitude=True)
     normaliser.fit(batches)
     frames = np.concatenate(
         [
@@ -152,20 +162,28 @@ def test_normaliser_is_numpys_over_what_is_real() -> None:
     assert scaled.var(1).mean() == pytest.approx(1, rel=1e-4)
 
 
+def test_what_is_no_logarithm_may_be_twice_as_large() -> None:
+    values = torch.tensor([[[0.5, -3.0, 1.0]]])
+    normaliser = Normaliser(1, log_magnitude=False)
+    normaliser.fit([Features(values, torch.tensor([3]))])
+    assert normaliser.restore(torch.tensor([[[-1e9, 1e9]]])).tolist() == [[[-6.0, 6.0]]]
+    torch.testing.assert_close(normaliser.restore(normaliser.normalise(2 * values)), 2 * values)
+
+
 def test_normaliser_restores_what_lies_within_its_bounds() -> None:
     batches = ragged()
-    normaliser = Normaliser(5)
+    normaliser = Normaliser(5, log_magnitude=True)
     normaliser.fit(batches)
     inside = batches[0].values[:1, :, :7]
     torch.testing.assert_close(normaliser.restore(normaliser.normalise(inside)), inside, atol=1e-3, rtol=0)
     wild = normaliser.restore(torch.tensor([-1e9, 1e9]).expand(1, 5, 2))[0]
     assert (wild[:, 0] == normaliser.bounds[0]).all()
     assert (wild[:, 1] == normaliser.bounds[1]).all()
-    unfitted = Normaliser(5)
+    unfitted = Normaliser(5, log_magnitude=True)
     assert torch.equal(unfitted.restore(unfitted.normalise(inside)), inside)
 
 
 def test_normaliser_survives_features_that_never_change() -> None:
-    normaliser = Normaliser(2)
+    normaliser = Normaliser(2, log_magnitude=True)
     normaliser.fit([Features(torch.full((1, 2, 4), -11.5), torch.tensor([4]))])
     assert normaliser.normalise(torch.full((1, 2, 4), -11.5)).abs().max() < 1e-2

@@ -1,6 +1,8 @@
 """Fidelity measures against hand-written spectra, known levels and real speech."""
 
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,18 @@ import pytest
 import soundfile
 
 from actseq.errors import AudioError, ConfigError
-from actseq.metrics import bootstrap_interval, clip_jumps, mel_l1_db, multi_resolution_stft, pesq_nb, spectral_jump
+from actseq.metrics import (
+    bootstrap_interval,
+    clip_jumps,
+    crest_difference_db,
+    crest_factor_db,
+    envelope_correlation,
+    mel_l1_db,
+    multi_resolution_stft,
+    pesq_mos,
+    spectral_jump,
+    stoi,
+)
 
 
 def noise(n_samples: int, seed: int = 0, level: float = 0.1) -> np.ndarray:
@@ -27,6 +40,15 @@ def spectra_by_hand(waveform: np.ndarray, n_fft: int) -> np.ndarray:
 def digits(data_dir: Path) -> list[tuple[np.ndarray, int]]:
     paths = sorted((data_dir / "digits_fsdd").rglob("*_jackson_*.wav"))[:4]
     return [soundfile.read(path, dtype="float32") for path in paths]
+
+
+@pytest.fixture(scope="module")
+def sentence(data_dir: Path) -> tuple[np.ndarray, int]:
+    import soxr
+
+    path = min((data_dir / "speech").rglob("*.flac"), key=lambda path: (path.stat().st_size, path))
+    waveform, rate = soundfile.read(path, dtype="float32")
+    return soxr.resample(waveform, rate, 22050), 22050
 
 
 @pytest.mark.parametrize(("sample_rate", "n_fft"), [(8000, 512), (16000, 512), (22050, 1024)])
@@ -55,6 +77,8 @@ def test_mel_distance_of_known_pairs() -> None:
     silent_end = np.concatenate([original[:5000], np.zeros(3000, np.float32)])
     assert mel_l1_db(original, original[:5000], 8000) == mel_l1_db(original, silent_end, 8000) > 1
     assert mel_l1_db(original, np.concatenate([original, original]), 8000) == 0
+    with warnings.catch_warnings(action="error"):  # a clip under one window is no reason to warn
+        assert mel_l1_db(original[:100], original[:100] / 2, 8000) == pytest.approx(20 * np.log10(2), abs=1e-3)
 
 
 def test_multi_resolution_stft_agrees_with_hand_written_spectra() -> None:
@@ -91,11 +115,65 @@ def test_multi_resolution_stft_of_known_pairs(monkeypatch: pytest.MonkeyPatch) -
         (np.full(1000, np.inf, np.float32), noise(1000)),
     ],
 )
-def test_an_unusable_clip_is_refused(original: np.ndarray, output: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    "measure",
+    [
+        lambda x, y: mel_l1_db(x, y, 8000),
+        multi_resolution_stft,
+        lambda x, y: envelope_correlation(x, y, 8000),
+        crest_difference_db,
+    ],
+)
+def test_an_unusable_clip_is_refused(
+    measure: Callable[[np.ndarray, np.ndarray], object], original: np.ndarray, output: np.ndarray
+) -> None:
     with pytest.raises(AudioError):
-        mel_l1_db(original, output, 8000)
-    with pytest.raises(AudioError):
-        multi_resolution_stft(original, output)
+        measure(original, output)
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 22050, 44100])
+def test_envelope_correlation_agrees_with_one_frame_after_the_other(sample_rate: int) -> None:
+    frame = {8000: 40, 22050: 110, 44100: 220}[sample_rate]
+    n = frame * 150 + 17  # what is left at the end counts nowhere
+    swell = np.abs(np.sin(np.arange(n) / 3000)).astype(np.float32)
+    original, output = noise(n, 1) * swell, noise(n, 2) * np.roll(swell, 900)
+    levels = [
+        [np.sqrt(np.mean(w[start : start + frame].astype(float) ** 2)) for start in range(0, 150 * frame, frame)]
+        for w in (original, output)
+    ]
+    expected = np.corrcoef(*levels)[0, 1]
+    assert 0.1 < expected < 0.95
+    assert envelope_correlation(original, output, sample_rate) == pytest.approx(expected, abs=1e-5)
+
+
+def test_envelope_correlation_of_known_pairs() -> None:
+    attack = noise(8000) * np.exp(-np.arange(8000) / 800, dtype=np.float32)
+    assert envelope_correlation(attack, attack * 0.2, 8000) == pytest.approx(1, abs=1e-6)
+    assert envelope_correlation(attack, -attack, 8000) == pytest.approx(1, abs=1e-6)
+    assert envelope_correlation(attack, attack[::-1].copy(), 8000) < 0
+    silence, tone = np.zeros_like(attack), np.sin(np.arange(8000) * 2 * np.pi / 8).astype(np.float32)
+    assert envelope_correlation(attack, silence, 8000) == 0
+    assert envelope_correlation(attack, attack[:0], 8000) == 0
+    assert envelope_correlation(attack, tone, 8000) == 0
+    assert envelope_correlation(silence, attack, 8000) is None
+    assert envelope_correlation(tone, attack, 8000) is None
+    assert envelope_correlation(attack[:79], attack[:79], 8000) is None
+
+
+def test_crest_factor_of_known_waveforms() -> None:
+    tone = np.sin(np.arange(8000) * 2 * np.pi / 80).astype(np.float32)
+    click = np.zeros(10000, np.float32)
+    click[123] = -0.4
+    assert crest_factor_db(tone) == pytest.approx(20 * np.log10(np.sqrt(2)), abs=1e-3)  # 3.01 dB
+    assert crest_factor_db(np.sign(tone + 1e-3)) == pytest.approx(0, abs=1e-6)
+    assert crest_factor_db(click) == pytest.approx(40, abs=1e-5)
+    assert crest_factor_db(np.zeros(100, np.float32)) is None
+    assert crest_factor_db(tone[:0]) is None
+    assert crest_difference_db(click, click / 3) == pytest.approx(0, abs=1e-5)
+    assert crest_difference_db(click[:8000], tone) == pytest.approx(3.01 - 39.03, abs=0.01)
+    assert crest_difference_db(tone, np.tile(tone, 2)) == pytest.approx(0, abs=1e-5)
+    assert crest_difference_db(tone, 0 * tone) is None
+    assert crest_difference_db(0 * tone, tone) is None
 
 
 @pytest.mark.data
@@ -103,9 +181,9 @@ def test_pesq_is_highest_for_the_same_clip_and_falls_with_noise(digits: list[tup
     pytest.importorskip("pesq")
     for waveform, sample_rate in digits:
         assert sample_rate == 8000
-        assert pesq_nb(waveform, waveform, sample_rate) == pytest.approx(4.549, abs=1e-3)
+        assert pesq_mos(waveform, waveform, sample_rate) == pytest.approx(4.549, abs=1e-3)
         levels = np.abs(waveform).max() * np.array([0.001, 0.01, 0.05, 0.3])
-        scores = [pesq_nb(waveform, waveform + noise(len(waveform), level=level), sample_rate) for level in levels]
+        scores = [pesq_mos(waveform, waveform + noise(len(waveform), level=level), sample_rate) for level in levels]
         assert all(score is not None for score in scores)
         assert scores == sorted(scores, reverse=True)
         assert scores[0] > 3.5
@@ -120,42 +198,103 @@ def test_pesq_at_other_rates_lengths_and_levels(digits: list[tuple[np.ndarray, i
     waveform, rate = digits[0]
     noisy = waveform + noise(len(waveform), level=0.01 * float(np.abs(waveform).max()))
     # A clip PESQ takes is scored as it is.
-    assert pesq_nb(waveform, noisy, rate) == pytest.approx(pesq.pesq(rate, waveform, noisy, "nb"), abs=1e-3)
-    assert pesq_nb(waveform, noisy / 3, rate) == pytest.approx(pesq_nb(waveform, noisy, rate), abs=0.01)
+    assert pesq_mos(waveform, noisy, rate) == pytest.approx(pesq.pesq(rate, waveform, noisy, "nb"), abs=1e-3)
+    assert pesq_mos(waveform, noisy / 3, rate) == pytest.approx(pesq_mos(waveform, noisy, rate), abs=0.01)
     resampled = [soxr.resample(x, rate, 22050) for x in (waveform, noisy)]
-    assert pesq_nb(*resampled, 22050) == pytest.approx(pesq_nb(waveform, noisy, rate), abs=0.5)
+    assert pesq_mos(*resampled, 22050) == pytest.approx(pesq_mos(waveform, noisy, rate), abs=0.5)
     # Too short for PESQ alone.
     loudest = int(np.abs(waveform).argmax())
     short = waveform[max(0, loudest - 900) : loudest + 900]
     with pytest.raises(pesq.BufferTooShortError):
         pesq.pesq(rate, short, short, "nb")
-    assert pesq_nb(short, short, rate) == pytest.approx(4.549, abs=1e-3)
+    assert pesq_mos(short, short, rate) == pytest.approx(4.549, abs=1e-3)
+
+
+@pytest.mark.data
+def test_wide_band_pesq_of_a_sentence(sentence: tuple[np.ndarray, int]) -> None:
+    pesq = pytest.importorskip("pesq")
+    import soxr
+
+    waveform, rate = sentence
+    peak = float(np.abs(waveform).max())
+    noisy = [waveform + noise(len(waveform), level=level * peak) for level in (0.001, 0.01, 0.1)]
+    assert pesq_mos(waveform, waveform, rate, wide=True) == pytest.approx(4.644, abs=1e-3)
+    scores = [pesq_mos(waveform, worse, rate, wide=True) for worse in noisy]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 2.5
+    assert scores[-1] < 1.5
+    at_16000 = [soxr.resample(x, rate, 16000) for x in (waveform, noisy[1])]
+    assert scores[1] == pytest.approx(pesq.pesq(16000, *at_16000, "wb"), abs=1e-3)
+    assert pesq_mos(waveform, noisy[1], rate) == pytest.approx(pesq.pesq(16000, *at_16000, "nb"), abs=1e-3)
+
+
+def test_wide_band_pesq_of_a_narrow_clip_is_refused() -> None:
+    with pytest.raises(ConfigError, match="16000 Hz or more"):
+        pesq_mos(noise(8000), noise(8000), 8000, wide=True)
+
+
+@pytest.mark.data
+def test_stoi_is_highest_for_the_same_clip_and_falls_with_noise(sentence: tuple[np.ndarray, int]) -> None:
+    pystoi = pytest.importorskip("pystoi")
+    waveform, rate = sentence
+    peak = float(np.abs(waveform).max())
+    noisy = [waveform + noise(len(waveform), level=level * peak) for level in (0.001, 0.03, 0.3, 3.0)]
+    assert stoi(waveform, waveform, rate) == pytest.approx(1)
+    scores = [stoi(waveform, worse, rate) for worse in noisy]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] > 0.95
+    assert scores[-1] < 0.4
+    assert scores[1] == pytest.approx(pystoi.stoi(waveform, noisy[1], rate), abs=1e-4)
+    assert stoi(waveform, noisy[1] / 5, rate) == pytest.approx(scores[1], abs=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_stoi_gives_no_score_where_there_is_none() -> None:
+    pytest.importorskip("pystoi")
+    original = noise(8000)
+    assert stoi(original, original, 8000) == pytest.approx(1)
+    assert stoi(original, 0 * original, 8000) == 0
+    assert stoi(0 * original, original, 8000) is None
+    for n in (
+        1,
+        200,
+        3072,
+        3100,
+        3174,
+    ):  # the package alone fails, or warns and gives 1e-5, under 3969 samples at 10 kHz
+        assert stoi(original[:n], original[:n], 8000) is None
+    assert stoi(original[:3400], original[:3400], 8000) == pytest.approx(1)
+    pause = np.concatenate([original[:2000], np.zeros(4000, np.float32), original[:800]])
+    assert stoi(pause, pause, 8000) is None
 
 
 def test_pesq_gives_no_score_where_there_is_none() -> None:
     pytest.importorskip("pesq")
     original = noise(8000)
     silence = np.zeros_like(original)
-    assert pesq_nb(original, original, 8000) is not None
-    assert pesq_nb(original, silence, 8000) is None
-    assert pesq_nb(silence, original, 8000) is None
-    assert pesq_nb(original[:400], original[:400], 8000) is None
+    assert pesq_mos(original, original, 8000) is not None
+    assert pesq_mos(original, silence, 8000) is None
+    assert pesq_mos(silence, original, 8000) is None
+    assert pesq_mos(original[:400], original[:400], 8000) is None
 
 
 def test_pesq_survives_more_than_fifty_utterances() -> None:
     pytest.importorskip("pesq")
     burst = np.concatenate([noise(2400), np.zeros(3200, np.float32)])
     clip = np.tile(burst, 70)  # the package alone writes past its end of memory
-    assert pesq_nb(clip, clip, 8000) == pytest.approx(4.549, abs=1e-3)
+    assert pesq_mos(clip, clip, 8000) == pytest.approx(4.549, abs=1e-3)
 
 
-def test_missing_pesq_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pesq", None)
-    with pytest.raises(ConfigError, match=r"pip install 'actseq\[evaluate\]'"):
-        pesq_nb(noise(4000), noise(4000), 8000)
+@pytest.mark.parametrize(("package", "measure"), [("pesq", pesq_mos), ("pystoi", stoi)])
+def test_a_missing_package_names_the_cure(
+    monkeypatch: pytest.MonkeyPatch, package: str, measure: Callable[..., object]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=rf"{package} .* pip install 'actseq\[evaluate\]'"):
+        measure(noise(4000), noise(4000), 8000)
 
 
-def test_bootstrap_interval() -> None:
+def test_bootstrap_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).normal(3, 2, 400)
     low, high = bootstrap_interval(values)
     margin = 1.96 * values.std() / 20  # normal theory
@@ -165,6 +304,9 @@ def test_bootstrap_interval() -> None:
     narrow = bootstrap_interval(values, level=0.5)
     assert low < narrow[0] < narrow[1] < high
     assert bootstrap_interval([7.0]) == (7.0, 7.0)
+    # However many are drawn at a time, it is the same.
+    monkeypatch.setattr("actseq.metrics._RESAMPLED", 3000)
+    assert bootstrap_interval(values) == (low, high)
     with pytest.raises(ValueError, match="no values"):
         bootstrap_interval([])
 

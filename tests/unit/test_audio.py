@@ -4,6 +4,7 @@ import csv
 import hashlib
 import os
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -563,3 +564,197 @@ def test_a_constant_offset_is_removed_and_nothing_else() -> None:
     assert none == 0.0
     np.testing.assert_array_equal(untouched, kick)
     assert audio.remove_offset(np.zeros(0, np.float32))[1] == 0.0
+
+
+# -- in pieces ----------------------------------------------------------------------------------------------------------
+
+
+def whole(path: Path, rate: int) -> tuple[np.ndarray, float]:
+    """A file at `rate` without its offset, and that offset: all of it at once."""
+    waveform, own_rate = audio.load(path)
+    freed, offset = audio.remove_offset(waveform)
+    return (freed if own_rate == rate else audio.resample(freed, own_rate, rate)), offset
+
+
+def assert_blocks_are_the_whole(path: Path, rate: int) -> audio.Recording:
+    expected, offset = whole(path, rate)
+    recording = audio.measure(path, rate)
+    blocks = list(recording.blocks())
+    assert max(len(block) for block in blocks) <= 2 * audio.BLOCK * max(1, rate / recording.own_rate)
+    found = np.concatenate(blocks)
+    assert found.dtype == np.float32
+    assert len(found) == len(expected) == recording.samples
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert recording.offset == offset
+    assert recording.peak == np.abs(found).max()
+    return recording
+
+
+def outcome(read: Callable[[], object]) -> str:
+    try:
+        read()
+    except AudioError as error:
+        return str(error)
+    return "usable"
+
+
+def refusals(path: Path) -> list[str]:
+    """What reading a file as a whole and in pieces, at its own rate and another, comes to."""
+    return [
+        outcome(read)
+        for read in (
+            lambda: audio.load(path),
+            lambda: list(audio.measure(path, RATE).blocks()),
+            lambda: list(audio.measure(path, 3 * RATE).blocks()),
+        )
+    ]
+
+
+@pytest.mark.parametrize(("form", "subtype", "ending", "tolerance"), WRITTEN)
+@pytest.mark.parametrize("rate", [RATE, 22050])
+def test_blocks_of_every_format(
+    tmp_path: Path, form: str, subtype: str, ending: str, tolerance: float, rate: int
+) -> None:
+    assert_blocks_are_the_whole(save(tmp_path / f"a.{ending}", sine(), form, subtype), rate)
+
+
+@pytest.mark.parametrize("own_rate", [8000, 22050, 48000, 44100])
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg", "mp3"])
+def test_blocks_of_long_stereo_files(tmp_path: Path, own_rate: int, ending: str) -> None:
+    rng = np.random.default_rng(own_rate)
+    channels = rng.uniform(-0.9, 0.9, (3 * audio.BLOCK + 17, 2)).astype(np.float32)
+    form, subtype = {"ogg": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III")}.get(ending, (ending.upper(), "PCM_16"))
+    # libvorbis overflows its stack when a long sound comes in one piece.
+    path = tmp_path / f"a.{ending}"
+    with soundfile.SoundFile(path, "w", own_rate, 2, subtype, format=form) as file:
+        for start in range(0, len(channels), 5000):
+            file.write(channels[start : start + 5000])
+    for rate in (8000, 22050, 44100):
+        assert assert_blocks_are_the_whole(path, rate).own_rate == own_rate
+
+
+def test_blocks_of_few_samples(tmp_path: Path) -> None:
+    for n in (1, 2, 7, 8, 9):
+        path = wav(tmp_path / f"{n}.wav", sine(n) + 0.1)
+        for rate in (2000, RATE, 48000):
+            assert_blocks_are_the_whole(path, rate)
+
+
+@pytest.mark.parametrize("n", [4095, 4096, 70001, 70002])
+@pytest.mark.parametrize("offset", [0.4, -0.4, 0.031, 0.0])
+@pytest.mark.parametrize("subtype", ["FLOAT", "PCM_16", "PCM_U8"])
+def test_blocks_are_free_of_the_very_offset(tmp_path: Path, n: int, offset: float, subtype: str) -> None:
+    clean = 0.1 * np.random.default_rng(n).standard_normal(n).clip(-4, 4)
+    path = save(tmp_path / "a.wav", clean + offset, "WAV", subtype)
+    recording = assert_blocks_are_the_whole(path, RATE)
+    assert recording.offset == pytest.approx(offset if abs(offset) == 0.4 and n >= 4096 else 0.0, abs=0.01)
+    assert_blocks_are_the_whole(path, 11025)
+
+
+def test_an_offset_at_the_very_limit(tmp_path: Path) -> None:
+    """Half the samples decide the median, and others the peak, on either side of the share that counts."""
+    for middle in (0.29999, 0.3, 0.30001, -0.3, -0.30001):
+        for n in (5000, 5001):
+            steps = np.full(n, middle, np.float32)
+            steps[: n // 3], steps[-(n // 3) :] = -1.0, 1.0
+            assert_blocks_are_the_whole(wav(tmp_path / "a.wav", steps), RATE)
+        between = np.repeat(np.array([-1.0, middle, middle + 1e-3, 1.0], np.float32), 2000)
+        assert_blocks_are_the_whole(wav(tmp_path / "a.wav", between), RATE)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.97])
+@pytest.mark.parametrize(("form", "subtype", "ending", "tolerance"), WRITTEN)
+def test_a_file_cut_short_is_refused_in_the_same_words(
+    tmp_path: Path, form: str, subtype: str, ending: str, tolerance: float, share: float
+) -> None:
+    said = refusals(cut(save(tmp_path / f"a.{ending}", sine(), form, subtype), share))
+    assert len(set(said)) == 1
+    assert (said[0] == "usable") == (form == "MP3")
+
+
+def test_unusable_samples_are_refused_in_the_same_words(tmp_path: Path) -> None:
+    late = np.where(np.arange(2 * audio.BLOCK) == 2 * audio.BLOCK - 5, np.nan, 0.5)
+    for i, waveform in enumerate((late, np.zeros(100), np.zeros(0), np.stack([sine(), -sine()], axis=1))):
+        said = refusals(wav(tmp_path / f"{i}.wav", waveform))
+        assert len(set(said)) == 1
+        assert said[0] != "usable"
+    for name in ("gone.wav", "."):
+        said = refusals(tmp_path / name)
+        assert len(set(said)) == 1
+        assert said[0] != "usable"
+
+
+@pytest.mark.data
+def test_broken_files_come_to_the_same(data_dir: Path) -> None:
+    paths = audio.find(data_dir / "broken")
+    usable = 0
+    for path in paths:
+        said = refusals(path)
+        assert len(set(said)) == 1, said
+        if said[0] == "usable":
+            usable += 1
+            assert_blocks_are_the_whole(path, RATE)
+    assert 0 < usable < len(paths)
+
+
+def test_an_mp3_is_heard_to_its_end_in_pieces_too(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.2, 3 * 44100)
+    path = tmp_path / "a.mp3"
+    fast = mp3(path, noise[:44100], 0.0, "CONSTANT")
+    slow = mp3(path, noise, 0.95, "CONSTANT")
+    # Fast frames first, no header: the length, taken from the first frame, is far too short.
+    path.write_bytes(fast[fast.index(fast[:2], 100) :] + slow)
+    assert_blocks_are_the_whole(path, 44100)
+    assert_blocks_are_the_whole(path, 22050)
+
+
+def test_a_file_that_changes_is_noticed(tmp_path: Path) -> None:
+    path = wav(tmp_path / "a.wav")
+    recording = audio.measure(path, RATE)
+    wav(path, sine(12000))
+    with pytest.raises(AudioError, match=r"a\.wav: changed while it was read; leave it"):
+        list(recording.blocks())
+    path.unlink()
+    with pytest.raises(AudioError, match=r"a\.wav: missing"):
+        list(recording.blocks())
+
+
+@pytest.mark.parametrize(("name", "subtype"), [("a.wav", "PCM_16"), ("a.flac", "PCM_24"), ("a.wav", "FLOAT")])
+@pytest.mark.parametrize("peak", [0.5, 1.0, 1.7])
+def test_pieces_make_the_file_that_the_whole_makes(tmp_path: Path, name: str, subtype: str, peak: float) -> None:
+    waveform = np.concatenate([sine(audio.BLOCK + 3), np.float32(2 * peak) * sine(5000)])
+    gain = audio.write(tmp_path / name, waveform, RATE, subtype)
+    assert (gain < 1) == (peak > 1 and subtype != "FLOAT")
+    for size in (1001, 200_000):
+        path = tmp_path / str(size) / name
+        with audio.Writer(path, RATE, subtype) as writer:
+            writer.write(waveform[:0])
+            for start in range(0, len(waveform), size):
+                writer.write(waveform[start : start + size])
+            assert not path.exists()
+        assert writer.gain == gain
+        assert path.read_bytes() == (tmp_path / name).read_bytes()
+
+
+def test_what_cannot_be_written_in_pieces(tmp_path: Path) -> None:
+    def write(path: Path, *pieces: np.ndarray, error: BaseException | None = None) -> None:
+        with audio.Writer(path, RATE) as writer:
+            for piece in pieces:
+                writer.write(piece.astype(np.float32))
+            if error:
+                raise error
+
+    path = wav(tmp_path / "a.wav")
+    before = path.read_bytes()
+    with pytest.raises(AudioError, match="2 of 6 samples to write are NaN or infinite"):
+        write(path, np.zeros(3), np.array([0.0, np.nan, np.inf]))
+    with pytest.raises(AudioError, match="no samples to write"):
+        write(path)
+    with pytest.raises(AudioError, match=r"cannot be written as PCM_16; expected a path ending in"):
+        write(tmp_path / "a.txt", np.zeros(3))
+    with pytest.raises(AudioError, match=r"a\.wav.*cannot be written"):
+        write(path / "b.wav", np.zeros(3))
+    with pytest.raises(KeyboardInterrupt):
+        write(path, sine(), error=KeyboardInterrupt())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

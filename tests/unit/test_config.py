@@ -43,7 +43,7 @@ def test_every_preset_builds_everything(name: str) -> None:
     vocoder = build.build_vocoder(completed.vocoder, representation)
     auto = build.build_vocoder(config.Member(kind="auto"), representation)
     assert callable(vocoder.synthesise)
-    assert type(auto) is build.VOCODERS[build.AUTO_VOCODER]
+    assert type(auto) is build.VOCODERS[build.AUTO_VOCODERS[completed.representation.kind]]
     assert build.n_parameters(model) > 0
     assert completed.corpus.segment_seconds * representation.feature_rate >= 8
 

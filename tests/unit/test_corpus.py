@@ -305,6 +305,46 @@ def test_a_batch_is_a_pure_function_of_seed_step_and_rank(mixed: Corpus) -> None
         assert not np.array_equal(other["waveform"], first["waveform"])
 
 
+def test_a_crop_at_another_speed_is_the_sound_itself_faster_or_slower(tmp_path: Path) -> None:
+    """A tone keeps its shape and changes its pitch; what was silent around the clip still is, and lengths follow."""
+    tone = 0.5 * np.sin(2 * np.pi * 200 * np.arange(900) / RATE)
+    for i in range(10):
+        save(tmp_path / "in" / f"{i}.wav", tone)
+    corpus = build(tmp_path / "in")
+    speeds = []
+    for step in range(6):
+        batch = source(corpus, samples=1200, batch_size=4, speed=0.2).batch(step)
+        for crop, n in zip(batch["waveform"], batch["n_samples"], strict=True):
+            speed = 900 / float(n)
+            assert 1 / 1.2 - 1e-2 < speed < 1.2 + 1e-2
+            speeds.append(speed)
+            assert not crop[: 96 - 1].any()
+            assert not crop[96 + int(n) + 2 :].any()
+            # The length is rounded: the speed is one of those that give it.
+            distances = [
+                np.abs(crop[96 : 92 + n] - 0.5 * np.sin(2 * np.pi * 200 * np.arange(n - 4) * exact / RATE)).max()
+                for exact in 900 / np.linspace(n - 0.5, n + 0.5, 41)
+            ]
+            assert min(distances) < 0.01
+    assert min(speeds) < 0.92 < 1.08 < max(speeds)
+
+
+def test_start_and_length_are_told_at_the_speed_of_the_crop(mixed: Corpus) -> None:
+    ratios = []
+    for step in range(40):
+        still, moved = (source(mixed, batch_size=1, speed=speed).batch(step) for speed in (0.0, 0.3))
+        if still["start"][0] > 100:
+            ratios.append(float(moved["n_samples"][0] / still["n_samples"][0]))
+            assert moved["start"][0] / still["start"][0] == pytest.approx(ratios[-1], rel=0.02)
+    assert min(ratios) < 0.9 < 1.1 < max(ratios)
+
+
+def test_at_its_own_speed_a_crop_is_what_it_was(mixed: Corpus) -> None:
+    crops = source(mixed)
+    for start in (-40, 0, 33):
+        np.testing.assert_array_equal(crops._at_speed(1, start, 1.0), mixed.waveform(1, start - 96, start + 608))
+
+
 def locate(corpus: Corpus, crop: np.ndarray, margin: int, length: int) -> tuple[int, int]:
     """Clip and start of the first `length` samples of a crop."""
     wanted = crop[margin : margin + length]
@@ -320,9 +360,10 @@ def test_margins_are_what_lies_around_the_crop(mixed: Corpus) -> None:
     seen = set()
     for step in range(20):
         batch = source(mixed).batch(step)
-        for crop, n_samples in zip(batch["waveform"], batch["n_samples"], strict=True):
+        for crop, given, n_samples in zip(batch["waveform"], batch["start"], batch["n_samples"], strict=True):
             inside = int(min(n_samples, 512))
             index, start = locate(mixed, crop, 96, inside)
+            assert start == given
             length = mixed.store.records[index].length
             assert n_samples == length - start
             assert start == 0 or start + 512 <= length
@@ -337,7 +378,8 @@ def test_every_clip_is_drawn_and_long_ones_more_often(mixed: Corpus) -> None:
     drawn: Counter[int] = Counter()
     crops = source(mixed, batch_size=64)
     for step in range(30):
-        for crop, n in zip(*crops.batch(step).values(), strict=True):
+        batch = crops.batch(step)
+        for crop, n in zip(batch["waveform"], batch["n_samples"], strict=True):
             drawn[locate(mixed, crop, 96, int(min(n, 512)))[0]] += 1
     assert set(drawn) == set(mixed.indices("train"))
     by_length: dict[int, list[int]] = defaultdict(list)

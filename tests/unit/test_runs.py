@@ -116,6 +116,16 @@ def test_a_pickle_is_refused_and_never_unpickled(tmp_path: Path, how: str, name:
     assert bomb.path.exists(), "this test can fail"
 
 
+@pytest.mark.parametrize("size", [0x80, 0x4B50])
+def test_weights_may_begin_like_a_pickle(tmp_path: Path, size: int) -> None:
+    """The first bytes are the length of a header: 0x80 also begins a pickle, 'PK' a zip."""
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(size.to_bytes(8, "little") + header.ljust(size) + np.float32(2.5).tobytes())
+    assert path.read_bytes()[:1] in (b"\x80", b"P")
+    assert load_tensors(path)["w"].tolist() == [2.5]
+
+
 def test_weights_that_are_missing(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"model\.safetensors does not exist"):
         load_tensors(tmp_path / "model.safetensors")

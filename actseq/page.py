@@ -1,0 +1,161 @@
+"""How an evaluation is shown: its figures as tables of text, and a page with some clips to look at and listen to.
+
+The page asks for nothing from elsewhere. Sounds and pictures lie beside it under names of its own; what comes from the
+name of a file is only ever shown, as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actseq import audio
+from actseq.plots import Panel, contact_sheet
+from actseq.store import write_file
+
+if TYPE_CHECKING:
+    from actseq.evaluation import ShownClip
+
+Table = list[list[str]]
+"""Rows of cells, the first a heading."""
+
+MEASURES: dict[str, dict[str, tuple[str, int]]] = {
+    "spectrum": {
+        "mel_l1_db": ("log-mel L1, dB ↓", 2),
+        "stft_log_l1_db": ("log-STFT L1, dB ↓", 2),
+        "spectral_convergence": ("spectral convergence ↓", 3),
+    },
+    "shape in time": {
+        "envelope_correlation": ("envelope correlation ↑", 3),
+        "crest_error_db": ("crest factor error, dB ↓", 2),
+        "crest_bias_db": ("crest factor bias, dB", 2),
+    },
+    "speech": {"pesq_nb": ("PESQ-nb ↑", 2), "pesq_wb": ("PESQ-wb ↑", 2), "stoi": ("STOI ↑", 3)},
+}
+"""Title and digits after the point of every measure, one table for each kind."""
+LEGEND = "mean over clips [95 % interval]; n where not every clip has a score; ↓ less is better, ↑ more"
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1240px; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.25em; } h2 { font-size: 1.15em; margin-top: 2.5em; } h3 { font-size: 1em; margin: 2em 0 .3em; }
+h1, h3, p { overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }
+th, td { padding: .25em 1em .25em 0; text-align: left; border-bottom: 1px solid #d0d7de; white-space: nowrap; }
+td { font-variant-numeric: tabular-nums; } tbody th { font-weight: normal; }
+img, audio { width: 100%; } figure { margin: 0; }
+.sounds { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: .5em 1em; }
+figcaption, .soft { color: #57606a; font-size: .9em; }
+"""
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """What was measured, in a line: run, clips, and the rate of the code."""
+    rate = result["fidelity"]["rate"]
+    of = f" of {result['clips_in_split']}" if result["clips"] < result["clips_in_split"] else ""
+    bits = (
+        ""
+        if rate["kbit_per_s"] is None
+        else f"{rate['kbit_per_s']:.2f} kbit/s of KL, {rate['active_dims']} active dimensions, "
+    )
+    frames = f"{rate['frames_per_s']:.2f} latent frames/s of {rate['latent_dim']}"
+    return f"{result['run']}, {result['clips']}{of} clips of the {result['split']} split: {bits}{frames}"
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """The figures of an evaluation; systems are rows, measures of a kind are columns."""
+    rows = {name: row for name, row in result["fidelity"].items() if name != "rate"}
+    made = []
+    for kind, measures in MEASURES.items():
+        shown = {key: measure for key, measure in measures.items() if key in rows["reconstructed"]}
+        if shown:
+            heading = [kind, *(title for title, _ in shown.values())]
+            cells = {
+                name: [_cell(row[key], digits, result["clips"]) for key, (_, digits) in shown.items()]
+                for name, row in rows.items()
+            }
+            made.append([heading, *([name, *line] for name, line in cells.items())])
+    if "bits_per_dim" in result:
+        bits = [[name, f"{value:.3f}"] for name, value in result["bits_per_dim"].items() if name != "end nats"]
+        made.append([["held-out bits per dimension ↓", f"all {result['clips_in_split']} clips"], *bits])
+    return made
+
+
+def write_page(folder: Path, result: Mapping[str, Any], clips: Iterable[ShownClip], sample_rate: int) -> Path:
+    """Write `index.html` with its sounds and pictures.
+
+    Args:
+        folder: is made; sounds and pictures of an earlier page in it are deleted.
+        result: of `pipeline.evaluate`.
+        clips: those to listen to.
+        sample_rate: of them, in Hz.
+
+    Returns:
+        The page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("clip-[0-9][0-9]*.*"):
+        path.unlink()
+    shown = [_clip(folder, f"clip-{number:02d}", clip, sample_rate) for number, clip in enumerate(clips, 1)]
+    parts = [
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{_text(result['run'])}: evaluation</title><style>{STYLE}</style></head><body>",
+        f"<h1>{_text(headline(result))}</h1>",
+        *(f'<p class="soft">{_text(line)}</p>' for line in (LEGEND, *result["notes"])),
+        *map(_table, tables(result)),
+        "<h2>Clips</h2>",
+        '<p class="soft">By log-mel L1 of the reconstruction the three worst, the three around the median and the three '
+        "best; then the first of the split. The decibels are that L1.</p>",
+        *shown,
+        "</body></html>\n",
+    ]
+    page = folder / "index.html"
+    write_file(page, "\n".join(parts).encode())
+    return page
+
+
+def _cell(value: Mapping[str, Any], digits: int, n: int) -> str:
+    """Mean and interval, and how many of the `n` clips have a score where not all do."""
+    if not value["n"]:
+        return "– n=0"
+    mean, low, high = (f"{round(value[key], digits) + 0.0:.{digits}f}" for key in ("mean", "low", "high"))  # no −0.00
+    return f"{mean} [{low}, {high}]" + (f" n={value['n']}" if value["n"] < n else "")
+
+
+def _text(text: str) -> str:
+    """Escaped; what is no UTF-8 in the name of a file becomes a replacement character."""
+    return escape(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def _table(table: Table) -> str:
+    heading, *rows = table
+    lines = [
+        f'<tr><th scope="row">{_text(name)}</th>' + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
+        for name, *cells in rows
+    ]
+    columns = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in heading)
+    return "\n".join([f"<table><thead><tr>{columns}</tr></thead><tbody>", *lines, "</tbody></table>"])
+
+
+def _clip(folder: Path, stem: str, clip: ShownClip, sample_rate: int) -> str:
+    """Write a clip's files; what the page says of it."""
+    panels = [Panel(name, waveform) for name, waveform in clip.waveforms.items()]
+    sheet = contact_sheet(folder / f"{stem}.png", {"": panels}, sample_rate)
+    sounds = []
+    for name, waveform in clip.waveforms.items():
+        path = folder / f"{stem}-{name.replace(' ', '-')}.wav"
+        gain = audio.write(path, waveform, sample_rate)
+        error = f", {clip.mel_l1_db[name]:.2f} dB" if name in clip.mel_l1_db else ""
+        turned = f", turned down by {-20 * np.log10(gain):.1f} dB so as not to clip" if gain != 1 else ""
+        sounds.append(
+            f"<figure><figcaption>{_text(name + error + turned)}</figcaption>"
+            f'<audio controls preload="none" src="{path.name}"></audio></figure>'
+        )
+    return (
+        f'<h3>{_text(clip.name)} <span class="soft">({_text(clip.why)})</span></h3>\n'
+        f'<img src="{sheet.name}" loading="lazy" alt="Waveforms and spectrograms of {_text(", ".join(clip.waveforms))}">\n'
+        f'<div class="sounds">{"".join(sounds)}</div>'
+    )

@@ -1,0 +1,81 @@
+"""`stft`: power-compressed complex spectrogram, scale · |S|^compression · e^{jφ}, as real numbers.
+
+Channels are the real parts of all bins, then the imaginary parts of all but the first and the last: at 0 Hz and at half the
+sample rate they are always zero. So there are n_fft channels.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex, Float, Int
+from torch import Tensor, nn
+
+from actseq.errors import require
+from actseq.representations.base import Features, Framing
+
+LEAST_POWER = 1e-20
+"""|S|² below which the compression is linear: a power's slope has no bound at zero, where most clips have silence."""
+
+
+class Stft(nn.Module):
+    """Power-compressed complex spectrogram.
+
+    Args:
+        sample_rate: Hz.
+        n_fft: transform and window size in samples.
+        hop_length: samples between frames.
+        compression: exponent of the magnitude, 0.1 to 1; the smaller, the more what is quiet counts.
+        scale: factor of the compressed magnitude.
+
+    Source: Pasini, Lattner and Fazekas, Music2Latent (2024), with its values of `compression` and `scale`.
+    """
+
+    log_magnitude = False
+
+    def __init__(
+        self,
+        sample_rate: int,
+        *,
+        n_fft: int = 1024,
+        hop_length: int = 256,
+        compression: float = 0.65,
+        scale: float = 0.34,
+    ) -> None:
+        super().__init__()
+        if not 0.1 <= compression <= 1:
+            raise ValueError(f"compression is {compression}, expected 0.1 to 1")
+        require(1e-20, scale=scale)
+        self.sample_rate, self.hop_length, self.channels = sample_rate, hop_length, n_fft
+        self.compression, self.scale = compression, scale
+        self.framing = Framing(n_fft, hop_length)
+
+    @property
+    def feature_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop_length
+
+    @property
+    def context_samples(self) -> int:
+        """Half a window."""
+        return self.framing.n_fft // 2
+
+    def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
+        """Features (batch, n_fft, frames) of clips of the given lengths in samples."""
+        spectrum, frames = self.framing(waveform, lengths)
+        compressed = spectrum * (self.scale * _magnitude_to(spectrum, self.compression - 1))
+        return Features(torch.cat([compressed.real, compressed.imag[:, 1:-1]], dim=1), frames)
+
+    def compressed(self, values: Float[Tensor, "*batch channels frames"]) -> Complex[Tensor, "*batch bins frames"]:
+        """Features as complex numbers."""
+        bins = self.channels // 2 + 1
+        return torch.complex(values[..., :bins, :], F.pad(values[..., bins:, :], (0, 0, 1, 1)))
+
+    def spectrum(self, values: Float[Tensor, "*batch channels frames"]) -> Complex[Tensor, "*batch bins frames"]:
+        """The spectrum that features stand for: the compression undone."""
+        compressed = self.compressed(values) / self.scale
+        return compressed * _magnitude_to(compressed, 1 / self.compression - 1)
+
+
+def _magnitude_to(spectrum: Tensor, exponent: float) -> Tensor:
+    """|S|^exponent, finite at zero."""
+    power = spectrum.real.square() + spectrum.imag.square()
+    return power.clamp(min=LEAST_POWER).pow(exponent / 2)

@@ -1,0 +1,211 @@
+"""Sound ↔ latents piece by piece, in fixed chunks that overlap by what the network sees.
+
+A chunk is worked on together with so much of what lies before and after it that it gets the numbers it has in the whole
+clip; what is too near to the rim of that window is dropped. Chunks lie where they do whatever the sizes of the pieces that
+are pushed, so the same clip gives the same bytes. A network of unbounded context (`context_frames` None) works on the
+whole clip as one chunk, at `finish`, and needs the memory for it.
+
+What is pushed is kept until its chunk is done, not copied: it must not be overwritten.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actseq.autoencoders.base import Autoencoder, Latents
+from actseq.representations.base import Features, Representation
+from actseq.vocoders.base import Vocoder
+
+Array = NDArray[np.float32]
+Encoded = tuple[Array, Array | None]
+"""Mean and log-variance (frames, latent_dim); None where the code is a point."""
+WHOLE = 2**40
+"""Latent frames of a chunk that holds any clip."""
+
+
+def analyse(representation: Representation, waveforms: list[Array], device: torch.device) -> Features:
+    """Features of clips (samples,), padded into one batch."""
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    padded = np.zeros((len(waveforms), max(int(lengths.max()), 1)), dtype=np.float32)
+    for row, waveform in zip(padded, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return representation.analyse(torch.from_numpy(padded).to(device), lengths.to(device))
+
+
+class Windows:
+    """Cuts a sequence that comes in pieces into chunks, each with what lies around it.
+
+    Args:
+        empty: a piece of no items.
+        size: items of a chunk.
+        context: items to either side of it; fewer where the sequence begins or ends.
+    """
+
+    def __init__(self, empty: Array, size: int, context: int) -> None:
+        self.size, self.context = size, context
+        self.pieces = [empty]
+        self.begin = self.chunk = self.end = 0
+
+    def push(self, piece: Array) -> list[tuple[Array, int]]:
+        """Windows that are complete by now, each with the number of items that lie before its chunk."""
+        self.pieces.append(piece)
+        self.end += len(piece)
+        made = []
+        while self.end >= self.chunk + self.size + self.context:
+            made.append(self._cut())
+        return made
+
+    def finish(self, stop: int) -> list[tuple[Array, int]]:
+        """The windows that are left, of chunks that begin before item `stop`."""
+        made = []
+        while self.chunk < stop:
+            made.append(self._cut())
+        return made
+
+    def _cut(self) -> tuple[Array, int]:
+        # Joined only here: pieces may be many and small.
+        held = self.pieces[0] if len(self.pieces) == 1 else np.concatenate(self.pieces)
+        start, after = max(self.chunk - self.context, 0), self.chunk + self.size
+        window, before = held[start - self.begin : after + self.context - self.begin], self.chunk - start
+        keep = max(after - self.context, 0)
+        self.pieces, self.begin, self.chunk = [held[keep - self.begin :]], keep, after
+        return window, before
+
+
+def _latent_windows(autoencoder: Autoencoder, chunk_frames: int, passes: int) -> tuple[int, int]:
+    """Size and context of chunks in latent frames; `passes` through the network add up their contexts."""
+    if autoencoder.context_frames is None:
+        return WHOLE, 0
+    return max(1, chunk_frames // autoencoder.stride), passes * -(-autoencoder.context_frames // autoencoder.stride)
+
+
+def _sample_windows(
+    representation: Representation, autoencoder: Autoencoder, chunk_frames: int, passes: int
+) -> Windows:
+    """Windows that begin where a latent frame does."""
+    size, context = _latent_windows(autoencoder, chunk_frames, passes)
+    per_latent = representation.hop_length * autoencoder.stride
+    context += -(-representation.context_samples // per_latent)
+    return Windows(np.zeros(0, np.float32), size * per_latent, context * per_latent)
+
+
+class EncoderStream:
+    """Waveform → posterior of one clip.
+
+    Args:
+        representation: analysis.
+        autoencoder: its encoder is used.
+        device: where both are.
+        chunk_frames: feature frames encoded at a time.
+    """
+
+    def __init__(
+        self, representation: Representation, autoencoder: Autoencoder, device: torch.device, chunk_frames: int
+    ) -> None:
+        self.representation, self.autoencoder, self.device = representation, autoencoder, device
+        self.per_latent = representation.hop_length * autoencoder.stride
+        self.windows = _sample_windows(representation, autoencoder, chunk_frames, 1)
+
+    @torch.inference_mode()
+    def push(self, waveform: Float32[np.ndarray, " samples"]) -> list[Encoded]:
+        """Take more samples; return what is final so far, chunk by chunk."""
+        return [self._encode(*window) for window in self.windows.push(waveform)]
+
+    @torch.inference_mode()
+    def finish(self) -> list[Encoded]:
+        """Return the rest."""
+        # A frame may be centred just behind the last sample.
+        return [self._encode(*window) for window in self.windows.finish(self.windows.end + 1)]
+
+    def _encode(self, window: Array, before: int) -> Encoded:
+        posterior = self.autoencoder.encode(analyse(self.representation, [window], self.device))
+        first = before // self.per_latent
+        inside = slice(first, first + self.windows.size // self.per_latent)
+        variance = posterior.log_variance
+        mean = posterior.mean[0, inside].cpu().numpy()
+        return mean, None if variance is None else variance[0, inside].cpu().numpy()
+
+
+class DecoderStream:
+    """Latents → waveform of one clip, frames · stride · hop_length samples.
+
+    Args:
+        autoencoder: its decoder is used.
+        vocoder: synthesis.
+        device: where both are.
+        chunk_frames: feature frames decoded at a time.
+    """
+
+    def __init__(self, autoencoder: Autoencoder, vocoder: Vocoder, device: torch.device, chunk_frames: int) -> None:
+        self.autoencoder, self.device, self.vocoder = autoencoder, device, vocoder.stream()
+        empty = np.zeros((0, autoencoder.latent_dim), np.float32)
+        self.windows = Windows(empty, *_latent_windows(autoencoder, chunk_frames, 1))
+
+    @torch.inference_mode()
+    def push(self, latents: Float32[np.ndarray, "frames latent_dim"]) -> Float32[np.ndarray, " made"]:
+        """Take more latents; return what is final so far."""
+        return _joined([self._decode(*window) for window in self.windows.push(latents)])
+
+    @torch.inference_mode()
+    def finish(self) -> Float32[np.ndarray, " made"]:
+        """Return the rest."""
+        made = [self._decode(*window) for window in self.windows.finish(self.windows.end)]
+        return _joined([*made, self.vocoder.finish()])
+
+    def _decode(self, window: Array, before: int) -> Tensor:
+        latents = torch.tensor(window, device=self.device)[None]
+        features = self.autoencoder.decode(Latents(latents, torch.tensor([len(window)], device=self.device)))
+        stride = self.autoencoder.stride
+        inside = features.values[0, :, before * stride :][:, : self.windows.size * stride]
+        return self.vocoder.push(inside.contiguous())
+
+
+class ReconstructionStream:
+    """Waveform → waveform of one clip, through encoder, decoder and vocoder, at its own length.
+
+    Args:
+        representation: analysis.
+        autoencoder: encoder and decoder.
+        vocoder: synthesis.
+        device: where all are.
+        chunk_frames: feature frames reconstructed at a time.
+    """
+
+    def __init__(
+        self,
+        representation: Representation,
+        autoencoder: Autoencoder,
+        vocoder: Vocoder,
+        device: torch.device,
+        chunk_frames: int,
+    ) -> None:
+        self.representation, self.autoencoder, self.device = representation, autoencoder, device
+        self.vocoder = vocoder.stream()
+        # The decoder looks at latents that the encoder has looked around for.
+        self.windows = _sample_windows(representation, autoencoder, chunk_frames, 2)
+        self.returned = 0
+
+    @torch.inference_mode()
+    def push(self, waveform: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " made"]:
+        """Take more samples; return what is final so far."""
+        made = _joined([self._reconstruct(*window) for window in self.windows.push(waveform)])
+        self.returned += len(made)
+        return made
+
+    @torch.inference_mode()
+    def finish(self) -> Float32[np.ndarray, " made"]:
+        """Return the rest."""
+        made = [self._reconstruct(*window) for window in self.windows.finish(self.windows.end + 1)]
+        return _joined([*made, self.vocoder.finish()])[: self.windows.end - self.returned]
+
+    def _reconstruct(self, window: Array, before: int) -> Tensor:
+        features = self.autoencoder.reconstruct(analyse(self.representation, [window], self.device))
+        hop = self.representation.hop_length
+        inside = features.values[0, :, before // hop :][:, : self.windows.size // hop]
+        return self.vocoder.push(inside.contiguous())
+
+
+def _joined(pieces: list[Tensor]) -> Array:
+    return np.concatenate([np.zeros(0, np.float32), *(piece.cpu().numpy() for piece in pieces)])

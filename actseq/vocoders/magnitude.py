@@ -1,0 +1,57 @@
+"""`magnitude`: a small network learns what the inversion of features cannot know, and `phase` does the rest.
+
+Trains on a CPU in minutes. Outside a clip are the features of silence, whatever else is in the batch.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from actseq.autoencoders.base import Normaliser
+from actseq.representations.base import Representation
+from actseq.vocoders.inversion import MagnitudeInversion
+from actseq.vocoders.residual import ResidualNetwork
+
+
+class LearnedMagnitude(nn.Module):
+    """An inversion that starts where a network says; untrained it is `MagnitudeInversion` of as many updates.
+
+    Args:
+        representation: `mel` or `linear`.
+        width: numbers per frame inside.
+        inner: width inside a block.
+        blocks: ConvNeXt blocks.
+        n_updates: multiplicative updates after the network, which bring the bands back to what the features say.
+
+    Raises:
+        TypeError: another representation.
+    """
+
+    def __init__(
+        self, representation: Representation, *, width: int = 128, inner: int = 384, blocks: int = 4, n_updates: int = 5
+    ) -> None:
+        super().__init__()
+        self.inversion = MagnitudeInversion(representation, n_updates=n_updates)
+        bins = representation.framing.n_fft // 2 + 1  # type: ignore[attr-defined]
+        self.network = ResidualNetwork(representation.channels, bins, width=width, inner=inner, blocks=blocks)
+        self.context_frames = self.network.context_frames
+        self.silence = math.log(representation.floor)  # type: ignore[attr-defined]
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """Statistics of the features, fitted before training."""
+        return self.network.normaliser
+
+    @torch.no_grad()
+    def forward(self, values: Float[Tensor, "*batch channels frames"]) -> Float[Tensor, "*batch bins frames"]:
+        """Magnitudes ≥ 0 of whole sequences."""
+        padded = F.pad(values, (self.context_frames, self.context_frames), value=self.silence)
+        made = self.magnitude(padded.reshape(-1, *padded.shape[-2:]))
+        return made.reshape(*values.shape[:-2], *made.shape[-2:])
+
+    def magnitude(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch bins inner"]:
+        """Magnitudes of all but the first and last `context_frames` frames."""
+        return self.inversion(self.network.inner(values), self.network(values)[0])  # type: ignore[no-any-return]

@@ -1,0 +1,152 @@
+"""`phase`: the phase that the magnitudes imply, then a few fast Griffin-Lim turns. The default for `mel` and `linear`.
+
+Frames are settled in blocks. A block sees the last settled frames, which stay as they are, and some frames ahead, which
+the next block settles; so blocks join without a seam, and nothing depends on how the frames arrive. Runs on the CPU
+whatever the device of the features, in single precision.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from actseq.errors import require
+from actseq.representations.base import Features, Representation
+from actseq.representations.mel import Mel
+from actseq.vocoders.base import Stream, synthesise_streamed
+from actseq.vocoders.inversion import MagnitudeInversion
+
+Array = NDArray[Any]
+MOMENTUM = 0.99
+
+
+class Phase(nn.Module):
+    """Phase gradient heap integration after an inversion of the features to magnitudes.
+
+    Args:
+        representation: `mel` or `linear`.
+        inversion: features → magnitudes, with `context_frames`; None is the one that needs no training.
+        n_turns: fast Griffin-Lim turns after the integration.
+        block_frames: frames settled at a time.
+
+    Source: Průša, Balazs and Søndergaard, A Noniterative Method for Reconstruction of Phase from STFT Magnitude (2017).
+    """
+
+    def __init__(
+        self,
+        representation: Representation,
+        inversion: nn.Module | None = None,
+        *,
+        n_turns: int = 8,
+        block_frames: int = 128,
+    ) -> None:
+        super().__init__()
+        require(0, n_turns=n_turns)
+        self.inversion = MagnitudeInversion(representation) if inversion is None else inversion
+        framing = representation.framing  # type: ignore[attr-defined]
+        self.n_fft, self.hop_length = framing.n_fft, framing.hop_length
+        self.n_turns, self.block_frames = n_turns, block_frames
+        self.silence = float(np.log(representation.floor))  # type: ignore[attr-defined]
+        self.reach = -(-self.n_fft // self.hop_length)
+        require(self.reach + 1, block_frames=block_frames)
+        self.window = framing.window.cpu().numpy()
+
+    def stream(self) -> Stream:
+        """Start a sequence."""
+        return _PhaseStream(self)
+
+    def synthesise(self, features: Features) -> Float[Tensor, "batch samples"]:
+        """Waveforms of frames · hop_length samples; zero beyond each length."""
+        return synthesise_streamed(self, features, self.hop_length)
+
+    def settle(self, magnitude: Array, known: Array, first_frame: int) -> tuple[Array, Array]:
+        """Spectra (frames, bins) of magnitudes whose first frames are known, and the signal that they stand for.
+
+        The signal starts half a window before the centre of the first frame.
+        """
+        from actseq.vocoders import kernels
+
+        frames, n_known, hop = len(magnitude), len(known), self.hop_length
+        spectra = np.empty(magnitude.shape, np.complex64)
+        kernels.integrate(magnitude, known, self.n_fft, hop, first_frame, spectra)
+        signal, energy = np.empty((2, (frames - 1) * hop + self.n_fft), np.float32)
+        kernels.overlap_add(np.tile(self.window, (frames, 1)), self.window, hop, energy)
+        pieces = np.empty((frames, self.n_fft), np.float32)
+        previous: Array | None = None
+        for turn in range(self.n_turns + 1):
+            made = torch.fft.irfft(torch.from_numpy(spectra), self.n_fft).numpy()
+            kernels.overlap_add(made, self.window, hop, signal)
+            signal /= energy + np.float32(1e-8)
+            if turn < self.n_turns:
+                kernels.cut(signal, self.window, hop, pieces)
+                consistent = torch.fft.rfft(torch.from_numpy(pieces)).numpy()
+                previous = consistent.copy() if previous is None else previous
+                kernels.project(magnitude, n_known, np.float32(MOMENTUM), consistent, previous, spectra)
+        return spectra, signal
+
+
+def compile_loops() -> float:
+    """Compile the loops and cache them on disk, unless that was done before; the seconds it took."""
+    begun = time.perf_counter()
+    mel = Mel(8000, n_fft=64, hop_length=16, n_mels=4)
+    Phase(mel).synthesise(Features(torch.zeros(1, 4, 8), torch.tensor([8])))
+    return time.perf_counter() - begun
+
+
+class _PhaseStream:
+    """Local frames of a block: 2 · reach settled ones, the new ones, `reach` ahead.
+
+    Sound is final up to `reach` frames before the last settled one, where no later frame's window begins.
+    """
+
+    def __init__(self, vocoder: Phase) -> None:
+        self.vocoder = vocoder
+        self.waiting: Tensor | None = None
+        self.known = np.zeros((2 * vocoder.reach, vocoder.n_fft // 2 + 1), np.complex64)
+        self.context: int = vocoder.inversion.context_frames  # type: ignore[assignment]
+        self.settled = self.pushed = 0
+
+    def push(self, values: Float[Tensor, "channels frames"]) -> Float[Tensor, " samples"]:
+        vocoder = self.vocoder
+        if self.waiting is None:
+            self.waiting = values.new_full((len(values), self.context), vocoder.silence)
+        self.waiting = torch.cat([self.waiting, values], dim=1)
+        self.pushed += values.shape[1]
+        out = [values.new_zeros(0)]
+        while self.waiting.shape[1] >= 2 * self.context + vocoder.block_frames + vocoder.reach:
+            out.append(self._settle(vocoder.block_frames, vocoder.reach))
+        return torch.cat(out)
+
+    def finish(self) -> Float[Tensor, " samples"]:
+        if self.waiting is None or self.pushed == 0:
+            return torch.zeros(0)
+        left = self.pushed - self.settled
+        tail = self.waiting.new_full((len(self.waiting), self.context), self.vocoder.silence)
+        self.waiting = torch.cat([self.waiting, tail], dim=1)
+        return self._settle(left, 0)
+
+    def _settle(self, new: int, ahead: int) -> Tensor:
+        """Sound that is final once `new` more frames are; with none `ahead`, all that is left."""
+        vocoder, reach, hop = self.vocoder, self.vocoder.reach, self.vocoder.hop_length
+        assert self.waiting is not None
+        seen = self.waiting[:, : new + ahead + 2 * self.context]
+        inverted = vocoder.inversion(seen).T.cpu().numpy()[self.context : self.context + new + ahead]
+        silent = 0 if ahead else 2 * reach
+        magnitude = np.concatenate(
+            [np.abs(self.known), inverted, np.zeros((silent, inverted.shape[1]), np.float32)]
+        ).astype(np.float32)
+        spectra, signal = vocoder.settle(magnitude, self.known, self.settled)
+        # Local frame t is centred on sample t · hop + n_fft / 2 of the signal; the first 2 · reach lie before the block.
+        final = signal[vocoder.n_fft // 2 + reach * hop :][: (new if ahead else new + reach) * hop]
+        if self.settled == 0:
+            final = final[reach * hop :]  # before the sequence
+        self.known = spectra[new : new + 2 * reach].copy()
+        self.settled += new
+        self.waiting = self.waiting[:, new:]
+        return torch.from_numpy(final.copy()).to(self.waiting.device)
