@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 Waveform = NDArray[np.float32]
 Result = dict[str, Any]
 MINUTES_SHARE = {"train_ae": 0.7, "train_prior": 0.3}
+MINUTES_SHARE_WITH_VOCODER = {"train_ae": 0.6, "train_prior": 0.25, "train_vocoder": 0.15}
 GAIN_DB = (-3.0, 2.0)
 """Random gain of training crops around the corpus's level: peaks of −6 to −1 dBFS at the default level."""
 
@@ -726,26 +727,41 @@ def run_all(
     *,
     run: str | None = None,
     minutes: float | None = None,
+    vocoder: bool = False,
     overrides: Iterable[str] = (),
     device: str = "auto",
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
-    """All stages; each is skipped when it is done with the same inputs. `minutes` is for all of them."""
+    """All stages; each is skipped when it is done with the same inputs.
+
+    Args:
+        minutes: of all stages together.
+        vocoder: train one too, and keep the better of it and the one that needs no training.
+    """
+    from actseq import build
+
     reporter = reporter or Silent()
     overrides = list(overrides)
     if minutes is not None:
-        overrides = [f"{section}.minutes={share * minutes:g}" for section, share in MINUTES_SHARE.items()] + overrides
+        shares = MINUTES_SHARE_WITH_VOCODER if vocoder else MINUTES_SHARE
+        overrides = [f"{section}.minutes={share * minutes:g}" for section, share in shares.items()] + overrides
     config = configuration.load_preset(preset, overrides)
+    if vocoder:
+        # A representation that no vocoder can be trained on is found out before hours of training.
+        build.build_vocoder_network(build.complete(config), build.build_representation(config))
     first = _train_ae(folder, config, run, device, threads, reporter)
     made = first["run"]
     _same_later_sections(Run(Path(made)), config)
-    return {
+    result = {
         "run": made,
         "autoencoder": first,
         "latents": extract_latents(made, device=device, threads=threads, reporter=reporter),
         "prior": train_prior(made, device=device, threads=threads, reporter=reporter),
     }
+    if vocoder:
+        result["vocoder"] = train_vocoder(made, device=device, threads=threads, reporter=reporter)
+    return result
 
 
 def _same_later_sections(run: Run, config: Config) -> None:

@@ -43,7 +43,9 @@ class MagnitudeInversion(nn.Module):
             area = basis.sum(1)
             centre = (basis @ bins) / area
             right = torch.searchsorted(centre, bins).clamp(1, len(centre) - 1)
-            weight = ((bins - centre[right - 1]) / (centre[right] - centre[right - 1])).clamp(0, 1)
+            # Narrow bands may share their only bin, and so their centre.
+            distance = (centre[right] - centre[right - 1]).clamp(min=1e-3)
+            weight = ((bins - centre[right - 1]) / distance).clamp(0, 1)
             interpolation = basis.new_zeros(basis.shape[1], basis.shape[0])
             rows = torch.arange(len(bins), device=basis.device)
             interpolation[rows, right - 1] = 1 - weight
@@ -76,8 +78,10 @@ class MagnitudeInversion(nn.Module):
 
     def _update(self, target: Tensor, x: Tensor) -> Tensor:
         numerator = self.basis.T @ target
+        # A bin that lies in no band, as that of 0 Hz, stays at what its neighbours say.
+        covered = (self.weight + self.next_weight > 0)[:, None]
         for _ in range(self.n_updates):
-            x = x * numerator / (self.basis.T @ (self.basis @ x) + 1e-20)
+            x = torch.where(covered, x * numerator / (self.basis.T @ (self.basis @ x) + 1e-20), x)
         return x
 
     def _update_compiled(self, target: Tensor, x: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ def update_magnitudes(target, first, weight, next_weight, n_updates, x):  # type
         weight: (bins,), its weight in that band.
         next_weight: (bins,), its weight in the band above.
         n_updates: how many.
-        x: (bins, frames), updated in place.
+        x: (bins, frames), updated in place but for bins that lie in no band.
     """
     bands, frames = target.shape
     bins = len(first)
@@ -211,6 +211,8 @@ def update_magnitudes(target, first, weight, next_weight, n_updates, x):  # type
                     y[band + 1, t] += high * part[k, t]
             for k in range(bins):
                 band, low, high = first[k], weight[k], next_weight[k]
+                if low + high == 0:
+                    continue
                 for t in range(n):
                     part[k, t] *= (low * b[band, t] + high * b[band + 1, t]) / (
                         low * y[band, t] + high * y[band + 1, t] + np.float32(1e-20)

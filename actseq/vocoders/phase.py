@@ -43,7 +43,7 @@ class Phase(nn.Module):
         representation: Representation,
         inversion: nn.Module | None = None,
         *,
-        n_turns: int = 8,
+        n_turns: int = 16,
         block_frames: int = 128,
     ) -> None:
         super().__init__()

@@ -135,19 +135,21 @@ def _figures(figures: Mapping[str, float]) -> str:
     default=None,
     help="Training time of all stages together; default: the preset's.",
 )
+@click.option("--vocoder", is_flag=True, help="Train a vocoder too, and keep it where it wins.")
 @common
 def run(
     folder: Path,
     preset: str,
     run_name: str | None,
     minutes: float | None,
+    vocoder: bool,
     overrides: tuple[str, ...],
     seed: int | None,
     device: str,
     threads: int | None,
     json_output: bool,
 ) -> None:
-    """All stages: corpus, autoencoder, latents, prior. What is done is skipped."""
+    """All stages: corpus, autoencoder, latents, prior, and a vocoder where asked for. What is done is skipped."""
     from actseq import pipeline
 
     result = pipeline.run_all(
@@ -155,6 +157,7 @@ def run(
         preset,
         run=run_name,
         minutes=minutes,
+        vocoder=vocoder,
         overrides=with_seed(overrides, seed),
         device=device,
         threads=threads,
@@ -166,6 +169,7 @@ def run(
         f"run: {result['run']}",
         f"autoencoder: {_figures(result['autoencoder']['figures'])}",
         f"prior: {_figures(result['prior']['figures'])}",
+        *([f"vocoder: {result['vocoder']['choice']['reason']}"] if vocoder else []),
         f"next: actseq generate {result['run']} --n 10",
     )
 

@@ -311,3 +311,20 @@ def test_what_is_damaged_or_missing_is_named(run: Path) -> None:
         opened("default")
     write_json(run / "vocoders" / "choice.json", {"inputs": {}, "winner": {"vocoder": {"kind": "phase"}}})
     assert LoadedRun.open(run, device="cpu").config.vocoder.kind == "phase"
+
+
+def test_run_trains_one_too_where_asked(finished: Path, tmp_path: Path) -> None:
+    steps = ["train_ae.steps=2", "train_prior.steps=2", "train_vocoder.steps=2"]
+    sounds, made = finished.parent / "sounds", tmp_path / "run"
+    options = [part for step in steps for part in ("--set", step)]
+    arguments = ["run", sounds, "--preset", "smoke", "--run", made, "--vocoder", "--device", "cpu", "--json", *options]
+    result = CliRunner().invoke(main, [str(part) for part in arguments])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["vocoder"]["choice"] == read_json(Run(made).choice)
+    assert (made / "vocoders" / "default" / "model.json").is_file()
+    # What cannot have one is refused before any work is done.
+    with pytest.raises(ConfigError, match="mel and linear"):
+        pipeline.run_all(
+            sounds, "smoke", run=str(tmp_path / "stft"), vocoder=True, overrides=["representation={kind: stft}"], **USE
+        )
+    assert not (tmp_path / "stft").exists()

@@ -138,6 +138,16 @@ def test_compiled_updates_are_the_plain_ones(n_fft: int, n_mels: int, f_min: flo
     assert np.linalg.norm(basis @ compiled[0].double().numpy() - target) < before
 
 
+def test_bands_that_share_a_bin_and_bins_in_no_band() -> None:
+    """At 44.1 kHz and 512 samples the lowest of 80 bands have the same bin, and that of 0 Hz lies in none."""
+    analysis = Mel(44100, n_fft=512, hop_length=128, n_mels=80)
+    assert not analysis.basis[:, 0].any()
+    values = torch.full((80, 3), -2.0)
+    for made in (MagnitudeInversion(analysis)(values), MagnitudeInversion(analysis)(values.requires_grad_())):
+        assert made.isfinite().all()
+        assert (made[0] > 0.5 * made[1]).all()
+
+
 def test_a_tone_keeps_its_frequency() -> None:
     """Of a steady tone the phase advances by its frequency: what comes out is that tone, whatever its phase."""
     analysis = Linear(8000, n_fft=512, hop_length=128, floor=1e-6)
