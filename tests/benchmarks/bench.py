@@ -133,6 +133,7 @@ def main() -> None:
     vocoders()
     for name in ("digits", "drumkit", "speech", "drums", "ambience"):
         preset(name)
+    preset("drums", ("representation.n_fft=2048", "representation.hop_length=512", "autoencoder.network.stride=2"))
     preset("drums", ("representation={kind: linear, n_fft: 2048, hop_length: 512}",))
 
 
