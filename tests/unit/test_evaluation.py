@@ -208,8 +208,6 @@ def test_what_is_left_out_is_told(corpus: Corpus, codec: Codec, monkeypatch: pyt
     [(8000, {"pesq_nb", "stoi"}), (16000, {"pesq_nb", "pesq_wb", "stoi"}), (44100, set())],
 )
 def test_speech_measures_belong_to_rates(sample_rate: int, expected: set[str]) -> None:
-    pytest.importorskip("pesq")
-    pytest.importorskip("pystoi")
     assert evaluation._speech_measures(sample_rate, []) == expected
 
 
