@@ -228,6 +228,13 @@ class Recording:
                 raise AudioError("changed while it was read", action="leave it as it is, and start again")
 
 
+def blocks(path: Path) -> Iterator[Float32[np.ndarray, " samples"]]:
+    """A mono file that `Writer` made, block by block."""
+    import soundfile
+
+    yield from soundfile.blocks(path, blocksize=BLOCK, dtype="float32")
+
+
 def measure(path: str | Path, sample_rate: int) -> Recording:
     """Read a file block by block, so that even a long one needs little memory.
 
@@ -408,6 +415,7 @@ class Writer:
         path: as for `write`.
         sample_rate: Hz.
         subtype: as for `write`.
+        peak: that the sound is brought to, unless it is silent; None leaves its level, but for what would clip.
 
     Attributes:
         gain: that was applied, once the file is there.
@@ -416,8 +424,8 @@ class Writer:
         AudioError: as `write`.
     """
 
-    def __init__(self, path: Path, sample_rate: int, subtype: str = "PCM_16") -> None:
-        self.path, self.sample_rate, self.subtype = Path(path), sample_rate, subtype
+    def __init__(self, path: Path, sample_rate: int, subtype: str = "PCM_16", *, peak: float | None = None) -> None:
+        self.path, self.sample_rate, self.subtype, self.wanted = Path(path), sample_rate, subtype, peak
         self.kind = _kind(self.path, subtype)
         self.gain, self.samples, self.wrong, self.peak = 1.0, 0, 0, 0.0
 
@@ -442,6 +450,8 @@ class Writer:
             if kind is not None:
                 return
             self.gain = _gain(self.path, self.samples, self.wrong, self.peak, self.subtype)
+            if self.wanted is not None and self.peak > 0:
+                self.gain = self.wanted / self.peak
             with _told(self.path):
                 self.waiting.seek(0)
                 read = iter(lambda: self.waiting.read(4 * BLOCK), b"")

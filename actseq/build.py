@@ -19,12 +19,17 @@ from actseq.autoencoders.networks import Conv, Pca
 from actseq.config import Config, Member, nearest, parse
 from actseq.errors import ConfigError
 from actseq.objectives.autoencoding import Autoencoding
+from actseq.objectives.gan import AdversarialSequences
 from actseq.objectives.sequence import SequenceLikelihood
 from actseq.objectives.vocoding import AdversarialVocoding, MagnitudeLikeness
 from actseq.priors.base import SequencePrior
-from actseq.priors.conditions import ConditionedPrior
+from actseq.priors.conditions import ConditionedPrior, LabelledPrior
+from actseq.priors.flow import Flow
+from actseq.priors.gan import Gan
 from actseq.priors.heads import Gaussian, Mixture
 from actseq.priors.recurrent import Gru, Lstm
+from actseq.priors.transformer import Transformer
+from actseq.priors.walks import Iid, RandomWalk, TrainingFrames
 from actseq.representations.base import Representation
 from actseq.representations.linear import Linear
 from actseq.representations.mel import Mel
@@ -39,10 +44,16 @@ from actseq.vocoders.phase import Phase
 REPRESENTATIONS: dict[str, Callable[..., Any]] = {"mel": Mel, "linear": Linear, "stft": Stft}
 NETWORKS: dict[str, Callable[..., Any]] = {"conv": Conv, "pca": Pca}
 BOTTLENECKS: dict[str, Callable[..., Any]] = {"plain": Plain, "variational": Variational}
-PRIOR_NETWORKS: dict[str, Callable[..., Any]] = {"lstm": Lstm, "gru": Gru}
-HEADS: dict[str, Callable[..., Any]] = {"gaussian": Gaussian, "mixture": Mixture}
+PRIOR_NETWORKS: dict[str, Callable[..., Any]] = {"lstm": Lstm, "gru": Gru, "transformer": Transformer}
+WHOLE_PRIORS: dict[str, Callable[..., Any]] = {"gan": Gan}
+"""Priors that make a sequence in one go, and have no head."""
+HEADS: dict[str, Callable[..., Any]] = {"gaussian": Gaussian, "mixture": Mixture, "flow": Flow}
 AUTOENCODER_OBJECTIVES: dict[str, Callable[..., Any]] = {"autoencoding": Autoencoding}
-PRIOR_OBJECTIVES: dict[str, Callable[..., Any]] = {"sequence": SequenceLikelihood}
+PRIOR_OBJECTIVES: dict[str, Callable[..., Any]] = {"sequence": SequenceLikelihood, "gan": AdversarialSequences}
+WHOLE_PRIOR_OBJECTIVES = {"gan": "gan"}
+"""The objective of a prior of whole sequences; that of the others is `sequence`."""
+UNTRAINED_PRIORS: dict[str, Callable[[TrainingFrames], Iid | RandomWalk]] = {"iid": Iid, "random-walk": RandomWalk}
+"""Made on the spot from a run's latents; no trained prior may have such a name."""
 VOCODERS: dict[str, Callable[..., Any]] = {"phase": Phase, "griffin-lim": GriffinLim, "istft": Istft}
 AUTO_VOCODERS = {"mel": "phase", "linear": "phase", "stft": "istft"}
 """What `vocoder: {kind: auto}` stands for, by representation: the best one that needs no training."""
@@ -128,8 +139,8 @@ def complete(config: Config) -> Config:
             ),
             "prior": config.prior.model_copy(
                 update={
-                    "network": full(PRIOR_NETWORKS, config.prior.network, "prior.network"),
-                    "head": full(HEADS, config.prior.head, "prior.head"),
+                    "network": full(PRIOR_NETWORKS | WHOLE_PRIORS, config.prior.network, "prior.network"),
+                    "head": None if config.prior.head is None else full(HEADS, config.prior.head, "prior.head"),
                 }
             ),
             "train_prior": config.train_prior.model_copy(
@@ -144,7 +155,30 @@ def complete(config: Config) -> Config:
             "vocoder": vocoder,
         }
     )
+    _fit(completed)
     return completed
+
+
+def _fit(config: Config) -> None:
+    """Whether prior, head and objective go together.
+
+    Raises:
+        ConfigError: they do not; with the overrides that put it right.
+    """
+    kind, head, objective = config.prior.network.kind, config.prior.head, config.train_prior.objective.kind
+    whole = kind in WHOLE_PRIORS
+    fitting = WHOLE_PRIOR_OBJECTIVES.get(kind, "sequence")
+    settings = []
+    if whole != (head is None):
+        settings.append("prior.head=null" if whole else "prior.head.kind=mixture")
+    if objective != fitting:
+        settings.append(f"train_prior.objective.kind={fitting}")
+    if settings:
+        raise ConfigError(
+            f"prior.network {kind} with head {'null' if head is None else head.kind} and objective {objective}",
+            f"{'no head' if whole else 'a head'} and objective {fitting}",
+            " ".join(f"--set {setting}" for setting in settings),
+        )
 
 
 def build_representation(config: Config) -> Any:
@@ -182,12 +216,20 @@ def build_autoencoding(config: Config, model: Autoencoder, representation: Repre
 
 
 def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str]) -> ConditionedPrior:
-    """A sequence prior with its label table."""
+    """A prior with its label table."""
     section = config.prior
-    head = construct(HEADS, section.head, "prior.head", n_active)
-    network = construct(PRIOR_NETWORKS, section.network, "prior.network")
-    prior = SequencePrior(network, head, latent_dim=latent_dim, n_active=n_active, condition_dim=section.condition_dim)
+    sizes = {"latent_dim": latent_dim, "n_active": n_active, "condition_dim": section.condition_dim}
+    if section.head is None:
+        prior = construct(WHOLE_PRIORS, section.network, "prior.network", *sizes.values(), config.train_prior.frames)
+    else:
+        head = construct(HEADS, section.head, "prior.head", n_active)
+        prior = SequencePrior(construct(PRIOR_NETWORKS, section.network, "prior.network"), head, **sizes)
     return ConditionedPrior(prior, labels, section.condition_dim)
+
+
+def build_untrained_prior(name: str, frames: TrainingFrames, labels: list[str]) -> LabelledPrior:
+    """A prior that needs no training, with its labels."""
+    return LabelledPrior(UNTRAINED_PRIORS[name](frames), labels)
 
 
 def build_sequence(config: Config, model: ConditionedPrior) -> Any:

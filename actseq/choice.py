@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from actseq import metrics, units
+from actseq.codec import Codec
 from actseq.corpus import Corpus
 from actseq.evaluation import SPEECH_RATE_MAX
-from actseq.generation import Codec
 from actseq.progress import Reporter
 from actseq.vocoders.base import Vocoder
 

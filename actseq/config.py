@@ -79,6 +79,8 @@ class TrainingConfig(Section):
     validations: int = Field(20, gt=0)
     """How often in the whole training the held-out clips are measured, and a checkpoint written."""
     validation_batches: int = Field(8, gt=0)
+    patience: int | None = Field(None, gt=0)
+    """Stop after so many validations without a better one; None trains to the end, and keeps the best all the same."""
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingConfig:
@@ -99,13 +101,17 @@ class LatentsConfig(Section):
 
     dtype: Literal["float16", "float32"] = "float32"
     batch_size: int = Field(32, gt=0)
+    copies: int = Field(0, ge=0)
+    """Training clips are encoded so many times more, each time at another random speed: more to learn from for a prior."""
+    copy_speed: float = Field(0.1, gt=0, lt=1)
+    """Copies are played up to this share faster or slower, pitch included."""
 
 
 class PriorConfig(Section):
-    """Network and head of a sequence prior."""
+    """Network and head of a sequence prior; one that makes whole sequences has no head."""
 
     network: Member
-    head: Member
+    head: Member | None = None
     condition_dim: int = Field(32, gt=0)
 
 
@@ -128,7 +134,21 @@ class GenerateConfig(Section):
     seconds: float | None = Field(None, gt=0)
     """None: until the prior stops."""
     max_seconds: float = Field(10.0, gt=0)
+    """Bound where the prior ends clips."""
+    min_seconds: float = Field(0.0, ge=0)
+    """The prior may not end a clip earlier."""
+    after_end: Literal["restart", "ignore"] = "restart"
+    """Where `seconds` is given and the prior ends a sequence before: begin anew, or go on as if it had not."""
+    level: Literal["corpus", "free"] = "corpus"
+    """New clips are brought to the peak level at which the models know those of the corpus, or left as they come."""
     temperature: float = Field(1.0, ge=0)
+    mixture_temperature: float | None = Field(None, ge=0)
+    noise_temperature: float | None = Field(None, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    bias: float = Field(0.0, ge=0)
+    noise_clamp: float | None = Field(None, gt=0)
+    guidance: float = Field(1.0, ge=0)
+    best_of: int = Field(1, gt=0)
 
 
 class Config(Section):

@@ -223,9 +223,33 @@ class Corpus:
         before, after = max(0, -start), max(0, stop - record.length)
         return np.pad(waveform, (before, after)) if before or after else waveform
 
+    def waveform_at_speed(self, index: int, speed: float, origin: int, start: int, stop: int) -> Waveform:
+        """(stop − start,) samples of a clip that is played faster or slower, pitch included; cubic (Catmull and Rom).
+
+        Args:
+            index: of the clip.
+            speed: 2 is twice as fast.
+            origin: sample of the clip that sample 0 is played from.
+            start: first sample played.
+            stop: behind the last sample played.
+        """
+        at = np.arange(start, stop) * speed
+        first = int(np.floor(at[0])) - 1
+        read = self.waveform(index, origin + first, origin + int(at[-1]) + 3)
+        whole = np.floor(at).astype(np.int64)
+        t = (at - whole).astype(np.float32)
+        p0, p1, p2, p3 = (read[whole - first + k] for k in (-1, 0, 1, 2))
+        made: Waveform = p1 + 0.5 * t * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0)))
+        return made
+
     def summary(self) -> dict[str, int]:
         """Clips per split."""
         return dict(Counter(str(record.extra["split"]) for record in self.store.records))
+
+
+def random_speed(rng: np.random.Generator, most: float) -> float:
+    """A speed up to this share faster or slower."""
+    return float(np.exp(rng.uniform(-1, 1) * np.log1p(most)))
 
 
 def level_gain(peak: float, level_dbfs: float | None) -> float:
@@ -274,8 +298,10 @@ class SegmentSource:
             gain = units.db_to_amplitude(rng.uniform(*self.gain_db))
             length = self.corpus.store.records[index].length - start
             if self.speed:
-                speed = float(np.exp(rng.uniform(-1, 1) * np.log1p(self.speed)))
-                crop, length = self._at_speed(index, start, speed), round(length / speed)
+                speed = random_speed(rng, self.speed)
+                stop = self.samples + self.margin
+                crop = self.corpus.waveform_at_speed(index, speed, start, -self.margin, stop)
+                length = round(length / speed)
                 start = round(start / speed)
             else:
                 crop = self.corpus.waveform(index, start - self.margin, start + self.samples + self.margin)
@@ -283,17 +309,6 @@ class SegmentSource:
             starts.append(start)
             lengths.append(length)
         return {"waveform": np.stack(waveforms), "start": np.array(starts), "n_samples": np.array(lengths)}
-
-    def _at_speed(self, index: int, start: int, speed: float) -> Waveform:
-        """A crop read faster or slower, by cubic interpolation (Catmull and Rom)."""
-        at = np.arange(-self.margin, self.samples + self.margin) * speed
-        first = int(np.floor(at[0])) - 1
-        read = self.corpus.waveform(index, start + first, start + int(at[-1]) + 3)
-        whole = np.floor(at).astype(np.int64)
-        t = (at - whole).astype(np.float32)
-        p0, p1, p2, p3 = (read[whole - first + k] for k in (-1, 0, 1, 2))
-        made: Waveform = p1 + 0.5 * t * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0)))
-        return made
 
 
 class FeatureBatches:

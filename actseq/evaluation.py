@@ -22,11 +22,12 @@ from actseq import build, metrics, units
 from actseq.autoencoders.base import Autoencoder, Latents, Posterior
 from actseq.autoencoders.bottlenecks import Plain
 from actseq.autoencoders.networks import Pca
+from actseq.codec import BATCH_FRAMES, Codec, in_batches
 from actseq.config import Member
 from actseq.corpus import Corpus, FeatureBatches
 from actseq.errors import ConfigError
-from actseq.generation import BATCH_FRAMES, Codec, in_batches
 from actseq.latents import INACTIVE_NATS, LatentSequences
+from actseq.priors.base import SequencePrior
 from actseq.priors.baselines import likelihood_baselines
 from actseq.priors.conditions import ConditionedPrior
 from actseq.progress import Reporter
@@ -209,13 +210,6 @@ def choose_clips(errors: list[float]) -> dict[int, str]:
     return chosen
 
 
-def spread(indices: list[int], n: int | None) -> list[int]:
-    """`n` of the clips, evenly spread over them; all where there are no more."""
-    if n is None or n >= len(indices):
-        return indices
-    return [indices[k * len(indices) // n] for k in range(n)]
-
-
 def water_level(variances: Float[np.ndarray, " components"], bits: float) -> float:
     """Distortion at which independent Gaussians of these variances cost so many bits, all together.
 
@@ -353,6 +347,7 @@ def likelihood(prior: ConditionedPrior, latents: LatentSequences, split: str, se
         `gaussian` (full covariance), `var1`, `mixture` (unconditional); `end nats` per position of the end's hazard.
     """
     model = prior.prior
+    assert isinstance(model, SequencePrior)
     device = model.start.device
 
     def standardised(index: int) -> NDArray[np.float64]:

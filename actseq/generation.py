@@ -1,10 +1,15 @@
-"""From a request to sound: prior → latents → decoder → vocoder, and the join of a continuation with its seed."""
+"""From a request to sound: prior → latents → decoder → vocoder, and the join of a continuation with its seed.
+
+Everything is a stream: the prior hands out chunks of latents, each clip decodes what it is given, and what is final goes
+on. So an hour takes the memory of a minute, and a clip that is kept whole is nothing but its pieces in a row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,159 +17,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actseq import units
-from actseq.autoencoders.base import Autoencoder, Latents
+from actseq.codec import Codec
 from actseq.errors import ConfigError
-from actseq.priors.base import Request, SequencePrior
-from actseq.representations.base import Features, Representation
-from actseq.streams import DecoderStream, Encoded, EncoderStream, ReconstructionStream, analyse
-from actseq.vocoders.base import Vocoder
+from actseq.priors.base import PLAIN, Chunk, Prior, Request, Sampling, SequencePrior
 
 Waveform = NDArray[np.float32]
 CROSSFADE_SECONDS = 0.03
 ALIGN_SECONDS = 0.008
 END_FADE_SECONDS = 0.005
-BATCH_FRAMES = 16_384
-"""Feature frames that several clips may have as a batch, padding included."""
-CHUNK_FRAMES = 2048
-"""Feature frames of a single clip that are worked on at a time: this and `BATCH_FRAMES` bound the memory."""
-
-
-@dataclass(frozen=True)
-class Codec:
-    """What turns sound into latents and back.
-
-    Attributes:
-        representation: analysis.
-        autoencoder: features ↔ latents.
-        vocoder: synthesis; None where only encoding is asked for.
-        level_dbfs: peak level that the autoencoder was trained at; None for none in particular.
-        device: where all of them are.
-        chunk_frames: feature frames of a clip that streams work on at a time.
-    """
-
-    representation: Representation
-    autoencoder: Autoencoder
-    vocoder: Vocoder | None
-    level_dbfs: float | None
-    device: torch.device
-    chunk_frames: int = CHUNK_FRAMES
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz."""
-        return self.representation.sample_rate
-
-    @property
-    def samples_per_latent(self) -> int:
-        """Samples that one latent frame stands for."""
-        return self.representation.hop_length * self.autoencoder.stride
-
-    @torch.inference_mode()
-    def analyse(self, waveforms: list[Waveform]) -> Features:
-        """Features of clips at the model's sample rate and level, padded into one batch."""
-        return analyse(self.representation, waveforms, self.device)
-
-    @torch.inference_mode()
-    def encode(self, waveforms: list[Waveform]) -> list[Encoded]:
-        """Mean and log-variance (frames, latent_dim) of each clip."""
-        out: list[Encoded] = []
-        for group in self._groups(waveforms):
-            if len(group) == 1:
-                out.append(self.encode_pieces(group))
-                continue
-            posterior = self.autoencoder.encode(self.analyse(group))
-            for i, length in enumerate(posterior.lengths.tolist()):
-                variance = posterior.log_variance
-                out.append(
-                    (
-                        posterior.mean[i, :length].cpu().numpy(),
-                        None if variance is None else variance[i, :length].cpu().numpy(),
-                    )
-                )
-        return out
-
-    def encode_pieces(self, pieces: Iterable[Waveform]) -> Encoded:
-        """Mean and log-variance (frames, latent_dim) of one clip that comes in pieces."""
-        stream = self.encode_stream()
-        chunks = [chunk for piece in pieces for chunk in stream.push(piece)] + stream.finish()
-        variances = [variance for _, variance in chunks if variance is not None]
-        return np.concatenate([mean for mean, _ in chunks]), np.concatenate(variances) if variances else None
-
-    @torch.inference_mode()
-    def decode(self, latents: list[Waveform]) -> list[Waveform]:
-        """Waveforms of frames · samples_per_latent samples."""
-        out: list[Waveform] = []
-        for group in in_batches([len(z) for z in latents], BATCH_FRAMES // self.autoencoder.stride):
-            if len(group) == 1:
-                stream = self.decode_stream()
-                out.append(np.concatenate([stream.push(latents[group[0]]), stream.finish()]))
-                continue
-            lengths = torch.tensor([len(latents[i]) for i in group])
-            padded = np.zeros((len(group), int(lengths.max()), self.autoencoder.latent_dim), dtype=np.float32)
-            for row, i in zip(padded, group, strict=True):
-                row[: len(latents[i])] = latents[i]
-            features = self.autoencoder.decode(
-                Latents(torch.from_numpy(padded).to(self.device), lengths.to(self.device))
-            )
-            out += self.synthesise(features)
-        return out
-
-    @torch.inference_mode()
-    def reconstruct(self, waveforms: list[Waveform]) -> list[Waveform]:
-        """Each clip through encoder, decoder and vocoder, at its own length."""
-        out: list[Waveform] = []
-        for group in self._groups(waveforms):
-            if len(group) == 1:
-                stream = self.reconstruct_stream()
-                out.append(np.concatenate([stream.push(group[0]), stream.finish()]))
-                continue
-            made = self.synthesise(self.autoencoder.reconstruct(self.analyse(group)))
-            out += [new[: len(old)] for new, old in zip(made, group, strict=True)]
-        return out
-
-    @torch.inference_mode()
-    def synthesise(self, features: Features) -> list[Waveform]:
-        """Waveforms of frames · hop_length samples."""
-        waveform = self._synthesiser().synthesise(features).cpu().numpy()
-        hop = self.representation.hop_length
-        return [waveform[i, : length * hop] for i, length in enumerate(features.lengths.tolist())]
-
-    def encode_stream(self) -> EncoderStream:
-        """Start to encode a clip that comes in pieces."""
-        return EncoderStream(self.representation, self.autoencoder, self.device, self.chunk_frames)
-
-    def decode_stream(self) -> DecoderStream:
-        """Start to decode latents that come in pieces."""
-        return DecoderStream(self.autoencoder, self._synthesiser(), self.device, self.chunk_frames)
-
-    def reconstruct_stream(self) -> ReconstructionStream:
-        """Start to reconstruct a clip that comes in pieces."""
-        return ReconstructionStream(
-            self.representation, self.autoencoder, self._synthesiser(), self.device, self.chunk_frames
-        )
-
-    def _synthesiser(self) -> Vocoder:
-        if self.vocoder is None:
-            raise ConfigError("no vocoder was loaded")
-        return self.vocoder
-
-    def _groups(self, waveforms: list[Waveform]) -> Iterator[list[Waveform]]:
-        frames = [units.n_frames(len(waveform), self.representation.hop_length) for waveform in waveforms]
-        for group in in_batches(frames, BATCH_FRAMES):
-            yield [waveforms[i] for i in group]
-
-
-def in_batches(sizes: list[int], limit: int, most: int = 64) -> Iterator[list[int]]:
-    """Consecutive items whose padded size stays under `limit`: at least one at a time."""
-    group: list[int] = []
-    for i, size in enumerate(sizes):
-        longest = max([size, *(sizes[j] for j in group)])
-        if group and (longest * (len(group) + 1) > limit or len(group) >= most):
-            yield group
-            group = []
-        group.append(i)
-    if group:
-        yield group
+SETTLE_SECONDS = 0.5
+"""Of a seed that are decoded before the join, beyond the decoder's context: the vocoder's phases settle on it."""
+GAP_SECONDS = 0.25
+"""Silence between clips in a row."""
+BATCH_CLIPS = 64
+"""Clips that are sampled together."""
 
 
 @dataclass(frozen=True)
@@ -183,14 +49,77 @@ class SeedAudio:
 
 
 @dataclass(frozen=True)
+class Order:
+    """What to generate.
+
+    Attributes:
+        n: clips.
+        seconds: length of what is new; None lets the prior end each clip.
+        max_seconds: bound where the prior ends clips.
+        min_seconds: the prior may not end a clip earlier.
+        restart: where `seconds` is given, begin anew whenever the prior ends a sequence; otherwise its ends are ignored.
+        condition: (1, condition_dim), or None.
+        condition_end: (1, condition_dim) to glide to over the clip; None stays.
+        unconditional: (1, condition_dim), the condition that says nothing.
+        sampling: how to draw.
+        gain: what the result is turned down by, of what was brought to the level that the model knows.
+        best_of: candidates for each clip, of which the likeliest per frame is kept.
+        seed: of the random numbers; the same seed, device and thread count give the same bytes.
+        seed_audio: what to continue.
+    """
+
+    n: int
+    seconds: float | None
+    max_seconds: float
+    min_seconds: float = 0.0
+    restart: bool = True
+    condition: Tensor | None = None
+    condition_end: Tensor | None = None
+    unconditional: Tensor | None = None
+    sampling: Sampling = PLAIN
+    gain: float = 1.0
+    best_of: int = 1
+    seed: int = 0
+    seed_audio: SeedAudio | None = None
+
+
+class End(NamedTuple):
+    """How a clip ended.
+
+    Attributes:
+        stopped: the prior ended it; otherwise it was cut at the asked length.
+        join: sample at which the continuation of a seed begins; None without one in the output.
+    """
+
+    stopped: bool
+    join: int | None
+
+
+class Piece(NamedTuple):
+    """What was added to one clip.
+
+    Attributes:
+        clip: its number.
+        waveform: (samples,), final.
+        latents: (frames, latent_dim) that were sampled for it; their sound may come in later pieces.
+        end: with its last piece.
+    """
+
+    clip: int
+    waveform: Waveform
+    latents: Waveform
+    end: End | None
+
+
+@dataclass(frozen=True)
 class Generated:
     """One new clip.
 
     Attributes:
         waveform: (samples,).
-        latents: (frames, latent_dim) that it was decoded from, those of a seed included.
-        stopped: the prior ended it; otherwise it was cut at the asked length.
-        join: sample at which the continuation of a seed begins; None without one in the output.
+        latents: (frames, latent_dim) that were sampled for it.
+        stopped: as in `End`.
+        join: as in `End`.
     """
 
     waveform: Waveform
@@ -199,64 +128,195 @@ class Generated:
     join: int | None
 
 
-def generate(
-    codec: Codec,
-    prior: SequencePrior,
-    *,
-    n: int,
-    seconds: float | None,
-    max_seconds: float,
-    condition: Tensor | None,
-    temperature: float,
-    seed: int,
-    seed_audio: SeedAudio | None = None,
-) -> list[Generated]:
-    """New clips, sampled as one batch.
+def generate(codec: Codec, prior: Prior, order: Order) -> Iterator[Piece]:
+    """New clips, piece by piece; `BATCH_CLIPS` of them grow side by side.
 
     Args:
         codec: decoder and vocoder.
-        prior: a sequence prior over the codec's latents.
-        n: clips.
-        seconds: length of what is new; None lets the prior end each clip.
-        max_seconds: bound where the prior ends clips.
-        condition: (n, condition_dim) or None.
-        temperature: of sampling.
-        seed: of the random numbers; the same seed, device and thread count give the same bytes.
-        seed_audio: what to continue.
+        prior: over the codec's latents.
+        order: what is asked.
+
+    Raises:
+        ConfigError: what the prior cannot do.
     """
+    prompt = None
+    if order.seed_audio is not None:
+        prompt = torch.from_numpy(encode_seed(codec, order.seed_audio)).to(codec.device)[None]
+    for first in range(0, order.n, BATCH_CLIPS):
+        yield from _batch(codec, prior, order, prompt, first, min(BATCH_CLIPS, order.n - first))
+
+
+def collect(pieces: Iterator[Piece], n: int) -> list[Generated]:
+    """Whole clips of the pieces of `n`."""
+    waveforms: list[list[Waveform]] = [[] for _ in range(n)]
+    latents: list[list[Waveform]] = [[] for _ in range(n)]
+    ends: dict[int, End] = {}
+    for piece in pieces:
+        waveforms[piece.clip].append(piece.waveform)
+        latents[piece.clip].append(piece.latents)
+        if piece.end is not None:
+            ends[piece.clip] = piece.end
+    return [Generated(np.concatenate(waveforms[i]), np.concatenate(latents[i]), *ends[i]) for i in range(n)]
+
+
+def _batch(codec: Codec, prior: Prior, order: Order, prompt: Tensor | None, first: int, n: int) -> Iterator[Piece]:
+    until_stop = order.seconds is None
+    request = _request(codec, order, prompt, n, _derived(order.seed, first))
+    clips = [_Clip(codec, order, prompt) for _ in range(n)]
+    left, done = [request.max_frames] * n, [False] * n
+    for again in itertools.count():
+        grew = False
+        for chunk in _candidates(prior, request, order.best_of):
+            latents, inside = chunk.latents.cpu().numpy(), (~chunk.stopped).sum(1).tolist()
+            for row, clip in enumerate(clips):
+                taken = latents[row, : 0 if done[row] else min(inside[row], left[row])]
+                if len(taken):
+                    grew = True
+                    left[row] -= len(taken)
+                    yield Piece(first + row, clip.push(taken), taken, None)
+                if until_stop and not done[row] and inside[row] < latents.shape[1]:
+                    done[row] = True
+                    yield clip.end(first + row, True)
+        if until_stop or not request.until_stop or not any(left) or (again and not grew):
+            break
+        # Those that ended before their time begin anew; the others are full, and are not looked at.
+        request = replace(request, prompt=None, min_frames=1, seed=_derived(order.seed, first, again + 1))
+    for row, clip in enumerate(clips):
+        if not done[row]:
+            yield clip.end(first + row, until_stop and left[row] > 0)
+
+
+def _request(codec: Codec, order: Order, prompt: Tensor | None, n: int, seed: int) -> Request:
     rate = codec.autoencoder.latent_rate
-    prompt: Tensor | None = None
-    if seed_audio is not None:
-        encoded = encode_seed(codec, seed_audio)
-        prompt = torch.from_numpy(encoded).to(codec.device).expand(n, -1, -1)
-    request = Request(
+    # Where the seed is part of the clip, there is sound without anything new.
+    at_least = 0 if order.seed_audio is not None and order.seed_audio.in_output else 1
+    seconds = order.max_seconds if order.seconds is None else order.seconds
+    # A join may shift what is new by a little: there must be enough to fill the asked length.
+    spare = ALIGN_SECONDS if order.seed_audio is not None and order.seconds is not None else 0.0
+    max_frames = units.seconds_to_frames(seconds + spare, rate)
+    min_frames = units.seconds_to_frames(order.min_seconds, rate) if order.min_seconds else 0
+    return Request(
         n=n,
-        # A join may shift what is new by a little: there must be enough to fill the asked length.
-        max_frames=units.seconds_to_frames(
-            max_seconds if seconds is None else seconds + (0.0 if seed_audio is None else ALIGN_SECONDS), rate
-        ),
-        until_stop=seconds is None,
-        condition=condition,
+        max_frames=max_frames,
+        min_frames=min(max(at_least, min_frames), max_frames),
+        until_stop=order.seconds is None or (order.restart and order.condition_end is None),
+        condition=None if order.condition is None else order.condition.expand(n, -1),
+        condition_end=None if order.condition_end is None else order.condition_end.expand(n, -1),
+        unconditional=order.unconditional,
         prompt=prompt,
-        temperature=temperature,
+        sampling=order.sampling,
         seed=seed,
     )
-    chunks = list(prior.sample(request))
-    if chunks:
-        latents = torch.cat([chunk.latents for chunk in chunks], dim=1)
-        stopped = torch.cat([chunk.stopped for chunk in chunks], dim=1)
-        lengths = (~stopped).sum(1).tolist()
-    else:
-        latents, lengths = torch.zeros(n, 0, prior.latent_dim, device=codec.device), [0] * n
-    if prompt is not None:
-        latents = torch.cat([prompt, latents], dim=1)
-    n_prompt = 0 if prompt is None else prompt.shape[1]
-    sequences = [latents[i, : n_prompt + lengths[i]].cpu().numpy() for i in range(n)]
-    out = []
-    for i, waveform in enumerate(codec.decode(sequences)):
-        ended = seconds is None and lengths[i] < request.max_frames
-        out.append(_finish(codec, waveform, sequences[i], ended, seconds, seed_audio))
-    return out
+
+
+def _derived(seed: int, *path: int) -> int:
+    """Seeds for what else is drawn under one seed, none of which a neighbouring seed has; the first is the seed itself."""
+    if not any(path):
+        return seed
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 2)
+
+
+def _candidates(prior: Prior, request: Request, best_of: int) -> Iterator[Chunk]:
+    return prior.sample(request) if best_of == 1 else best(prior, request, best_of)
+
+
+@torch.no_grad()
+def best(prior: Prior, request: Request, best_of: int) -> Iterator[Chunk]:
+    """Of so many candidates for each sequence the one whose new frames are the likeliest on average; held whole.
+
+    Raises:
+        ConfigError: the prior has no likelihood, or the condition glides.
+    """
+    if not isinstance(prior, SequencePrior) or not prior.has_likelihood or request.condition_end is not None:
+        raise ConfigError(
+            "the likeliest of several cannot be chosen here",
+            "a sequence prior with head mixture or gaussian, and one label",
+            "leave out best_of",
+        )
+
+    def repeated(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.repeat_interleave(best_of, dim=0)
+
+    n, condition = request.n * best_of, repeated(request.condition)
+    chunks = list(prior.sample(replace(request, n=n, condition=condition)))
+    if not chunks:
+        return
+    latents = torch.cat([chunk.latents for chunk in chunks], dim=1)
+    stopped = torch.cat([chunk.stopped for chunk in chunks], dim=1)
+    lengths = (~stopped).sum(1)
+    before = 0 if request.prompt is None else request.prompt.shape[1]
+    whole = latents if request.prompt is None else torch.cat([request.prompt.expand(n, -1, -1), latents], dim=1)
+    density = prior.log_prob(whole, before + lengths, condition)[:, before:].sum(1) / lengths.clamp(min=1)
+    rows = density.reshape(-1, best_of).argmax(1) + torch.arange(request.n, device=density.device) * best_of
+    yield Chunk(latents[rows], stopped[rows])
+
+
+class _Clip:
+    """One growing clip: it decodes, joins what is new to the seed, keeps the asked length, fades where it was cut."""
+
+    def __init__(self, codec: Codec, order: Order, prompt: Tensor | None) -> None:
+        rate, seconds, seed = codec.sample_rate, order.seconds, order.seed_audio
+        self.rate, self.seed, self.decoder = rate, seed, codec.decode_stream()
+        self.gain = np.float32(order.gain if seed is None else seed.gain)
+        self.waiting: list[Any] = []
+        self.nothing = np.zeros((0, codec.autoencoder.latent_dim), np.float32)
+        self.tail = np.zeros(0, np.float32)
+        self.fade = units.seconds_to_samples(END_FADE_SECONDS, rate)
+        self.left = None if seconds is None else units.seconds_to_samples(seconds, rate)
+        self.join: int | None = None
+        self.joined = seed is None
+        if seed is None or prompt is None:
+            return
+        start = _settled(codec, prompt.shape[1])
+        self.begin = start * codec.samples_per_latent
+        self.original = seed.waveform[self.begin :]
+        if seed.in_output:
+            self.join = len(seed.waveform)
+            self.left = None if self.left is None else self.left + len(seed.waveform)
+        self.waiting = [self.decoder.push(prompt[0, start:].cpu().numpy()) / self.gain]
+
+    def push(self, latents: Waveform) -> Waveform:
+        """Sound that is final."""
+        return self._shape(self.decoder.push(latents), False)
+
+    def end(self, number: int, stopped: bool) -> Piece:
+        """The rest of it."""
+        made = np.concatenate([self._shape(self.decoder.finish(), True), self.tail])
+        if not stopped and len(made):
+            n = min(len(made), self.fade)
+            made[-n:] *= np.linspace(1, 0, n, dtype=np.float32)
+        return Piece(number, made, self.nothing, End(stopped, self.join))
+
+    def _shape(self, made: Waveform, last: bool) -> Waveform:
+        made = made / self.gain
+        if not self.joined:
+            self.waiting.append(made)
+            enough = units.seconds_to_samples(CROSSFADE_SECONDS + ALIGN_SECONDS, self.rate)
+            if sum(map(len, self.waiting)) < len(self.original) + enough and not last:
+                return np.zeros(0, np.float32)
+            made, self.joined = self._begin(np.concatenate(self.waiting)), True
+        if self.left is not None:
+            made = made[: self.left]
+            self.left -= len(made)
+        made = np.concatenate([self.tail, made])
+        cut = max(0, len(made) - self.fade)
+        self.tail = made[cut:]
+        return made[:cut]
+
+    def _begin(self, made: Waveform) -> Waveform:
+        """The seed and what follows it, or only that."""
+        assert self.seed is not None
+        if not self.seed.in_output:
+            return made[len(self.original) :]
+        return np.concatenate([self.seed.waveform[: self.begin], splice(self.original, made, self.rate)])
+
+
+def _settled(codec: Codec, frames: int) -> int:
+    """The frame of a prompt from which on it is decoded, so that the sound at its end does not depend on where that was."""
+    if codec.autoencoder.context_frames is None:
+        return 0
+    context = -(-codec.autoencoder.context_frames // codec.autoencoder.stride)
+    return max(0, frames - context - units.seconds_to_frames(SETTLE_SECONDS, codec.autoencoder.latent_rate))
 
 
 def encode_seed(codec: Codec, seed_audio: SeedAudio) -> Waveform:
@@ -274,33 +334,6 @@ def encode_seed(codec: Codec, seed_audio: SeedAudio) -> Waveform:
         waveform, (0, context + codec.samples_per_latent), mode="reflect" if len(waveform) > 1 else "edge"
     )
     return codec.encode([extended.astype(np.float32)])[0][0][:frames]
-
-
-def _finish(
-    codec: Codec,
-    waveform: Waveform,
-    latents: Waveform,
-    ended: bool,
-    seconds: float | None,
-    seed_audio: SeedAudio | None,
-) -> Generated:
-    rate = codec.sample_rate
-    start = 0 if seed_audio is None else len(seed_audio.waveform)
-    join = None
-    if seed_audio is not None:
-        waveform = waveform / np.float32(seed_audio.gain)
-        if seed_audio.in_output:
-            waveform, join = splice(seed_audio.waveform, waveform, rate), start
-        else:
-            waveform = waveform[start:]
-            start = 0
-    if seconds is not None:
-        waveform = waveform[: start + units.seconds_to_samples(seconds, rate)]
-    if not ended and len(waveform):
-        n = min(len(waveform), units.seconds_to_samples(END_FADE_SECONDS, rate))
-        waveform = waveform.copy()
-        waveform[-n:] *= np.linspace(1, 0, n, dtype=np.float32)
-    return Generated(waveform.astype(np.float32), latents, ended, join)
 
 
 def splice(original: Waveform, made: Waveform, sample_rate: int) -> Waveform:
@@ -330,7 +363,7 @@ def splice(original: Waveform, made: Waveform, sample_rate: int) -> Waveform:
     return np.concatenate([original[: at - fade], mixed, made[at + lag :]]).astype(np.float32)
 
 
-def compile_clips(waveforms: list[Waveform], sample_rate: int, gap_seconds: float = 0.25) -> Waveform:
+def compile_clips(waveforms: list[Waveform], sample_rate: int, gap_seconds: float = GAP_SECONDS) -> Waveform:
     """All clips in a row with silence between; one beyond full scale is turned down by itself, as in its own file."""
     gap = np.zeros(units.seconds_to_samples(gap_seconds, sample_rate), dtype=np.float32)
     parts: list[Any] = []

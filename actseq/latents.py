@@ -9,17 +9,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actseq.corpus import SPLITS
+from actseq.errors import ArtifactError
 from actseq.store import Record, SequenceStore, Windows
+
+if TYPE_CHECKING:
+    from actseq.priors.walks import TrainingFrames
 
 Array = NDArray[np.float32]
 INACTIVE_NATS = 0.01
+RUN_FRAMES = 64
+"""Neighbouring frames that are drawn together where not all are used."""
+COPIES = "copies"
+"""What the split of training clips at other speeds is called: for priors to learn from, and for nothing else."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,60 @@ class LatentSequences:
             active = np.arange(self.latent_dim)
         return LatentStatistics(active, average[active], np.sqrt(np.maximum(variance[active], 1e-8)))
 
+    def known_lengths(self, labels: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Lengths of training sequences that begin and end, and their labels as rows of a table, 0 for none of `labels`."""
+        row = {label: k for k, label in enumerate(labels, 1)}
+        known = [self.records[i] for i in self.indices("train")]
+        known = [record for record in known if record.extra["begins"] and record.extra["ends"]]
+        rows = [row.get(str(record.extra["label"]), 0) for record in known]
+        return np.array([record.length for record in known], np.int64), np.array(rows, np.int64)
+
+    def training_frames(self, most: int = 200_000, seed: int = 0) -> tuple[TrainingFrames, list[str]]:
+        """What priors without training are made from, and the labels that occur in it, in its order.
+
+        Where there are more frames than about `most`, runs of `RUN_FRAMES` neighbours are drawn, the same share of each label.
+
+        Raises:
+            ArtifactError: nothing is for training.
+        """
+        from actseq.priors.walks import TrainingFrames
+
+        train = [(i, self.records[i]) for i in self.indices("train")]
+        if not train:
+            raise ArtifactError(f"no sequence in {self.store.folder} is for training", action="train on more files")
+        names = sorted({str(record.extra["label"]) for _, record in train} - {""})
+        number = {name: k for k, name in enumerate(["", *names])}
+        runs: list[list[tuple[int, int]]] = [[] for _ in number]
+        lengths: list[list[int]] = [[] for _ in number]
+        for i, record in train:
+            k = number[str(record.extra["label"])]
+            runs[k] += [(i, start) for start in range(0, record.length, RUN_FRAMES)]
+            if record.extra["begins"] and record.extra["ends"]:
+                lengths[0].append(record.length)
+                if k:
+                    lengths[k].append(record.length)
+        share = min(1.0, most / sum(record.length for _, record in train))
+        rng = np.random.default_rng(seed)
+        drawn = [sorted(rng.permutation(own)[: ceil(share * len(own))].tolist()) for own in runs]
+        means, log_variances, label, follows = [], [], [], []
+        end = (-1, -1)
+        for k, own in enumerate(drawn):
+            for index, start in own:
+                mean, log_variance = self.read(index, start, start + RUN_FRAMES)
+                means.append(mean)
+                log_variances.append(log_variance)
+                label.append(np.full(len(mean), k))
+                follows.append(np.append((index, start) == end, np.ones(len(mean) - 1, dtype=bool)))
+                end = (index, start + len(mean))
+        frames = TrainingFrames(
+            np.concatenate(means),
+            np.concatenate(log_variances),
+            np.concatenate(label),
+            np.concatenate(follows),
+            [np.array(own, dtype=np.int64) for own in lengths],
+        )
+        return frames, names
+
 
 @dataclass(frozen=True)
 class SequenceSource:
@@ -107,7 +170,10 @@ class SequenceSource:
 
     @cached_property
     def _windows(self) -> Windows:
-        return Windows(self.latents.store, self.latents.indices(self.split), self.frames)
+        indices = self.latents.indices(self.split)
+        if self.split == "train":
+            indices += self.latents.indices(COPIES)
+        return Windows(self.latents.store, indices, self.frames)
 
     def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
         """Arrays by name, padded with zeros to the longest; see `SequenceLikelihood`."""

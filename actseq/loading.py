@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actseq import config as configuration
+from actseq import units
 from actseq.config import Config
 from actseq.corpus import level_gain
 from actseq.errors import ArtifactError, AudioError, ConfigError
@@ -20,8 +21,9 @@ from actseq.runs import Run, content_hash, fingerprint, read_json, read_meta, re
 if TYPE_CHECKING:
     import torch
 
-    from actseq.generation import Codec, Generated
-    from actseq.priors.conditions import ConditionedPrior
+    from actseq.codec import Codec
+    from actseq.generation import Generated, Order, Piece
+    from actseq.priors.conditions import ConditionedPrior, LabelledPrior
     from actseq.representations.base import Representation
     from actseq.vocoders.base import Vocoder
 
@@ -38,7 +40,7 @@ def stage_config(config: Config, overrides: Iterable[str], command: str) -> Conf
 def load_codec(run: Run, device_name: str, vocoder: configuration.Member | None) -> tuple[Codec, Config, str]:
     """The autoencoder of a run ready for use, its configuration with the vocoder that `auto` stands for, its fingerprint."""
     from actseq import build
-    from actseq.generation import Codec
+    from actseq.codec import Codec
     from actseq.training import resolve_device
 
     device = resolve_device(device_name)
@@ -150,6 +152,19 @@ def load_prior(
     return model, meta, folder
 
 
+def make_prior(run: Run, name: str, device_name: str, autoencoder: str) -> LabelledPrior:
+    """`iid` or `random-walk` of a run's latents, made in no time.
+
+    Raises:
+        ArtifactError: no latents, or those of another autoencoder.
+    """
+    from actseq import build
+    from actseq.training import resolve_device
+
+    latents, _ = load_latents(run, autoencoder)
+    return build.build_untrained_prior(name, *latents.training_frames()).to(resolve_device(device_name))
+
+
 def load_latents(run: Run, autoencoder: str) -> tuple[LatentSequences, dict[str, Any]]:
     """The latents of a run, if they are those of its autoencoder."""
     marker = run.latents / "latents.json"
@@ -173,14 +188,18 @@ class LoadedRun:
         run: the folder.
         codec: representation, autoencoder and vocoder.
         config: its settings; `vocoder` is the one really used, where `auto` was asked for.
-        prior: the prior, or None where none was trained yet.
+        autoencoder: fingerprint of it.
+        prior: the prior, or None where none was trained yet, or there are several and none was named.
+        prior_name: what it is called.
+        prior_folder: where it lies; None where it needed no training.
     """
 
     run: Run
     codec: Codec
     config: Config
     autoencoder: str
-    prior: ConditionedPrior | None
+    prior: ConditionedPrior | LabelledPrior | None
+    prior_name: str | None
     prior_folder: Path | None
 
     @staticmethod
@@ -194,19 +213,45 @@ class LoadedRun:
     ) -> LoadedRun:
         """Load what a run holds.
 
+        Args:
+            run: a name under `runs/`, or a path.
+            prior: name of a trained one, or `iid` or `random-walk`; None takes the usual one, if there is one.
+            device: `auto`, `cpu`, `cuda`, `mps`.
+            overrides: of the sections `generate` and `vocoder`.
+            need_prior: refuse to go without one.
+
         Raises:
             ArtifactError: missing, unfinished, damaged or mismatched.
         """
+        from actseq import build
+
         opened = Run.open(run)
         meta = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
         base = configuration.parse(Config, meta["config"], str(opened.autoencoder / "model.json"))
         config = stage_config(base, overrides, "generate")
         found = fingerprint(opened.autoencoder)
-        model, folder = None, None
-        if need_prior or prior is not None or any(opened.priors.glob("*/model.json")):
-            model, _, folder = load_prior(opened, prior, device, found)
+        name = opened.usual_prior() if prior is None else prior
+        model: ConditionedPrior | LabelledPrior | None = None
+        folder = None
+        if name in build.UNTRAINED_PRIORS and name not in opened.trained_priors():
+            model = make_prior(opened, name, device, found)
+        elif need_prior or name is not None:
+            model, _, folder = load_prior(opened, name, device, found)
         codec, used, _ = load_codec(opened, device, config.vocoder)
-        return LoadedRun(opened, codec, config.model_copy(update={"vocoder": used.vocoder}), found, model, folder)
+        config = config.model_copy(update={"vocoder": used.vocoder})
+        return LoadedRun(opened, codec, config, found, model, name, folder)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of what makes a clip; a prior that needed no training is named by the latents that it was made from."""
+        found = {"autoencoder": self.autoencoder}
+        if self.prior_folder is not None:
+            found["prior"] = fingerprint(self.prior_folder)
+        elif self.prior is not None:
+            found["latents"] = str(read_json(self.run.latents / "latents.json")["fingerprint"])
+        if self.vocoder_folder is not None:
+            found["vocoder"] = fingerprint(self.vocoder_folder)
+        return found
 
     @property
     def vocoder_folder(self) -> Path | None:
@@ -239,7 +284,31 @@ class LoadedRun:
         made: Waveform = self.codec.reconstruct([waveform * np.float32(gain)])[0] / np.float32(gain)
         return made
 
-    def generate(
+    def generate(self, n: int = 1, **order: Any) -> list[Waveform]:
+        """New waveforms (samples,); arguments as of `stream`."""
+        return [clip.waveform for clip in self.generate_clips(n, **order)]
+
+    def generate_clips(self, n: int = 1, **order: Any) -> list[Generated]:
+        """As `generate`, with latents, stops and joins. What continues nothing is brought to `new_peak`."""
+        from actseq.generation import collect
+
+        clips = collect(self.stream(n, **order), n)
+        wanted = None if order.get("seed_audio") is not None else self.new_peak
+        if wanted is None:
+            return clips
+        peaks = [float(np.abs(clip.waveform).max(initial=0.0)) or wanted for clip in clips]
+        return [
+            replace(clip, waveform=clip.waveform * np.float32(wanted / peak))
+            for clip, peak in zip(clips, peaks, strict=True)
+        ]
+
+    @property
+    def new_peak(self) -> float | None:
+        """Amplitude that clips which continue nothing are brought to: that at which the models know those of the corpus."""
+        level = self.codec.level_dbfs
+        return None if level is None or self.config.generate.level == "free" else units.db_to_amplitude(level)
+
+    def stream(
         self,
         n: int = 1,
         *,
@@ -248,73 +317,157 @@ class LoadedRun:
         label: str | None = None,
         seed_audio: Waveform | None = None,
         include_seed: bool = True,
-        temperature: float | None = None,
         seed: int = 0,
-    ) -> list[Waveform]:
-        """New waveforms (samples,); arguments as of `actseq generate`, `seed_audio (samples,)` at `sample_rate`."""
-        made = self.generate_clips(
-            n,
-            seconds=seconds,
-            until_stop=until_stop,
-            label=label,
-            seed_audio=seed_audio,
-            include_seed=include_seed,
-            temperature=temperature,
-            seed=seed,
-        )
-        return [clip.waveform for clip in made]
+        **controls: float | None,
+    ) -> Iterator[Piece]:
+        """New clips piece by piece, at whatever level, in constant memory; `BATCH_CLIPS` of them grow side by side.
 
-    def generate_clips(
-        self,
-        n: int = 1,
-        *,
-        seconds: float | None = None,
-        until_stop: bool = False,
-        label: str | None = None,
-        seed_audio: Waveform | None = None,
-        include_seed: bool = True,
-        temperature: float | None = None,
-        seed: int = 0,
-    ) -> list[Generated]:
-        """As `generate`, with latents, stops and joins."""
-        import torch
+        Args:
+            n: clips.
+            seconds: length of what is new; None: the run's default.
+            until_stop: let the prior end each clip.
+            label: one that the prior knows, or `A:B` to glide from A to B over the clip.
+            seed_audio: (samples,) at `sample_rate`, to be continued.
+            include_seed: put the seed itself before what continues it.
+            seed: of all random numbers.
+            controls: `min_seconds`, `max_seconds`, `best_of` and all of `actseq.priors.base.Sampling`; those left out or None
+                are as in the section `generate` of the run's configuration.
 
+        Raises:
+            ConfigError: a label or control that there is not, or that the prior does not know.
+            ArtifactError: no prior was trained.
+            AudioError: the seed is silent.
+        """
         from actseq import generation
 
         if self.prior is None:
             raise ArtifactError(
                 f"run {self.run.name} has no finished prior", action=f"run actseq train-prior {self.run.name} first"
             )
+        order = self._order(self.prior, n, label, seed, controls)
+        seconds = None if until_stop else seconds if seconds is not None else self.config.generate.seconds
+        if seconds is None and order.min_seconds > order.max_seconds:
+            raise ConfigError(f"min_seconds is {order.min_seconds:g}", f"at most max_seconds, {order.max_seconds:g}")
+        sound = None
+        if seed_audio is not None:
+            sound = generation.SeedAudio(seed_audio.astype(np.float32), self._gain(seed_audio), include_seed)
+        return generation.generate(self.codec, self.prior.prior, replace(order, seconds=seconds, seed_audio=sound))
+
+    def through(self, waveforms: Sequence[Waveform], *, seconds: float | None = None) -> Iterator[Piece]:
+        """One clip that begins as the first of two or more waveforms and ends as the last; see `Interpolate`.
+
+        Args:
+            waveforms: each (samples,) at `sample_rate`.
+            seconds: length; None: that of the sounds.
+        """
+        import torch
+
+        from actseq import generation
+        from actseq.priors.walks import Interpolate
+
+        latents = [self.codec.encode([sound * np.float32(self._gain(sound))])[0][0] for sound in waveforms]
+        prior = Interpolate([torch.from_numpy(sequence).to(self.codec.device) for sequence in latents])
+        bound = (prior.natural_frames + 1) / self.codec.autoencoder.latent_rate
+        return generation.generate(self.codec, prior, generation.Order(1, seconds, bound, restart=False))
+
+    def vary(
+        self,
+        waveform: Waveform,
+        amount: float,
+        n: int = 1,
+        *,
+        label: str | None = None,
+        seed: int = 0,
+        **controls: float | None,
+    ) -> Iterator[Piece]:
+        """Variations of a waveform (samples,) at `sample_rate`, of its length and level; see `Vary`.
+
+        Args:
+            waveform: what is varied.
+            amount: from 0, the reconstruction, to 1, where nothing of it is left.
+            n: clips.
+            label: whose statistics the variations move towards; None: those of the whole corpus.
+            seed: of the random numbers.
+            controls: as of `stream`; only temperature, noise_temperature, bias and noise_clamp mean something here.
+        """
+        import torch
+
+        from actseq import generation
+        from actseq.priors.walks import RandomWalk, Vary
+
+        gain, device = self._gain(waveform), self.codec.device
+        model = make_prior(self.run, "random-walk", str(device), self.autoencoder)
+        assert isinstance(model.prior, RandomWalk)
+        mean, variance = (
+            None if part is None else torch.from_numpy(part).to(device)
+            for part in self.codec.encode([waveform * np.float32(gain)])[0]
+        )
+        assert mean is not None
+        prior = Vary(mean, variance, model.prior, amount=amount)
+        bound = (prior.natural_frames + 1) / self.codec.autoencoder.latent_rate
+        order = self._order(model, n, label, seed, controls)
+        return generation.generate(
+            self.codec, prior, replace(order, max_seconds=bound, min_seconds=0.0, restart=False, gain=gain)
+        )
+
+    def _gain(self, waveform: Waveform) -> float:
+        """What brings a sound to the level that the model knows."""
+        peak = float(np.abs(waveform).max(initial=0.0))
+        if peak == 0:
+            raise AudioError("the given audio is silent or empty", "sound to work with")
+        return level_gain(peak, self.codec.level_dbfs)
+
+    def _order(
+        self,
+        model: ConditionedPrior | LabelledPrior,
+        n: int,
+        label: str | None,
+        seed: int,
+        controls: Mapping[str, float | None],
+    ) -> Order:
+        """Until the prior stops, with the controls that are given and those of the configuration."""
+        import torch
+
+        from actseq import generation
+        from actseq.priors.base import Sampling
+
         if n < 1:
             raise ConfigError(f"n is {n}", "at least 1")
-        if label is not None and label not in self.labels:
+        given = [f"generate.{name}={value}" for name, value in controls.items() if value is not None]
+        section = configuration.resolve(self.config.model_dump(mode="json"), given).generate
+        indices = torch.tensor([0, *_label_indices(label, model.labels)], device=self.codec.device)
+        with torch.inference_mode():
+            conditions = model.condition(indices)[:, None].unbind()
+        return generation.Order(
+            n=n,
+            seconds=None,
+            max_seconds=section.max_seconds,
+            min_seconds=section.min_seconds,
+            restart=section.after_end == "restart",
+            condition=conditions[1],
+            condition_end=conditions[2] if len(conditions) == 3 else None,
+            unconditional=conditions[0],
+            sampling=Sampling(**{field.name: getattr(section, field.name) for field in fields(Sampling)}),
+            best_of=section.best_of,
+            seed=seed,
+        )
+
+
+def _label_indices(label: str | None, labels: list[str]) -> list[int]:
+    """Rows of the label table: of one label, of the two of a glide `A:B`, or that of no label."""
+    if label is None:
+        return [0]
+    names = [label]
+    if label not in labels and ":" in label:
+        # A label may have a colon in its own name.
+        pairs = [(label[:i], label[i + 1 :]) for i, letter in enumerate(label) if letter == ":"]
+        names = list(next((pair for pair in pairs if set(pair) <= set(labels)), label.split(":", 1)))
+    for name in names:
+        if name not in labels:
             raise ConfigError(
-                f"no label '{label}'",
-                action=configuration.nearest(label, self.labels)
-                if self.labels
+                f"no label '{name}'",
+                action=configuration.nearest(name, labels)
+                if labels
                 else "this corpus has no labels: put files into folders named after their labels",
             )
-        defaults = self.config.generate
-        length = None if until_stop else seconds if seconds is not None else defaults.seconds
-        index = 0 if label is None else self.labels.index(label) + 1
-        given = None
-        if seed_audio is not None:
-            peak = float(np.abs(seed_audio).max(initial=0.0))
-            if peak == 0:
-                raise AudioError("the seed audio is silent or empty", "sound to continue")
-            given = generation.SeedAudio(
-                seed_audio.astype(np.float32), level_gain(peak, self.codec.level_dbfs), include_seed
-            )
-        with torch.inference_mode():
-            condition = self.prior.condition(torch.full((n,), index, device=self.codec.device))
-        return generation.generate(
-            self.codec,
-            self.prior.prior,
-            n=n,
-            seconds=length,
-            max_seconds=defaults.max_seconds,
-            condition=condition,
-            temperature=defaults.temperature if temperature is None else temperature,
-            seed=seed,
-            seed_audio=given,
-        )
+    return [labels.index(name) + 1 for name in names]

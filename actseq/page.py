@@ -37,6 +37,48 @@ MEASURES: dict[str, dict[str, tuple[str, int]]] = {
     "speech": {"pesq_nb": ("PESQ-nb ↑", 2), "pesq_wb": ("PESQ-wb ↑", 2), "stoi": ("STOI ↑", 3)},
 }
 """Title and digits after the point of every measure, one table for each kind."""
+GENERATION: dict[str, dict[str, tuple[str, int]]] = {
+    "distance from training clips": {
+        "accuracy": ("accuracy ↑", 3),
+        "frechet": ("Fréchet ↓", 2),
+        "mmd_embedding": ("MMD² embedding ↓", 4),
+        "mmd_mfcc": ("MMD² MFCC ↓", 4),
+        "mmd_envelope": ("MMD² envelope ↓", 4),
+    },
+    "overlap with training clips, embedding": {
+        "overlap_embedding.precision": ("precision ↑", 3),
+        "overlap_embedding.recall": ("recall ↑", 3),
+        "overlap_embedding.density": ("density ↑", 3),
+        "overlap_embedding.coverage": ("coverage ↑", 3),
+    },
+    "overlap with training clips, MFCC": {
+        "overlap_mfcc.precision": ("precision ↑", 3),
+        "overlap_mfcc.recall": ("recall ↑", 3),
+        "overlap_mfcc.density": ("density ↑", 3),
+        "overlap_mfcc.coverage": ("coverage ↑", 3),
+    },
+    "clip by clip": {
+        "length_p": ("p of lengths", 3),
+        "level_db": ("level, dB", 1),
+        "level_deviation_db": ("its deviation", 1),
+        "level_difference_db": ("from real", 1),
+        "level_drift_db": ("level drift, dB", 1),
+        "mfcc_drift_db": ("MFCC drift, dB", 2),
+        "memorisation": ("memorisation", 2),
+    },
+}
+"""The same of what is measured of sets of clips; a point leads to a figure inside another."""
+RELATIVE = {
+    "accuracy_difference": ("accuracy, difference", 3),
+    "frechet_ratio": ("Fréchet, multiple", 2),
+    "mmd_mfcc_ratio": ("MMD² MFCC, multiple", 2),
+}
+GENERATION_LEGEND = (
+    "real: held-out clips; reconstructed: these through the codec; generated: each asked for by its label; iid: frames drawn "
+    "one by one from training clips of the label, which keeps the spectrum and loses its course",
+    "[95 % interval]; ↓ less is better, ↑ more, the rest should be as for real; p: that lengths are those of the training "
+    "clips; memorisation: distance from the nearest training clip, 1 for real",
+)
 LEGEND = "mean over clips [95 % interval]; n where not every clip has a score; ↓ less is better, ↑ more"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1240px; margin: 2em auto; padding: 0 1em; }
@@ -77,10 +119,42 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
                 for name, row in rows.items()
             }
             made.append([heading, *([name, *line] for name, line in cells.items())])
-    if "bits_per_dim" in result:
-        bits = [[name, f"{value:.3f}"] for name, value in result["bits_per_dim"].items() if name != "end nats"]
-        made.append([["held-out bits per dimension ↓", f"all {result['clips_in_split']} clips"], *bits])
-    return made
+    return made + _likelihood(result)
+
+
+def generation_headline(result: Mapping[str, Any]) -> str:
+    """What was measured, in a line: run, prior, and sizes of sets."""
+    found = result["generation"]
+    return (
+        f"{result['run']}, prior {result['prior']}: {found['clips']['generated']} generated clips beside "
+        f"{found['clips']['real']} of the {result['split']} split; sets of {found['compared']} compared with "
+        f"{found['reference']} training clips"
+    )
+
+
+def generation_tables(result: Mapping[str, Any]) -> list[Table]:
+    """The figures of what a prior generates; sets of clips are rows."""
+    found = result["generation"]
+    made = []
+    for kind, measures in GENERATION.items():
+        cells = {
+            name: [_set_cell(row, path, digits) for path, (_, digits) in measures.items()]
+            for name, row in found["rows"].items()
+        }
+        shown = [k for k in range(len(measures)) if any(line[k] for line in cells.values())]
+        if shown:
+            titles = [title for title, _ in measures.values()]
+            made.append([[kind, *(titles[k] for k in shown)]])
+            made[-1] += [[name, *(line[k] or "–" for k in shown)] for name, line in cells.items()]
+    names = [name for name in RELATIVE if name in found["relative"]["generated"]]
+    if names:
+        made.append([["beside reconstructed", *(RELATIVE[name][0] for name in names)]])
+        for name, row in found["relative"].items():
+            made[-1].append([name, *("–" if row[key] is None else f"{row[key]:.{RELATIVE[key][1]}f}" for key in names)])
+    if "memorisation_of_copies" in found:
+        copies = _set_cell(found, "memorisation_of_copies", 2)
+        made.append([["memorisation, were training clips only repeated"], [copies]])
+    return made + _likelihood(result)
 
 
 def write_page(folder: Path, result: Mapping[str, Any], clips: Iterable[ShownClip], sample_rate: int) -> Path:
@@ -115,6 +189,26 @@ def write_page(folder: Path, result: Mapping[str, Any], clips: Iterable[ShownCli
     page = folder / "index.html"
     write_file(page, "\n".join(parts).encode())
     return page
+
+
+def _likelihood(result: Mapping[str, Any]) -> list[Table]:
+    if "bits_per_dim" not in result:
+        return []
+    bits = [[name, f"{value:.3f}"] for name, value in result["bits_per_dim"].items() if name != "end nats"]
+    return [[["held-out bits per dimension ↓", f"all {result['clips_in_split']} clips"], *bits]]
+
+
+def _set_cell(row: Mapping[str, Any], path: str, digits: int) -> str:
+    """A figure, with its interval if it has one; empty where there is none."""
+    value: Any = row
+    for key in path.split("."):
+        value = value.get(key, {})
+    if value == {}:
+        return ""
+    if not isinstance(value, Mapping):
+        return f"{round(value, digits) + 0.0:.{digits}f}"
+    middle, low, high = (f"{round(value[key], digits) + 0.0:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{middle} [{low}, {high}]"
 
 
 def _cell(value: Mapping[str, Any], digits: int, n: int) -> str:

@@ -9,6 +9,8 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +20,9 @@ from numpy.typing import NDArray
 from actseq import audio, units
 from actseq import config as configuration
 from actseq.config import Config
-from actseq.corpus import Corpus, FeatureBatches, SegmentSource, build_corpus, level_gain
+from actseq.corpus import Corpus, FeatureBatches, SegmentSource, build_corpus, level_gain, random_speed
 from actseq.errors import ArtifactError, AudioError, ConfigError
-from actseq.latents import SequenceSource
+from actseq.latents import COPIES, SequenceSource
 from actseq.loading import (
     LoadedRun,
     chosen_vocoder,
@@ -47,7 +49,8 @@ from actseq.store import SequenceStore, StoreWriter, group_shards
 if TYPE_CHECKING:
     import torch
 
-    from actseq.generation import Codec
+    from actseq.codec import Codec
+    from actseq.generation import Piece
 
 Waveform = NDArray[np.float32]
 Result = dict[str, Any]
@@ -361,20 +364,47 @@ def extract_latents(
                 path.unlink()
         write_json(plan, inputs)
         corpus = Corpus(opened.corpus, config.corpus.level_dbfs)
-        meta = _extract(opened, codec, corpus, section, reporter) | {"inputs": inputs}
+        meta = _extract(opened, codec, corpus, section, config.seed, reporter) | {"inputs": inputs}
         write_json(marker, meta)
     return meta | {"run": str(opened.path)}
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """One encoding of one clip: as it is, or a training clip at another speed."""
+
+    index: int
+    key: str
+    split: str
+    speed: float
+    samples: int
+
+    def waveform(self, corpus: Corpus, start: int, stop: int) -> Waveform:
+        if self.speed == 1:
+            return corpus.waveform(self.index, start, stop)
+        return corpus.waveform_at_speed(self.index, self.speed, 0, start, stop)
+
+
+def _passes(corpus: Corpus, section: configuration.LatentsConfig, seed: int) -> list[_Pass]:
+    """All encodings to be made, short ones first."""
+    passes = []
+    for i, record in enumerate(corpus.store.records):
+        passes.append(_Pass(i, record.key, str(record.extra["split"]), 1.0, record.length))
+        for k in range(section.copies if record.extra["split"] == "train" else 0):
+            speed = random_speed(np.random.default_rng([seed, i, k]), section.copy_speed)
+            passes.append(_Pass(i, f"{record.key} copy {k + 1}", COPIES, speed, max(1, round(record.length / speed))))
+    return sorted(passes, key=lambda one: (one.samples, one.key))
+
+
 def _extract(
-    run: Run, codec: Codec, corpus: Corpus, section: configuration.LatentsConfig, reporter: Reporter
+    run: Run, codec: Codec, corpus: Corpus, section: configuration.LatentsConfig, seed: int, reporter: Reporter
 ) -> dict[str, Any]:
-    from actseq.generation import BATCH_FRAMES, in_batches
+    from actseq.codec import BATCH_FRAMES, in_batches
 
     dtype = np.dtype(section.dtype)
     hop = codec.representation.hop_length
-    order = sorted(range(len(corpus)), key=lambda i: (corpus.store.records[i].length, corpus.store.records[i].key))
-    frames = [units.n_frames(corpus.store.records[i].length, hop) for i in order]
+    passes = _passes(corpus, section, seed)
+    frames = [units.n_frames(one.samples, hop) for one in passes]
     sizes = [
         dtype.itemsize * 2 * codec.autoencoder.latent_dim * units.n_latent_frames(f, codec.autoencoder.stride)
         for f in frames
@@ -382,9 +412,8 @@ def _extract(
     shards = group_shards(sizes)
     writer = StoreWriter(run.latents)
     done = writer.committed()
-    total = sum(corpus.store.records[i].length for i in order)
-    seconds = round(total / codec.sample_rate)
-    finished = sum(corpus.store.records[order[j]].length for shard in done for j in shards[shard])
+    seconds = round(sum(one.samples for one in passes) / codec.sample_rate)
+    finished = sum(passes[j].samples for shard in done for j in shards[shard])
     reporter.begin("latents", seconds, finished // codec.sample_rate, unit="seconds of sound")
     begun, at_start = time.perf_counter(), finished
 
@@ -397,11 +426,10 @@ def _extract(
             {"× real time": (finished - at_start) / codec.sample_rate / max(elapsed, 1e-9)},
         )
 
-    def pieces(index: int) -> Iterator[Waveform]:
-        length = corpus.store.records[index].length
-        for start in range(0, length, audio.BLOCK):
-            stop = min(length, start + audio.BLOCK)
-            yield corpus.waveform(index, start, stop)
+    def pieces(one: _Pass) -> Iterator[Waveform]:
+        for start in range(0, one.samples, audio.BLOCK):
+            stop = min(one.samples, start + audio.BLOCK)
+            yield one.waveform(corpus, start, stop)
             advance(stop - start)
 
     for number, members in enumerate(shards):
@@ -409,22 +437,23 @@ def _extract(
             continue
         items = []
         for group in in_batches([frames[j] for j in members], BATCH_FRAMES, section.batch_size):
-            indices = [order[members[j]] for j in group]
-            if len(indices) == 1:
-                encoded = [codec.encode_pieces(pieces(indices[0]))]
+            chosen = [passes[members[j]] for j in group]
+            if len(chosen) == 1:
+                encoded = [codec.encode_pieces(pieces(chosen[0]))]
             else:
-                encoded = codec.encode([corpus.waveform(i) for i in indices])
-                advance(sum(corpus.store.records[i].length for i in indices))
-            for index, (mean, log_variance) in zip(indices, encoded, strict=True):
-                record = corpus.store.records[index]
+                encoded = codec.encode([one.waveform(corpus, 0, one.samples) for one in chosen])
+                advance(sum(one.samples for one in chosen))
+            for one, (mean, log_variance) in zip(chosen, encoded, strict=True):
+                record = corpus.store.records[one.index]
                 both = mean if log_variance is None else np.concatenate([mean, log_variance], axis=1)
                 items.append(
                     (
-                        record.key,
+                        one.key,
                         both.astype(dtype),
                         {
                             "label": record.extra["label"],
-                            "split": record.extra["split"],
+                            "split": one.split,
+                            "speed": one.speed,
                             "begins": record.extra["begins"],
                             "ends": record.extra["ends"],
                             "clip_sha256": record.sha256,
@@ -460,10 +489,15 @@ def train_prior(
     import torch
 
     from actseq import build
+    from actseq.priors.ends import calibrate
     from actseq.training import resolve_device, train
 
     reporter = reporter or Silent()
     _check_name(name, "prior")
+    if name in build.UNTRAINED_PRIORS:
+        raise ConfigError(
+            f"'{name}' is the name of a prior that needs no training", action="give the new one another --name"
+        )
     opened = Run.open(run)
     meta_ae = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
     config = stage_config(configuration.parse(Config, meta_ae["config"]), overrides, "train-prior")
@@ -514,9 +548,12 @@ def train_prior(
             device=resolve_device(device),
             reporter=reporter,
         )
+        model.load_state_dict(outcome.tensors)
+        if calibrate(model.eval(), *latents.known_lengths(labels), seed):
+            reporter.say("ends calibrated on what the prior makes")
         write_artifact(
             folder,
-            {f"prior.{key}": value for key, value in outcome.tensors.items()},
+            {f"prior.{key}": value for key, value in model.state_dict().items()},
             {
                 "kind": "prior",
                 "config": config.model_dump(mode="json"),
@@ -660,7 +697,7 @@ def _choose_vocoder(
 ) -> Result:
     """Score all vocoders of a run on its validation clips and write down the winner, unless that is done."""
     from actseq import build, choice
-    from actseq.evaluation import spread
+    from actseq.excerpts import spread
 
     untrained = build.untrained_vocoder(config)
     first = f"{untrained.kind} (untrained)"
@@ -786,7 +823,10 @@ def generate(
     seed_audio: Path | None = None,
     seed_seconds: float | None = None,
     include_seed: bool = True,
-    temperature: float | None = None,
+    through: Sequence[Path] = (),
+    vary: Path | None = None,
+    amount: float = 0.3,
+    controls: Mapping[str, float | None] | None = None,
     seed: int = 0,
     out: Path | None = None,
     compile_to: Path | None = None,
@@ -795,11 +835,15 @@ def generate(
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
-    """Write new clips with a JSON beside each; see `LoadedRun.generate`.
+    """Write new clips with a JSON beside each, as they grow: an hour needs no more memory than a minute.
 
     Args:
         seed_seconds: use only so much of the beginning of `seed_audio`.
         include_seed: put the seed itself before what continues it.
+        through: sounds to go through instead; see `LoadedRun.through`.
+        vary: a sound to make variations of instead; see `LoadedRun.vary`.
+        amount: of the variation.
+        controls: as of `LoadedRun.stream`, like the other arguments.
         out: folder for the clips; default `generated/<time>-<seed>` in the run.
         compile_to: also write all clips in a row to this file.
     """
@@ -807,85 +851,150 @@ def generate(
     use_threads(threads)
     if seconds is not None and until_stop:
         raise ConfigError("--seconds and --until-stop exclude each other")
-    loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides, need_prior=True)
-    assert loaded.prior_folder is not None
-    seed_waveform = None
-    if seed_audio is not None:
-        seed_waveform = _load(seed_audio, loaded.sample_rate, reporter)
-        if seed_seconds is not None:
-            seed_waveform = seed_waveform[: units.seconds_to_samples(seed_seconds, loaded.sample_rate)]
-    begun = time.perf_counter()
-    clips = loaded.generate_clips(
-        n,
-        seconds=seconds,
-        until_stop=until_stop,
-        label=label,
-        seed_audio=seed_waveform,
-        include_seed=include_seed,
-        temperature=temperature,
-        seed=seed,
-    )
-    elapsed = time.perf_counter() - begun
-    folder = out or _unused(loaded.run.generated / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}")
-    settings = {
-        "label": label,
-        "seconds": seconds,
-        "until_stop": until_stop,
-        "seed": seed,
-        "temperature": loaded.config.generate.temperature if temperature is None else temperature,
-        "seed_audio": None if seed_audio is None else str(seed_audio),
-        "seed_seconds": seed_seconds,
-        "include_seed": include_seed,
-        "vocoder": loaded.config.vocoder.model_dump(),
-    }
-    fingerprints = {"autoencoder": loaded.autoencoder, "prior": fingerprint(loaded.prior_folder)}
-    if loaded.vocoder_folder is not None:
-        fingerprints["vocoder"] = fingerprint(loaded.vocoder_folder)
-    files = []
-    for i, clip in enumerate(clips):
-        path = folder / f"{i:03d}.wav"
-        gain = _write(path, clip.waveform, loaded.sample_rate, reporter)
-        write_json(
-            path.with_suffix(".json"),
-            {
-                "index": i,
-                "of": n,
-                "settings": settings,
-                "fingerprints": fingerprints,
-                "run": loaded.run.name,
-                "prior": loaded.prior_folder.name,
-                "latent_frames": len(clip.latents),
-                "stopped": clip.stopped,
-                "seconds": units.samples_to_seconds(len(clip.waveform), loaded.sample_rate),
-                "join_seconds": None if clip.join is None else units.samples_to_seconds(clip.join, loaded.sample_rate),
-                "gain": gain,
-            },
+    ways = {"--prior": prior, "--seed-audio": seed_audio, "--through": through, "--vary": vary}
+    asked = [way for way, value in ways.items() if value]
+    if len(asked) > 1 and asked != ["--prior", "--seed-audio"]:
+        raise ConfigError(f"{' and '.join(asked)} exclude each other")
+    if through and (label is not None or n != 1 or any(value is not None for value in (controls or {}).values())):
+        raise ConfigError("--through knows no label, no --n and no sampling controls", action="leave them out")
+    if vary and (seconds is not None or until_stop):
+        raise ConfigError("a variation is as long as its sound", action="leave out the length")
+    loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides, need_prior=not through and not vary)
+    given = {name: value for name, value in (controls or {}).items() if value is not None}
+    fingerprints, name = loaded.fingerprints, loaded.prior_name
+    if through:
+        sounds = [_load(path, loaded.sample_rate, reporter) for path in through]
+        pieces, name = loaded.through(sounds, seconds=seconds), "interpolate"
+        fingerprints.pop("prior", None)
+    elif vary:
+        sound = _load(vary, loaded.sample_rate, reporter)
+        pieces, name = loaded.vary(sound, amount, n, label=label, seed=seed, **given), "vary"
+        fingerprints.pop("prior", None)
+        fingerprints["latents"] = str(read_json(loaded.run.latents / "latents.json")["fingerprint"])
+    else:
+        seed_waveform = None
+        if seed_audio is not None:
+            seed_waveform = _load(seed_audio, loaded.sample_rate, reporter)
+            if seed_seconds is not None:
+                seed_waveform = seed_waveform[: units.seconds_to_samples(seed_seconds, loaded.sample_rate)]
+        pieces = loaded.stream(
+            n,
+            seconds=seconds,
+            until_stop=until_stop,
+            label=label,
+            seed_audio=seed_waveform,
+            include_seed=include_seed,
+            seed=seed,
+            **given,
         )
-        files.append(str(path))
-    endless = sum(not clip.stopped for clip in clips)
-    if endless and seconds is None and (until_stop or loaded.config.generate.seconds is None):
+    common: Result = {
+        "of": n,
+        "settings": {
+            "label": label,
+            "seconds": seconds,
+            "until_stop": until_stop,
+            "seed": seed,
+            "seed_audio": None if seed_audio is None else str(seed_audio),
+            "seed_seconds": seed_seconds,
+            "include_seed": include_seed,
+            "through": [str(path) for path in through],
+            "vary": None if vary is None else str(vary),
+            "amount": amount if vary else None,
+            **loaded.config.generate.model_dump(exclude={"seconds"}),
+            **given,
+            "vocoder": loaded.config.vocoder.model_dump(),
+        },
+        "fingerprints": fingerprints,
+        "run": loaded.run.name,
+        "prior": name,
+    }
+    folder = out or _unused(loaded.run.generated / f"{time.strftime('%Y%m%d-%H%M%S')}-{seed}")
+    length = None if until_stop or through or vary else loaded.config.generate.seconds
+    length = length if seconds is None else seconds
+    begun = time.perf_counter()
+    peak = None if seed_audio is not None or vary is not None else loaded.new_peak
+    made = _write_pieces(pieces, folder, common, loaded.sample_rate, length, peak, reporter)
+    elapsed = time.perf_counter() - begun
+    endless = sum(not clip["stopped"] for clip in made)
+    if endless and length is None:
+        bound = common["settings"]["max_seconds"]
         reporter.warn(
-            f"{endless} of {n} clips had not ended after max_seconds = {loaded.config.generate.max_seconds:g} and were cut "
-            "(--seconds sets a length, --set generate.max_seconds=… the bound)"
+            f"{endless} of {n} clips had not ended after max_seconds = {bound:g} and were cut "
+            "(--seconds sets a length, --max-seconds the bound)"
         )
     result: Result = {
         "run": str(loaded.run.path),
         "folder": str(folder),
-        "files": files,
-        "seconds": sum(len(clip.waveform) for clip in clips) / loaded.sample_rate,
+        "files": [str(folder / clip["file"]) for clip in made],
+        "seconds": sum(clip["seconds"] for clip in made),
     }
     reporter.say(f"{result['seconds']:.1f} s of sound in {elapsed:.1f} s")
     if compile_to is not None:
-        from actseq.generation import compile_clips
-
-        _write(
-            compile_to,
-            compile_clips([clip.waveform for clip in clips], loaded.sample_rate),
-            loaded.sample_rate,
-            reporter,
-        )
+        _compile(result["files"], compile_to, loaded.sample_rate)
         result["compiled"] = str(compile_to)
     return result
+
+
+def _write_pieces(
+    pieces: Iterator[Piece],
+    folder: Path,
+    common: Result,
+    sample_rate: int,
+    seconds: float | None,
+    peak: float | None,
+    reporter: Reporter,
+) -> list[Result]:
+    """Clips as they grow, each with its JSON once it is whole; what the JSONs hold, in order."""
+    _make_folder(folder)
+    n = common["of"]
+    if seconds is None:
+        reporter.begin("generate", n, unit="clips")
+    else:
+        reporter.begin("generate", round(n * seconds), unit="seconds of sound")
+    growing: dict[int, tuple[ExitStack, audio.Writer, int]] = {}
+    made: dict[int, Result] = {}
+    done = 0
+    for piece in pieces:
+        if piece.clip not in growing:
+            stack = ExitStack()
+            path = folder / f"{piece.clip:03d}.wav"
+            writer = stack.enter_context(audio.Writer(path, sample_rate, peak=peak))
+            growing[piece.clip] = (stack, writer, 0)
+        stack, writer, frames = growing[piece.clip]
+        writer.write(piece.waveform)
+        growing[piece.clip] = (stack, writer, frames + len(piece.latents))
+        done += len(piece.waveform)
+        if piece.end is not None:
+            stack.close()
+            if peak is None:
+                _tell_gain(writer.path, writer.gain, reporter)
+            join = piece.end.join
+            made[piece.clip] = common | {
+                "index": piece.clip,
+                "file": writer.path.name,
+                "latent_frames": growing.pop(piece.clip)[2],
+                "stopped": piece.end.stopped,
+                "seconds": units.samples_to_seconds(writer.samples, sample_rate),
+                "join_seconds": None if join is None else units.samples_to_seconds(join, sample_rate),
+                "gain": writer.gain,
+            }
+            write_json(writer.path.with_suffix(".json"), made[piece.clip])
+        reporter.advance(len(made) if seconds is None else done // sample_rate)
+    reporter.end()
+    return [made[i] for i in sorted(made)]
+
+
+def _compile(files: Sequence[str], target: Path, sample_rate: int) -> None:
+    """All clips in a row with silence between, from disk to disk."""
+    from actseq.generation import GAP_SECONDS
+
+    gap = np.zeros(units.seconds_to_samples(GAP_SECONDS, sample_rate), np.float32)
+    with audio.Writer(target, sample_rate) as writer:
+        for i, file in enumerate(files):
+            if i:
+                writer.write(gap)
+            for block in audio.blocks(Path(file)):
+                writer.write(block)
 
 
 def _load(path: Path, sample_rate: int, reporter: Reporter) -> Waveform:
@@ -907,14 +1016,6 @@ def _unused(folder: Path) -> Path:
     """The folder, or with a number after its name where an earlier call has taken it."""
     names = (folder.with_name(folder.name + suffix) for suffix in ("", *(f"-{k}" for k in range(2, 1000))))
     return next(path for path in names if not path.exists())
-
-
-def _write(path: Path, waveform: Waveform, sample_rate: int, reporter: Reporter) -> float:
-    """Write a wav; a gain that was needed against clipping is told."""
-    _make_folder(path.parent)
-    gain = audio.write(path, waveform, sample_rate)
-    _tell_gain(path, gain, reporter)
-    return gain
 
 
 def _make_folder(folder: Path) -> None:
@@ -1051,7 +1152,7 @@ def info(run: str | Path) -> Result:
         meta = read_meta(path.parent, "actseq train-prior")
         result["priors"][path.parent.name] = {
             "network": meta["config"]["prior"]["network"]["kind"],
-            "head": meta["config"]["prior"]["head"]["kind"],
+            "head": (meta["config"]["prior"]["head"] or {"kind": None})["kind"],
             **{key: meta[key] for key in ("labels", "n_active", "n_parameters", "total_steps", "best_step", "figures")},
         }
     result["vocoders"] = {}
@@ -1087,7 +1188,8 @@ def verify(run: str | Path, *, reporter: Reporter | None = None) -> Result:
                 found = [f"{folder.name}: the manifest is not the one that {marker} names"]
             problems += found
             checked.append(f"{folder.name}: {len(store)} sequences")
-    made = sorted([*opened.priors.glob("*/model.json"), *opened.vocoders.glob("*/model.json")])
+    trained = ("priors/*/model.json", "vocoders/*/model.json", "classifier/model.json")
+    made = sorted(path for pattern in trained for path in opened.path.glob(pattern))
     for folder in (opened.autoencoder, *(path.parent for path in made)):
         if (folder / "model.json").is_file():
             try:
@@ -1118,13 +1220,18 @@ def evaluate(
 ) -> Result:
     """Measure a run on its held-out clips; also written to `evaluation.json` in the run, with a page to look and listen.
 
+    With a prior by name, measure what that one generates; written to `evaluation-NAME.json`.
+
     Args:
+        prior: name of the prior; None leaves generation out.
         split: `test`, or `validation` to choose settings by.
-        n: measure fidelity on so many clips only, spread evenly over the split.
-        seed: of what is drawn from posteriors.
+        n: measure fidelity on so many clips only, spread evenly over the split; of a prior, so many generated clips.
+        seed: of what is drawn from posteriors, and of what is generated.
     """
     from actseq import evaluation
+    from actseq.excerpts import spread
     from actseq.page import write_page
+    from actseq.priors.conditions import ConditionedPrior
 
     reporter = reporter or Silent()
     use_threads(threads)
@@ -1133,8 +1240,10 @@ def evaluate(
     whole = corpus.indices(split)
     if not whole:
         raise ArtifactError(f"run {loaded.run.name} has no clips in its {split} split", action="train on more files")
+    if prior is not None:
+        return _evaluate_prior(loaded, corpus, split, n, seed, reporter)
     latents = None if loaded.prior is None else load_latents(loaded.run, loaded.autoencoder)[0]
-    indices = evaluation.spread(whole, n)
+    indices = spread(whole, n)
     measured = evaluation.systems(loaded.codec, corpus, indices, seed, reporter)
     found = evaluation.fidelity(measured, indices, reporter)
     result: Result = {
@@ -1148,8 +1257,13 @@ def evaluate(
         "fidelity": found.figures | {"rate": measured.rate},
         "notes": measured.notes,
     }
-    if loaded.prior is not None and latents is not None:
+    if isinstance(loaded.prior, ConditionedPrior) and loaded.prior.prior.has_likelihood and latents is not None:
         result["bits_per_dim"] = evaluation.likelihood(loaded.prior, latents, split, seed)
+    elif loaded.prior is not None:
+        result["notes"].append(f"likelihood is left out: prior {loaded.prior_name} has none")
+    elif loaded.run.trained_priors():
+        known = ", ".join(loaded.run.trained_priors())
+        result["notes"].append(f"likelihood is left out: none of the priors {known} is the default, --prior names one")
     shown = evaluation.shown_clips(measured, indices, found.mel_l1_db, reporter)
     page = write_page(loaded.run.path / "evaluation", result, shown, loaded.sample_rate)
     result["page"] = str(page)
@@ -1157,16 +1271,52 @@ def evaluate(
     return result
 
 
+def _evaluate_prior(
+    loaded: LoadedRun, corpus: Corpus, split: str, n: int | None, seed: int, reporter: Reporter
+) -> Result:
+    from actseq import evaluation
+    from actseq.likeness import CLIPS, likeness
+    from actseq.priors.conditions import ConditionedPrior
+
+    latents = load_latents(loaded.run, loaded.autoencoder)[0]
+    result: Result = {
+        "run": str(loaded.run.path),
+        "prior": loaded.prior_name,
+        "fingerprints": loaded.fingerprints,
+        "vocoder": loaded.config.vocoder.model_dump(),
+        "seed": seed,
+        "split": split,
+        "clips_in_split": len(corpus.indices(split)),
+        "notes": [],
+    }
+    if isinstance(loaded.prior, ConditionedPrior) and loaded.prior.prior.has_likelihood:
+        result["bits_per_dim"] = evaluation.likelihood(loaded.prior, latents, split, seed)
+    else:
+        result["notes"].append(f"likelihood is left out: prior {loaded.prior_name} has none")
+    found = likeness(loaded, corpus, latents, split, n or CLIPS, seed, reporter)
+    path = loaded.run.path / f"evaluation-{loaded.prior_name}.json"
+    result |= {"generation": found.figures, "notes": result["notes"] + found.notes, "file": str(path)}
+    write_json(path, result)
+    return result
+
+
 def evaluation_lines(result: Result) -> list[str]:
     """The result of `evaluate` as tables."""
-    from actseq.page import LEGEND, headline, tables
+    from actseq import page
 
-    lines = [headline(result), LEGEND, *result["notes"]]
-    for table in tables(result):
+    if "generation" in result:
+        tables = page.generation_tables(result)
+        lines = [page.generation_headline(result), *page.GENERATION_LEGEND, *result["notes"]]
+        last = f"all figures: {result['file']}"
+    else:
+        tables = page.tables(result)
+        lines = [page.headline(result), page.LEGEND, *result["notes"]]
+        last = f"to look and listen: {result['page']}"
+    for table in tables:
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines.append("")
         lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
-    return [*lines, "", f"to look and listen: {result['page']}"]
+    return [*lines, "", last]
 
 
 def report(

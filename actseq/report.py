@@ -74,8 +74,9 @@ def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed:
     compiled = folder / "all.wav"
     _write(compiled, compile_clips([panel.waveform for row in rows.values() for panel in row], rate), rate)
     curves = []
-    assert loaded.prior_folder is not None
-    trained = {"autoencoder": loaded.run.autoencoder, loaded.prior_folder.name: loaded.prior_folder}
+    trained = {"autoencoder": loaded.run.autoencoder}
+    if loaded.prior_folder is not None:
+        trained[loaded.prior_folder.name] = loaded.prior_folder
     if loaded.vocoder_folder is not None:
         trained[f"vocoder-{loaded.vocoder_folder.name}"] = loaded.vocoder_folder
     for title, model in trained.items():

@@ -233,19 +233,28 @@ class Run:
         """The folder's name."""
         return self.path.resolve().name
 
+    def trained_priors(self) -> list[str]:
+        """Names of the finished ones."""
+        return sorted(path.parent.name for path in self.priors.glob("*/model.json"))
+
+    def usual_prior(self) -> str | None:
+        """The prior that is meant where none is named: `default`, or the only one there is; None where that leaves it open."""
+        known = self.trained_priors()
+        return "default" if "default" in known else known[0] if len(known) == 1 else None
+
     def prior_folder(self, name: str | None) -> Path:
-        """The folder of a finished prior; None takes `default`, or the only one there is.
+        """The folder of a finished prior; None takes `usual_prior`.
 
         Raises:
             ArtifactError: none, or not that one; names what there is.
         """
-        known = sorted(p.parent.name for p in self.priors.glob("*/model.json"))
+        known = self.trained_priors()
         if not known:
             raise ArtifactError(
                 f"run {self.name} has no finished prior", action=f"run actseq train-prior {self.name} first"
             )
         if name is None:
-            name = "default" if "default" in known or len(known) > 1 else known[0]
+            name = self.usual_prior() or "default"
         if name not in known:
             raise ArtifactError(f"run {self.name} has no prior '{name}'", action=nearest(name, known))
         return self.priors / name

@@ -223,6 +223,12 @@ class _Trainer:
                     sums[name] = sums.get(name, 0.0) + float(value) / self.config.validation_batches
         return sums
 
+    def worn_out(self, validate_every: int) -> bool:
+        """Whether the last validation was one too many without a better one."""
+        if self.config.patience is None or self.best is None or self.step % validate_every:
+            return False
+        return self.step - self.best_step >= self.config.patience * validate_every
+
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Tensor]:
@@ -419,7 +425,10 @@ def train(
         best = trainer.best_path()
         tensors = load_tensors(best) if trainer.best is not None else trainer.average
         return Outcome(
-            dict(tensors), trainer.best_figures, total, trainer.best_step if trainer.best is not None else total
+            dict(tensors),
+            trainer.best_figures,
+            trainer.step,
+            trainer.best_step if trainer.best is not None else trainer.step,
         )
 
 
@@ -430,7 +439,8 @@ def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
     saved = time.perf_counter()
     shown: dict[str, float] = {}
     reporter.begin(name, total, trainer.step)
-    while trainer.step < total:
+    # A resumed training comes to the same end: what this asks for is in the checkpoint.
+    while trainer.step < total and not trainer.worn_out(validate_every):
         figures = trainer.train_step(total)
         for key, value in figures.items():
             trainer.sums[key] = trainer.sums.get(key, 0.0) + value
@@ -459,5 +469,7 @@ def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
             reporter.end()
             raise Interrupted(received[0])
     reporter.end()
+    if trainer.step < total:
+        reporter.say(f"{name}: no better since step {trainer.best_step}, stopped at {trainer.step} of {total}")
     if not (trainer.folder / "checkpoints").is_dir():
         raise ArtifactError(f"{trainer.folder / 'checkpoints'} vanished during training")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from actseq.objectives.base import Batch, Loss
+from actseq.priors.base import SequencePrior
 from actseq.priors.conditions import ConditionedPrior
 
 
@@ -18,14 +19,30 @@ class SequenceLikelihood(nn.Module):
     Args:
         model: prior and label table.
         label_dropout: share of sequences that are shown without their label.
+        input_noise: half of the sequences are shown with noise of a level up to this, drawn evenly; see `SequencePrior`.
+        posterior: draw latents anew from their posterior; otherwise its mean is what is learned.
         end_weight: of the end's likelihood.
+
+    Raises:
+        TypeError: another prior.
     """
 
     monitor = "loss"
 
-    def __init__(self, model: ConditionedPrior, *, label_dropout: float = 0.1, end_weight: float = 0.1) -> None:
+    def __init__(
+        self,
+        model: ConditionedPrior,
+        *,
+        label_dropout: float = 0.1,
+        input_noise: float = 0.3,
+        posterior: bool = True,
+        end_weight: float = 0.1,
+    ) -> None:
         super().__init__()
+        if not isinstance(model.prior, SequencePrior):
+            raise TypeError("it trains sequence priors; objective gan trains prior.network.kind=gan")
         self.model, self.label_dropout, self.end_weight = model, label_dropout, end_weight
+        self.input_noise, self.posterior = input_noise, posterior
 
     def kept(self) -> nn.Module:
         """The model."""
@@ -35,25 +52,33 @@ class SequenceLikelihood(nn.Module):
         """One group: all of the prior."""
         return {"prior": list(self.model.parameters())}
 
-    def _measure(self, batch: Batch, label_dropout: float) -> dict[str, Tensor]:
+    def _measure(self, batch: Batch, training: bool) -> dict[str, Tensor]:
         data, prior = batch.data, self.model.prior
-        values = prior.standardiser.standardise(draw(data["mean"], data["log_variance"]))
-        previous = prior.standardiser.standardise(draw(data["previous_mean"], data["previous_log_variance"]))
-        shown = torch.rand(len(values), device=values.device) >= label_dropout
-        condition = self.model.condition(data["label"] * shown)
-        prediction = prior.forward(values, condition, previous, data["begins"])
+        assert isinstance(prior, SequencePrior)
+        drawn = self.posterior or not training
+        values, previous = (
+            prior.standardiser.standardise(draw(data[mean], data[log_variance]) if drawn else data[mean])
+            for mean, log_variance in (("mean", "log_variance"), ("previous_mean", "previous_log_variance"))
+        )
+        label, noise_level = data["label"], None
+        if training:
+            dice = torch.rand(3, len(values), device=values.device)
+            label = label * (dice[0] >= self.label_dropout)
+            noise_level = self.input_noise * dice[1] * (dice[2] < 0.5) if self.input_noise else None
+        prediction = prior.forward(values, self.model.condition(label), previous, data["begins"], noise_level)
         latent, end = prior.sequence_loss(prediction, values, data["lengths"], data["ends"])
-        return {"loss": latent + self.end_weight * end, "bits_per_dim": latent / math.log(2), "end_nats": end}
+        figures = {"loss": latent + self.end_weight * end, "end_nats": end}
+        return figures | ({"bits_per_dim": latent / math.log(2)} if prior.has_likelihood else {"latent_loss": latent})
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
-        """The loss with labels dropped at random."""
-        figures = self._measure(batch, self.label_dropout)
+        """The loss with labels dropped at random and noise on what is shown."""
+        figures = self._measure(batch, training=True)
         return {"prior": Loss(figures["loss"], {name: value.detach() for name, value in figures.items()})}
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """The same with every label shown."""
-        return self._measure(batch, 0.0)
+        """The same with every label and no noise."""
+        return self._measure(batch, training=False)
 
 
 def draw(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -6,10 +6,15 @@ T + 1 positions, the last of which can only say "ended".
 
 A sequence prior lives in standardised coordinates of the dimensions that carry information; the others are drawn from
 N(0, 1). All of that is kept in its buffers.
+
+In training it may be shown latents with noise on them, and is told how much: what it makes itself is never as clean as
+what it learned from, and a prior that has only seen clean latents drifts. Sources: Ho et al. 2022 for the told level;
+Pasini et al. 2024 (Continuous Autoregressive Models).
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,8 +22,68 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from actseq.errors import ConfigError
+
+PREFILL_FRAMES = 1024
+"""Frames of a prompt that are consumed at a time: a long one needs no more memory than a short one."""
+
 State = Any
-"""A network's memory: a tensor, or a tuple of them, the batch along axis 1. Passed in and returned, never kept."""
+"""A network's memory: a tuple of tensors, the batch along axis 1, and of plain numbers. Passed in and returned, never kept;
+a step may write over the memory of the state that it is given."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw from what was learned; the defaults draw from just that.
+
+    Attributes:
+        temperature: of the choice among components and of the noise; 0 takes the likeliest.
+        mixture_temperature: of the choice among components alone; None: `temperature`.
+        noise_temperature: factor to the deviation of the noise alone; None: `temperature`.
+        top_p: choose among the likeliest components that together have this probability.
+        bias: b ≥ 0 sharpens: logits of components times 1 + b, deviations times exp(−b).
+        noise_clamp: the noise is kept within so many deviations (drawn again from the normal cut off there); None: all of it.
+        guidance: 1 follows the condition as learned, more exaggerates what sets it apart from no condition, 0 ignores it.
+
+    Sources: Holtzman et al. 2020 (top-p); Graves 2013, section 5.4 (bias); Ho, Salimans 2022 (guidance).
+    """
+
+    temperature: float = 1.0
+    mixture_temperature: float | None = None
+    noise_temperature: float | None = None
+    top_p: float = 1.0
+    bias: float = 0.0
+    noise_clamp: float | None = None
+    guidance: float = 1.0
+
+    @property
+    def of_components(self) -> float:
+        """Temperature of the choice among components."""
+        return self.temperature if self.mixture_temperature is None else self.mixture_temperature
+
+    @property
+    def of_noise(self) -> float:
+        """Factor to the deviation of the noise, `bias` included."""
+        factor = self.temperature if self.noise_temperature is None else self.noise_temperature
+        return factor * math.exp(-self.bias)
+
+    def only(self, known: Collection[str], who: str) -> None:
+        """Refuse what a prior cannot do.
+
+        Raises:
+            ConfigError: a control other than `known` is not at its default.
+        """
+        set_to = [field.name for field in fields(self) if getattr(self, field.name) != field.default]
+        foreign = [name for name in set_to if name not in known]
+        if foreign:
+            raise ConfigError(
+                f"{who} knows no {' nor '.join(foreign)}",
+                f"only {', '.join(known)}" if known else "no sampling controls",
+                "leave it out, or use another prior",
+            )
+
+
+PLAIN = Sampling()
 
 
 @dataclass(frozen=True)
@@ -31,8 +96,10 @@ class Request:
         min_frames: the prior may not end earlier; without a prompt there is at least one frame.
         until_stop: let the prior end sequences; otherwise each has `max_frames`.
         condition: (n, condition_dim), or None for no condition.
-        prompt: (n, prompt_frames, latent_dim) to continue from, or None to start from nothing.
-        temperature: 1 samples what was learned, 0 takes the likeliest.
+        condition_end: (n, condition_dim) to glide to, in a straight line over `max_frames`; None stays.
+        unconditional: (1, condition_dim), the condition that says nothing; for guidance.
+        prompt: (n, prompt_frames, latent_dim) to continue from, or one for all; None starts from nothing.
+        sampling: how to draw.
         seed: of the random numbers.
         chunk_frames: latent frames handed out at a time.
     """
@@ -42,10 +109,18 @@ class Request:
     min_frames: int = 1
     until_stop: bool = False
     condition: Tensor | None = None
+    condition_end: Tensor | None = None
+    unconditional: Tensor | None = None
     prompt: Tensor | None = None
-    temperature: float = 1.0
+    sampling: Sampling = PLAIN
     seed: int = 0
     chunk_frames: int = 64
+
+    def condition_at(self, frame: int) -> Tensor | None:
+        """(n, condition_dim) for a frame from the first new one on."""
+        if self.condition is None or self.condition_end is None:
+            return self.condition
+        return torch.lerp(self.condition, self.condition_end, min(1.0, frame / max(1, self.max_frames - 1)))
 
 
 @dataclass(frozen=True)
@@ -98,16 +173,28 @@ class Head(Protocol):
 
     n_numbers: int
     """Of parameters; a linear map from the hidden vector makes them."""
+    controls: tuple[str, ...]
+    """Attributes of `Sampling` that mean something to it."""
+
+    def loss(
+        self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
+    ) -> Float[Tensor, "*batch"]:
+        """What training makes small: the negative log-density in nats where there is one."""
+
+    def sample(
+        self, numbers: Float[Tensor, "batch n_numbers"], sampling: Sampling, generator: torch.Generator
+    ) -> Float[Tensor, "batch dims"]:
+        """One draw each."""
+
+
+@runtime_checkable
+class DensityHead(Head, Protocol):
+    """A head with a likelihood: its loss is −`log_prob`."""
 
     def log_prob(
         self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
     ) -> Float[Tensor, "*batch"]:
         """Log-density in nats."""
-
-    def sample(
-        self, numbers: Float[Tensor, "batch n_numbers"], temperature: float, generator: torch.Generator
-    ) -> Float[Tensor, "batch dims"]:
-        """One draw each."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +257,8 @@ class SequencePrior(nn.Module):
         self.read = nn.Linear(n_active, input_dim)
         self.start = nn.Parameter(torch.randn(input_dim) * 0.1)
         self.condition = nn.Linear(condition_dim, input_dim, bias=False)
+        # How noisy the latents are that it is shown; 0, which is what sampling says, adds nothing.
+        self.noise_level = nn.Linear(1, input_dim, bias=False)
         self.numbers = nn.Linear(network.hidden_dim, head.n_numbers)
         # Straight from the last latent to the next one's parameters: what a vector autoregression knows need not pass the
         # network, and its dropout.
@@ -177,6 +266,14 @@ class SequencePrior(nn.Module):
         nn.init.zeros_(self.skip.weight)
         self.end = nn.Linear(network.hidden_dim, 1)
         nn.init.constant_(self.end.bias, -4.0)
+        # What sampling makes of the logit of the end, slope and offset: see `actseq.priors.ends`.
+        self.end_calibration: Tensor
+        self.register_buffer("end_calibration", torch.tensor([1.0, 0.0]))
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether `log_prob` can be asked."""
+        return isinstance(self.head, DensityHead)
 
     def init_state(self, batch: int) -> State:
         """The state before anything was consumed."""
@@ -202,6 +299,7 @@ class SequencePrior(nn.Module):
         condition: Float[Tensor, "batch condition_dim"] | None,
         previous: Float[Tensor, "batch dims"] | None = None,
         begins: Bool[Tensor, " batch"] | None = None,
+        noise_level: Float[Tensor, " batch"] | None = None,
     ) -> Prediction:
         """Predictions at frames + 1 positions, in parallel; for training.
 
@@ -210,13 +308,20 @@ class SequencePrior(nn.Module):
             condition: condition vectors.
             previous: the standardised latent before `values`, for sequences that do not begin at their start.
             begins: which sequences begin at their start; None means all.
+            noise_level: deviation of the noise that `values` and `previous` are shown with, at their power; None: none.
         """
+        if noise_level is not None:
+            level = noise_level[:, None, None]
+            values = _with_noise(values, level)
+            previous = None if previous is None else _with_noise(previous, level[:, 0])
         first = self._start(len(values), condition)
         before = torch.zeros_like(values[:, :1])
         if previous is not None and begins is not None:
             first = torch.where(begins[:, None], first, self._inputs(previous, condition))
             before = torch.where(begins[:, None, None], before, previous[:, None])
         inputs = torch.cat([first[:, None], self._inputs(values, condition)], dim=1)
+        if noise_level is not None:
+            inputs = inputs + self.noise_level(noise_level[:, None])[:, None]
         hidden, _ = self.network.forward(inputs, self.init_state(len(values)))
         return self._predict(hidden, torch.cat([before, values], dim=1))
 
@@ -228,21 +333,33 @@ class SequencePrior(nn.Module):
         batch: int,
     ) -> tuple[Prediction, State]:
         """Consume one standardised latent (None: the start) and predict the next; positions = 1."""
+        hidden, last, state = self._consume(value, condition, state, batch)
+        return self._predict(hidden, last), state
+
+    def _consume(
+        self, value: Tensor | None, condition: Tensor | None, state: State, batch: int
+    ) -> tuple[Tensor, Tensor, State]:
+        """Hidden vectors and last latents (batch, 1, …), and the state."""
         inputs = self._start(batch, condition) if value is None else self._inputs(value, condition)
         hidden, state = self.network.step(inputs, state)
         last = hidden.new_zeros(batch, len(self.standardiser.mean)) if value is None else value
-        return self._predict(hidden[:, None], last[:, None]), state
+        return hidden[:, None], last[:, None], state
 
     def prefill(
         self,
         values: Float[Tensor, "batch frames dims"],
         condition: Float[Tensor, "batch condition_dim"] | None,
     ) -> tuple[Prediction, State]:
-        """Consume the start and a whole prompt at once; the prediction after its last frame, and the state."""
-        first = self._start(len(values), condition)[:, None]
-        inputs = torch.cat([first, self._inputs(values, condition)], dim=1)
-        hidden, state = self.network.forward(inputs, self.init_state(len(values)))
-        return self._predict(hidden[:, -1:], values[:, -1:]), state
+        """Consume the start and a whole prompt; the prediction after its last frame, and the state."""
+        hidden, last, state = self._consume_prompt(values, condition)
+        return self._predict(hidden, last), state
+
+    def _consume_prompt(self, values: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, State]:
+        hidden, last, state = self._consume(None, condition, self.init_state(len(values)), len(values))
+        for piece in torch.split(values, PREFILL_FRAMES, dim=1):
+            hidden, state = self.network.forward(self._inputs(piece, condition), state)
+            hidden, last = hidden[:, -1:], piece[:, -1:]
+        return hidden, last, state
 
     def log_prob(
         self,
@@ -250,7 +367,16 @@ class SequencePrior(nn.Module):
         lengths: Int[Tensor, " batch"],
         condition: Float[Tensor, "batch condition_dim"] | None = None,
     ) -> Float[Tensor, "batch frames"]:
-        """Log-density in nats of each latent frame given those before, active dimensions only; 0 beyond `lengths`."""
+        """Log-density in nats of each latent frame given those before, active dimensions only; 0 beyond `lengths`.
+
+        Raises:
+            ConfigError: the head has no likelihood.
+        """
+        if not isinstance(self.head, DensityHead):
+            raise ConfigError(
+                f"a prior with head {type(self.head).__name__.lower()} has no likelihood",
+                action="use one with head mixture or gaussian",
+            )
         values = self.standardiser.standardise(latents)
         prediction = self.forward(values, condition)
         density = self.head.log_prob(prediction.numbers[:, :-1], values) - self.standardiser.deviation.log().sum()
@@ -258,7 +384,13 @@ class SequencePrior(nn.Module):
         return density * inside
 
     def sample(self, request: Request) -> Iterator[Chunk]:
-        """Sample frame by frame; see `Prior.sample`."""
+        """Sample frame by frame; see `Prior.sample`.
+
+        Raises:
+            ConfigError: a control that the head does not know.
+        """
+        sampling = request.sampling
+        sampling.only((*self.head.controls, "guidance"), f"a prior with head {type(self.head).__name__.lower()}")
         device, n = self.start.device, request.n
         generator = torch.Generator(device).manual_seed(request.seed)
         # Of its own, so that dimensions without information take no draws from those with.
@@ -270,14 +402,17 @@ class SequencePrior(nn.Module):
         ends: list[Tensor] = []
         for frame in range(request.max_frames):
             if request.until_stop:
-                hazard = torch.sigmoid(prediction.end_logit[:, 0])
+                slope, offset = self.end_calibration
+                hazard = torch.sigmoid(slope * prediction.end_logit[:, 0] + offset)
                 drawn = torch.rand(n, generator=generator, device=device) < hazard
                 if frame >= earliest:
                     stopped = stopped | drawn
                 if bool(stopped.all()):
                     break
-            latent, prediction, state = self._advance(prediction, state, request, generator, filler)
-            latents.append(latent)
+            with torch.no_grad():
+                value = self.head.sample(prediction.numbers[:, 0], sampling, generator)
+                latents.append(self.standardiser.restore(value, filler))
+                prediction, state = self._advance(value, state, request, frame + 1)
             ends.append(stopped)
             if len(latents) == request.chunk_frames:
                 yield Chunk(torch.stack(latents, dim=1), torch.stack(ends, dim=1))
@@ -287,24 +422,49 @@ class SequencePrior(nn.Module):
 
     @torch.no_grad()
     def _begin(self, request: Request) -> tuple[Prediction, State]:
+        """The prediction of the first new frame. One prompt is consumed once, whatever the number of its continuations."""
+        condition = request.condition_at(0)
+        alike = condition is None or bool((condition == condition[:1]).all())
+        once = request.prompt is not None and len(request.prompt) == 1 and alike and not self._guided(request)
+        n = 1 if once else request.n
+        condition = self._doubled(None if condition is None else condition[:n], request)
+        rows = 2 * n if self._guided(request) else n
         if request.prompt is None:
-            return self.step(None, request.condition, self.init_state(request.n), request.n)
-        return self.prefill(self.standardiser.standardise(request.prompt), request.condition)
+            hidden, last, state = self._consume(None, condition, self.init_state(rows), rows)
+        else:
+            values = self.standardiser.standardise(request.prompt).expand(n, -1, -1)
+            values = values.repeat(2, 1, 1) if self._guided(request) else values
+            hidden, last, state = self._consume_prompt(values, condition)
+        if once:
+            hidden, last, state = (
+                _repeat(part, request.n, axis) for part, axis in ((hidden, 0), (last, 0), (state, 1))
+            )
+        return self._predict(*self._guide(hidden, last, request)), state
 
-    @torch.no_grad()
-    def _advance(
-        self,
-        prediction: Prediction,
-        state: State,
-        request: Request,
-        generator: torch.Generator,
-        filler: torch.Generator,
-    ) -> tuple[Tensor, Prediction, State]:
-        """Draw one frame and consume it."""
-        value = self.head.sample(prediction.numbers[:, 0], request.temperature, generator)
-        latent = self.standardiser.restore(value, filler)
-        prediction, state = self.step(value, request.condition, state, request.n)
-        return latent, prediction, state
+    def _advance(self, value: Tensor, state: State, request: Request, frame: int) -> tuple[Prediction, State]:
+        """Consume one frame and predict the one of the given number."""
+        rows = request.n
+        condition = self._doubled(request.condition_at(frame), request)
+        if self._guided(request):
+            value, rows = value.repeat(2, 1), 2 * rows
+        hidden, last, state = self._consume(value, condition, state, rows)
+        return self._predict(*self._guide(hidden, last, request)), state
+
+    def _guided(self, request: Request) -> bool:
+        return request.sampling.guidance != 1 and request.condition is not None and request.unconditional is not None
+
+    def _doubled(self, condition: Tensor | None, request: Request) -> Tensor | None:
+        """With guidance every sequence runs twice: the second half of the batch is without its condition."""
+        if condition is None or not self._guided(request):
+            return condition
+        assert request.unconditional is not None
+        return torch.cat([condition, request.unconditional.expand_as(condition)])
+
+    def _guide(self, hidden: Tensor, last: Tensor, request: Request) -> tuple[Tensor, Tensor]:
+        if not self._guided(request):
+            return hidden, last
+        given, bare = hidden.chunk(2)
+        return torch.lerp(bare, given, request.sampling.guidance), last.chunk(2)[0]
 
     def sequence_loss(
         self,
@@ -313,7 +473,7 @@ class SequencePrior(nn.Module):
         lengths: Int[Tensor, " batch"],
         ends: Bool[Tensor, " batch"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Negative log-likelihoods: of a latent number in nats, and of the end in nats per position.
+        """Means of the head's loss of a latent number, in nats where it is a likelihood, and of the end's in nats a position.
 
         Args:
             prediction: at frames + 1 positions.
@@ -324,10 +484,24 @@ class SequencePrior(nn.Module):
         frames = values.shape[1]
         positions = torch.arange(frames + 1, device=values.device)
         inside = positions[:-1] < lengths[:, None]
-        density = self.head.log_prob(prediction.numbers[:, :-1], values)
-        latent_nll = -(density * inside).sum() / (inside.sum() * values.shape[2])
+        loss = self.head.loss(prediction.numbers[:, :-1], values)
+        latent_loss = (loss * inside).sum() / (inside.sum() * values.shape[2])
         # Positions 1 … length − 1 did not end; position `length` did, where the end is known.
         asked = (positions >= 1) & ((positions < lengths[:, None]) | ((positions == lengths[:, None]) & ends[:, None]))
         ended = (positions == lengths[:, None]).to(values.dtype)
         end_nll = F.binary_cross_entropy_with_logits(prediction.end_logit, ended, reduction="none")
-        return latent_nll, (end_nll * asked).sum() / asked.sum().clamp(min=1)
+        return latent_loss, (end_nll * asked).sum() / asked.sum().clamp(min=1)
+
+
+def _with_noise(values: Tensor, level: Tensor) -> Tensor:
+    """Noise of a level, the power staying what it is for standardised values."""
+    return (1 - level.square()).sqrt() * values + level * torch.randn_like(values)
+
+
+def _repeat(state: State, n: int, axis: int) -> State:
+    """Every row n times in a row."""
+    if isinstance(state, Tensor):
+        return state.repeat_interleave(n, dim=axis)
+    if isinstance(state, tuple):
+        return tuple(_repeat(part, n, axis) for part in state)
+    return state

@@ -1,13 +1,15 @@
 """Heads: distributions over the next standardised latent."""
 
+import itertools
 import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import require
+from actseq.priors.base import Sampling
 
 LOG_DEVIATION_MIN, LOG_DEVIATION_MAX = -5.0, 2.0
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
@@ -19,12 +21,24 @@ def _bounded(raw: Tensor) -> Tensor:
     return middle + half * torch.tanh((raw - middle) / half)
 
 
+def normal(shape: tuple[int, ...], sampling: Sampling, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Noise of deviation 1, clamped as asked, times its temperature."""
+    noise = torch.randn(shape, generator=generator, device=device)
+    if sampling.noise_clamp is not None:
+        # From the normal distribution cut off there, by its quantiles: a clamp proper would heap up at the bounds.
+        half = math.erf(sampling.noise_clamp / math.sqrt(2))
+        noise = torch.erfinv(torch.erf(noise / math.sqrt(2)) * half) * math.sqrt(2)
+    return noise * sampling.of_noise
+
+
 class Gaussian(nn.Module):
     """`gaussian`: independent dimensions given the past.
 
     Args:
         dims: numbers per latent frame.
     """
+
+    controls = ("temperature", "noise_temperature", "bias", "noise_clamp")
 
     def __init__(self, dims: int) -> None:
         super().__init__()
@@ -39,52 +53,138 @@ class Gaussian(nn.Module):
         z = (value - mean) * (-log_deviation).exp()
         return (-0.5 * z.square() - log_deviation - HALF_LOG_TAU).sum(-1)
 
+    def loss(
+        self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
+    ) -> Float[Tensor, "*batch"]:
+        """Negative log-density in nats."""
+        return -self.log_prob(numbers, value)
+
     def sample(
-        self, numbers: Float[Tensor, "batch n_numbers"], temperature: float, generator: torch.Generator
+        self, numbers: Float[Tensor, "batch n_numbers"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
-        """Temperature scales the deviation."""
+        """One draw each."""
         mean, raw = numbers.chunk(2, dim=-1)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        return mean + noise * _bounded(raw).exp() * temperature
+        return mean + normal(tuple(mean.shape), sampling, generator, mean.device) * _bounded(raw).exp()
 
 
 class Mixture(nn.Module):
-    """`mixture`: joint diagonal Gaussian components; what one dimension does, the others follow.
+    """`mixture`: Gaussian components over all dimensions, correlated within each; what one dimension does, the others follow.
+
+    Value v of component k fulfils v = mean + T_k v + deviation · noise with a strictly lower triangular T_k of its own: mean
+    and deviation come from the past, the correlations T_k are learned once. With `blocks`, the dimensions are drawn in so many
+    goes, and a small network tells each what came out of those before: sharper, at some time for each go.
 
     Args:
         dims: numbers per latent frame.
-        n_components: components.
+        n_components: components, of each block.
+        blocks: goes in which the dimensions of a frame are drawn.
+        hidden: width of the networks between blocks.
+        dropout: in them, in training.
     """
 
-    def __init__(self, dims: int, *, n_components: int = 8) -> None:
-        super().__init__()
-        require(1, n_components=n_components)
-        self.dims, self.n_components = dims, n_components
-        self.n_numbers = n_components * (1 + 2 * dims)
+    controls = (
+        "temperature",
+        "mixture_temperature",
+        "noise_temperature",
+        "top_p",
+        "bias",
+        "noise_clamp",
+    )
 
-    def _split(self, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        part = self.n_components * self.dims
-        logits, mean, raw = torch.split(numbers, [self.n_components, part, part], dim=-1)
-        shape = (*numbers.shape[:-1], self.n_components, self.dims)
+    def __init__(
+        self, dims: int, *, n_components: int = 8, blocks: int = 1, hidden: int = 256, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        require(1, n_components=n_components, blocks=blocks, hidden=hidden)
+        self.n_components = n_components
+        blocks = min(blocks, dims)
+        cuts = [round(dims * i / blocks) for i in range(blocks + 1)]
+        self.slices = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+        sizes = [b - a for a, b in itertools.pairwise(cuts)]
+        direct = [n_components * (1 + 2 * size) for size in sizes]
+        contexts = [hidden] * blocks if blocks > 1 else []
+        self.parts = contexts + direct
+        self.n_numbers = sum(self.parts)
+        self.triangle = nn.ParameterList(torch.zeros(n_components, size, size) for size in sizes)
+        self.drop = nn.Dropout(dropout)
+        self.read, self.write, self.skip = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        if blocks > 1:
+            self.write.extend(nn.Linear(hidden, n) for n in direct)
+            # The first block has nothing before it.
+            self.read.extend(nn.Linear(cut, hidden, bias=False) for cut in cuts[1:-1])
+            for cut, n in zip(cuts[1:-1], direct[1:], strict=True):
+                skip = nn.Linear(cut, n, bias=False)
+                nn.init.zeros_(skip.weight)
+                self.skip.append(skip)
+
+    def _block(
+        self, block: int, parts: tuple[Tensor, ...], before: Tensor, triangle: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits (…, components), means and log-deviations (…, components, size) of a block, given the values before it."""
+        n_blocks, size = len(self.slices), triangle.shape[-1]
+        numbers = parts[-n_blocks + block]
+        if n_blocks > 1:
+            context = parts[block]
+            if block:
+                context = context + self.read[block - 1](before)
+                numbers = numbers + self.skip[block - 1](before)
+            numbers = numbers + self.write[block](self.drop(F.silu(context)))
+        k = self.n_components
+        logits, mean, raw = torch.split(numbers, [k, k * size, k * size], dim=-1)
+        shape = (*logits.shape, size)
         return logits, mean.reshape(shape), _bounded(raw.reshape(shape))
 
     def log_prob(
         self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
     ) -> Float[Tensor, "*batch"]:
         """Log-density in nats."""
-        logits, mean, log_deviation = self._split(numbers)
-        z = (value[..., None, :] - mean) * (-log_deviation).exp()
-        component = (-0.5 * z.square() - log_deviation - HALF_LOG_TAU).sum(-1)
-        return torch.logsumexp(F.log_softmax(logits, dim=-1) + component, dim=-1)
+        parts = torch.split(numbers, self.parts, dim=-1)
+        total = torch.zeros((), device=value.device)
+        for block, where in enumerate(self.slices):
+            inside, triangle = value[..., where], self.triangle[block].tril(-1)
+            logits, mean, log_deviation = self._block(block, parts, value[..., : where.start], triangle)
+            own = inside[..., None, :] - (inside @ triangle.flatten(0, 1).T).reshape(mean.shape)
+            z = (own - mean) * (-log_deviation).exp()
+            component = (-0.5 * z.square() - log_deviation - HALF_LOG_TAU).sum(-1)
+            total = total + torch.logsumexp(F.log_softmax(logits, dim=-1) + component, dim=-1)
+        return total
+
+    def loss(
+        self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
+    ) -> Float[Tensor, "*batch"]:
+        """Negative log-density in nats."""
+        return -self.log_prob(numbers, value)
 
     def sample(
-        self, numbers: Float[Tensor, "batch n_numbers"], temperature: float, generator: torch.Generator
+        self, numbers: Float[Tensor, "batch n_numbers"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
-        """Temperature divides the logits of the components and scales the deviation."""
-        logits, mean, log_deviation = self._split(numbers)
-        uniform = torch.rand(logits.shape, generator=generator, device=logits.device).clamp(1e-9, 1 - 1e-7)
-        gumbel = -torch.log(-torch.log(uniform))
-        chosen = (logits + gumbel * temperature).argmax(-1)
-        rows = torch.arange(len(chosen), device=chosen.device)
-        noise = torch.randn((len(chosen), self.dims), generator=generator, device=logits.device)
-        return mean[rows, chosen] + noise * log_deviation[rows, chosen].exp() * temperature
+        """One draw each."""
+        n, dims = len(numbers), self.slices[-1].stop
+        rows = torch.arange(n, device=numbers.device)
+        noise = normal((n, dims), sampling, generator, numbers.device)
+        parts, value = torch.split(numbers, self.parts, dim=-1), noise.new_zeros(n, 0)
+        for block, where in enumerate(self.slices):
+            triangle = self.triangle[block].tril(-1)
+            logits, mean, log_deviation = self._block(block, parts, value, triangle)
+            chosen = choose(logits, sampling, generator)
+            own = mean[rows, chosen] + noise[:, where] * log_deviation[rows, chosen].exp()
+            # (1 − T) v = own; a triangular solver takes ones on the diagonal for granted.
+            solved = torch.linalg.solve_triangular(-triangle[chosen], own[..., None], upper=False, unitriangular=True)
+            value = torch.cat([value, solved[..., 0]], dim=-1)
+        return value
+
+
+def choose(
+    logits: Float[Tensor, "batch components"], sampling: Sampling, generator: torch.Generator
+) -> Int[Tensor, " batch"]:
+    """Draw a component each."""
+    logits = logits * (1 + sampling.bias)
+    if sampling.top_p < 1:
+        probabilities, order = torch.softmax(logits, -1).sort(-1, descending=True)
+        # Those are left out that come after enough probability; the likeliest never is.
+        late = probabilities.cumsum(-1) - probabilities >= sampling.top_p
+        late[:, 0] = False
+        logits = logits.masked_fill(torch.zeros_like(late).scatter(-1, order, late), -math.inf)
+    uniform = torch.rand(logits.shape, generator=generator, device=logits.device).clamp(1e-9, 1 - 1e-7)
+    gumbel = -torch.log(-torch.log(uniform))
+    return (logits + gumbel * sampling.of_components).argmax(-1)

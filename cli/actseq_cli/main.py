@@ -82,6 +82,31 @@ def common(function: F) -> F:
     return function
 
 
+def controls(function: F) -> F:
+    """Options of how to draw; what is not given is as in the run's configuration."""
+    positive = click.FloatRange(min=0, min_open=True)
+    for name, kind, text in reversed(
+        [
+            ("temperature", click.FloatRange(min=0), "1 samples what was learned; less is tamer."),
+            ("mixture-temperature", click.FloatRange(min=0), "Temperature of the choice among components alone."),
+            ("noise-temperature", click.FloatRange(min=0), "Temperature of the noise alone."),
+            (
+                "top-p",
+                click.FloatRange(0, 1, min_open=True),
+                "Choose among the likeliest components of this probability.",
+            ),
+            ("bias", click.FloatRange(min=0), "Sharpen: likelier components, less noise."),
+            ("noise-clamp", positive, "Keep the noise within so many deviations."),
+            ("guidance", click.FloatRange(min=0), "More than 1 exaggerates what sets the label apart."),
+            ("best-of", click.IntRange(min=1), "Make so many of each clip and keep the likeliest."),
+            ("min-seconds", click.FloatRange(min=0), "The prior may not end a clip earlier."),
+            ("max-seconds", positive, "Bound where the prior ends clips."),
+        ]
+    ):
+        function = click.option(f"--{name}", type=kind, default=None, help=text)(function)
+    return function
+
+
 as_json = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON on standard output.")
 preset_option = click.option("--preset", required=True, help="A name from `actseq presets`, or a YAML file.")
 
@@ -312,11 +337,15 @@ def train_vocoder(
 
 @main.command()
 @click.argument("run_name", metavar="RUN")
-@click.option("--prior", default=None, help="Name of the prior; default: `default`, or the only one.")
+@click.option(
+    "--prior",
+    default=None,
+    help="Name of a trained prior, `iid` or `random-walk`; default: `default`, or the only trained one.",
+)
 @click.option("--n", type=click.IntRange(min=1), default=1, show_default=True, help="Clips.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=None, help="Length of what is new.")
 @click.option("--until-stop", is_flag=True, help="Let the prior end each clip.")
-@click.option("--label", default=None, help="One of the corpus's labels (folder names).")
+@click.option("--label", default=None, help="One of the corpus's labels (folder names), or A:B to glide from A to B.")
 @click.option("--seed-audio", type=PATH, default=None, help="A recording to continue.")
 @click.option(
     "--seed-seconds",
@@ -332,8 +361,20 @@ def train_vocoder(
     help="Put the seed itself before what continues it.",
 )
 @click.option(
-    "--temperature", type=click.FloatRange(min=0), default=None, help="1 samples what was learned; less is tamer."
+    "--through",
+    metavar="FILE,FILE…",
+    default=None,
+    help="Go from the first of these sounds to the last, without a prior.",
 )
+@click.option("--vary", type=PATH, default=None, help="A sound to make variations of, without a prior.")
+@click.option(
+    "--amount",
+    type=click.FloatRange(0, 1),
+    default=0.3,
+    show_default=True,
+    help="Of the variation: 0 is the sound as the run reconstructs it, of 1 nothing is left.",
+)
+@controls
 @click.option("--out", type=PATH, default=None, help="Folder for the clips; default: generated/ in the run.")
 @click.option("--compile", "compile_to", type=PATH, default=None, help="Also write all clips in a row to this file.")
 @common
@@ -347,7 +388,9 @@ def generate(
     seed_audio: Path | None,
     seed_seconds: float | None,
     include_seed: bool,
-    temperature: float | None,
+    through: str | None,
+    vary: Path | None,
+    amount: float,
     out: Path | None,
     compile_to: Path | None,
     overrides: tuple[str, ...],
@@ -355,6 +398,7 @@ def generate(
     device: str,
     threads: int | None,
     json_output: bool,
+    **controls: float | None,
 ) -> None:
     """New sound: from nothing, from a label, or continuing a recording."""
     from actseq import pipeline
@@ -369,7 +413,10 @@ def generate(
         seed_audio=seed_audio,
         seed_seconds=seed_seconds,
         include_seed=include_seed,
-        temperature=temperature,
+        through=[Path(part) for part in through.split(",")] if through else (),
+        vary=vary,
+        amount=amount,
+        controls=controls,
         seed=seed or 0,
         out=out,
         compile_to=compile_to,
@@ -414,7 +461,7 @@ def reconstruct(
 
 @main.command()
 @click.argument("run_name", metavar="RUN")
-@click.option("--prior", default=None, help="Name of the prior.")
+@click.option("--prior", default=None, help="Measure what the prior of this name generates, instead of fidelity.")
 @click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
@@ -422,7 +469,12 @@ def reconstruct(
     show_default=True,
     help="Clips to measure on; `validation` to choose settings by.",
 )
-@click.option("--n", type=click.IntRange(min=1), default=None, help="Only so many clips, spread evenly over the split.")
+@click.option(
+    "--n",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Only so many clips, spread evenly over the split; with --prior, so many generated clips (300).",
+)
 @common
 def evaluate(
     run_name: str,

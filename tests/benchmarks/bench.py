@@ -1,4 +1,4 @@
-"""Speed of every stage, one thread unless told otherwise: `make bench`, or `python tests/benchmarks/bench.py [THREADS]`.
+"""Speed of every stage, one thread unless told otherwise: `make bench`, or `tests/benchmarks/bench.py [THREADS [priors]]`.
 
 Untrained networks at the sizes of the presets: speed does not depend on what they have learned. Each figure is the best of
 several runs; compare figures of one run only, machines are noisy.
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from actseq import build
+from actseq.codec import Codec
 from actseq.config import Member, load_preset
 from actseq.drumkit import synthesise
-from actseq.generation import Codec
 from actseq.objectives.base import Batch
 from actseq.priors.base import Request
 from actseq.representations.linear import Linear
@@ -124,11 +124,49 @@ def preset(name: str, overrides: tuple[str, ...] = ()) -> None:
     row(f"  training step, {size} × {samples // hop + 1} frames", f"{best(step, 5) * 1e3:8.0f} ms")
 
 
+@torch.inference_mode()
+def priors() -> None:
+    """A step of sampling at 48 dimensions, beside the bare matrix products of the same weights, timed in turn."""
+    print(
+        "\npriors, 48 dimensions, steps 257 to 356 (a transformer's window is full): step, bare products of its weights"
+    )
+    heads = ({"kind": "mixture"}, {"kind": "mixture", "n_components": 4, "blocks": 4}, {"kind": "flow"})
+    for network in build.PRIOR_NETWORKS:
+        for head in heads:
+            config = load_preset("speech", [f"prior.network.kind={network}", f"prior.head={head}".replace("'", "")])
+            torch.manual_seed(0)
+            model = build.build_prior(build.complete(config), 48, 48, ["a"]).eval()
+            weights = [weight for weight in model.prior.parameters() if weight.ndim == 2]
+            for batch in (1, 64):
+                condition = model.condition(torch.ones(batch, dtype=torch.long))
+                inputs = [torch.zeros(batch, weight.shape[1]) for weight in weights]
+                steps, bare = [], []
+                for _ in range(3):
+                    chunks = model.prior.sample(Request(n=batch, max_frames=356, condition=condition, chunk_frames=1))
+                    for _ in range(256):
+                        next(chunks)
+                    begun = time.perf_counter()
+                    for _ in chunks:
+                        pass
+                    steps.append((time.perf_counter() - begun) / 100)
+                    begun = time.perf_counter()
+                    for _ in range(100):
+                        for weight, x in zip(weights, inputs, strict=True):
+                            x @ weight.T
+                    bare.append((time.perf_counter() - begun) / 100)
+                what = f"  {network}, {' '.join(map(str, head.values()))}, {batch} streams"
+                each = f" ({min(steps) / batch * 1e6:.0f} µs a stream)" if batch > 1 else ""
+                row(what, f"{min(steps) * 1e3:8.3f} ms{each}, bare {min(bare) * 1e3:.3f} ms")
+
+
 def main() -> None:
-    """Everything."""
+    """Everything, or `priors` alone."""
     threads = int(sys.argv[1]) if len(sys.argv) > 1 else 1
     torch.set_num_threads(threads)
     print(f"torch {torch.__version__}, {threads} thread(s)")
+    priors()
+    if sys.argv[2:] == ["priors"]:
+        return
     start_up()
     vocoders()
     for name in ("digits", "drumkit", "speech", "drums", "ambience"):

@@ -148,7 +148,7 @@ def test_a_run_is_skipped_when_it_is_done(workplace: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found = json.loads(result.stdout)
     assert set(found) == {"run", "autoencoder", "latents", "prior"}
-    assert found["latents"]["n_sequences"] == 50
+    assert found["latents"]["n_sequences"] == 50 + 40, "50 clips and a copy of those to train on"
     assert found["prior"]["labels"] == ["clap", "hat", "kick", "snare", "tom"]
 
 
@@ -221,6 +221,102 @@ def test_default_folder_and_compiled_file(workplace: Path) -> None:
     again = read("generate", "made", "--n", 1, "--seconds", 0.25, "--label", "tom", *USE)
     assert again["folder"] != found["folder"]
     assert len(list(Path(found["folder"]).glob("*.wav"))) == 2
+
+
+@pytest.mark.parametrize("prior", ["iid", "random-walk"])
+def test_priors_without_training(workplace: Path, prior: str) -> None:
+    found = read("generate", "made", "--prior", prior, "--n", 2, "--label", "kick:hat", "--out", prior, *USE)
+    beside = json.loads(Path(found["files"][0]).with_suffix(".json").read_text())
+    assert beside["prior"] == prior
+    assert set(beside["fingerprints"]) == {"autoencoder", "latents"}
+    assert Path(found["files"][0]).read_bytes() != Path(found["files"][1]).read_bytes()
+    assert "top_p" in bad("generate", "made", "--prior", prior, "--top-p", 0.5, "--out", "refused", *USE)
+
+
+def test_through_sounds(workplace: Path) -> None:
+    a, b = "sounds/tom/tom-001.wav", "sounds/hat/hat-001.wav"
+    found = read("generate", "made", "--through", f"{a},{b}", "--out", "through", *USE)
+    natural = sound(found["files"][0])
+    assert len(natural) == pytest.approx((len(sound(a)) + len(sound(b))) / 2, abs=300)
+    beside = json.loads(Path("through/000.json").read_text())
+    assert (beside["prior"], beside["stopped"], beside["settings"]["through"]) == ("interpolate", True, [a, b])
+    found = read("generate", "made", "--through", f"{a},{b},{a}", "--seconds", 0.9, "--out", "through-long", *USE)
+    assert len(sound(found["files"][0])) == 0.9 * RATE
+    # Its beginning is that of the first sound's reconstruction.
+    read("reconstruct", "made", a, "--out", "through-a", *USE)
+    rebuilt = sound("through-a/tom-001.wav")[:512]
+    scale = float(natural[:512] @ rebuilt / (rebuilt @ rebuilt))
+    assert np.corrcoef(natural[:512], rebuilt)[0, 1] > 0.5
+    assert scale > 0
+    assert "exclude" in bad("generate", "made", "--through", f"{a},{b}", "--vary", a, *USE)
+    assert "at least 2" in bad("generate", "made", "--through", a, *USE)
+    assert "no label" in bad("generate", "made", "--through", f"{a},{b}", "--label", "hat", *USE)
+
+
+def test_variations_of_a_sound(workplace: Path) -> None:
+    given = "sounds/snare/snare-001.wav"
+    read("reconstruct", "made", given, "--out", "vary-0", *USE)
+    rebuilt = sound("vary-0/snare-001.wav")
+    distances = []
+    for amount in (0, 0.3, 1):
+        found = read("generate", "made", "--vary", given, "--amount", amount, "--n", 3, "--out", f"v{amount}", *USE)
+        made = [sound(path) for path in found["files"]]
+        beside = json.loads(Path(found["files"][0]).with_suffix(".json").read_text())
+        assert (beside["prior"], beside["settings"]["amount"]) == ("vary", amount)
+        n = min(len(rebuilt), *map(len, made)) - 300
+        distances.append(np.mean([np.abs(clip[:n] / beside["gain"] - rebuilt[:n]).max() for clip in made]))
+    assert distances[0] < 0.01
+    assert distances[1] > 2 * distances[0]
+    assert "as long as its sound" in bad("generate", "made", "--vary", given, "--seconds", 1, *USE)
+
+
+def test_controls_of_the_draw(workplace: Path) -> None:
+    """Each changes what is drawn, is written down, and is refused where it means nothing."""
+    usual = read("generate", "made", "--seconds", 0.4, "--label", "hat", "--out", "usual", *USE)
+    plain = Path(usual["files"][0]).read_bytes()
+    for name, value in (
+        ("temperature", 0.5),
+        ("mixture-temperature", 0.0),
+        ("noise-temperature", 0.3),
+        ("top-p", 0.3),
+        ("bias", 1.0),
+        ("noise-clamp", 0.5),
+        ("guidance", 4.0),
+        ("best-of", 3),
+    ):
+        given = ["--seconds", 0.4, "--label", "hat", f"--{name}", value, "--out", f"control-{name}", *USE]
+        found = read("generate", "made", *given)
+        assert Path(found["files"][0]).read_bytes() != plain, name
+        beside = json.loads(Path(found["files"][0]).with_suffix(".json").read_text())
+        assert beside["settings"][name.replace("-", "_")] == value
+    assert "min_seconds" in bad("generate", "made", "--min-seconds", 2, "--max-seconds", 1, *USE)
+    ended = read(
+        "generate", "made", "--until-stop", "--min-seconds", 0.3, "--max-seconds", 0.5, "--out", "bounds", *USE
+    )
+    assert 0.3 * RATE - 128 <= len(sound(ended["files"][0])) <= 0.5 * RATE + 128
+
+
+def test_new_clips_have_the_level_of_the_corpus(workplace: Path) -> None:
+    options = ["--n", 3, "--seconds", 0.3, "--label", "snare", *USE]
+    found = read("generate", "made", *options, "--out", "level")
+    for path in found["files"]:
+        assert np.abs(sound(path)).max() == pytest.approx(10 ** (-3 / 20), abs=1e-3)
+    free = read("generate", "made", *options, "--set", "generate.level=free", "--out", "level-free")
+    peaks = [np.abs(sound(path)).max() for path in free["files"]]
+    assert max(abs(peak - 10 ** (-3 / 20)) for peak in peaks) > 1e-2
+    for path, other in zip(found["files"], free["files"], strict=True):
+        gains = [json.loads(Path(name).with_suffix(".json").read_text())["gain"] for name in (path, other)]
+        np.testing.assert_allclose(sound(path) / gains[0], sound(other) / gains[1], atol=1e-3)
+
+
+def test_a_glide_from_label_to_label(workplace: Path) -> None:
+    found = read("generate", "made", "--label", "kick:hat", "--seconds", 0.5, "--out", "glide", *USE)
+    assert len(sound(found["files"][0])) == 4000
+    stays = read("generate", "made", "--label", "kick", "--seconds", 0.5, "--out", "glide-not", *USE)
+    assert Path(found["files"][0]).read_bytes() != Path(stays["files"][0]).read_bytes()
+    assert "no label 'hut'; did you mean 'hat'" in bad("generate", "made", "--label", "kick:hut", *USE).replace(
+        " (", "; "
+    )
 
 
 @pytest.mark.parametrize("label", ["kick", "tom"])
@@ -329,6 +425,36 @@ def test_evaluation_is_printed_written_and_shown(workplace: Path) -> None:
     assert {"prior", "prior without label", "gaussian"} <= set(other["bits_per_dim"])
     assert json.loads(Path("runs/made/evaluation.json").read_text()) == other
     assert other["fidelity"]["reconstructed"] != written["fidelity"]["reconstructed"]
+
+
+def test_what_a_prior_generates_is_printed_and_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actseq import likeness
+
+    monkeypatch.setattr(likeness, "likeness", functools.partial(likeness.likeness, steps=2))
+    before = sorted(path.name for path in Path("runs/made").iterdir())
+    assert "no prior 'other'" in bad("evaluate", "made", "--prior", "other", *USE)
+    printed = good("evaluate", "made", "--prior", "default", "--n", 6, *QUICK_SOUND, *USE).stdout
+    written = json.loads(Path("runs/made/evaluation-default.json").read_text())
+    assert "runs/made, prior default: 6 generated clips beside 5 of the test split" in printed
+    assert f"{written['bits_per_dim']['var1']:.3f}" in printed
+    assert printed.splitlines()[-1] == "all figures: runs/made/evaluation-default.json"
+    assert set(written["fingerprints"]) == {"autoencoder", "prior"}
+    rows = written["generation"]["rows"]
+    assert list(rows) == ["real", "reconstructed", "reconstructed from a draw", "generated", "iid"]
+    for name, row in rows.items():
+        accuracy = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**row["accuracy"])
+        assert any(line.startswith(f"{name}  ") and accuracy in line for line in printed.splitlines())
+    again = read("evaluate", "made", "--prior", "default", "--n", 6, *QUICK_SOUND, *USE)
+    assert again == written
+
+    other = read("evaluate", "made", "--prior", "iid", "--n", 5, *QUICK_SOUND, *USE)
+    assert "likelihood is left out: prior iid has none" in other["notes"]
+    assert other == json.loads(Path("runs/made/evaluation-iid.json").read_text())
+    assert "bits_per_dim" not in other
+    assert other["generation"]["rows"]["real"] == rows["real"]
+    made = {"classifier", "evaluation-default.json", "evaluation-iid.json"}
+    assert {path.name for path in Path("runs/made").iterdir()} == made | set(before)
+    assert "classifier: weights" in read("verify", "made")["checked"]
 
 
 def test_evaluation_shows_names_of_files_as_text(here: Path) -> None:

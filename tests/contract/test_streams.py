@@ -11,11 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from actseq import build, generation
+from actseq import build
+from actseq import codec as codecs
 from actseq.autoencoders.base import Autoencoder
+from actseq.codec import Codec
 from actseq.config import Member
 from actseq.errors import ConfigError
-from actseq.generation import Codec
 from actseq.representations.base import Features
 from actseq.vocoders.base import synthesise_streamed
 
@@ -187,7 +188,7 @@ def test_without_a_bound_the_whole_is_one_chunk() -> None:
 
 
 def test_many_clips_are_what_each_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "BATCH_FRAMES", 100)
+    monkeypatch.setattr(codecs, "BATCH_FRAMES", 100)
     codec = codec_of("conv", members.NETWORKS["conv"][1])
     clips = [noise(n) for n in (500, 0, 1500, 1, 102 * HOP, 700, 900)]
     together = list(zip(codec.encode(clips), codec.reconstruct(clips), strict=True))

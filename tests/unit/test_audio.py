@@ -736,6 +736,16 @@ def test_pieces_make_the_file_that_the_whole_makes(tmp_path: Path, name: str, su
         assert path.read_bytes() == (tmp_path / name).read_bytes()
 
 
+def test_pieces_are_brought_to_a_peak(tmp_path: Path) -> None:
+    for name, amplitude in (("quiet", 0.01), ("loud", 7.0), ("silent", 0.0)):
+        with audio.Writer(tmp_path / f"{name}.wav", RATE, peak=0.5) as writer:
+            writer.write(np.float32(amplitude) * sine(4000))
+            writer.write(np.float32(amplitude / 2) * sine(4000))
+        found = soundfile.read(tmp_path / f"{name}.wav")[0]
+        assert np.abs(found).max() == pytest.approx(0.5 if amplitude else 0.0, abs=1e-4)
+        assert np.abs(found[4000:]).max() == pytest.approx(0.25 if amplitude else 0.0, abs=1e-4)
+
+
 def test_what_cannot_be_written_in_pieces(tmp_path: Path) -> None:
     def write(path: Path, *pieces: np.ndarray, error: BaseException | None = None) -> None:
         with audio.Writer(path, RATE) as writer:

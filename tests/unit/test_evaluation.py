@@ -17,11 +17,12 @@ from scipy.optimize import brentq
 
 from actseq import build, evaluation, metrics
 from actseq.autoencoders.base import Posterior
+from actseq.codec import Codec
 from actseq.config import load_preset
 from actseq.corpus import Corpus, FeatureBatches, build_corpus
 from actseq.drumkit import write_drumkit
-from actseq.evaluation import ShownClip, choose_clips, spread, water_level
-from actseq.generation import Codec
+from actseq.evaluation import ShownClip, choose_clips, water_level
+from actseq.excerpts import spread
 from actseq.page import MEASURES, tables, write_page
 from actseq.progress import Silent
 

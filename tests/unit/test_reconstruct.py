@@ -134,9 +134,10 @@ def test_latents_are_the_same_from_pieces_and_from_batches(folder: Path) -> None
     stores = []
     for size in (32, 1):
         heard = Heard()
-        overrides = [f"latents.batch_size={size}"]
+        overrides = [f"latents.batch_size={size}", "latents.copies=2"]
         pipeline.extract_latents(folder / "run", overrides=overrides, device="cpu", threads=1, reporter=heard)
-        stores.append({record.key: values for record, values in SequenceStore(folder / "run" / "latents")})
+        stored = list(SequenceStore(folder / "run" / "latents"))
+        stores.append({record.key: values for record, values in stored})
         assert heard.done[-1] == heard.tasks[-1][1] or heard.done[-1] == heard.tasks[-1][1] - 1
         for path in (folder / "run" / "latents").iterdir():
             path.unlink()
@@ -144,12 +145,29 @@ def test_latents_are_the_same_from_pieces_and_from_batches(folder: Path) -> None
     assert len(heard.done) > len(stores[0]) + 3
     codec = LoadedRun.open(folder / "run", device="cpu", overrides=QUICK).codec
     corpus = Corpus(folder / "run" / "corpus", codec.level_dbfs)
-    assert stores[0].keys() == stores[1].keys() == {record.key for record in corpus.store.records}
+    keys = {record.key for record in corpus.store.records}
+    copies = {f"{corpus.store.records[i].key} copy {k}" for i in corpus.indices("train") for k in (1, 2)}
+    assert stores[0].keys() == stores[1].keys() == keys | copies
     for i, record in enumerate(corpus.store.records):
         np.testing.assert_allclose(stores[0][record.key], stores[1][record.key], atol=1e-5, rtol=1e-5)
         mean, variance = codec.encode([corpus.waveform(i)])[0]
         assert variance is not None
         np.testing.assert_array_equal(stores[1][record.key], np.concatenate([mean, variance], axis=1))
+    # A copy is the clip at the speed that its record names, resampled here by another hand.
+    extras = {record.key: record.extra for record, _ in stored}
+    for i in corpus.indices("train"):
+        name = corpus.store.records[i].key
+        speeds = [extras[f"{name} copy {k}"]["speed"] for k in (1, 2)]
+        assert len({1.0, *speeds}) == 3
+        assert all(1 / 1.1 <= speed <= 1.1 for speed in speeds)
+        assert {extras[f"{name} copy {k}"]["split"] for k in (1, 2)} == {"copies"}
+        whole = corpus.waveform(i)
+        length = round(len(whole) / speeds[0])
+        faster = np.interp(np.arange(length) * speeds[0], np.arange(len(whole)), whole).astype(np.float32)
+        mean, _ = codec.encode([faster])[0]
+        copied = stores[1][f"{name} copy 1"][:, : mean.shape[1]]
+        assert copied.shape == mean.shape
+        assert np.corrcoef(copied.ravel(), mean.ravel())[0, 1] > 0.9
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads /proc")

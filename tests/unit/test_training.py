@@ -316,6 +316,24 @@ def test_the_best_validation_is_kept(tmp_path: Path) -> None:
     ]
 
 
+def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path) -> None:
+    # Means 0.5, 0.4, 0.6, 0.7, 0.3: the last is never seen.
+    figures = [0.5, 0.5, 0.4, 0.4, 0.6, 0.6, 0.7, 0.7, 0.3, 0.3, 0.2, 0.2]
+    objective = Line(figures=list(figures))
+    outcome = run(tmp_path / "whole", objective, patience=2, validations=6)
+    assert (outcome.best_step, outcome.total_steps, objective.steps) == (8, 16, 16)
+    # Stopped and taken up again at any point, it ends there too.
+    for _ in range(3):
+        with pytest.raises(Interrupted):
+            run(tmp_path / "cut", Line(signalling(4, signal.SIGTERM), list(figures)), patience=2, validations=6)
+        figures = figures[2:]
+    assert same(run(tmp_path / "cut", Line(figures=list(figures)), patience=2, validations=6), outcome)
+    # One that is asked again when it had just stopped does nothing more.
+    idle = Line(figures=[])
+    assert same(run(tmp_path / "cut", idle, patience=2, validations=6), outcome)
+    assert idle.steps == 0
+
+
 def test_the_learning_rate_follows_its_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
 
@@ -393,8 +411,9 @@ def test_more_minutes_are_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for minutes, steps in ((1.0, 112), (2.0, 232)):
         # Three steps and then eight, each half a second; a validation takes no time.
         monkeypatch.setattr(training, "_run", lambda *_: None)
-        outcome = run(tmp_path / str(minutes), Line(tick), steps=None, minutes=minutes)
-        assert outcome.total_steps == pytest.approx(steps, abs=4)
+        run(tmp_path / str(minutes), Line(tick), steps=None, minutes=minutes)
+        plan = json.loads((tmp_path / str(minutes) / "plan.json").read_text())
+        assert plan["total_steps"] == pytest.approx(steps, abs=4)
 
 
 # -- devices ------------------------------------------------------------------------------------------------------------

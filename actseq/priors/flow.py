@@ -1,0 +1,124 @@
+"""`flow`: noise is carried to the next latent along a learned velocity; there is no density to ask.
+
+The path from noise to value is an arc, not a straight line: at angle θ from 0 to π/2 it is cos θ · noise + sin θ · value.
+Values are standardised, so numbers have the deviation 1 all along the arc; half-way on a straight line they have 0.7. That is
+what lets a few steps do: of a value that is as wide as the noise, eight Euler steps on the straight line make one of deviation
+0.85, and eight on the arc exaggerate the mean by 9 %. Four midpoint steps on the arc, which cost the same, are within 1 % of
+both, and within 10 % where the value is five times as narrow.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from actseq.errors import require
+from actseq.priors.base import Sampling
+from actseq.priors.heads import normal
+
+N_WAVES = 16
+"""Cosines of the angle that the network is shown."""
+CROWDING = 1.25
+"""The steps of a draw get shorter towards the value: what is narrow shows late. 1 would be equal steps."""
+N_CHECKS = 8
+"""Angles at which a position is measured while it is not learned from."""
+
+
+class Flow(nn.Module):
+    """A velocity field: a multilayer perceptron whose normalised activations the condition and the angle scale and shift.
+
+    Args:
+        dims: numbers per latent frame.
+        width: numbers inside, and of the condition.
+        blocks: residual blocks.
+        steps: of a draw, by the midpoint rule: the velocity is asked twice in each.
+        draws: angles at which a position is learned at a time, one in each of so many equal parts of the arc.
+        dropout: of the condition and inside blocks, in training: where data are few, draws are too sure of themselves without.
+
+    Sources: Liu et al. 2023, Lipman et al. 2023 (matching velocities); Albergo, Vanden-Eijnden 2023 (the arc); Li et al. 2024
+    (a small network per position, section 3.2; several angles a position); Peebles, Xie 2023 (scale, shift and gate from
+    the condition, section 3.2).
+    """
+
+    controls = ("temperature", "noise_temperature", "noise_clamp")
+
+    def __init__(
+        self, dims: int, *, width: int = 192, blocks: int = 3, steps: int = 4, draws: int = 4, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        require(1, width=width, blocks=blocks, steps=steps, draws=draws)
+        self.n_numbers = width
+        self.dims, self.draws = dims, draws
+        self.angles = [math.pi / 2 * (1 - (1 - k / steps) ** CROWDING) for k in range(steps + 1)]
+        self.drop = nn.Dropout(dropout)
+        n_modulations = (3 * blocks + 2) * width
+        self.condition = nn.Linear(width, n_modulations)
+        self.angle = nn.Linear(N_WAVES, n_modulations, bias=False)
+        self.read = nn.Linear(dims, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Dropout(dropout), nn.Linear(width, width))
+            for _ in range(blocks)
+        )
+        self.write = nn.Linear(width, dims)
+        # At first every scale is 1, every block does nothing, and the velocity is 0: the mean of what it is to learn.
+        for parameter in (*self.condition.parameters(), *self.angle.parameters(), *self.write.parameters()):
+            nn.init.zeros_(parameter)
+        nn.init.ones_(self.condition.bias.data.view(-1, width)[1::3])
+
+    def _modulation(self, numbers: Tensor, angle: Tensor) -> tuple[Tensor, ...]:
+        """Shift, scale and gate of every block, shift and scale of what comes out; of each condition and each angle.
+
+        The two are added, so that the larger map is applied once a position, however many angles there are.
+        """
+        waves = torch.cos(2 * torch.arange(N_WAVES, device=angle.device) * angle[..., None])
+        out: Tensor = self.condition(self.drop(F.silu(numbers))) + self.angle(waves)
+        return out.chunk(3 * len(self.blocks) + 2, dim=-1)
+
+    def _velocity(self, place: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
+        hidden = self.read(place)
+        for i, block in enumerate(self.blocks):
+            shift, scale, gate = modulation[3 * i : 3 * i + 3]
+            hidden = torch.addcmul(hidden, gate, block(_normalised(hidden, shift, scale)))
+        out: Tensor = self.write(_normalised(hidden, *modulation[-2:]))
+        return out
+
+    def loss(
+        self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
+    ) -> Float[Tensor, "*batch"]:
+        """Squared error of the velocity, the mean over angles.
+
+        In training angles and noise are drawn anew. Otherwise they are always the same, so that two states of a training can
+        be compared.
+        """
+        parts = self.draws if self.training else N_CHECKS
+        shape, device = (parts, *value.shape[:-1]), value.device
+        if self.training:
+            within, noise = torch.rand(shape, device=device), torch.randn((parts, *value.shape), device=device)
+        else:
+            within = torch.full(shape, 0.5, device=device)
+            noise = torch.randn((parts, *value.shape), generator=torch.Generator().manual_seed(0)).to(device)
+        part = torch.arange(parts, device=device).reshape(parts, *(1,) * (value.ndim - 1))
+        angle = (part + within) / parts * (math.pi / 2)
+        sine, cosine = angle.sin()[..., None], angle.cos()[..., None]
+        velocity = self._velocity(cosine * noise + sine * value, self._modulation(numbers, angle))
+        return (velocity - (cosine * value - sine * noise)).square().sum(-1).mean(0)
+
+    def sample(
+        self, numbers: Float[Tensor, "batch n_numbers"], sampling: Sampling, generator: torch.Generator
+    ) -> Float[Tensor, "batch dims"]:
+        """One draw each. The temperature scales the noise that is carried; 0 carries its mean."""
+        place = normal((len(numbers), self.dims), sampling, generator, numbers.device)
+        begins, ends = torch.tensor(self.angles, device=numbers.device).unfold(0, 2, 1).unbind(1)
+        angles = torch.stack([begins, (begins + ends) / 2], 1).flatten()
+        # Of all places where the velocity is asked, at once.
+        modulation = list(zip(*self._modulation(numbers, angles[:, None]), strict=True))
+        for length, at_begin, at_middle in zip(ends - begins, modulation[::2], modulation[1::2], strict=True):
+            middle = place + length / 2 * self._velocity(place, at_begin)
+            place = place + length * self._velocity(middle, at_middle)
+        return place
+
+
+def _normalised(hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, F.layer_norm(hidden, hidden.shape[-1:]), scale)

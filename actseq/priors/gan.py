@@ -1,0 +1,302 @@
+"""`gan`: a generator of whole sequences, trained against the discriminator of `actseq.objectives.gan`.
+
+Noise and a condition become all frames at once, so what is said at the beginning knows how the sequence will end, and a
+sequence costs one pass. It can make no more frames than it learned from, and continue nothing.
+
+A length is drawn first, from a categorical distribution given the condition; then activations of that length, and around
+them noise: as much as a posterior of the autoencoder has, one deviation per dimension, and what the generator adds. Lengths
+and the deviations of posteriors have a likelihood that teaches them; the rest has the discriminator.
+
+Frames of all sequences lie packed, one after the other, and nothing lies between them: there is no padding that a network
+could see.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from actseq.errors import ConfigError, require
+from actseq.priors.base import PLAIN, Chunk, Request, Standardiser
+from actseq.priors.heads import choose, normal
+
+SLOPE = 0.2
+GAIN = math.sqrt(2)
+"""Keeps the deviation of what a rectifier has halved."""
+CONDITION_GAIN = 2.0
+ADDED_SPREAD = -1.0
+"""Of the noise that the generator adds before it has learned anything, ahead of a softplus."""
+N_WAVES = 4
+EDGE_FRAMES = 2.0
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where packed frames belong.
+
+    Attributes:
+        lengths: frames of each sequence.
+        row: the sequence of each frame.
+        position: its number there.
+    """
+
+    lengths: Int[Tensor, " batch"]
+    row: Int[Tensor, " packed"]
+    position: Int[Tensor, " packed"]
+
+    @staticmethod
+    def of(lengths: Int[Tensor, " batch"]) -> "Places":
+        """Sequences of these lengths, one after the other."""
+        row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+        starts = lengths.cumsum(0) - lengths
+        return Places(lengths, row, torch.arange(len(row), device=lengths.device) - starts[row])
+
+    def neighbours(self, distance: int) -> Int[Tensor, "packed 3"]:
+        """The frame `distance` before, the frame itself, the one `distance` after; beyond an end the number of frames."""
+        at = torch.arange(len(self.row), device=self.row.device)
+        before = torch.where(self.position >= distance, at - distance, len(at))
+        after = torch.where(self.position + distance < self.lengths[self.row], at + distance, len(at))
+        return torch.stack([before, at, after], dim=1)
+
+    def pick(self, values: Float[Tensor, "batch frames_or_1 dims"]) -> Float[Tensor, "packed dims"]:
+        """For each frame its own of what is given for each frame of each sequence, or once for a sequence."""
+        return values[self.row, self.position if values.shape[1] > 1 else 0]
+
+    def clock(self) -> Float[Tensor, "packed n_features"]:
+        """How far each frame is: cosines over the sequence, nearness to either end, and the length."""
+        length = self.lengths[self.row]
+        share = (self.position + 0.5) / length
+        waves = [torch.cos(math.pi * k * share) for k in range(1, N_WAVES + 1)]
+        ends = [torch.exp(-self.position / EDGE_FRAMES), torch.exp((self.position + 1 - length) / EDGE_FRAMES)]
+        return torch.stack([*waves, *ends, length.float().log() - 2], dim=1)
+
+    def mean(self, values: Float[Tensor, "packed dims"]) -> Float[Tensor, "batch dims"]:
+        """Mean over the frames of each sequence."""
+        total = values.new_zeros(len(self.lengths), values.shape[1]).index_add(0, self.row, values)
+        return total / self.lengths[:, None]
+
+
+N_CLOCK = N_WAVES + 3
+
+
+class Even(nn.Module):
+    """A linear map whose weights are all of one size, and scaled when used: with Adam they learn at one pace.
+
+    Args:
+        dims_in: numbers in.
+        dims_out: numbers out.
+        gain: deviation of what comes out where what goes in has 1.
+        pace: how many times faster it learns.
+
+    Source: Karras et al., Progressive Growing of GANs (2018), section 4.1.
+    """
+
+    def __init__(self, dims_in: int, dims_out: int, gain: float = 1.0, pace: float = 1.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(dims_out, dims_in) / pace)
+        self.bias = nn.Parameter(torch.zeros(dims_out))
+        self.scale, self.pace = pace * gain / math.sqrt(dims_in), pace
+
+    def forward(self, values: Float[Tensor, "*batch dims_in"]) -> Float[Tensor, "*batch dims_out"]:
+        """Of the last axis."""
+        return F.linear(values, self.weight * self.scale, self.bias * self.pace)
+
+
+class Block(nn.Module):
+    """A residual block over packed frames and those beside them.
+
+    Args:
+        width: numbers per frame.
+        distance: frames to the neighbours that it sees.
+        style_dim: numbers that scale and shift it; 0 for none.
+        pace: of learning.
+    """
+
+    def __init__(self, width: int, distance: int, style_dim: int = 0, pace: float = 1.0) -> None:
+        super().__init__()
+        self.distance = distance
+        self.mix, self.out = Even(3 * width, width, GAIN, pace), Even(width, width, GAIN, pace)
+        self.style = Even(style_dim, 2 * width, 0.5) if style_dim else None
+
+    def forward(
+        self,
+        values: Float[Tensor, "packed width"],
+        places: Places,
+        style: Float[Tensor, "batch frames_or_1 style_dim"] | None = None,
+    ) -> Float[Tensor, "packed width"]:
+        """Values of the same deviation."""
+        # One more row, of nothing, for the neighbours of ends.
+        seen = F.pad(values, (0, 0, 0, 1))[places.neighbours(self.distance)].flatten(1)
+        inner = self.mix(F.leaky_relu(seen, SLOPE))
+        if self.style is not None and style is not None:
+            scale, shift = places.pick(self.style(style)).chunk(2, dim=1)
+            inner = inner * (1 + scale) + shift
+        return (values + self.out(F.leaky_relu(inner, SLOPE))) * math.sqrt(0.5)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What is drawn for sequences of known lengths; all of deviation 1.
+
+    Attributes:
+        sequence: what is the same over a sequence.
+        frame: what is not.
+        spread: of the activations around what the generator says.
+    """
+
+    sequence: Float[Tensor, "batch noise_dim"]
+    frame: Float[Tensor, "packed frame_noise_dim"]
+    spread: Float[Tensor, "packed dims"]
+
+
+class Gan(nn.Module):
+    """The generator.
+
+    Args:
+        latent_dim: of the autoencoder.
+        n_active: dimensions that carry information.
+        condition_dim: size of the condition vector.
+        frames: latent frames of the longest sequence that it may be shown.
+        width: numbers per frame inside.
+        blocks: residual blocks; the reach of each is twice that of the one before, from 1 frame to 8 and again from 1.
+        noise_dim: random numbers per sequence.
+        frame_noise_dim: random numbers per frame.
+    """
+
+    has_likelihood = False
+    lengths_seen: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        n_active: int,
+        condition_dim: int,
+        frames: int,
+        *,
+        width: int = 128,
+        blocks: int = 4,
+        noise_dim: int = 64,
+        frame_noise_dim: int = 64,
+    ) -> None:
+        super().__init__()
+        require(1, width=width, blocks=blocks, noise_dim=noise_dim, frame_noise_dim=frame_noise_dim)
+        self.latent_dim, self.condition_dim = latent_dim, condition_dim
+        self.noise_dim, self.frame_noise_dim = noise_dim, frame_noise_dim
+        self.standardiser = Standardiser(latent_dim, n_active)
+        self.style = nn.Sequential(
+            Even(noise_dim + condition_dim, 2 * width, GAIN),
+            nn.LeakyReLU(SLOPE),
+            Even(2 * width, 2 * width, GAIN),
+            nn.LeakyReLU(SLOPE),
+        )
+        self.begin, self.shift = Even(N_CLOCK + frame_noise_dim, width), Even(2 * width + condition_dim, width)
+        self.blocks = nn.ModuleList(Block(width, 2 ** (i % 4), 2 * width + condition_dim) for i in range(blocks))
+        self.values = Even(width, 2 * n_active)
+        self.length = nn.Sequential(Even(condition_dim, width), nn.LeakyReLU(SLOPE), Even(width, frames))
+        self.log_spread = nn.Parameter(torch.full((n_active,), -1.0))
+        # Index i stands for i + 1 frames. What never occurred is not said.
+        self.register_buffer("lengths_seen", torch.zeros(frames, dtype=torch.bool))
+
+    def say(
+        self, places: Places, condition: Float[Tensor, "batch frames_or_1 condition_dim"], noise: Noise
+    ) -> Float[Tensor, "packed dims"]:
+        """Standardised activations of sequences of known lengths.
+
+        Args:
+            places: of their frames.
+            condition: for each frame, or one for all.
+            noise: of these lengths.
+        """
+        sequence = noise.sequence[:, None].expand(-1, condition.shape[1], -1)
+        styles = self.style(torch.cat([sequence, condition], dim=2))
+        # Once more by itself, and loud: beside all the noise a label is soon not heard.
+        styles = torch.cat([styles, CONDITION_GAIN * condition], dim=2)
+        values = self.begin(torch.cat([places.clock(), noise.frame], dim=1)) + places.pick(self.shift(styles))
+        for block in self.blocks:
+            values = block(values, places, styles)
+        middle, raw = self.values(F.leaky_relu(values, SLOPE)).chunk(2, dim=1)
+        return middle + (self.log_spread.exp() + F.softplus(raw + ADDED_SPREAD)) * noise.spread  # type: ignore[no-any-return]
+
+    def sample(self, request: Request) -> Iterator[Chunk]:
+        """Whole sequences, handed out in pieces; see `Prior.sample`. The temperature leaves their lengths alone.
+
+        Raises:
+            ConfigError: a prompt, a control that it does not know, or more frames than it learned.
+        """
+        if request.prompt is not None:
+            raise ConfigError("prior gan cannot continue a recording", action="use a sequence prior, such as lstm")
+        request.sampling.only(("temperature", "noise_temperature", "noise_clamp"), "prior gan")
+        device = self.log_spread.device
+        generator = torch.Generator(device).manual_seed(request.seed)
+        filler = torch.Generator(device).manual_seed(request.seed + 1)
+        with torch.no_grad():
+            lengths = self._lengths(request, generator)
+            latents = self._latents(request, lengths, generator, filler)
+        frames = min(request.max_frames, latents.shape[1])
+        stopped = torch.arange(frames, device=device) >= lengths[:, None]
+        for start in range(0, frames, request.chunk_frames):
+            stop = min(frames, start + request.chunk_frames)
+            yield Chunk(latents[:, start:stop], stopped[:, start:stop])
+
+    def _lengths(self, request: Request, generator: torch.Generator) -> Int[Tensor, " batch"]:
+        seen = self.lengths_seen.nonzero()[:, 0] + 1
+        longest = int(seen.max()) if len(seen) else 0
+        asked = request.min_frames if request.until_stop else request.max_frames
+        if asked > longest:
+            raise ConfigError(
+                f"prior gan was asked for {asked} latent frames",
+                f"at most {longest}, the longest that it learned from: it makes a sequence in one go",
+                "ask for less, let it end by itself (--until-stop), or use a sequence prior, such as lstm",
+            )
+        if not request.until_stop:
+            return torch.full((request.n,), asked, device=self.lengths_seen.device)
+        at = torch.arange(1, len(self.lengths_seen) + 1, device=self.lengths_seen.device)
+        possible = self.lengths_seen & (at >= request.min_frames)
+        logits = self.length(self._condition(request)[:, 0]).masked_fill(~possible, -math.inf)
+        return choose(logits, PLAIN, generator) + 1
+
+    def _condition(self, request: Request) -> Float[Tensor, "batch frames_or_1 condition_dim"]:
+        first = request.condition_at(0)
+        if first is None:
+            return self.log_spread.new_zeros(request.n, 1, self.condition_dim)
+        if request.condition_end is None:
+            return first[:, None]
+        glide = [request.condition_at(frame) for frame in range(len(self.lengths_seen))]
+        return torch.stack(glide, dim=1)  # type: ignore[arg-type]
+
+    def _latents(
+        self, request: Request, lengths: Tensor, generator: torch.Generator, filler: torch.Generator
+    ) -> Float[Tensor, "batch frames latent_dim"]:
+        places, device = Places.of(lengths), lengths.device
+        # What is said is one thing, how it differs from frame to frame another.
+        of_sequence = replace(request.sampling, noise_temperature=None)
+        noise = Noise(
+            normal((len(lengths), self.noise_dim), of_sequence, generator, device),
+            normal((len(places.row), self.frame_noise_dim), request.sampling, generator, device),
+            normal((len(places.row), len(self.log_spread)), request.sampling, generator, device),
+        )
+        said = self.say(places, self._condition(request), noise)
+        values = said.new_zeros(len(lengths), int(lengths.max()), said.shape[1])
+        values[places.row, places.position] = said
+        return self.standardiser.restore(values, filler)
+
+    def likelihood_loss(
+        self,
+        lengths: Int[Tensor, " batch"],
+        condition: Float[Tensor, "batch condition_dim"],
+        log_deviation: Float[Tensor, "packed dims"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Mean negative log-likelihoods of a length, and of a number of the noise around activations, in nats.
+
+        Args:
+            lengths: of sequences.
+            condition: of theirs.
+            log_deviation: of the posteriors of their frames, standardised; −inf where the code is a point.
+        """
+        length = F.cross_entropy(self.length(condition), lengths - 1)
+        spread = self.log_spread + 0.5 * (2 * (log_deviation - self.log_spread)).exp()
+        return length, spread.mean()

@@ -1,0 +1,61 @@
+"""The calibration of ends, against chances that are known."""
+
+import members
+import numpy as np
+import pytest
+import torch
+
+from actseq.priors import ends
+from actseq.priors.base import Request
+from actseq.priors.conditions import ConditionedPrior
+
+
+def lengths_of(hazard: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Draws, row by row in turn, from hazards of ending (rows, frames); what outlives them has one frame more."""
+    rng = np.random.default_rng(seed)
+    rows = hazard[np.arange(n) % len(hazard)]
+    ended = np.concatenate([rng.random(rows.shape) < rows, np.ones((n, 1), bool)], axis=1)
+    return ended.argmax(axis=1) + 1
+
+
+@pytest.mark.parametrize(("slope", "offset"), [(1.0, 0.0), (0.5, -1.0), (1.6, 0.7)])
+def test_a_known_slope_and_offset_are_found(slope: float, offset: float) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(200, 1)) + np.linspace(-5, 4, 30) + rng.normal(size=(200, 30))
+    made = np.repeat([1, 2], 100)
+    logits[made == 2] -= 1.5
+    lengths = np.concatenate(
+        [lengths_of(1 / (1 + np.exp(-slope * logits[made == k] - offset)), 2000, k) for k in (1, 2)]
+    )
+    found = ends.fit(logits, made, lengths, np.repeat([1, 2], 2000))
+    assert found == pytest.approx((slope, offset), abs=0.15)
+
+
+def test_a_prior_that_ends_too_early_is_mended() -> None:
+    prior = members.prior("lstm", "mixture")
+    prior.end.bias.data.fill_(1.0)
+    model = ConditionedPrior(prior, ["a", "b"], 8)
+    wanted = np.clip(np.random.default_rng(0).geometric(0.1, 400), 2, 60)
+    labels = np.resize([1, 2], 400)
+
+    def mean_length() -> float:
+        chunks = list(
+            prior.sample(
+                Request(n=400, max_frames=80, until_stop=True, condition=model.condition(torch.from_numpy(labels)))
+            )
+        )
+        return float((~torch.cat([chunk.stopped for chunk in chunks], 1)).sum(1).float().mean())
+
+    with torch.no_grad():
+        before = mean_length()
+        assert ends.calibrate(model, wanted, labels, seed=0)
+        after = mean_length()
+    assert before < 4
+    assert after == pytest.approx(wanted.mean(), rel=0.15)
+
+
+def test_few_lengths_and_other_priors_are_left_alone() -> None:
+    model = ConditionedPrior(members.prior("lstm", "mixture"), ["a"], 8)
+    few = np.full(ends.SMALLEST - 1, 5)
+    assert not ends.calibrate(model, few, np.ones(len(few), np.int64), seed=0)
+    assert model.prior.end_calibration.tolist() == [1.0, 0.0]
