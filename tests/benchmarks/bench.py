@@ -130,7 +130,11 @@ def priors() -> None:
     print(
         "\npriors, 48 dimensions, steps 257 to 356 (a transformer's window is full): step, bare products of its weights"
     )
-    heads = ({"kind": "mixture"}, {"kind": "mixture", "n_components": 4, "blocks": 4}, {"kind": "flow"})
+    heads: tuple[dict[str, object], ...] = (
+        {"kind": "mixture", "n_components": 8, "blocks": 1},
+        {"kind": "mixture", "n_components": 4, "blocks": 4},
+        {"kind": "flow"},
+    )
     for network in build.PRIOR_NETWORKS:
         for head in heads:
             config = load_preset("speech", [f"prior.network.kind={network}", f"prior.head={head}".replace("'", "")])

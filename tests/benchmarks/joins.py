@@ -1,4 +1,4 @@
-"""How well continuations join their seed: `python tests/benchmarks/joins.py RUN [CLIPS]`.
+"""How well continuations join their seed: `python tests/benchmarks/joins.py RUN [CLIPS [PRIOR]]`.
 
 For each of some held-out clips the first half is the seed. At the join, the jump of the waveform and of the short-time
 spectrum is compared with the largest 1 % of such jumps inside the seed itself.
@@ -14,7 +14,7 @@ from actseq.corpus import Corpus
 
 def main() -> None:
     """Print one line a clip and a summary."""
-    run = load_run(sys.argv[1], device="cpu")
+    run = load_run(sys.argv[1], prior=sys.argv[3] if len(sys.argv) > 3 else None, device="cpu")
     wanted = int(sys.argv[2]) if len(sys.argv) > 2 else 20
     corpus = Corpus(run.run.corpus, run.config.corpus.level_dbfs)
     rate = run.sample_rate
