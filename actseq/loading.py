@@ -425,7 +425,10 @@ class LoadedRun:
         seed: int,
         controls: Mapping[str, float | None],
     ) -> Order:
-        """Until the prior stops, with the controls that are given and those of the configuration."""
+        """Until the prior stops, with the controls that are given, and those of the configuration that the prior knows.
+
+        What is given by name and means nothing to the prior is refused by it when it samples.
+        """
         import torch
 
         from actseq import generation
@@ -435,6 +438,11 @@ class LoadedRun:
             raise ConfigError(f"n is {n}", "at least 1")
         given = [f"generate.{name}={value}" for name, value in controls.items() if value is not None]
         section = configuration.resolve(self.config.model_dump(mode="json"), given).generate
+        known = [
+            field.name
+            for field in fields(Sampling)
+            if field.name in model.prior.controls or controls.get(field.name) is not None
+        ]
         indices = torch.tensor([0, *_label_indices(label, model.labels)], device=self.codec.device)
         with torch.inference_mode():
             conditions = model.condition(indices)[:, None].unbind()
@@ -447,7 +455,7 @@ class LoadedRun:
             condition=conditions[1],
             condition_end=conditions[2] if len(conditions) == 3 else None,
             unconditional=conditions[0],
-            sampling=Sampling(**{field.name: getattr(section, field.name) for field in fields(Sampling)}),
+            sampling=Sampling(**{name: getattr(section, name) for name in known}),
             best_of=section.best_of,
             seed=seed,
         )

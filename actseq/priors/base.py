@@ -142,6 +142,10 @@ class Prior(Protocol):
 
     latent_dim: int
 
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Attributes of `Sampling` that mean something to it."""
+
     def sample(self, request: Request) -> Iterator[Chunk]:
         """Chunks in time order, until all sequences have stopped or `max_frames` is reached."""
 
@@ -275,6 +279,11 @@ class SequencePrior(nn.Module):
         """Whether `log_prob` can be asked."""
         return isinstance(self.head, DensityHead)
 
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Those of its head, and guidance."""
+        return (*self.head.controls, "guidance")
+
     def init_state(self, batch: int) -> State:
         """The state before anything was consumed."""
         return self.network.init_state(batch, self.start.device)
@@ -390,7 +399,7 @@ class SequencePrior(nn.Module):
             ConfigError: a control that the head does not know.
         """
         sampling = request.sampling
-        sampling.only((*self.head.controls, "guidance"), f"a prior with head {type(self.head).__name__.lower()}")
+        sampling.only(self.controls, f"a prior with head {type(self.head).__name__.lower()}")
         device, n = self.start.device, request.n
         generator = torch.Generator(device).manual_seed(request.seed)
         # Of its own, so that dimensions without information take no draws from those with.

@@ -168,6 +168,7 @@ class Gan(nn.Module):
     """
 
     has_likelihood = False
+    controls: tuple[str, ...] = ("temperature", "noise_temperature", "noise_clamp")
     lengths_seen: Tensor
 
     def __init__(
@@ -229,7 +230,7 @@ class Gan(nn.Module):
         """
         if request.prompt is not None:
             raise ConfigError("prior gan cannot continue a recording", action="use a sequence prior, such as lstm")
-        request.sampling.only(("temperature", "noise_temperature", "noise_clamp"), "prior gan")
+        request.sampling.only(self.controls, "prior gan")
         device = self.log_spread.device
         generator = torch.Generator(device).manual_seed(request.seed)
         filler = torch.Generator(device).manual_seed(request.seed + 1)

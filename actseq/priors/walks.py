@@ -55,6 +55,7 @@ class Iid(nn.Module):
     """
 
     has_likelihood = False
+    controls: tuple[str, ...] = CONTROLS
     mean: Tensor
     deviation: Tensor
     first: Tensor
@@ -78,7 +79,7 @@ class Iid(nn.Module):
         Raises:
             ConfigError: a control that it does not know, or a condition of another prior.
         """
-        request.sampling.only(CONTROLS, "prior iid")
+        request.sampling.only(self.controls, "prior iid")
         return _chunks(request, self._frames(request), _lengths(request, self.lengths))
 
     def _frames(self, request: Request) -> Iterator[Tensor]:
@@ -109,6 +110,7 @@ class RandomWalk(nn.Module):
     """
 
     has_likelihood = False
+    controls: tuple[str, ...] = CONTROLS
     centre: Tensor
     spread: Tensor
     decay: Tensor
@@ -134,7 +136,7 @@ class RandomWalk(nn.Module):
         Raises:
             ConfigError: a control that it does not know, or a condition of another prior.
         """
-        request.sampling.only(CONTROLS, "prior random-walk")
+        request.sampling.only(self.controls, "prior random-walk")
         generator = torch.Generator(self.centre.device).manual_seed(request.seed)
         return _chunks(request, self.path(request, generator), _lengths(request, self.lengths))
 
@@ -170,6 +172,7 @@ class Interpolate:
     """
 
     has_likelihood = False
+    controls: tuple[str, ...] = ()
 
     def __init__(self, sequences: Sequence[Float[Tensor, "_frames latent_dim"]]) -> None:
         if len(sequences) < 2:
@@ -194,7 +197,7 @@ class Interpolate:
         _refuse_prompt(request, "an interpolation")
         if request.condition is not None:
             raise ConfigError("an interpolation knows no label", action="leave out the label")
-        request.sampling.only((), "an interpolation")
+        request.sampling.only(self.controls, "an interpolation")
         total = request.max_frames
         if request.until_stop:
             total = min(max(self.natural_frames, request.min_frames), request.max_frames)
@@ -304,6 +307,7 @@ class Vary:
     """
 
     has_likelihood = False
+    controls: tuple[str, ...] = CONTROLS
 
     def __init__(
         self,
@@ -330,7 +334,7 @@ class Vary:
             ConfigError: a prompt, a control that the walk does not know, or more frames than the sound has.
         """
         _refuse_prompt(request, "a variation")
-        request.sampling.only(CONTROLS, "a variation")
+        request.sampling.only(self.controls, "a variation")
         asked = request.min_frames if request.until_stop else request.max_frames
         if asked > len(self.mean):
             raise ConfigError(

@@ -231,6 +231,12 @@ def test_priors_without_training(workplace: Path, prior: str) -> None:
     assert set(beside["fingerprints"]) == {"autoencoder", "latents"}
     assert Path(found["files"][0]).read_bytes() != Path(found["files"][1]).read_bytes()
     assert "top_p" in bad("generate", "made", "--prior", prior, "--top-p", 0.5, "--out", "refused", *USE)
+    # A preset's controls are for the priors that know them.
+    preset = ["--set", "generate.guidance=2.0", "--set", "generate.noise_clamp=1.0"]
+    other = read(
+        "generate", "made", "--prior", prior, "--n", 2, "--label", "kick", *preset, "--out", f"{prior}-2", *USE
+    )
+    assert len(other["files"]) == 2
 
 
 def test_through_sounds(workplace: Path) -> None:

@@ -59,6 +59,7 @@ class Cut:
     """A prior that hands out the chunks of another in another size."""
 
     has_likelihood = False
+    controls: tuple[str, ...] = ()
 
     def __init__(self, prior: SequencePrior, chunk_frames: int) -> None:
         self.prior, self.chunk_frames, self.latent_dim = prior, chunk_frames, prior.latent_dim
@@ -210,7 +211,7 @@ def test_the_best_of_several_is_the_likeliest() -> None:
 
 def test_the_best_is_refused_where_there_is_no_likelihood() -> None:
     class Other:
-        latent_dim, has_likelihood = LATENT_DIM, False
+        latent_dim, has_likelihood, controls = LATENT_DIM, False, ()
 
         def sample(self, request: Request) -> list[Chunk]:
             return []
