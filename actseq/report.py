@@ -62,7 +62,11 @@ def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed:
             whole = corpus.waveform(own[0])[: units.seconds_to_samples(REAL_SECONDS, rate)]
             half = whole[: max(1, len(whole) // 2)]
             seconds = units.samples_to_seconds(len(half), rate)
-            made = loaded.generate(1, seconds=max(0.25, seconds), label=label, seed_audio=half, seed=own_seed)[0]
+            # As long again as the half, unless the prior ends it before: a new event after it would only confuse.
+            bound = max(0.25, seconds)
+            made = loaded.generate(1, until_stop=True, max_seconds=bound, label=label, seed_audio=half, seed=own_seed)[
+                0
+            ]
             rows["continued"].append(Panel(f"{name} + new", made, (seconds,)))
             _write(folder / "continued" / f"{name}.wav", made, rate)
     # One long clip would shrink all the others: the axis ends where nine in ten do.
