@@ -416,18 +416,33 @@ class Writer:
         sample_rate: Hz.
         subtype: as for `write`.
         peak: that the sound is brought to, unless it is silent; None leaves its level, but for what would clip.
+        through: what the whole is sent through on its way into the file, at the level that it would have there; for this
+            it is held in memory.
+        dry: where to write the whole as it is before that; None leaves it out.
 
     Attributes:
         gain: that was applied, once the file is there.
+        through_gain: that was applied to what came out of `through`, so that it does not clip; 1.0 if none.
+        samples: in the file, once it is there.
 
     Raises:
         AudioError: as `write`.
     """
 
-    def __init__(self, path: Path, sample_rate: int, subtype: str = "PCM_16", *, peak: float | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        sample_rate: int,
+        subtype: str = "PCM_16",
+        *,
+        peak: float | None = None,
+        through: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
+        dry: Path | None = None,
+    ) -> None:
         self.path, self.sample_rate, self.subtype, self.wanted = Path(path), sample_rate, subtype, peak
+        self.through, self.dry = through, dry
         self.kind = _kind(self.path, subtype)
-        self.gain, self.samples, self.wrong, self.peak = 1.0, 0, 0, 0.0
+        self.gain, self.through_gain, self.samples, self.wrong, self.peak = 1.0, 1.0, 0, 0, 0.0
 
     def __enter__(self) -> "Writer":
         with _told(self.path):
@@ -452,11 +467,24 @@ class Writer:
             self.gain = _gain(self.path, self.samples, self.wrong, self.peak, self.subtype)
             if self.wanted is not None and self.peak > 0:
                 self.gain = self.wanted / self.peak
-            with _told(self.path):
-                self.waiting.seek(0)
-                read = iter(lambda: self.waiting.read(4 * BLOCK), b"")
-                pieces = (np.frombuffer(piece, np.float32) for piece in read)
-                _store(self.path, pieces, self.gain, self.sample_rate, 1, self.kind, self.subtype)
+            if self.through is None:
+                self._store_waiting(self.path)
+                return
+            if self.dry is not None:
+                self._store_waiting(self.dry)
+            whole = np.concatenate(list(self._pieces())) * np.float32(self.gain)
+            changed = self.through(whole)
+            self.through_gain = write(self.path, changed, self.sample_rate, self.subtype)
+            self.samples = len(changed)
+
+    def _store_waiting(self, path: Path) -> None:
+        with _told(path):
+            _store(path, self._pieces(), self.gain, self.sample_rate, 1, self.kind, self.subtype)
+
+    def _pieces(self) -> Iterator[NDArray[np.float32]]:
+        self.waiting.seek(0)
+        for piece in iter(lambda: self.waiting.read(4 * BLOCK), b""):
+            yield np.frombuffer(piece, np.float32)
 
 
 def _kind(path: Path, subtype: str) -> str:
@@ -593,10 +621,14 @@ def trim_bounds(waveform: Float[np.ndarray, " samples"], threshold_db: float = -
     return int(loud[0]), int(loud[-1]) + 1
 
 
+def label_of(name: str) -> str:
+    """The folder part of a relative path; empty for a file at the top."""
+    parent = PurePosixPath(name).parent.as_posix()
+    return "" if parent == "." else parent
+
+
 def _scan_one(path: Path, name: str, label: str | None) -> ScanRow:
-    if label is None:
-        parent = PurePosixPath(name).parent.as_posix()
-        label = "" if parent == "." else parent
+    label = label_of(name) if label is None else label
     digest = ""
     try:
         with path.open("rb") as file:

@@ -13,10 +13,15 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, create_model
 from torch import nn
 
+from actseq import effects
 from actseq.autoencoders.base import Autoencoder
-from actseq.autoencoders.bottlenecks import Plain, Variational
+from actseq.autoencoders.bottlenecks import Adversarial, Plain, Variational
+from actseq.autoencoders.dense import Dense
 from actseq.autoencoders.networks import Conv, Pca
+from actseq.autoencoders.recurrent import Recurrent
+from actseq.autoencoders.unet import Unet
 from actseq.config import Config, Member, nearest, parse
+from actseq.corruption import Noise, Rotation
 from actseq.errors import ConfigError
 from actseq.objectives.autoencoding import Autoencoding
 from actseq.objectives.gan import AdversarialSequences
@@ -31,19 +36,35 @@ from actseq.priors.recurrent import Gru, Lstm
 from actseq.priors.transformer import Transformer
 from actseq.priors.walks import Iid, RandomWalk, TrainingFrames
 from actseq.representations.base import Representation
+from actseq.representations.grain import Grain
 from actseq.representations.linear import Linear
 from actseq.representations.mel import Mel
+from actseq.representations.spectrum import Spectrum
 from actseq.representations.stft import Stft
 from actseq.vocoders.base import Vocoder
+from actseq.vocoders.granular import GrainSynthesis
 from actseq.vocoders.griffin_lim import GriffinLim
 from actseq.vocoders.istft import Istft
 from actseq.vocoders.magnitude import LearnedMagnitude
 from actseq.vocoders.neural import Neural
 from actseq.vocoders.phase import Phase
 
-REPRESENTATIONS: dict[str, Callable[..., Any]] = {"mel": Mel, "linear": Linear, "stft": Stft}
-NETWORKS: dict[str, Callable[..., Any]] = {"conv": Conv, "pca": Pca}
-BOTTLENECKS: dict[str, Callable[..., Any]] = {"plain": Plain, "variational": Variational}
+REPRESENTATIONS: dict[str, Callable[..., Any]] = {
+    "mel": Mel,
+    "linear": Linear,
+    "stft": Stft,
+    "grain": Grain,
+    "spectrum": Spectrum,
+}
+NETWORKS: dict[str, Callable[..., Any]] = {
+    "conv": Conv,
+    "dense": Dense,
+    "recurrent": Recurrent,
+    "pca": Pca,
+    "unet": Unet,
+}
+BOTTLENECKS: dict[str, Callable[..., Any]] = {"plain": Plain, "variational": Variational, "adversarial": Adversarial}
+CORRUPTIONS: dict[str, Callable[..., Any]] = {"noise": Noise, "rotation": Rotation}
 PRIOR_NETWORKS: dict[str, Callable[..., Any]] = {"lstm": Lstm, "gru": Gru, "transformer": Transformer}
 WHOLE_PRIORS: dict[str, Callable[..., Any]] = {"gan": Gan}
 """Priors that make a sequence in one go, and have no head."""
@@ -54,13 +75,32 @@ WHOLE_PRIOR_OBJECTIVES = {"gan": "gan"}
 """The objective of a prior of whole sequences; that of the others is `sequence`."""
 UNTRAINED_PRIORS: dict[str, Callable[[TrainingFrames], Iid | RandomWalk]] = {"iid": Iid, "random-walk": RandomWalk}
 """Made on the spot from a run's latents; no trained prior may have such a name."""
-VOCODERS: dict[str, Callable[..., Any]] = {"phase": Phase, "griffin-lim": GriffinLim, "istft": Istft}
-AUTO_VOCODERS = {"mel": "phase", "linear": "phase", "stft": "istft"}
-"""What `vocoder: {kind: auto}` stands for, by representation: the best one that needs no training."""
+VOCODERS: dict[str, Callable[..., Any]] = {
+    "phase": Phase,
+    "griffin-lim": GriffinLim,
+    "istft": Istft,
+    "granular": GrainSynthesis,
+}
+"""Best first: `vocoder: {kind: auto}` stands for the first that takes the representation."""
 VOCODER_NETWORKS: dict[str, Callable[..., Any]] = {"magnitude": LearnedMagnitude, "neural": Neural}
 VOCODER_OBJECTIVES: dict[str, Callable[..., Any]] = {
     "magnitude": MagnitudeLikeness,
     "adversarial-vocoding": AdversarialVocoding,
+}
+
+EFFECTS: dict[str, Callable[..., effects.Effect]] = {
+    "high-pass": effects.high_pass,
+    "low-pass": effects.low_pass,
+    "eq-band": effects.eq_band,
+    "gain": effects.gain,
+    "compressor": effects.compressor,
+    "limiter": effects.limiter,
+    "loudness": effects.loudness,
+    "reverb": effects.reverb,
+    "convolution": effects.convolution,
+    "chorus": effects.chorus,
+    "fade": effects.fade,
+    "trim": effects.trim,
 }
 
 
@@ -114,7 +154,9 @@ def complete(config: Config) -> Config:
     """
 
     def full(family: Mapping[str, Callable[..., Any]], member: Member, where: str) -> Member:
-        return Member(kind=member.kind, **choose(family, member, where)[1])
+        completed = Member(kind=member.kind, **choose(family, member, where)[1])
+        # As it will be read back from a file, where a tuple is a list.
+        return Member(**completed.model_dump(mode="json"))
 
     vocoder = config.vocoder
     if vocoder.kind == "auto":
@@ -135,7 +177,12 @@ def complete(config: Config) -> Config:
                 }
             ),
             "train_ae": config.train_ae.model_copy(
-                update={"objective": full(AUTOENCODER_OBJECTIVES, config.train_ae.objective, "train_ae.objective")}
+                update={
+                    "objective": full(AUTOENCODER_OBJECTIVES, config.train_ae.objective, "train_ae.objective"),
+                    "corruption": None
+                    if config.train_ae.corruption is None
+                    else full(CORRUPTIONS, config.train_ae.corruption, "train_ae.corruption"),
+                }
             ),
             "prior": config.prior.model_copy(
                 update={
@@ -153,9 +200,19 @@ def complete(config: Config) -> Config:
                 }
             ),
             "vocoder": vocoder,
+            "generate": config.generate.model_copy(
+                update={
+                    "effects": tuple(
+                        full(EFFECTS, effect, f"generate.effects.{i}")
+                        for i, effect in enumerate(config.generate.effects)
+                    )
+                }
+            ),
         }
     )
     _fit(completed)
+    _storable(completed)
+    build_effects(completed)
     return completed
 
 
@@ -181,15 +238,50 @@ def _fit(config: Config) -> None:
         )
 
 
+def _storable(config: Config) -> None:
+    """Whether nothing is asked for that stored features cannot give.
+
+    Raises:
+        ConfigError: crops at random speeds, or corrupted ones; with the overrides that put it right.
+    """
+    section = config.train_ae
+    found = {"speed": section.speed, "corruption": section.corruption and section.corruption.kind}
+    asked = [f"{name} {value}" for name, value in found.items() if value]
+    if section.stored_features and asked:
+        raise ConfigError(
+            f"train_ae.stored_features with {' and '.join(asked)}, which are for crops of the waveform",
+            "speed 0 and no corruption, since stored features are taken as they are",
+            "--set train_ae.speed=0 --set train_ae.corruption=null, or --set train_ae.stored_features=false",
+        )
+
+
 def build_representation(config: Config) -> Any:
     """The representation at the corpus's sample rate."""
     return construct(REPRESENTATIONS, config.representation, "representation", config.corpus.sample_rate)
 
 
 def build_autoencoder(config: Config, representation: Representation) -> Autoencoder:
-    """Network and bottleneck for the features of `representation`."""
+    """Network and bottleneck for the features of `representation`.
+
+    Raises:
+        ConfigError: a network with features or a bottleneck that it cannot work with.
+    """
     section = config.autoencoder
-    bottleneck = construct(BOTTLENECKS, section.bottleneck, "autoencoder.bottleneck")
+    takes = getattr(NETWORKS.get(section.network.kind), "takes", None)
+    if takes is not None and not isinstance(representation, takes):
+        fits = [kind for kind, member in REPRESENTATIONS.items() if member in takes]
+        raise ConfigError(
+            f"autoencoder.network {section.network.kind} with representation {config.representation.kind}",
+            f"representation {' or '.join(fits)}",
+            f"--set representation.kind={fits[0]}",
+        )
+    if not is_generative(section.network) and section.bottleneck.kind != "plain":
+        raise ConfigError(
+            f"autoencoder.network {section.network.kind} with bottleneck {section.bottleneck.kind}",
+            "bottleneck plain",
+            "nothing presses on a code beside skip connections: --set autoencoder.bottleneck.kind=plain",
+        )
+    bottleneck = construct(BOTTLENECKS, section.bottleneck, "autoencoder.bottleneck", section.latent_dim)
     network = construct(
         NETWORKS,
         section.network,
@@ -204,15 +296,27 @@ def build_autoencoder(config: Config, representation: Representation) -> Autoenc
         channels=representation.channels,
         feature_rate=representation.feature_rate,
         log_magnitude=representation.log_magnitude,
+        signed=representation.signed,
         latent_dim=section.latent_dim,
     )
 
 
+def is_generative(network: Member) -> bool:
+    """Whether sound can be made from the latents of a network alone."""
+    return bool(getattr(choose(NETWORKS, network, "autoencoder.network")[0], "generative"))  # noqa: B009
+
+
+def build_corruption(config: Config) -> Any:
+    """What is done to the input in `train-ae`, or None."""
+    member = config.train_ae.corruption
+    return None if member is None else construct(CORRUPTIONS, member, "train_ae.corruption")
+
+
 def build_autoencoding(config: Config, model: Autoencoder, representation: Representation, margin: int) -> Any:
     """The objective of `train-ae`."""
-    return construct(
-        AUTOENCODER_OBJECTIVES, config.train_ae.objective, "train_ae.objective", model, representation, margin
-    )
+    section = config.train_ae
+    given = (model, representation, margin, build_corruption(config))
+    return construct(AUTOENCODER_OBJECTIVES, section.objective, "train_ae.objective", *given)
 
 
 def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str]) -> ConditionedPrior:
@@ -239,17 +343,34 @@ def build_sequence(config: Config, model: ConditionedPrior) -> Any:
 
 def build_vocoder(config: Member, representation: Representation) -> Vocoder:
     """The vocoder; `auto` is the best one that needs no training."""
-    if config.kind == "auto":
-        kind = next(kind for kind, member in REPRESENTATIONS.items() if type(representation) is member)
-        config = Member(kind=AUTO_VOCODERS[kind])
+    config = untrained_vocoder(representation) if config.kind == "auto" else config
     vocoder: Vocoder = construct(VOCODERS, config, "vocoder", representation)
     return vocoder
 
 
-def untrained_vocoder(config: Config) -> Member:
-    """What `auto` stands for where no trained vocoder was chosen, with all of its keys."""
-    kind = AUTO_VOCODERS[config.representation.kind]
-    return Member(kind=kind, **choose(VOCODERS, Member(kind=kind), "vocoder")[1])
+def untrained_vocoder(representation: Representation) -> Member:
+    """What `auto` stands for where no trained vocoder was chosen, with all of its keys.
+
+    Raises:
+        ConfigError: no vocoder takes the representation; with what each of them says.
+    """
+    refusals = []
+    for kind, member in VOCODERS.items():
+        try:
+            member(representation)
+        except TypeError as refusal:
+            refusals.append(f"{kind}: {refusal}")
+        else:
+            return Member(kind=kind, **choose(VOCODERS, Member(kind=kind), "vocoder")[1])
+    raise ConfigError(f"no vocoder takes these features ({'; '.join(refusals)})", action="use another representation")
+
+
+def build_effects(config: Config) -> list[effects.Effect]:
+    """All of them in order, not yet prepared."""
+    return [
+        construct(EFFECTS, effect, f"generate.effects.{i}", config.corpus.sample_rate)
+        for i, effect in enumerate(config.generate.effects)
+    ]
 
 
 def build_vocoder_network(config: Config, representation: Representation) -> Any:

@@ -1,8 +1,8 @@
 """Frozen, strict configuration; YAML presets; dotted overrides.
 
 A preset is a YAML file that may name one other in `include:` and then lists the keys that differ. Members of a family
-(`representation`, `network`, `bottleneck`, `head`, `objective`, `vocoder`) are written as `kind:` plus that member's own
-keys; those are checked against the member itself by `actseq.build`, the one place that knows both.
+(`representation`, `network`, `bottleneck`, `head`, `objective`, `vocoder`, `effects`) are written as `kind:` plus that
+member's own keys; those are checked against the member itself by `actseq.build`, the one place that knows both.
 """
 
 from __future__ import annotations
@@ -92,8 +92,16 @@ class TrainingConfig(Section):
 class AutoencoderTrainingConfig(TrainingConfig):
     """As `TrainingConfig`."""
 
+    segment_seconds: float | None = Field(None, gt=0)
+    """Length of a training crop; None: that of the corpus."""
+    corruption: Member | None = None
+    """What is done to the input that the output is to be free of."""
+    targets: tuple[str, ...] | None = Field(None, min_length=1)
+    """Labels of the clips that are learned; those of other labels can be noise for them. None: all are learned."""
     speed: float = Field(0.0, ge=0, lt=1)
     """Crops are played at a random speed, up to this share faster or slower, pitch included: more voices than there are."""
+    stored_features: bool = False
+    """Features of all clips are analysed once and stored, and crops are cut from them: as they are, without random gain."""
 
 
 class LatentsConfig(Section):
@@ -149,6 +157,8 @@ class GenerateConfig(Section):
     noise_clamp: float | None = Field(None, gt=0)
     guidance: float = Field(1.0, ge=0)
     best_of: int = Field(1, gt=0)
+    effects: tuple[Member, ...] = ()
+    """What every clip is sent through on its way into a file, in order."""
 
 
 class Config(Section):

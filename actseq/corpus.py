@@ -7,7 +7,7 @@ clips at the corpus's level; the gain is returned beside them so that it can be 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -199,14 +199,22 @@ class Corpus:
     def __len__(self) -> int:
         return len(self.store)
 
-    def indices(self, split: str) -> list[int]:
-        """Clips of a split."""
-        return [i for i, record in enumerate(self.store.records) if record.extra["split"] == split]
+    def indices(self, split: str, labels: Collection[str] | None = None) -> list[int]:
+        """Clips of a split; of these labels, if any are named."""
+        return [
+            i
+            for i, record in enumerate(self.store.records)
+            if record.extra["split"] == split and (labels is None or record.extra["label"] in labels)
+        ]
 
     @cached_property
     def labels(self) -> list[str]:
         """The labels that occur, sorted."""
         return sorted({str(record.extra["label"]) for record in self.store.records})
+
+    def split_labels(self, split: str) -> list[str]:
+        """The labels of a split, sorted."""
+        return sorted({str(self.store.records[i].extra["label"]) for i in self.indices(split)})
 
     def gain(self, index: int) -> float:
         """What a clip is multiplied with to be presented at the corpus's level."""
@@ -267,6 +275,7 @@ class SegmentSource:
         gain_db: bounds of the random gain relative to the corpus's level, in dB.
         jitter: crops begin up to so many samples earlier; a hop, so that a short clip is not always cut into the same frames.
         speed: crops are played up to this share faster or slower.
+        labels: of the clips; None for all.
     """
 
     corpus: Corpus
@@ -278,10 +287,11 @@ class SegmentSource:
     gain_db: tuple[float, float] = (0.0, 0.0)
     jitter: int = 0
     speed: float = 0.0
+    labels: Collection[str] | None = None
 
     @cached_property
     def _windows(self) -> Windows:
-        return Windows(self.corpus.store, self.corpus.indices(self.split), self.samples)
+        return Windows(self.corpus.store, self.corpus.indices(self.split, self.labels), self.samples)
 
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
         """Crops.
@@ -311,6 +321,31 @@ class SegmentSource:
         return {"waveform": np.stack(waveforms), "start": np.array(starts), "n_samples": np.array(lengths)}
 
 
+@dataclass(frozen=True)
+class BesideOthers:
+    """Random crops with others beside them, as `noise`.
+
+    Attributes:
+        sounds: the crops.
+        others: those beside them. Its seed must be another one, or both would draw alike.
+    """
+
+    sounds: SegmentSource
+    others: SegmentSource
+
+    def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
+        """As of `SegmentSource`, and `noise` like `waveform`."""
+        return self.sounds.batch(step, rank) | {"noise": self.others.batch(step, rank)["waveform"]}
+
+
+def clip_features(corpus: Corpus, index: int, representation: Representation, device: torch.device) -> Features:
+    """Features of one whole clip."""
+    import torch
+
+    waveform = torch.from_numpy(corpus.waveform(index))[None].to(device)
+    return representation.analyse(waveform, torch.tensor([waveform.shape[1]], device=device))
+
+
 class FeatureBatches:
     """Features of training clips one by one, iterable as often as needed; a bounded, seeded share of a large corpus.
 
@@ -318,18 +353,36 @@ class FeatureBatches:
         corpus: the clips.
         representation: what analyses them.
         device: where the representation is.
+        labels: of the clips; None for all.
+        stored: features (frames, channels) of all clips, in the order of the corpus; None analyses anew.
     """
 
-    def __init__(self, corpus: Corpus, representation: Representation, device: torch.device) -> None:
-        self.corpus, self.representation, self.device = corpus, representation, device
-        order = np.random.default_rng(0).permutation(np.array(corpus.indices("train")))
+    def __init__(
+        self,
+        corpus: Corpus,
+        representation: Representation,
+        device: torch.device,
+        labels: Collection[str] | None = None,
+        stored: SequenceStore | None = None,
+    ) -> None:
+        self.corpus, self.representation, self.device, self.stored = corpus, representation, device, stored
+        order = np.random.default_rng(0).permutation(np.array(corpus.indices("train", labels)))
         lengths = [units.n_frames(corpus.store.records[i].length, representation.hop_length) for i in order]
         enough = int(np.searchsorted(np.cumsum(lengths), STATISTICS_FRAMES)) + 1
         self.chosen = [int(i) for i in order[:enough]]
 
     def __iter__(self) -> Iterator[Features]:
-        import torch
-
         for i in self.chosen:
-            waveform = torch.from_numpy(self.corpus.waveform(i))[None].to(self.device)
-            yield self.representation.analyse(waveform, torch.tensor([waveform.shape[1]], device=self.device))
+            if self.stored is None:
+                yield clip_features(self.corpus, i, self.representation, self.device)
+            else:
+                yield _stored_features(self.stored, i, self.device)
+
+
+def _stored_features(store: SequenceStore, index: int, device: torch.device) -> Features:
+    import torch
+
+    from actseq.representations.base import Features
+
+    values = torch.from_numpy(store.read(index)).T[None].to(device)
+    return Features(values, torch.tensor([values.shape[2]], device=device))

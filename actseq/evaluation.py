@@ -7,7 +7,7 @@ baselines. Systems are rendered group by group and only their scores are kept, s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any
@@ -24,7 +24,8 @@ from actseq.autoencoders.bottlenecks import Plain
 from actseq.autoencoders.networks import Pca
 from actseq.codec import BATCH_FRAMES, Codec, in_batches
 from actseq.config import Member
-from actseq.corpus import Corpus, FeatureBatches
+from actseq.corpus import Corpus, FeatureBatches, level_gain
+from actseq.corruption import Corruption
 from actseq.errors import ConfigError
 from actseq.latents import INACTIVE_NATS, LatentSequences
 from actseq.priors.base import SequencePrior
@@ -97,7 +98,14 @@ class ShownClip:
     mel_l1_db: dict[str, float]
 
 
-def systems(codec: Codec, corpus: Corpus, indices: list[int], seed: int, reporter: Reporter) -> Systems:
+def systems(
+    codec: Codec,
+    corpus: Corpus,
+    indices: list[int],
+    seed: int,
+    reporter: Reporter,
+    labels: Collection[str] | None = None,
+) -> Systems:
     """The run, what bounds it and what it has to beat.
 
     Args:
@@ -106,6 +114,7 @@ def systems(codec: Codec, corpus: Corpus, indices: list[int], seed: int, reporte
         indices: clips that the rate is measured on.
         seed: of the draw from the posterior.
         reporter: told how far it is.
+        labels: of the training clips that principal components are taken from; None for all.
 
     Returns:
         `reconstructed` (posterior mean) · `reconstructed from a draw` of the posterior, which is what the rate pays for ·
@@ -115,7 +124,7 @@ def systems(codec: Codec, corpus: Corpus, indices: list[int], seed: int, reporte
     """
     rate = _rate(codec, corpus, indices, reporter)
     reporter.say("principal components of the training clips")
-    network, model = _fit_pca(codec, corpus)
+    network, model = _fit_pca(codec, corpus, labels)
     pca = replace(codec, autoencoder=model)
     notes: list[str] = []
     renders: dict[str, Render] = {"reconstructed": lambda _, waveforms: codec.reconstruct(waveforms)}
@@ -166,6 +175,53 @@ def fidelity(measured: Systems, indices: list[int], reporter: Reporter) -> Fidel
         name: {measure: _mean([row[measure] for row in rows]) for measure in rows[0]} for name, rows in scores.items()
     }
     return Fidelity(figures, [row["mel_l1_db"] for row in scores["reconstructed"]])
+
+
+def restoration(
+    measured: Systems, corruption: Corruption, indices: list[int], others: list[int], seed: int, reporter: Reporter
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """What is left of a corruption, as in training but of whole clips, each a pure function of (seed, index).
+
+    Args:
+        measured: the run.
+        corruption: what it has learned to take away.
+        indices: the clips.
+        others: clips of other classes.
+        seed: of what is done to them.
+        reporter: told how far it is.
+
+    Returns:
+        As of `Fidelity.figures`: rows `corrupted` and `restored`; measures `si_sdr_db`, `mel_l1_db` and those of speech.
+    """
+    codec, corpus = measured.codec, measured.corpus
+    scores: dict[str, list[dict[str, float]]] = {"corrupted": [], "restored": []}
+    reporter.begin("restoration", len(indices), unit="clips")
+    for done, index in enumerate(indices, 1):
+        clean = corpus.waveform(index)
+        rng = np.random.default_rng([seed, index])
+        noise = torch.from_numpy(other_sound(corpus, others, len(clean), rng))[None] if corruption.of_others else None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**32)))
+            pair = corruption.corrupt(torch.from_numpy(clean)[None], noise)
+        target, given = pair.target[0].numpy(), pair.input[0].numpy()
+        gain = np.float32(level_gain(float(np.abs(given).max(initial=0.0)), codec.level_dbfs))
+        made = {"corrupted": given, "restored": codec.reconstruct([given * gain])[0] / gain}
+        for name, waveform in made.items():
+            ratio = metrics.si_sdr_db(target, waveform)
+            whole = _score(target, waveform, codec.sample_rate, measured.speech)
+            kept = {measure: value for measure, value in whole.items() if measure in measured.speech | {"mel_l1_db"}}
+            scores[name].append({"si_sdr_db": math.nan if ratio is None else ratio, **kept})
+        reporter.advance(done)
+    reporter.end()
+    return {
+        name: {measure: _mean([row[measure] for row in rows]) for measure in rows[0]} for name, rows in scores.items()
+    }
+
+
+def other_sound(corpus: Corpus, others: list[int], samples: int, rng: np.random.Generator) -> Waveform:
+    """One of these clips from a random sample on, and again from its beginning where it is too short."""
+    sound = corpus.waveform(others[int(rng.integers(len(others)))])
+    return np.resize(np.roll(sound, -int(rng.integers(len(sound)))), samples)
 
 
 def shown_clips(measured: Systems, indices: list[int], errors: list[float], reporter: Reporter) -> Iterator[ShownClip]:
@@ -321,20 +377,21 @@ def _mean(values: list[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(found)), "low": low, "high": high, "n": len(found)}
 
 
-def _fit_pca(codec: Codec, corpus: Corpus) -> tuple[Pca, Autoencoder]:
+def _fit_pca(codec: Codec, corpus: Corpus, labels: Collection[str] | None) -> tuple[Pca, Autoencoder]:
     representation, dim = codec.representation, codec.autoencoder.latent_dim
     stride = codec.autoencoder.stride
     dim = min(dim, representation.channels * stride)
     network = Pca(representation.channels, dim, dim, stride=stride)
     model = Autoencoder(
         network,
-        Plain(),
+        Plain(dim),
         channels=representation.channels,
         feature_rate=representation.feature_rate,
         log_magnitude=representation.log_magnitude,
+        signed=representation.signed,
         latent_dim=dim,
     )
-    model.fit(FeatureBatches(corpus, representation, codec.device))
+    model.fit(FeatureBatches(corpus, representation, codec.device, labels))
     return network, model.to(codec.device)
 
 

@@ -37,6 +37,20 @@ def stage_config(config: Config, overrides: Iterable[str], command: str) -> Conf
     return build.complete(configuration.override(config, overrides, command))
 
 
+def require_generative(run: Run) -> None:
+    """Refuse a run whose latents do not hold the sound.
+
+    Raises:
+        ConfigError: its autoencoder has skip connections.
+    """
+    if not read_meta(run.autoencoder, f"actseq train-ae … --run {run.name}")["generative"]:
+        raise ConfigError(
+            f"run {run.name} has an autoencoder with skip connections: its latents do not hold the sound",
+            "a generative one",
+            f"use actseq restore {run.name} PATH… --out DIR with it, or train another preset",
+        )
+
+
 def load_codec(run: Run, device_name: str, vocoder: configuration.Member | None) -> tuple[Codec, Config, str]:
     """The autoencoder of a run ready for use, its configuration with the vocoder that `auto` stands for, its fingerprint."""
     from actseq import build
@@ -57,7 +71,7 @@ def load_codec(run: Run, device_name: str, vocoder: configuration.Member | None)
     if vocoder is not None:
         inputs = vocoder_inputs(run, meta, config)
         if vocoder.kind == "auto":
-            vocoder = chosen_vocoder(run, inputs) or build.untrained_vocoder(config)
+            vocoder = chosen_vocoder(run, inputs) or build.untrained_vocoder(representation)
         built = (
             load_vocoder(run, vocoder.options["name"], representation, inputs)
             if vocoder.kind in build.TRAINED
@@ -226,6 +240,8 @@ class LoadedRun:
         from actseq import build
 
         opened = Run.open(run)
+        if need_prior or prior is not None:
+            require_generative(opened)
         meta = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
         base = configuration.parse(Config, meta["config"], str(opened.autoencoder / "model.json"))
         config = stage_config(base, overrides, "generate")

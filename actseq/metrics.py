@@ -203,6 +203,26 @@ def stoi(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"
             return None
 
 
+def si_sdr_db(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"]) -> float | None:
+    """Scale-invariant signal-to-distortion ratio in dB: the part of the output that is a multiple of the original, over
+    the rest; infinite for the original itself.
+
+    Returns:
+        The ratio; None where one of them is silent.
+
+    Raises:
+        AudioError: the original is empty, or a sample of either is not a finite number.
+
+    Source: Le Roux, Wisdom, Erdogan, Hershey 2019, SDR – Half-baked or Well Done?, eq. 3.
+    """
+    reference, other = (waveform.astype(np.float64) for waveform in _scaled_pair(original, output))
+    if not reference.any() or not other.any():
+        return None
+    part = float(reference @ other) / float(reference @ reference) * reference
+    rest = float(np.square(other - part).sum())
+    return 10 * float(np.log10(max(float(part @ part), 1e-300) / rest)) if rest else float("inf")
+
+
 def envelope_correlation(
     original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"], sample_rate: int
 ) -> float | None:

@@ -37,6 +37,8 @@ MEASURES: dict[str, dict[str, tuple[str, int]]] = {
     "speech": {"pesq_nb": ("PESQ-nb ↑", 2), "pesq_wb": ("PESQ-wb ↑", 2), "stoi": ("STOI ↑", 3)},
 }
 """Title and digits after the point of every measure, one table for each kind."""
+RESTORATION = {"si_sdr_db": ("SI-SDR, dB ↑", 2), "mel_l1_db": ("log-mel L1, dB ↓", 2), **MEASURES["speech"]}
+"""The same of what is taken away from corrupted clips."""
 GENERATION: dict[str, dict[str, tuple[str, int]]] = {
     "distance from training clips": {
         "accuracy": ("accuracy ↑", 3),
@@ -109,17 +111,17 @@ def headline(result: Mapping[str, Any]) -> str:
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The figures of an evaluation; systems are rows, measures of a kind are columns."""
     rows = {name: row for name, row in result["fidelity"].items() if name != "rate"}
-    made = []
-    for kind, measures in MEASURES.items():
-        shown = {key: measure for key, measure in measures.items() if key in rows["reconstructed"]}
-        if shown:
-            heading = [kind, *(title for title, _ in shown.values())]
-            cells = {
-                name: [_cell(row[key], digits, result["clips"]) for key, (_, digits) in shown.items()]
-                for name, row in rows.items()
-            }
-            made.append([heading, *([name, *line] for name, line in cells.items())])
-    return made + _likelihood(result)
+    made = [_measured(kind, measures, rows, result["clips"]) for kind, measures in MEASURES.items()]
+    if "restoration" in result:
+        made.append(_measured("restoration", RESTORATION, result["restoration"], result["clips"]))
+    return [table for table in made if len(table[0]) > 1] + _likelihood(result)
+
+
+def _measured(kind: str, measures: Mapping[str, tuple[str, int]], rows: Mapping[str, Any], clips: int) -> Table:
+    """Systems by measures, those that there are."""
+    shown = {key: measure for key, measure in measures.items() if key in next(iter(rows.values()))}
+    cells = {name: [_cell(row[key], digits, clips) for key, (_, digits) in shown.items()] for name, row in rows.items()}
+    return [[kind, *(title for title, _ in shown.values())], *([name, *line] for name, line in cells.items())]
 
 
 def generation_headline(result: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,17 @@ from numpy.typing import NDArray
 from actseq import audio, units
 from actseq import config as configuration
 from actseq.config import Config
-from actseq.corpus import Corpus, FeatureBatches, SegmentSource, build_corpus, level_gain, random_speed
+from actseq.corpus import (
+    BesideOthers,
+    Corpus,
+    FeatureBatches,
+    SegmentSource,
+    build_corpus,
+    level_gain,
+    random_speed,
+)
 from actseq.errors import ArtifactError, AudioError, ConfigError
+from actseq.features import FeatureSource, store_features
 from actseq.latents import COPIES, SequenceSource
 from actseq.loading import (
     LoadedRun,
@@ -29,12 +38,14 @@ from actseq.loading import (
     load_codec,
     load_latents,
     load_vocoder,
+    require_generative,
     stage_config,
     vocoder_inputs,
 )
 from actseq.progress import Reporter, Silent
 from actseq.runs import (
     Run,
+    begin_store,
     content_hash,
     fingerprint,
     read_json,
@@ -44,18 +55,24 @@ from actseq.runs import (
     write_artifact,
     write_json,
 )
-from actseq.store import SequenceStore, StoreWriter, group_shards
+from actseq.store import SequenceStore, StoreWriter, group_shards, write_table
 
 if TYPE_CHECKING:
     import torch
 
     from actseq.codec import Codec
+    from actseq.effects import Process
     from actseq.generation import Piece
+    from actseq.objectives.autoencoding import Autoencoding
+    from actseq.objectives.base import Objective
+    from actseq.training import Source
 
 Waveform = NDArray[np.float32]
 Result = dict[str, Any]
 MINUTES_SHARE = {"train_ae": 0.7, "train_prior": 0.3}
 MINUTES_SHARE_WITH_VOCODER = {"train_ae": 0.6, "train_prior": 0.25, "train_vocoder": 0.15}
+SEED_OF_OTHERS = 2**32
+"""Added to the seed of what draws noise of other classes: it must not draw as what draws the clips does."""
 GAIN_DB = (-3.0, 2.0)
 """Random gain of training crops around the corpus's level: peaks of −6 to −1 dBFS at the default level."""
 
@@ -96,8 +113,34 @@ def train_ae(
     return _train_ae(folder, configuration.load_preset(preset, overrides), run, device, threads, reporter or Silent())
 
 
+def find_rate(
+    folder: Path,
+    preset: str,
+    *,
+    run: str | None = None,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Make the corpus, and find a learning rate for the autoencoder: drawn into `plots/` in the run, which is not trained.
+
+    Raises:
+        AudioError: nothing usable in the folder.
+        ConfigError: preset or overrides; the run exists with other settings; the network is not trained.
+    """
+    config = configuration.load_preset(preset, overrides)
+    return _train_ae(folder, config, run, device, threads, reporter or Silent(), only_rate=True)
+
+
 def _train_ae(
-    folder: Path, config: Config, run: str | None, device: str, threads: int | None, reporter: Reporter
+    folder: Path,
+    config: Config,
+    run: str | None,
+    device: str,
+    threads: int | None,
+    reporter: Reporter,
+    only_rate: bool = False,
 ) -> Result:
     from actseq import build
     from actseq.training import resolve_device
@@ -106,11 +149,17 @@ def _train_ae(
     config = build.complete(config)
     representation = build.build_representation(config)
     model = build.build_autoencoder(config, representation)
-    build.build_autoencoding(config, model, representation, representation.hop_length)
+    objective = build.build_autoencoding(config, model, representation, representation.hop_length)
+    if only_rate and not model.network.trainable:
+        raise ConfigError(f"{config.autoencoder.network.kind} is fitted, not trained: it has no learning rate")
     resolved = resolve_device(device)
+    _divide_labels(_labels(folder, config.corpus.labels), config, objective)
     listing = _listing(folder, config.corpus.labels)
     made = Run.locate(run or default_run(folder, config.preset))
-    sections = {name: config.model_dump(mode="json")[name] for name in configuration.STAGE_SECTIONS["train-ae"]}
+    # A learning rate that was looked for in this run can still be taken up in it.
+    begun = (made.autoencoder / "plan.json").is_file() or (made.autoencoder / "model.json").is_file()
+    bound = [name for name in configuration.STAGE_SECTIONS["train-ae"] if begun or name != "train_ae"]
+    sections = {name: config.model_dump(mode="json")[name] for name in bound}
     if (made.path / "config.yaml").is_file():
         stored = made.read_config().model_dump(mode="json")
         same_settings(
@@ -124,6 +173,10 @@ def _train_ae(
     use_threads(threads)
     with made.lock(made.path):
         corpus_fingerprint = _corpus(made, folder, listing, config, reporter)
+        if only_rate:
+            return _train_autoencoder(made, config, corpus_fingerprint, resolved, reporter, only_rate=True)
+        if not begun and made.read_config() != config:
+            made.write_config(config, str(folder), corpus_fingerprint)
         if (made.autoencoder / "model.json").is_file():
             meta = read_meta(made.autoencoder, "actseq train-ae")
             if meta["inputs"]["corpus"] != corpus_fingerprint:
@@ -133,8 +186,7 @@ def _train_ae(
                 )
             reporter.say(f"autoencoder: already trained ({made.autoencoder})")
             return _ae_result(made, meta)
-        _train_autoencoder(made, config, corpus_fingerprint, resolved, reporter)
-    return _ae_result(made, read_meta(made.autoencoder, "actseq train-ae"))
+        return _train_autoencoder(made, config, corpus_fingerprint, resolved, reporter)
 
 
 def _ae_result(run: Run, meta: Mapping[str, Any]) -> Result:
@@ -142,8 +194,43 @@ def _ae_result(run: Run, meta: Mapping[str, Any]) -> Result:
         "run": str(run.path),
         "autoencoder": str(run.autoencoder),
         "fingerprint": fingerprint(run.autoencoder),
-        **{key: meta[key] for key in ("figures", "total_steps", "n_parameters", "latent_rate")},
+        **{key: meta[key] for key in ("figures", "total_steps", "n_parameters", "latent_rate", "generative")},
     }
+
+
+def _labels(folder: Path, labels: Path | None) -> set[str]:
+    """Labels of the files in a folder, whether or not they turn out to be sound."""
+    given = audio.read_labels(labels) if labels else {}
+    names = (path.relative_to(folder).as_posix() for path in audio.find(folder))
+    return {given.get(name, audio.label_of(name)) for name in names}
+
+
+def _divide_labels(
+    labels: Collection[str], config: Config, objective: Autoencoding
+) -> tuple[Collection[str] | None, list[str]]:
+    """Labels whose clips are learned, None for all, and those whose clips are noise for them.
+
+    Raises:
+        ConfigError: a target that is no label, or nothing left for noise of other classes.
+    """
+    targets = config.train_ae.targets
+    for target in targets or ():
+        if target not in labels:
+            raise ConfigError(
+                f"train_ae.targets names '{target}', but no training clip has that label",
+                action=configuration.nearest(target, labels),
+            )
+    others = [] if targets is None else sorted(set(labels) - set(targets))
+    if objective.corruption is not None and objective.corruption.of_others and not others:
+        found = f"only clips of {', '.join(targets)}" if targets else "train_ae.targets is null: all clips are learned"
+        raise ConfigError(
+            f"there is no noise of other classes ({found})",
+            "training clips of labels that are not learned",
+            "name those that are (here are: "
+            + ", ".join(sorted(labels))
+            + "), --set 'train_ae.targets=[…]', or do without: --set train_ae.corruption.other_weight=0",
+        )
+    return targets, others
 
 
 def _listing(folder: Path, labels: Path | None) -> str:
@@ -252,8 +339,13 @@ def _tell_scan(scan: audio.Scan, sample_rate: int, reporter: Reporter) -> None:
 
 
 def _train_autoencoder(
-    run: Run, config: Config, corpus_fingerprint: str, device: torch.device, reporter: Reporter
-) -> None:
+    run: Run,
+    config: Config,
+    corpus_fingerprint: str,
+    device: torch.device,
+    reporter: Reporter,
+    only_rate: bool = False,
+) -> Result:
     import torch
 
     from actseq import build
@@ -264,22 +356,52 @@ def _train_autoencoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build.build_autoencoder(config, representation)
-    reporter.say("statistics of the features")
-    model.fit(FeatureBatches(corpus, representation, torch.device("cpu")))
     hop = representation.hop_length
     margin = -(-representation.context_samples // hop) * hop
+    objective = build.build_autoencoding(config, model, representation, margin)
+    targets, others = _divide_labels(corpus.split_labels("train"), config, objective)
+    stored = None
+    if config.train_ae.stored_features:
+        inputs = {
+            "corpus": corpus_fingerprint,
+            "level_dbfs": config.corpus.level_dbfs,
+            "representation": config.representation.model_dump(mode="json"),
+        }
+        what = f"the features of run {run.name}"
+        stored = store_features(run.features, corpus, representation, inputs, what, reporter)
+    reporter.say("statistics of the features")
+    # Of what is to come out alone: errors are told in its deviations, and the output is kept within what it spans.
+    clips = FeatureBatches(corpus, representation, torch.device("cpu"), targets, stored)
+    model.fit(clips)
     if model.network.trainable:
-        segment = units.seconds_to_samples(config.corpus.segment_seconds, config.corpus.sample_rate) // hop * hop
-        objective = build.build_autoencoding(config, model, representation, margin)
+        seconds = config.train_ae.segment_seconds or config.corpus.segment_seconds
+        segment = units.seconds_to_samples(seconds, config.corpus.sample_rate) // hop * hop
 
-        def source(split: str, gain_db: tuple[float, float], jitter: int, speed: float) -> SegmentSource:
-            size = config.train_ae.batch_size
-            return SegmentSource(corpus, split, segment, margin, size, config.seed, gain_db, jitter, speed)
+        def source(
+            split: str, gain_db: tuple[float, float], jitter: int, speed: float
+        ) -> FeatureSource | SegmentSource | BesideOthers:
+            if stored is not None:
+                frames = units.n_frames(segment, hop)
+                size = config.train_ae.batch_size
+                return FeatureSource(corpus, stored, split, frames, hop, size, config.seed, targets)
+            given = (segment, margin, config.train_ae.batch_size)
+            sounds = SegmentSource(corpus, split, *given, config.seed, gain_db, jitter, speed, targets)
+            if objective.corruption is None or not objective.corruption.of_others:
+                return sounds
+            held_out = split
+            if not corpus.indices(split, others):
+                reporter.warn(f"no {split} clips of other labels: their training clips are the noise there too")
+                held_out = "train"
+            seed = config.seed + SEED_OF_OTHERS
+            return BesideOthers(sounds, SegmentSource(corpus, held_out, *given, seed, speed=speed, labels=others))
 
-        validation = source("validation", (0.0, 0.0), 0, 0.0) if corpus.indices("validation") else None
+        validation = source("validation", (0.0, 0.0), 0, 0.0) if corpus.indices("validation", targets) else None
+        training = source("train", GAIN_DB, hop, config.train_ae.speed)
+        if only_rate:
+            return _find_rate(run, config, objective, training, validation or training, device, reporter)
         outcome = train(
             objective,
-            source("train", GAIN_DB, hop, config.train_ae.speed),
+            training,
             validation,
             config.train_ae,
             run.autoencoder,
@@ -288,13 +410,16 @@ def _train_autoencoder(
             device=device,
             reporter=reporter,
         )
-        tensors, figures, steps, best = outcome.tensors, outcome.figures, outcome.total_steps, outcome.best_step
+        model.cpu().load_state_dict(outcome.tensors)
+        figures, steps, best = outcome.figures, outcome.total_steps, outcome.best_step
     else:
-        tensors, figures, steps, best = dict(model.state_dict()), {}, 0, 0
+        figures, steps, best = {}, 0, 0
+    if model.generative:
+        model.eval().calibrate(clips)
     dump = config.model_dump(mode="json")
     write_artifact(
         run.autoencoder,
-        {f"autoencoder.{name}": value for name, value in tensors.items()}
+        {f"autoencoder.{name}": value for name, value in model.state_dict().items()}
         | {f"representation.{name}": value for name, value in representation.state_dict().items()},
         {
             "kind": "autoencoder",
@@ -316,6 +441,47 @@ def _train_autoencoder(
         reporter.warn(
             f"only {active:.0f} of {model.latent_dim} latent dimensions are in use; lower kl_weight or latent_dim"
         )
+    return _ae_result(run, read_meta(run.autoencoder, "actseq train-ae"))
+
+
+def rate_lines(result: Result) -> list[str]:
+    """The result of `find_rate` for a person."""
+    suggested = result["suggested"]
+    if suggested is None:
+        found = "the loss fell at no rate: look at the curve, the data and the network"
+    else:
+        found = f"suggested: --set train_ae.learning_rate={suggested:.2g} (configured is {result['configured']:g})"
+    return [found, f"the loss is lowest at {result['lowest']:.2g}: {result['picture']}"]
+
+
+def _find_rate(
+    run: Run,
+    config: Config,
+    objective: Objective,
+    training: Source,
+    held_out: Source,
+    device: torch.device,
+    reporter: Reporter,
+) -> Result:
+    from actseq.rates import find_rate
+    from actseq.sound_charts import learning_rates
+
+    found = find_rate(
+        objective, training, held_out, config.train_ae, seed=config.seed, device=device, reporter=reporter
+    )
+    picture = run.path / "plots" / "learning-rate.png"
+    learning_rates(picture, found.rates, found.losses, found.smooth, found.suggested, run.name)
+    steps = np.arange(1, len(found.rates) + 1)
+    columns = {"step": steps, "learning_rate": found.rates, "loss": found.losses, "smoothed": found.smooth}
+    write_table(picture.with_suffix(".csv"), columns)
+    return {
+        "run": str(run.path),
+        "configured": config.train_ae.learning_rate,
+        "suggested": found.suggested,
+        "lowest": found.lowest,
+        "steps": len(found.rates),
+        "picture": str(picture),
+    }
 
 
 # -- stage two ----------------------------------------------------------------------------------------------------------
@@ -333,39 +499,22 @@ def extract_latents(
     reporter = reporter or Silent()
     opened = Run.open(run)
     use_threads(threads)
+    require_generative(opened)
     codec, config, autoencoder = load_codec(opened, device, None)
     section = stage_config(config, overrides, "extract-latents").latents
-    if not codec.autoencoder.generative:
-        raise ConfigError(
-            f"run {opened.name} has an autoencoder with skip connections: its latents do not hold the sound",
-            "a generative one",
-            "use restore with it, or train another preset",
-        )
     inputs = {
         "autoencoder": autoencoder,
         "corpus": read_json(opened.corpus / "corpus.json")["fingerprint"],
         "latents": section.model_dump(mode="json"),
     }
-    marker = opened.latents / "latents.json"
     with opened.lock(opened.latents):
-        if marker.is_file():
-            meta = read_json(marker)
-            same_settings(
-                meta["inputs"],
-                inputs,
-                f"the latents of run {opened.name}",
-                f"delete {opened.latents} to make them again",
-            )
+        done = begin_store(opened.latents, inputs, f"the latents of run {opened.name}")
+        if done is not None:
             reporter.say(f"latents: already extracted ({opened.latents})")
-            return meta | {"run": str(opened.path)}
-        plan = opened.latents / "plan.json"
-        if plan.is_file() and read_json(plan) != inputs:
-            for path in opened.latents.glob("[!.]*"):
-                path.unlink()
-        write_json(plan, inputs)
+            return done | {"run": str(opened.path)}
         corpus = Corpus(opened.corpus, config.corpus.level_dbfs)
         meta = _extract(opened, codec, corpus, section, config.seed, reporter) | {"inputs": inputs}
-        write_json(marker, meta)
+        write_json(opened.latents / "latents.json", meta)
     return meta | {"run": str(opened.path)}
 
 
@@ -499,6 +648,7 @@ def train_prior(
             f"'{name}' is the name of a prior that needs no training", action="give the new one another --name"
         )
     opened = Run.open(run)
+    require_generative(opened)
     meta_ae = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
     config = stage_config(configuration.parse(Config, meta_ae["config"]), overrides, "train-prior")
     seed = config.seed if seed is None else seed
@@ -682,14 +832,13 @@ def train_vocoder(
         "vocoder": str(folder),
         "fingerprint": fingerprint(folder),
         **{key: meta[key] for key in ("figures", "total_steps", "n_parameters")},
-        "choice": _choose_vocoder(opened, name, config, codec, corpus, inputs, reporter),
+        "choice": _choose_vocoder(opened, name, codec, corpus, inputs, reporter),
     }
 
 
 def _choose_vocoder(
     run: Run,
     just_trained: str,
-    config: Config,
     codec: Codec,
     corpus: Corpus,
     inputs: dict[str, str],
@@ -699,7 +848,7 @@ def _choose_vocoder(
     from actseq import build, choice
     from actseq.excerpts import spread
 
-    untrained = build.untrained_vocoder(config)
+    untrained = build.untrained_vocoder(codec.representation)
     first = f"{untrained.kind} (untrained)"
     vocoders = {first: build.build_vocoder(untrained, codec.representation)}
     members: dict[str, Result] = {first: {"vocoder": untrained.model_dump(), "fingerprint": None}}
@@ -770,7 +919,7 @@ def run_all(
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
-    """All stages; each is skipped when it is done with the same inputs.
+    """All stages; each is skipped when it is done with the same inputs. An autoencoder that only restores is all of it.
 
     Args:
         minutes: of all stages together.
@@ -781,7 +930,9 @@ def run_all(
     reporter = reporter or Silent()
     overrides = list(overrides)
     if minutes is not None:
+        network = configuration.load_preset(preset, overrides).autoencoder.network
         shares = MINUTES_SHARE_WITH_VOCODER if vocoder else MINUTES_SHARE
+        shares = shares if build.is_generative(network) else {"train_ae": 1.0}
         overrides = [f"{section}.minutes={share * minutes:g}" for section, share in shares.items()] + overrides
     config = configuration.load_preset(preset, overrides)
     if vocoder:
@@ -790,6 +941,9 @@ def run_all(
     first = _train_ae(folder, config, run, device, threads, reporter)
     made = first["run"]
     _same_later_sections(Run(Path(made)), config)
+    if not build.is_generative(config.autoencoder.network):
+        reporter.say("latents and prior are left out: this autoencoder has skip connections, it restores")
+        return {"run": made, "autoencoder": first}
     result = {
         "run": made,
         "autoencoder": first,
@@ -830,12 +984,15 @@ def generate(
     seed: int = 0,
     out: Path | None = None,
     compile_to: Path | None = None,
+    keep_dry: bool = False,
     overrides: Iterable[str] = (),
     device: str = "auto",
     threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> Result:
     """Write new clips with a JSON beside each, as they grow: an hour needs no more memory than a minute.
+
+    With effects (`generate.effects`) each clip is held in memory as a whole once it has grown, one at a time.
 
     Args:
         seed_seconds: use only so much of the beginning of `seed_audio`.
@@ -846,6 +1003,7 @@ def generate(
         controls: as of `LoadedRun.stream`, like the other arguments.
         out: folder for the clips; default `generated/<time>-<seed>` in the run.
         compile_to: also write all clips in a row to this file.
+        keep_dry: also write each clip as it is before the effects, as `000.dry.wav`.
     """
     reporter = reporter or Silent()
     use_threads(threads)
@@ -859,7 +1017,9 @@ def generate(
         raise ConfigError("--through knows no label, no --n and no sampling controls", action="leave them out")
     if vary and (seconds is not None or until_stop):
         raise ConfigError("a variation is as long as its sound", action="leave out the length")
+    require_generative(Run.open(run))
     loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides, need_prior=not through and not vary)
+    through_effects = _effects(loaded.config, keep_dry)
     given = {name: value for name, value in (controls or {}).items() if value is not None}
     fingerprints, name = loaded.fingerprints, loaded.prior_name
     if through:
@@ -913,7 +1073,7 @@ def generate(
     length = length if seconds is None else seconds
     begun = time.perf_counter()
     peak = None if seed_audio is not None or vary is not None else loaded.new_peak
-    made = _write_pieces(pieces, folder, common, loaded.sample_rate, length, peak, reporter)
+    made = _write_pieces(pieces, folder, common, loaded.sample_rate, length, peak, through_effects, keep_dry, reporter)
     elapsed = time.perf_counter() - begun
     endless = sum(not clip["stopped"] for clip in made)
     if endless and length is None:
@@ -942,6 +1102,8 @@ def _write_pieces(
     sample_rate: int,
     seconds: float | None,
     peak: float | None,
+    through_effects: Process | None,
+    keep_dry: bool,
     reporter: Reporter,
 ) -> list[Result]:
     """Clips as they grow, each with its JSON once it is whole; what the JSONs hold, in order."""
@@ -958,7 +1120,8 @@ def _write_pieces(
         if piece.clip not in growing:
             stack = ExitStack()
             path = folder / f"{piece.clip:03d}.wav"
-            writer = stack.enter_context(audio.Writer(path, sample_rate, peak=peak))
+            dry = path.with_suffix(".dry.wav") if keep_dry else None
+            writer = stack.enter_context(audio.Writer(path, sample_rate, peak=peak, through=through_effects, dry=dry))
             growing[piece.clip] = (stack, writer, 0)
         stack, writer, frames = growing[piece.clip]
         writer.write(piece.waveform)
@@ -968,6 +1131,7 @@ def _write_pieces(
             stack.close()
             if peak is None:
                 _tell_gain(writer.path, writer.gain, reporter)
+            _tell_gain(writer.path, writer.through_gain, reporter)
             join = piece.end.join
             made[piece.clip] = common | {
                 "index": piece.clip,
@@ -977,11 +1141,25 @@ def _write_pieces(
                 "seconds": units.samples_to_seconds(writer.samples, sample_rate),
                 "join_seconds": None if join is None else units.samples_to_seconds(join, sample_rate),
                 "gain": writer.gain,
+                "effects_gain": writer.through_gain,
+                "dry": None if writer.dry is None else writer.dry.name,
             }
             write_json(writer.path.with_suffix(".json"), made[piece.clip])
         reporter.advance(len(made) if seconds is None else done // sample_rate)
     reporter.end()
     return [made[i] for i in sorted(made)]
+
+
+def _effects(config: Config, keep_dry: bool) -> Process | None:
+    """What clips are sent through; None where there are no effects."""
+    from actseq import build
+    from actseq.effects import chain
+
+    if config.generate.effects:
+        return chain(build.build_effects(config))
+    if keep_dry:
+        raise ConfigError("--keep-dry without effects: every clip is dry", action="give an --effect, or leave it out")
+    return None
 
 
 def _compile(files: Sequence[str], target: Path, sample_rate: int) -> None:
@@ -1037,6 +1215,7 @@ def reconstruct(
     paths: Sequence[Path],
     *,
     out: Path,
+    keep_dry: bool = False,
     overrides: Iterable[str] = (),
     device: str = "auto",
     threads: int | None = None,
@@ -1045,13 +1224,17 @@ def reconstruct(
     """Files or folders through encoder, decoder and vocoder; relative names are kept. Foreign sounds are welcome.
 
     All files are read once before the first is reconstructed. Each then goes piece by piece from disk to disk, so that a
-    long one needs no more memory than a short one (unless the network's context is unbounded).
+    long one needs no more memory than a short one (unless the network's context is unbounded, or there are effects).
+
+    Args:
+        keep_dry: also write each result as it is before the effects, as `<name>.dry.wav`.
     """
     reporter = reporter or Silent()
     use_threads(threads)
     opened = Run.open(run)
     meta = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
     config = stage_config(configuration.parse(Config, meta["config"]), overrides, "generate")
+    through_effects = _effects(config, keep_dry)
     codec, used, _ = load_codec(opened, device, config.vocoder)
     jobs = [(path, relative) for given in paths for path, relative in _inputs(given)]
     targets = [out / relative.with_suffix(".wav") for _, relative in jobs]
@@ -1060,7 +1243,8 @@ def reconstruct(
             raise ConfigError(
                 f"{path} would be overwritten by its own reconstruction", action="give another folder with --out"
             )
-    twice = sorted({str(target) for target in targets if targets.count(target) > 1})
+    written = targets + [target.with_suffix(".dry.wav") for target in targets if keep_dry]
+    twice = sorted({str(target) for target in written if written.count(target) > 1})
     if twice:
         raise ConfigError(
             f"several inputs would be written to {twice[0]}", action="reconstruct them into different folders"
@@ -1089,17 +1273,61 @@ def reconstruct(
         gain = np.float32(level_gain(recording.peak, codec.level_dbfs))
         stream = codec.reconstruct_stream()
         _make_folder(target.parent)
-        with audio.Writer(target, codec.sample_rate) as writer:
+        dry = target.with_suffix(".dry.wav") if keep_dry else None
+        with audio.Writer(target, codec.sample_rate, through=through_effects, dry=dry) as writer:
             for block in recording.blocks():
                 writer.write(stream.push(block * gain) / gain)
                 done += len(block)
                 reporter.advance(done // codec.sample_rate)
             writer.write(stream.finish() / gain)
         _tell_gain(target, writer.gain, reporter)
+        _tell_gain(target, writer.through_gain, reporter)
         files.append(str(target))
     reporter.end()
-    vocoder = used.vocoder.model_dump()
-    return {"run": str(opened.path), "folder": str(out), "files": files, "skipped": failed, "vocoder": vocoder}
+    return {
+        "run": str(opened.path),
+        "folder": str(out),
+        "files": files,
+        "skipped": failed,
+        "vocoder": used.vocoder.model_dump(),
+        "effects": [effect.model_dump() for effect in config.generate.effects],
+    }
+
+
+def restore(
+    run: str | Path,
+    paths: Sequence[Path],
+    *,
+    out: Path,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Files or folders freed of what a run has learned to take away; as `reconstruct`, which is what it does.
+
+    The peak of each file is brought to the corpus's level, noise included, and the gain undone after.
+
+    Raises:
+        ConfigError: the run was not trained with a corruption of its crops.
+    """
+    opened = Run.open(run)
+    meta = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
+    if not restores(configuration.parse(Config, meta["config"])):
+        raise ConfigError(
+            f"run {opened.name} was not trained to take anything away from a sound",
+            "a run with train_ae.corruption of kind noise, as preset restore has",
+            f"use actseq reconstruct {opened.name} PATH… --out DIR, or train one with --preset restore",
+        )
+    return reconstruct(run, paths, out=out, overrides=overrides, device=device, threads=threads, reporter=reporter)
+
+
+def restores(config: Config) -> bool:
+    """Whether an autoencoder is shown corrupted sounds and asked for clean ones."""
+    from actseq import build
+
+    corruption = build.build_corruption(config)
+    return corruption is not None and not corruption.of_grains
 
 
 def _inputs(given: Path) -> list[tuple[Path, Path]]:
@@ -1129,6 +1357,9 @@ def info(run: str | Path) -> Result:
     if (opened.corpus / "corpus.json").is_file():
         meta = read_json(opened.corpus / "corpus.json")
         result["corpus"] = {key: meta[key] for key in ("clips", "found", "skipped", "fingerprint")}
+    if (opened.features / "features.json").is_file():
+        meta = read_json(opened.features / "features.json")
+        result["features"] = {key: meta[key] for key in ("n_sequences", "n_frames", "channels", "fingerprint")}
     if (opened.autoencoder / "model.json").is_file():
         meta = read_meta(opened.autoencoder, "actseq train-ae")
         result["autoencoder"] = {
@@ -1180,7 +1411,8 @@ def verify(run: str | Path, *, reporter: Reporter | None = None) -> Result:
     opened = Run.open(run)
     problems: list[str] = []
     checked: list[str] = []
-    for folder, marker in ((opened.corpus, "corpus.json"), (opened.latents, "latents.json")):
+    for folder in (opened.corpus, opened.features, opened.latents):
+        marker = f"{folder.name}.json"
         if (folder / marker).is_file():
             store = SequenceStore(folder)
             found = store.verify()
@@ -1228,7 +1460,7 @@ def evaluate(
         n: measure fidelity on so many clips only, spread evenly over the split; of a prior, so many generated clips.
         seed: of what is drawn from posteriors, and of what is generated.
     """
-    from actseq import evaluation
+    from actseq import build, evaluation
     from actseq.excerpts import spread
     from actseq.page import write_page
     from actseq.priors.conditions import ConditionedPrior
@@ -1237,14 +1469,15 @@ def evaluate(
     use_threads(threads)
     loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides)
     corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
-    whole = corpus.indices(split)
+    targets = loaded.config.train_ae.targets
+    whole = corpus.indices(split, targets)
     if not whole:
         raise ArtifactError(f"run {loaded.run.name} has no clips in its {split} split", action="train on more files")
     if prior is not None:
         return _evaluate_prior(loaded, corpus, split, n, seed, reporter)
     latents = None if loaded.prior is None else load_latents(loaded.run, loaded.autoencoder)[0]
     indices = spread(whole, n)
-    measured = evaluation.systems(loaded.codec, corpus, indices, seed, reporter)
+    measured = evaluation.systems(loaded.codec, corpus, indices, seed, reporter, targets)
     found = evaluation.fidelity(measured, indices, reporter)
     result: Result = {
         "run": str(loaded.run.path),
@@ -1257,6 +1490,15 @@ def evaluate(
         "fidelity": found.figures | {"rate": measured.rate},
         "notes": measured.notes,
     }
+    if not loaded.codec.autoencoder.generative:
+        result["notes"].append("the code is not all: what comes out has also come through skip connections")
+    if restores(loaded.config):
+        others = [] if targets is None else corpus.indices(split, set(corpus.labels) - set(targets))
+        corruption = build.build_corruption(loaded.config)
+        if corruption.of_others and not others:
+            result["notes"].append(f"restoration is left out: there are no clips of other labels in the {split} split")
+        else:
+            result["restoration"] = evaluation.restoration(measured, corruption, indices, others, seed, reporter)
     if isinstance(loaded.prior, ConditionedPrior) and loaded.prior.prior.has_likelihood and latents is not None:
         result["bits_per_dim"] = evaluation.likelihood(loaded.prior, latents, split, seed)
     elif loaded.prior is not None:
@@ -1312,11 +1554,77 @@ def evaluation_lines(result: Result) -> list[str]:
         tables = page.tables(result)
         lines = [page.headline(result), page.LEGEND, *result["notes"]]
         last = f"to look and listen: {result['page']}"
+    return [*lines, *_aligned(tables), "", last]
+
+
+def _aligned(tables: Iterable[list[list[str]]]) -> list[str]:
+    lines: list[str] = []
     for table in tables:
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines.append("")
         lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]
-    return [*lines, "", last]
+    return lines
+
+
+def plot(
+    run: str | Path,
+    *,
+    out: Path | None = None,
+    split: str = "test",
+    n: int | None = None,
+    overrides: Iterable[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Pictures of what a run does to held-out clips, with the numbers of each in a CSV beside it.
+
+    Args:
+        out: folder for them; None: `plots/` in the run.
+        split: `test` or `validation`.
+        n: how many clips; None: up to 200 that make a minute together.
+        seed: of the choice of clips and frames, and of what is drawn from posteriors.
+    """
+    from actseq.diagnostics import write_diagnostics
+
+    use_threads(threads)
+    opened = Run.open(run)
+    meta = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
+    config = stage_config(configuration.parse(Config, meta["config"]), overrides, "generate")
+    codec, used, autoencoder = load_codec(opened, device, config.vocoder)
+    corpus = Corpus(opened.corpus, codec.level_dbfs)
+    folder = opened.path / "plots" if out is None else out
+    _make_folder(folder)
+    made = write_diagnostics(
+        opened,
+        codec,
+        corpus,
+        folder,
+        split=split,
+        targets=config.train_ae.targets,
+        n=n,
+        seed=seed,
+        reporter=reporter or Silent(),
+    )
+    return {
+        "run": str(opened.path),
+        "autoencoder": autoencoder,
+        "vocoder": used.vocoder.model_dump(),
+        "seed": seed,
+        **made.figures,
+        "notes": made.notes,
+        "folder": str(folder),
+        "pictures": [str(path) for path in made.pictures],
+    }
+
+
+def plot_lines(result: Result) -> list[str]:
+    """The result of `plot` as tables."""
+    from actseq.diagnostics import headline, tables
+
+    pictures = f"{len(result['pictures'])} pictures, each with its numbers in a CSV: {result['folder']}"
+    return [headline(result), *result["notes"], *_aligned(tables(result)), "", pictures]
 
 
 def report(

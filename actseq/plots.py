@@ -1,39 +1,31 @@
-"""Pictures of a run: sheets of sounds to look through, and the curves of a training.
-
-Everything goes through matplotlib's object interface and names its own font, sizes and colours: no pyplot, nothing set
-in `rcParams`, so that a dark style set elsewhere does not reach in and the same input gives the same bytes.
-"""
+"""Pictures of a run: sheets of sounds to look through, and the curves of a training."""
 
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO, StringIO
+from io import StringIO
 from math import ceil, isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
+from actseq import style
+from actseq.bands import window_length
 from actseq.errors import ArtifactError, ConfigError
 from actseq.units import n_frames, samples_to_seconds, seconds_to_samples
 
 if TYPE_CHECKING:
     import matplotlib.axes
-    import matplotlib.figure
 
-DPI = 150
 MAX_COLUMNS = 10
 FLOOR_DB = -80.0
 _N_BANDS = 144
 _N_TIMES = 320
 _LOWEST_HZ = 40.0
 _SILENCE = 1e-7
-
-_INK, _SOFT, _FAINT, _PAPER = "#24292f", "#6e7781", "#d0d7de", "#f6f8fa"
-_WAVE, _MARK, _CLIPS = "#3b4a6b", "#00a08a", "#cf222e"
-_COLOURS = {"train": "#4878a8", "validation": "#d9622b"}
-_FONT = "DejaVu Sans"
+_COLOURS = {"train": style.BLUE, "validation": style.ORANGE}
 
 
 @dataclass(frozen=True)
@@ -79,8 +71,6 @@ def contact_sheet(
     Raises:
         ConfigError: there are no panels, or `sample_rate` or `seconds` is not positive.
     """
-    from matplotlib.figure import Figure
-
     rows = {name: panels for name, panels in rows.items() if len(panels)}
     if not rows:
         raise ConfigError("a contact sheet without panels", "at least one", "give it some sounds")
@@ -115,19 +105,21 @@ def contact_sheet(
     line_height = head + wave_height + 0.02 + band_height + 0.06
     width = max(left + columns * (panel_width + gap) - gap + right, 4.2)
     height = top + len(lines) * line_height + (len(rows) - 1) * row_gap + bottom
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = style.figure(width, height)
 
     def axes(x: float, y: float, w: float, h: float) -> "matplotlib.axes.Axes":
-        made = figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height), facecolor=_PAPER)
-        _quiet(made)
+        made = figure.add_axes((x / width, 1 - (y + h) / height, w / width, h / height), facecolor=style.PAPER)
+        style.quiet(made)
         return made
 
     if title:
-        _text(figure, left / width, 1 - 0.24 / height, _fit(title, width - left - right, 11.0), 11.0, weight="bold")
+        style.text(
+            figure, left / width, 1 - 0.24 / height, style.fit(title, width - left - right, 11.0), 11.0, weight="bold"
+        )
     _colour_bar(axes(width - right - 1.1, top - 0.27, 1.1, 0.07))
-    _text(
+    style.text(
         figure, (width - right - 1.22) / width, 1 - (top - 0.235) / height,
-        "each panel relative to its own peak, dB", 6.0, color=_SOFT, ha="right", va="center",
+        "each panel relative to its own peak, dB", 6.0, color=style.SOFT, ha="right", va="center",
     )  # fmt: skip
 
     ticks, tick_labels = _time_ticks(duration, panel_width)
@@ -139,8 +131,8 @@ def contact_sheet(
         if start == 0:
             y += row_gap * (index > 0)
             span = ceil(len(rows[name]) / columns) * line_height - head - 0.06
-            _text(
-                figure, 0.2 / width, 1 - (y + head + span / 2) / height, _fit(name, span, 9.0), 9.0,
+            style.text(
+                figure, 0.2 / width, 1 - (y + head + span / 2) / height, style.fit(name, span, 9.0), 9.0,
                 weight="bold", rotation=90, ha="center", va="center",
             )  # fmt: skip
         n_below = len(lines[index + 1][2]) if index + 1 < len(lines) else 0
@@ -150,12 +142,14 @@ def contact_sheet(
             upper = axes(x, y + head, panel_width, wave_height)
             lower = axes(x, y + head + wave_height + 0.02, panel_width, band_height)
             loudest = float(np.abs(waveform).max(initial=0.0))
-            _text(figure, x / width, 1 - (y + head - 0.05) / height, _fit(panel.title, panel_width - 0.42, 6.5), 6.5)
+            style.text(
+                figure, x / width, 1 - (y + head - 0.05) / height, style.fit(panel.title, panel_width - 0.42, 6.5), 6.5
+            )
             if loudest > _SILENCE:
                 level = round(20 * float(np.log10(loudest)), 1) + 0.0  # no −0.0
-                _text(
-                    figure, (x + panel_width) / width, 1 - (y + head - 0.05) / height, f"{_signed(level, '.1f')} dB",
-                    5.5, color=_CLIPS if level > 0 else _SOFT, ha="right",
+                style.text(
+                    figure, (x + panel_width) / width, 1 - (y + head - 0.05) / height, f"{style.signed(level, '.1f')} dB",
+                    5.5, color=style.RED if level > 0 else style.SOFT, ha="right",
                 )  # fmt: skip
                 waveform = waveform / loudest
                 _draw_waveform(upper, waveform, sample_rate, total)
@@ -166,14 +160,16 @@ def contact_sheet(
                 )  # fmt: skip
             else:
                 word = "silent" if len(waveform) else "empty"
-                _text(lower, 0.5, 0.5, word, 6.5, color=_SOFT, ha="center", va="center", transform=lower.transAxes)
-            upper.axhline(0.0, color=_FAINT, linewidth=0.5, zorder=0)
+                style.text(
+                    lower, 0.5, 0.5, word, 6.5, color=style.SOFT, ha="center", va="center", transform=lower.transAxes
+                )
+            upper.axhline(0.0, color=style.FAINT, linewidth=0.5, zorder=0)
             upper.set_ylim(-1.05, 1.05)
             lower.set_ylim(0.0, 1.0)
             for part in (upper, lower):
                 part.set_xlim(0.0, duration)
                 for mark in panel.marks:
-                    part.axvline(mark, color=_MARK, linewidth=1.1)
+                    part.axvline(mark, color=style.MARK, linewidth=1.1)
             if column == 0:
                 _frequency_axis(lower, low, high)
             if column >= n_below:
@@ -184,7 +180,7 @@ def contact_sheet(
                         "left" if tick < 0.05 * duration else "right" if tick > 0.92 * duration else "center"
                     )
         y += line_height
-    return _write(figure, path)
+    return style.write(figure, path)
 
 
 def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
@@ -205,7 +201,6 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
     Raises:
         ArtifactError: `metrics_csv` is missing, holds no figures, or a row does not fit its header.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
     charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
@@ -221,13 +216,15 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
     chart_width, chart_height, gap, line_gap = 2.6, 1.45, 0.6, 0.55
     width = left + columns * (chart_width + gap) - gap + right
     height = top + lines * (chart_height + line_gap) - line_gap + bottom
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    figure = style.figure(width, height)
     if title:
-        _text(figure, left / width, 1 - 0.24 / height, _fit(title, width - left - right, 11.0), 11.0, weight="bold")
+        style.text(
+            figure, left / width, 1 - 0.24 / height, style.fit(title, width - left - right, 11.0), 11.0, weight="bold"
+        )
     end = width - right
     for part in ("validation", "train"):
         if any(part in parts for parts in charts.values()):
-            _text(figure, end / width, 1 - (top - 0.26) / height, part, 7.0, color=_COLOURS[part], ha="right")
+            style.text(figure, end / width, 1 - (top - 0.26) / height, part, 7.0, color=_COLOURS[part], ha="right")
             end -= len(part) * 7 * 0.62 / 72 + 0.1
     steps = [step for parts in charts.values() for points in parts.values() for step, _ in points]
     first, last = min(steps), max(steps)
@@ -237,20 +234,20 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
         axes = figure.add_axes(
             (x / width, 1 - (y + chart_height) / height, chart_width / width, chart_height / height), facecolor="white"
         )
-        _quiet(axes)
+        style.quiet(axes)
         for spine in ("top", "right"):
             axes.spines[spine].set_visible(False)
         end = x + chart_width
         for part in sorted(parts):
             step, value = np.array(parts[part]).T
-            _draw_curve(axes, step, value, _COLOURS.get(part, _INK))
+            _draw_curve(axes, step, value, _COLOURS.get(part, style.INK))
         for part in sorted(parts, reverse=True):
-            label = _signed(parts[part][-1][1], ".4g")
-            _text(
-                figure, end / width, 1 - (y - 0.06) / height, label, 6.5, color=_COLOURS.get(part, _INK), ha="right"
+            label = style.signed(parts[part][-1][1], ".4g")
+            style.text(
+                figure, end / width, 1 - (y - 0.06) / height, label, 6.5, color=_COLOURS.get(part, style.INK), ha="right"
             )  # fmt: skip
             end -= len(label) * 6.5 * 0.62 / 72 + 0.1
-        _text(figure, x / width, 1 - (y - 0.06) / height, _fit(measure, end - x, 8.0), 8.0, weight="bold")
+        style.text(figure, x / width, 1 - (y - 0.06) / height, style.fit(measure, end - x, 8.0), 8.0, weight="bold")
         values = np.concatenate([np.array(points)[:, 1] for points in parts.values()])
         if values.min() > 0 and values.max() > 30 * values.min():
             axes.set_yscale("log")
@@ -265,8 +262,8 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True))
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         axes.tick_params(left=True, bottom=True, labelleft=True, labelbottom=True)
-        axes.grid(color=_FAINT, linewidth=0.4)
-    return _write(figure, path)
+        axes.grid(color=style.FAINT, linewidth=0.4)
+    return style.write(figure, path)
 
 
 def _spectrogram(
@@ -301,7 +298,7 @@ def _band_weights(sample_rate: int, low: float, high: float) -> tuple[Float[np.n
     Returns:
         The weights and the window length they are for: the power of two nearest to 50 ms.
     """
-    n_fft = max(64, 2 ** round(float(np.log2(0.05 * sample_rate))))
+    n_fft = window_length(sample_rate)
     frequencies = np.fft.rfftfreq(n_fft, 1 / sample_rate)[:, None]
     centres = np.geomspace(low, high, _N_BANDS)
     half_width = np.maximum(centres * np.log(high / low) / (_N_BANDS - 1), sample_rate / n_fft)
@@ -317,16 +314,16 @@ def _draw_waveform(
     starts = np.arange(0, len(waveform), step)
     times = samples_to_seconds(1, sample_rate) * (starts + (step - 1) / 2)
     if step == 1:
-        axes.plot(times, waveform, color=_WAVE, linewidth=0.6)
+        axes.plot(times, waveform, color=style.WAVE, linewidth=0.6)
     else:
         lowest, highest = np.minimum.reduceat(waveform, starts), np.maximum.reduceat(waveform, starts)
-        axes.fill_between(times, lowest, highest, color=_WAVE, linewidth=0.4)
+        axes.fill_between(times, lowest, highest, color=style.WAVE, linewidth=0.4)
 
 
 def _frequency_axis(axes: "matplotlib.axes.Axes", low: float, high: float) -> None:
     hertz = [hz for hz in (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000) if low <= hz <= high]
     axes.set_yticks([np.log(hz / low) / np.log(high / low) for hz in hertz], [f"{hz / 1000:g}" for hz in hertz])
-    axes.set_ylabel("kHz", fontsize=6, color=_SOFT, fontfamily=_FONT, labelpad=1)
+    axes.set_ylabel("kHz", fontsize=6, color=style.SOFT, fontfamily=style.FONT, labelpad=1)
 
 
 def _time_ticks(duration: float, panel_width: float) -> tuple[list[float], list[str]]:
@@ -340,7 +337,7 @@ def _time_ticks(duration: float, panel_width: float) -> tuple[list[float], list[
 def _colour_bar(axes: "matplotlib.axes.Axes") -> None:
     axes.imshow(np.linspace(0, 1, 256)[None], aspect="auto", cmap="magma_r", extent=(FLOOR_DB, 0.0, 0.0, 1.0))
     ticks = [FLOOR_DB, FLOOR_DB / 2, 0.0]
-    axes.set_xticks(ticks, [_signed(tick, "g") for tick in ticks])
+    axes.set_xticks(ticks, [style.signed(tick, "g") for tick in ticks])
 
 
 def _draw_curve(
@@ -395,54 +392,3 @@ def _read_metrics(path: Path) -> dict[str, list[tuple[float, float]]]:
     if not figures:
         raise ArtifactError(f"{path} holds no figures", "a column beside step with numbers", "train first")
     return {name: sorted(figures[name].items()) for name in header if name in figures}
-
-
-def _quiet(axes: "matplotlib.axes.Axes") -> None:
-    """Thin grey frame, small labels, no ticks until they are asked for."""
-    axes.tick_params(
-        left=False, bottom=False, labelleft=True, labelbottom=True, labelsize=6, labelcolor=_SOFT, color=_FAINT,
-        labelfontfamily=_FONT, length=2, width=0.5, pad=1.5,
-    )  # fmt: skip
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(False)
-    axes.set_axisbelow(True)
-    for spine in axes.spines.values():
-        spine.set(color=_FAINT, linewidth=0.5)
-
-
-def _text(
-    where: "matplotlib.axes.Axes | matplotlib.figure.Figure", x: float, y: float, text: str, size: float, **more: Any
-) -> None:
-    # File names may hold dollar signs, which would be read as formulas.
-    where.text(x, y, text, **{"fontsize": size, "color": _INK, "fontfamily": _FONT, "parse_math": False, **more})
-
-
-def _signed(value: float, form: str) -> str:
-    """`value` with a real minus sign."""
-    return format(value, form).replace("-", "−")
-
-
-def _fit(text: str, inches: float, size: float) -> str:
-    """`text`, its middle left out where it is too long, and what the font does not have as boxes."""
-    from matplotlib.font_manager import findfont, get_font
-
-    font = get_font(findfont(_FONT))
-    text = "".join(letter if font.get_char_index(ord(letter)) else "□" for letter in " ".join(text.split()))
-    room = max(3, int(inches * 72 / (size * 0.6)))
-    if len(text) <= room:
-        return text
-    return text[: room // 2] + "…" + text[len(text) - (room - 1 - room // 2) :]
-
-
-def _write(figure: "matplotlib.figure.Figure", path: Path) -> Path:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    image = BytesIO()
-    # Without the tag, a new matplotlib that draws the same also writes the same.
-    FigureCanvasAgg(figure).print_png(image, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_bytes(image.getvalue())
-    unfinished.replace(path)
-    return path

@@ -186,7 +186,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.corpus, self.autoencoder = path / "corpus", path / "autoencoder"
+        self.corpus, self.features, self.autoencoder = path / "corpus", path / "features", path / "autoencoder"
         self.latents, self.priors, self.generated = path / "latents", path / "priors", path / "generated"
         self.vocoders, self.choice = path / "vocoders", path / "vocoders" / "choice.json"
 
@@ -338,6 +338,29 @@ def same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], what: str, 
     if differing:
         shown = ", ".join(differing[:4]) + (f" and {len(differing) - 4} more" if len(differing) > 4 else "")
         raise ConfigError(f"{what} was made with other settings: {shown}", action=remedy)
+
+
+def begin_store(folder: Path, inputs: Mapping[str, Any], what: str) -> dict[str, Any] | None:
+    """Make ready to begin a store at `folder`, or to go on with one; what its JSON says, where it is done already.
+
+    Args:
+        folder: where it lies; its JSON has the folder's name.
+        inputs: what the content depends on; a store that was begun from other inputs is begun anew.
+        what: what it holds, for the user.
+
+    Raises:
+        ConfigError: it is done, from other inputs.
+    """
+    marker, plan = folder / f"{folder.name}.json", folder / "plan.json"
+    if marker.is_file():
+        meta = read_json(marker)
+        same_settings(meta["inputs"], inputs, what, f"delete {folder} to make them again")
+        return meta
+    if plan.is_file() and read_json(plan) != inputs:
+        for path in folder.glob("[!.]*"):
+            path.unlink()
+    write_json(plan, inputs)
+    return None
 
 
 def _differences(made: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

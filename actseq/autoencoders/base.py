@@ -94,8 +94,28 @@ class Bottleneck(Protocol):
 
     numbers_per_dim: int
 
+    @property
+    def deviation(self) -> float | None:
+        """Of the prior of codes, N(0, deviation²) in every dimension; None where there is none."""
+
     def posterior(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
         """The posterior over latents."""
+
+    def opened(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
+        """What the network decodes, from a code."""
+
+    def calibrate(self, codes: Float[Tensor, "frames latent_dim"]) -> None:
+        """Take from the codes of training clips what is fitted to them after training."""
+
+
+@runtime_checkable
+class Skipping(Network, Protocol):
+    """A network whose output sees more than the latents: `generative` is False."""
+
+    def reconstruct(
+        self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels frames"]:
+        """Normalised features from normalised features."""
 
 
 class Normaliser(nn.Module):
@@ -104,15 +124,16 @@ class Normaliser(nn.Module):
     Args:
         channels: of the features.
         log_magnitude: as the representation declares.
+        signed: as the representation declares; the mean is then left at zero.
     """
 
     mean: Tensor
     deviation: Tensor
     bounds: Tensor
 
-    def __init__(self, channels: int, *, log_magnitude: bool) -> None:
+    def __init__(self, channels: int, *, log_magnitude: bool, signed: bool = False) -> None:
         super().__init__()
-        self.log_magnitude = log_magnitude
+        self.log_magnitude, self.signed = log_magnitude, signed
         self.register_buffer("mean", torch.zeros(channels, 1))
         self.register_buffer("deviation", torch.ones(()))
         self.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
@@ -128,7 +149,7 @@ class Normaliser(nn.Module):
             total += frames.sum(0)
             square += frames.square().sum()
             low, high = min(low, float(frames.min())), max(high, float(frames.max()))
-        mean = total / count
+        mean = torch.zeros_like(total) if self.signed else total / count
         variance = square / (count * len(mean)) - mean.square().mean()
         self.mean.copy_(mean[:, None])
         self.deviation.copy_(variance.clamp(min=1e-8).sqrt())
@@ -152,6 +173,7 @@ class Autoencoder(nn.Module):
         channels: of the features.
         feature_rate: frames per second.
         log_magnitude: as the representation declares.
+        signed: as the representation declares.
         latent_dim: numbers per latent frame.
     """
 
@@ -163,10 +185,11 @@ class Autoencoder(nn.Module):
         channels: int,
         feature_rate: float,
         log_magnitude: bool,
+        signed: bool = False,
         latent_dim: int,
     ) -> None:
         super().__init__()
-        self.normaliser = Normaliser(channels, log_magnitude=log_magnitude)
+        self.normaliser = Normaliser(channels, log_magnitude=log_magnitude, signed=signed)
         self.network, self.bottleneck = network, bottleneck
         self.latent_dim, self.stride = latent_dim, network.stride
         self.latent_rate = feature_rate / network.stride
@@ -178,6 +201,12 @@ class Autoencoder(nn.Module):
         """Compute what is fitted rather than trained. `batches` is iterated more than once."""
         self.normaliser.fit(batches)
         self.network.fit(Features(self.normaliser.normalise(features.values), features.lengths) for features in batches)
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Features]) -> None:
+        """Compute what is fitted after training, from features of training clips."""
+        found = [self.encode(features) for features in batches]
+        self.bottleneck.calibrate(torch.cat([one.mean[frame_mask(one.lengths, one.mean.shape[1])] for one in found]))
 
     def encode(self, features: Features) -> Posterior:
         """Posterior (batch, ceil(frames / stride), latent_dim)."""
@@ -192,13 +221,16 @@ class Autoencoder(nn.Module):
 
     def decode_normalised(self, latents: Latents) -> Float[Tensor, "batch channels frames"]:
         """As `decode`, but without undoing the normalisation: what a reconstruction loss compares."""
-        return self.network.decode(latents.values, latents.lengths)
+        return self.network.decode(self.bottleneck.opened(latents.values), latents.lengths)
 
     def decode(self, latents: Latents) -> Features:
         """Features (batch, channels, latent frames · stride)."""
         return Features(self.normaliser.restore(self.decode_normalised(latents)), latents.lengths * self.stride)
 
     def reconstruct(self, features: Features) -> Features:
-        """decode ∘ encode at the posterior's mean, at the length of the input."""
+        """decode ∘ encode at the posterior's mean, at the length of the input; or what a network with skips makes."""
+        if isinstance(self.network, Skipping):
+            values = self.network.reconstruct(self.normaliser.normalise(features.values), features.lengths)
+            return Features(self.normaliser.restore(values), features.lengths)
         frames = features.values.shape[2]
         return Features(self.decode(self.encode(features).mode()).values[:, :, :frames], features.lengths)

@@ -1,33 +1,100 @@
 """Bottlenecks: what the numbers of an encoder mean."""
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq.autoencoders.base import Posterior
+from actseq.errors import require
 
 
 class Plain(nn.Module):
-    """`plain`: the numbers are the code."""
+    """`plain`: the numbers are the code.
+
+    Args:
+        latent_dim: numbers of a code.
+    """
 
     numbers_per_dim = 1
+    deviation = None
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
 
     def posterior(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
         """A point posterior."""
         return Posterior(numbers, None, lengths)
+
+    def opened(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
+        """The code itself."""
+        return latents
+
+    def calibrate(self, codes: Float[Tensor, "frames latent_dim"]) -> None:
+        """Nothing: any code is as good as another."""
+
+
+class Adversarial(nn.Module):
+    """`adversarial`: the numbers are the code, and an adjudicator presses all codes together towards N(0, deviation²).
+
+    What the adjudicator leaves of mean, spread and correlation is taken out after training, by statistics of the training
+    clips that are kept in the model.
+
+    Args:
+        latent_dim: numbers of a code.
+        deviation: of the prior in every dimension.
+
+    Source: Makhzani et al., Adversarial Autoencoders (2015).
+    """
+
+    numbers_per_dim = 1
+    centre: Tensor
+    whitening: Tensor
+    colouring: Tensor
+
+    def __init__(self, latent_dim: int, *, deviation: float = 5.0) -> None:
+        super().__init__()
+        require(1e-3, deviation=deviation)
+        self.deviation = deviation
+        self.register_buffer("centre", torch.zeros(latent_dim))
+        self.register_buffer("whitening", torch.eye(latent_dim))
+        self.register_buffer("colouring", torch.eye(latent_dim))
+
+    def posterior(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
+        """A point posterior."""
+        return Posterior((numbers - self.centre) @ self.whitening * self.deviation, None, lengths)
+
+    def opened(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
+        """The numbers that a code was made from."""
+        return latents / self.deviation @ self.colouring + self.centre
+
+    def calibrate(self, codes: Float[Tensor, "frames latent_dim"]) -> None:
+        """Make the mean of such codes zero, their deviations that of the prior, and their correlations zero.
+
+        Of all ways to do so the one that moves codes least.
+        """
+        numbers = self.opened(codes).double()
+        centred = numbers - numbers.mean(0)
+        variances, vectors = torch.linalg.eigh(centred.T @ centred / len(numbers))
+        scale = variances.clamp(min=1e-6 * float(variances.max())).sqrt()
+        self.centre.copy_(numbers.mean(0))
+        self.whitening.copy_(vectors / scale @ vectors.T)
+        self.colouring.copy_(vectors * scale @ vectors.T)
 
 
 class Variational(nn.Module):
     """`variational`: mean and log-variance of a diagonal Gaussian.
 
     Args:
+        latent_dim: numbers of a code.
         min_log_variance: lower bound, beyond which a dimension would be spent on noise-free detail.
 
     Source: Kingma and Welling, Auto-Encoding Variational Bayes (2014).
     """
 
     numbers_per_dim = 2
+    deviation = 1.0
 
-    def __init__(self, *, min_log_variance: float = -10.0) -> None:
+    def __init__(self, latent_dim: int, *, min_log_variance: float = -10.0) -> None:
         super().__init__()
         self.min_log_variance = min_log_variance
 
@@ -35,3 +102,10 @@ class Variational(nn.Module):
         """Halves of the numbers as mean and log-variance."""
         mean, log_variance = numbers.chunk(2, dim=2)
         return Posterior(mean, log_variance.clamp(self.min_log_variance, 4.0), lengths)
+
+    def opened(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
+        """The code itself."""
+        return latents
+
+    def calibrate(self, codes: Float[Tensor, "frames latent_dim"]) -> None:
+        """Nothing: the bits were paid for as they are."""

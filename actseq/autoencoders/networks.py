@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq import units
+from actseq.autoencoders.attention import LocalAttention
 from actseq.autoencoders.base import frame_mask
 from actseq.errors import require
 from actseq.representations.base import Features
@@ -89,6 +90,37 @@ def principal_components(
     return mean.float(), chosen.float(), scale.float()
 
 
+@torch.no_grad()
+def set_to_principal_components(encode: nn.Linear, decode: nn.Linear, batches: Iterable[Features], stride: int) -> None:
+    """Make a linear path from stacked frames to codes of unit variance and back that of the principal components."""
+    latent_dim, size = encode.weight.shape
+    n_components = min(latent_dim, size)
+    mean, components, scale = principal_components(batches, stride, size, n_components)
+    for layer in (encode, decode):
+        layer.weight.zero_()
+    encode.weight[:n_components] = components.T / scale[:, None]
+    encode.bias[:n_components] = -(mean @ components) / scale
+    encode.bias[n_components:] = 0.0
+    decode.weight[:, :n_components] = components * scale
+    decode.bias.copy_(mean)
+
+
+@torch.no_grad()
+def zero_last_layers(encoder_last: nn.Linear, decoder_last: nn.Module, latent_dim: int) -> None:
+    """Set the last layers of what runs beside a linear path to zero, so that the path alone is heard at first."""
+    for parameter in (*encoder_last.parameters(), *decoder_last.parameters()):
+        parameter.zero_()
+    # Where there are log-variances: little noise at first, or nothing would pass.
+    encoder_last.bias[latent_dim:] = -3.0
+
+
+def add_codes(
+    numbers: Float[Tensor, "batch latent_frames out"], codes: Float[Tensor, "batch latent_frames latent_dim"]
+) -> Float[Tensor, "batch latent_frames out"]:
+    """Codes of a linear path added to an encoder's numbers; the log-variances, where there are any, come last."""
+    return numbers + F.pad(codes, (0, numbers.shape[2] - codes.shape[2]))
+
+
 class Conv(nn.Module):
     """`conv`: ConvNeXt over frames; `blocks` at the rate of the features and `latent_blocks` at that of the latents, mirrored.
 
@@ -102,6 +134,8 @@ class Conv(nn.Module):
         out_dim: numbers per latent frame that the encoder makes for the bottleneck.
         size: tiny, base or large: width, inner width and blocks; each may be set apart.
         stride: feature frames per latent frame.
+        attention: latent frames to either side that the decoder looks at by their content; 0: it does not.
+        heads: of that attention.
     """
 
     trainable = True
@@ -119,14 +153,18 @@ class Conv(nn.Module):
         blocks: int | None = None,
         latent_blocks: int = 0,
         stride: int = 2,
+        attention: int = 0,
+        heads: int = 4,
     ) -> None:
         super().__init__()
-        require(1, width=width, inner=inner, stride=stride)
-        require(0, blocks=blocks, latent_blocks=latent_blocks)
+        require(1, width=width, inner=inner, stride=stride, heads=heads)
+        require(0, blocks=blocks, latent_blocks=latent_blocks, attention=attention)
         default = SIZES[size]
         width, inner, blocks = width or default[0], inner or default[1], default[2] if blocks is None else blocks
         self.stride = stride
-        self.context_frames: int | None = KERNEL // 2 * (1 + blocks + stride * latent_blocks) + stride - 1
+        self.context_frames: int | None = (
+            KERNEL // 2 * (1 + blocks + stride * latent_blocks) + stride * attention + stride - 1
+        )
         self.read = nn.Conv1d(channels, width, KERNEL, padding=KERNEL // 2)
         self.encoder = nn.ModuleList(Block(width, inner) for _ in range(blocks))
         self.merge = nn.Linear(stride * width, width)
@@ -140,25 +178,13 @@ class Conv(nn.Module):
         self.write = nn.Conv1d(width, channels, KERNEL, padding=KERNEL // 2)
         self.linear_encode = nn.Linear(stride * channels, latent_dim)
         self.linear_decode = nn.Linear(latent_dim, stride * channels)
-        with torch.no_grad():
-            for parameter in (*last.parameters(), *self.write.parameters()):
-                parameter.zero_()
-            # Where there are log-variances: little noise at first, or nothing would pass.
-            last.bias[latent_dim:] = -3.0
+        zero_last_layers(last, self.write, latent_dim)
+        # Made last, so that the other initial weights are the same without it.
+        self.attention = LocalAttention(width, attention, heads) if attention else None
 
-    @torch.no_grad()
     def fit(self, batches: Iterable[Features]) -> None:
         """Set the linear path to the principal components, with codes of unit variance."""
-        latent_dim, size = self.linear_encode.weight.shape
-        n_components = min(latent_dim, size)
-        mean, components, scale = principal_components(batches, self.stride, size, n_components)
-        for layer in (self.linear_encode, self.linear_decode):
-            layer.weight.zero_()
-        self.linear_encode.weight[:n_components] = components.T / scale[:, None]
-        self.linear_encode.bias[:n_components] = -(mean @ components) / scale
-        self.linear_encode.bias[n_components:] = 0.0
-        self.linear_decode.weight[:, :n_components] = components * scale
-        self.linear_decode.bias.copy_(mean)
+        set_to_principal_components(self.linear_encode, self.linear_decode, batches, self.stride)
 
     def encode(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
@@ -172,15 +198,17 @@ class Conv(nn.Module):
         x = self.merge(rearrange(x, "b (t s) w -> b t (s w)", s=self.stride))
         latent_mask = frame_mask(-(-lengths // self.stride), x.shape[1])[:, :, None].to(values.dtype)
         out: Tensor = self.encoder_out(run_blocks(self.encoder_latent, x, latent_mask))
-        linear = self.linear_encode(stack_frames(values, lengths, self.stride))
-        return out + F.pad(linear, (0, out.shape[2] - linear.shape[2]))
+        return add_codes(out, self.linear_encode(stack_frames(values, lengths, self.stride)))
 
     def decode(
         self, latents: Float[Tensor, "batch latent_frames latent_dim"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch channels frames"]:
         """Normalised features, (batch, channels, latent_frames · stride)."""
         latent_mask = frame_mask(lengths, latents.shape[1])[:, :, None].to(latents.dtype)
-        x = run_blocks(self.decoder_latent, self.decoder_in(latents), latent_mask)
+        x = self.decoder_in(latents)
+        if self.attention is not None:
+            x = self.attention(x, latent_mask)
+        x = run_blocks(self.decoder_latent, x, latent_mask)
         x = rearrange(self.split(x), "b t (s w) -> b (t s) w", s=self.stride)
         mask = frame_mask(lengths * self.stride, x.shape[1])[:, :, None].to(latents.dtype)
         x = run_blocks(self.decoder, x, mask) * mask

@@ -1,38 +1,71 @@
-"""`autoencoding`: reconstruct the features of random crops; a variational bottleneck also pays for its bits."""
+"""`autoencoding`: reconstruct the features of random crops, and pay for what the bottleneck asks for.
+
+A variational bottleneck pays for its bits, an adversarial one for what tells its codes from draws of their prior. With a
+corruption the input is the corrupted crop and the target the clean one.
+"""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
-from actseq.autoencoders.base import Autoencoder, Posterior, frame_mask
+from actseq.autoencoders.base import Autoencoder, Latents, Posterior, Skipping, frame_mask
+from actseq.autoencoders.bottlenecks import Adversarial
+from actseq.corruption import Corruption
 from actseq.errors import require
-from actseq.losses import free_bits, kl_per_dimension, masked_delta_l1, masked_l1, masked_magnitude_l1
+from actseq.losses import free_bits, kl_per_dimension, masked_delta_l1, masked_l1
+from actseq.objectives.adjudication import Adjudication
 from actseq.objectives.base import Batch, Loss
-from actseq.representations.base import Features, Representation
-from actseq.representations.stft import Stft
+from actseq.representations.base import Features, Granular, Heard, Representation
 
 DB_PER_NEPER = 20 / math.log(10)
 ACTIVE_NATS = 0.01
 
 
-class Autoencoding(nn.Module):
-    """L1 + `delta_weight` · L1 of the time difference + `magnitude_weight` · L1 of the magnitude + β · KL.
+@dataclass(frozen=True)
+class _Measured:
+    """What one batch gave.
 
-    Batches hold `waveform (batch, margin + samples + margin)` and `n_samples (batch,)`, as `SegmentSource` makes them.
+    Attributes:
+        loss: of the reconstruction, and of the bits.
+        figures: to be shown.
+        codes: (frames, latent_dim), those inside the lengths; None beside skip connections.
+    """
+
+    loss: Tensor
+    figures: dict[str, Tensor]
+    codes: Tensor | None
+
+
+class Autoencoding(nn.Module):
+    """Distance of values, of their change in time and of magnitudes, each with its weight, + β · KL.
+
+    Batches hold `waveform (batch, margin + samples + margin)` and `n_samples (batch,)`, as `SegmentSource` makes them, and
+    `noise` like `waveform` where the corruption wants crops of other classes; or `features (batch, frames, channels)` in
+    place of the waveform, as `FeatureSource` makes them. Those are L1 distances.
 
     Args:
         model: the autoencoder.
         representation: of its features.
         margin: samples around each crop, a multiple of the hop.
+        corruption: what is done to the input; None leaves it as it is.
+        value_weight: of the difference of normalised features.
+        delta_weight: of the difference of their change from frame to frame.
+        magnitude_weight: of the distance of magnitudes, as the representation tells it; only for those that hold phases
+            (`stft`, `grain`, `spectrum`).
         kl_weight: β at its full value; KL is the mean over dimensions in nats.
         kl_warmup: share of the training over which β rises from 0.
         free_bits_nats: a dimension is charged at least this much.
-        delta_weight: of the time difference.
-        magnitude_weight: of the compressed magnitude; only for `stft`.
+        adversarial_weight: of what fools the adjudicator; only with an adversarial bottleneck, like the next two.
+        matching_weight: of the distance of the sorted codes of a batch from sorted draws of their prior.
+        adjudicator_width: units in each of the adjudicator's two hidden layers.
 
     Raises:
-        ValueError: a weight of the magnitude with another representation.
+        ValueError: a weight of the magnitude with a representation that has none, or a corruption of grains with one that
+            has no grains.
     """
 
     monitor = "loss"
@@ -42,61 +75,114 @@ class Autoencoding(nn.Module):
         model: Autoencoder,
         representation: Representation,
         margin: int,
+        corruption: Corruption | None,
         *,
+        value_weight: float = 1.0,
+        delta_weight: float = 0.25,
+        magnitude_weight: float = 0.0,
         kl_weight: float = 1e-2,
         kl_warmup: float = 0.2,
         free_bits_nats: float = 0.25,
-        delta_weight: float = 0.25,
-        magnitude_weight: float = 0.0,
+        adversarial_weight: float = 1.0,
+        matching_weight: float = 1.0,
+        adjudicator_width: int = 1000,
     ) -> None:
         super().__init__()
-        require(0, magnitude_weight=magnitude_weight)
-        if magnitude_weight and not isinstance(representation, Stft):
-            raise ValueError(f"magnitude_weight is {magnitude_weight}, expected 0 with any representation but stft")
-        self.model, self.representation, self.margin = model, representation, margin
+        require(0, value_weight=value_weight, delta_weight=delta_weight, magnitude_weight=magnitude_weight)
+        require(0, adversarial_weight=adversarial_weight, matching_weight=matching_weight)
+        require(1, adjudicator_width=adjudicator_width)
+        if magnitude_weight and not isinstance(representation, Heard):
+            raise ValueError(
+                f"magnitude_weight is {magnitude_weight}, expected 0 but with representation stft, grain or spectrum"
+            )
+        if corruption is not None and corruption.of_grains and not isinstance(representation, Granular):
+            raise ValueError("the corruption works on grains; use it with representation grain or spectrum")
+        self.model, self.representation, self.margin, self.corruption = model, representation, margin, corruption
+        self.value_weight, self.delta_weight, self.magnitude_weight = value_weight, delta_weight, magnitude_weight
         self.kl_weight, self.kl_warmup, self.free_bits_nats = kl_weight, kl_warmup, free_bits_nats
-        self.delta_weight, self.magnitude_weight = delta_weight, magnitude_weight
+        self.adjudication = None
+        if isinstance(model.bottleneck, Adversarial):
+            self.adjudication = Adjudication(
+                model.latent_dim,
+                model.bottleneck.deviation,
+                adjudicator_width,
+                adversarial_weight,
+                matching_weight,
+            )
 
     def kept(self) -> nn.Module:
-        """The model."""
+        """The model, without the adjudicator."""
         return self.model
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """One group: all of the autoencoder."""
-        return {"autoencoder": list(self.model.parameters())}
+        """All of the autoencoder; then the adjudicator, where there is one."""
+        groups = {"autoencoder": list(self.model.parameters())}
+        return groups if self.adjudication is None else groups | {"adjudicator": list(self.adjudication.parameters())}
 
     @torch.no_grad()
-    def features(self, batch: Batch) -> Features:
-        """Normalised features of the crops: analysed with what lies around them, then cut to size."""
-        return crop_features(self.representation, self.model, batch, self.margin)
+    def pair(self, batch: Batch) -> tuple[Features, Features]:
+        """Normalised features that the encoder sees, and those that are to come out."""
+        corruption = self.corruption
+        if corruption is None or corruption.of_grains:
+            target = self._stored(batch) if "features" in batch.data else self._features(batch.data["waveform"], batch)
+            if corruption is None:
+                return target, target
+            given = self._grain_by_grain(lambda grains: corruption.corrupt(grains, None).input, target.values)
+            return Features(given, target.lengths), target
+        both = corruption.corrupt(batch.data["waveform"], batch.data.get("noise"))
+        return self._features(both.input, batch), self._features(both.target, batch)
 
-    def _measure(self, batch: Batch, weight: float, posterior_sample: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        features = self.features(batch)
-        posterior = self.model.encode_normalised(features.values, features.lengths)
-        latents = posterior.sample() if posterior_sample else posterior.mode()
-        output = self.model.decode_normalised(latents)[:, :, : features.values.shape[2]]
-        inside = frame_mask(features.lengths, features.values.shape[2])
-        error = masked_l1(output, features.values, inside)
-        delta = masked_delta_l1(output, features.values, inside)
-        loss = error + self.delta_weight * delta
+    def _stored(self, batch: Batch) -> Features:
+        values = batch.data["features"].transpose(1, 2)
+        lengths = 1 + batch.data["n_samples"] // self.representation.hop_length
+        return Features(self.model.normaliser.normalise(values), lengths.clamp(max=values.shape[2]))
+
+    def _features(self, waveform: Tensor, batch: Batch) -> Features:
+        return crop_features(self.representation, self.model, waveform, batch.data["n_samples"], self.margin)
+
+    def _grain_by_grain(self, change: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+        """Normalised features with changed grains."""
+        assert isinstance(self.representation, Granular)
+        normaliser = self.model.normaliser
+        grains = self.representation.grains(normaliser.restore(values))
+        changed = rearrange(change(rearrange(grains, "b n t -> (b t) n")), "(b t) n -> b n t", b=len(grains))
+        return normaliser.normalise(self.representation.features_of(changed))
+
+    def _measure(self, batch: Batch, weight: float, posterior_sample: bool) -> _Measured:
+        given, target = self.pair(batch)
+        frames = target.values.shape[2]
+        posterior = None
+        if isinstance(self.model.network, Skipping):
+            output = self.model.network.reconstruct(given.values, given.lengths)
+        else:
+            posterior = self.model.encode_normalised(given.values, given.lengths)
+            latents: Latents = posterior.sample() if posterior_sample else posterior.mode()
+            output = self.model.decode_normalised(latents)[:, :, :frames]
+        inside = frame_mask(target.lengths, frames)
+        error = masked_l1(output, target.values, inside)
+        loss = self.value_weight * error
+        if self.delta_weight:
+            loss = loss + self.delta_weight * masked_delta_l1(output, target.values, inside)
         deviation = self.model.normaliser.deviation
         figures = (
             {"error_db": error * deviation * DB_PER_NEPER} if self.representation.log_magnitude else {"error": error}
         )
         if self.magnitude_weight:
-            magnitude = masked_magnitude_l1(self._complex(output), self._complex(features.values), inside) / deviation
+            assert isinstance(self.representation, Heard)
+            heard = output
+            if self.corruption is not None and self.corruption.of_grains:
+                heard = self._grain_by_grain(self.corruption.vary, output)
+            restore = self.model.normaliser.restore
+            magnitude = self.representation.magnitude_distance(restore(heard), restore(target.values), inside)
             loss = loss + self.magnitude_weight * magnitude
             figures["magnitude_error"] = magnitude
-        kl = self._kl(posterior)
+        kl = None if posterior is None else self._kl(posterior)
         if kl is not None:
             loss = loss + weight * free_bits(kl, self.free_bits_nats)
             figures["kbit_per_s"] = kl.sum() / math.log(2) * self.model.latent_rate / 1000
             figures["active_dims"] = (kl > ACTIVE_NATS).sum().float()
-        return loss, {"loss": loss, **figures}
-
-    def _complex(self, values: Tensor) -> Tensor:
-        assert isinstance(self.representation, Stft)
-        return self.representation.compressed(self.model.normaliser.restore(values))
+        codes = None if posterior is None else posterior.mean[frame_mask(posterior.lengths, posterior.mean.shape[1])]
+        return _Measured(loss, {"loss": loss, **figures}, codes)
 
     @staticmethod
     def _kl(posterior: Posterior) -> Tensor | None:
@@ -104,20 +190,32 @@ class Autoencoding(nn.Module):
         return None if kl is None else kl_per_dimension(kl, frame_mask(posterior.lengths, kl.shape[1]))
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
-        """The loss with β at its present value."""
+        """The loss with β at its present value; and that of the adjudicator, on codes that stand still."""
         weight = self.kl_weight * (min(1.0, batch.progress / self.kl_warmup) if self.kl_warmup > 0 else 1.0)
-        loss, figures = self._measure(batch, weight, posterior_sample=True)
-        return {"autoencoder": Loss(loss, {name: value.detach() for name, value in figures.items()})}
+        measured = self._measure(batch, weight, posterior_sample=True)
+        found, loss, told = measured.figures, measured.loss, {}
+        if self.adjudication is not None and measured.codes is not None:
+            fooled = self.adjudication.of_encoder(measured.codes)
+            loss = loss + fooled.total
+            told = {"adjudicator": self.adjudication.of_adjudicator(measured.codes.detach())}
+            found = found | {"loss": loss, **fooled.figures}
+        return {"autoencoder": Loss(loss, {name: value.detach() for name, value in found.items()}), **told}
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """The same at full β and from the posterior's mean, as in use."""
-        return self._measure(batch, self.kl_weight, posterior_sample=False)[1]
+        """The same at full β and from the posterior's mean, as in use; without the adjudicator, who changes his mind."""
+        measured = self._measure(batch, self.kl_weight, posterior_sample=False)
+        if self.adjudication is None or measured.codes is None:
+            return measured.figures
+        matching = self.adjudication.matching(measured.codes)
+        loss = measured.loss + self.adjudication.matching_weight * matching
+        return measured.figures | {"loss": loss, "matching": matching}
 
 
-def crop_features(representation: Representation, model: Autoencoder, batch: Batch, margin: int) -> Features:
-    """Normalised features of crops that carry `margin` samples to either side."""
-    waveform, n_samples = batch.data["waveform"], batch.data["n_samples"]
+def crop_features(
+    representation: Representation, model: Autoencoder, waveform: Tensor, n_samples: Tensor, margin: int
+) -> Features:
+    """Normalised features of crops that carry `margin` samples to either side: analysed with them, then cut to size."""
     hop = representation.hop_length
     everything = torch.full((len(waveform),), waveform.shape[1], device=waveform.device)
     values = representation.analyse(waveform, everything).values

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import require
@@ -36,6 +36,8 @@ class Representation(Protocol):
     channels: int
     log_magnitude: bool
     """Features are natural logarithms of magnitudes: a difference of 1 is 8.7 dB."""
+    signed: bool
+    """Features swing around zero, as samples do: silence is zero, and what is scaled stays a sound. They are not centred."""
 
     @property
     def feature_rate(self) -> float:
@@ -47,6 +49,35 @@ class Representation(Protocol):
 
     def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         """Features of clips of the given lengths in samples."""
+
+
+@runtime_checkable
+class Heard(Protocol):
+    """A representation that holds phases, and can say what of its features is heard whatever they are."""
+
+    def magnitude_distance(
+        self,
+        output: Float[Tensor, "batch channels frames"],
+        target: Float[Tensor, "batch channels frames"],
+        inside: Bool[Tensor, "batch frames"],
+    ) -> Float[Tensor, ""]:
+        """How far magnitudes of features are apart, over valid frames."""
+
+
+@runtime_checkable
+class Granular(Protocol):
+    """A representation each of whose frames is a grain: samples cut out rectangular, or what stands for them."""
+
+    sample_rate: int
+    hop_length: int
+    grain_length: int
+    channels: int
+
+    def grains(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch grain_length frames"]:
+        """Samples of every frame."""
+
+    def features_of(self, grains: Float[Tensor, "batch grain_length frames"]) -> Float[Tensor, "batch channels frames"]:
+        """The reverse."""
 
 
 class Framing(nn.Module):

@@ -18,6 +18,7 @@ class Linear(nn.Module):
     """
 
     log_magnitude = True
+    signed = False
 
     def __init__(self, sample_rate: int, *, n_fft: int = 1024, hop_length: int = 256, floor: float = 1e-3) -> None:
         super().__init__()

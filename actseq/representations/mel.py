@@ -27,6 +27,7 @@ class Mel(nn.Module):
     """
 
     log_magnitude = True
+    signed = False
     basis: Tensor
 
     def __init__(

@@ -6,10 +6,11 @@ sample rate they are always zero. So there are n_fft channels.
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Complex, Float, Int
+from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import require
+from actseq.losses import masked_l1
 from actseq.representations.base import Features, Framing
 
 LEAST_POWER = 1e-20
@@ -30,6 +31,7 @@ class Stft(nn.Module):
     """
 
     log_magnitude = False
+    signed = True
 
     def __init__(
         self,
@@ -68,6 +70,19 @@ class Stft(nn.Module):
         """Features as complex numbers."""
         bins = self.channels // 2 + 1
         return torch.complex(values[..., :bins, :], F.pad(values[..., bins:, :], (0, 0, 1, 1)))
+
+    def magnitude_distance(
+        self,
+        output: Float[Tensor, "batch channels frames"],
+        target: Float[Tensor, "batch channels frames"],
+        inside: Bool[Tensor, "batch frames"],
+    ) -> Float[Tensor, ""]:
+        """Mean absolute difference of compressed magnitudes.
+
+        Where a phase cannot be foreseen, the complex difference alone is least for silence; this one wants the level. Its
+        gradient at an output of zero is zero, and finite everywhere.
+        """
+        return masked_l1(self.compressed(output).abs(), self.compressed(target).abs(), inside)
 
     def spectrum(self, values: Float[Tensor, "*batch channels frames"]) -> Complex[Tensor, "*batch bins frames"]:
         """The spectrum that features stand for: the compression undone."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -107,6 +108,24 @@ def controls(function: F) -> F:
     return function
 
 
+def effects(function: F) -> F:
+    """Options of what happens after the decoder."""
+    for option in reversed(
+        [
+            click.option(
+                "--effect",
+                "effects",
+                multiple=True,
+                metavar="KIND:KEY=VALUE,…",
+                help="Send every clip through an effect, e.g. reverb:room_size=0.4,wet=0.2. May be repeated, in order.",
+            ),
+            click.option("--keep-dry", is_flag=True, help="Also write every clip as it is before the effects."),
+        ]
+    ):
+        function = option(function)
+    return function
+
+
 as_json = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON on standard output.")
 preset_option = click.option("--preset", required=True, help="A name from `actseq presets`, or a YAML file.")
 
@@ -130,6 +149,19 @@ def reporter() -> Any:
 def with_seed(overrides: tuple[str, ...], seed: int | None) -> list[str]:
     """`--seed` is the configuration key `seed`."""
     return [*overrides, *([] if seed is None else [f"seed={seed}"])]
+
+
+def with_effects(overrides: tuple[str, ...], effects: tuple[str, ...]) -> list[str]:
+    """`--effect KIND:KEY=VALUE,…`, in order, is the configuration key `generate.effects`."""
+    members = []
+    for effect in effects:
+        kind, _, text = effect.partition(":")
+        # A value may hold a comma; a key follows where it does not.
+        pairs = [part.partition("=") for part in re.split(r",(?=\w+=)", text)] if text else []
+        if not all(equals and key != "kind" for key, equals, _ in pairs):
+            raise click.UsageError(f"--effect {effect}: expected KIND or KIND:KEY=VALUE,KEY=VALUE")
+        members.append({"kind": kind} | {key: value for key, _, value in pairs})
+    return [*overrides, *([f"generate.effects={json.dumps(members)}"] if members else [])]
 
 
 def budget(overrides: list[str], section: str, steps: int | None, minutes: float | None) -> list[str]:
@@ -193,9 +225,11 @@ def run(
         json_output,
         f"run: {result['run']}",
         f"autoencoder: {_figures(result['autoencoder']['figures'])}",
-        f"prior: {_figures(result['prior']['figures'])}",
+        *([f"prior: {_figures(result['prior']['figures'])}"] if "prior" in result else []),
         *([f"vocoder: {result['vocoder']['choice']['reason']}"] if vocoder else []),
-        f"next: actseq generate {result['run']} --n 10",
+        f"next: actseq generate {result['run']} --n 10"
+        if "prior" in result
+        else f"next: actseq restore {result['run']} PATH… --out DIR",
     )
 
 
@@ -205,6 +239,7 @@ def run(
 @click.option("--run", "run_name", default=None, help="Name under runs/, or a path. Default: <folder>-<preset>.")
 @click.option("--steps", type=click.IntRange(min=1), default=None, help="Training steps.")
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), default=None, help="Training time.")
+@click.option("--find-lr", is_flag=True, help="Only look for a learning rate, in throw-away steps; nothing is trained.")
 @common
 def train_ae(
     folder: Path,
@@ -212,6 +247,7 @@ def train_ae(
     run_name: str | None,
     steps: int | None,
     minutes: float | None,
+    find_lr: bool,
     overrides: tuple[str, ...],
     seed: int | None,
     device: str,
@@ -221,7 +257,8 @@ def train_ae(
     """Stage one: decode FOLDER into a corpus and train an autoencoder on it."""
     from actseq import pipeline
 
-    result = pipeline.train_ae(
+    stage = pipeline.find_rate if find_lr else pipeline.train_ae
+    result = stage(
         folder,
         preset,
         run=run_name,
@@ -230,11 +267,16 @@ def train_ae(
         threads=threads,
         reporter=reporter(),
     )
+    if find_lr:
+        show(result, json_output, *pipeline.rate_lines(result))
+        return
     show(
         result,
         json_output,
         f"autoencoder: {result['autoencoder']}  ({_figures(result['figures'])})",
-        f"next: actseq extract-latents {result['run']}",
+        f"next: actseq extract-latents {result['run']}"
+        if result["generative"]
+        else f"next: actseq restore {result['run']} PATH… --out DIR",
     )
 
 
@@ -375,6 +417,7 @@ def train_vocoder(
     help="Of the variation: 0 is the sound as the run reconstructs it, of 1 nothing is left.",
 )
 @controls
+@effects
 @click.option("--out", type=PATH, default=None, help="Folder for the clips; default: generated/ in the run.")
 @click.option("--compile", "compile_to", type=PATH, default=None, help="Also write all clips in a row to this file.")
 @common
@@ -391,6 +434,8 @@ def generate(
     through: str | None,
     vary: Path | None,
     amount: float,
+    effects: tuple[str, ...],
+    keep_dry: bool,
     out: Path | None,
     compile_to: Path | None,
     overrides: tuple[str, ...],
@@ -420,7 +465,8 @@ def generate(
         seed=seed or 0,
         out=out,
         compile_to=compile_to,
-        overrides=overrides,
+        keep_dry=keep_dry,
+        overrides=with_effects(overrides, effects),
         device=device,
         threads=threads,
         reporter=reporter(),
@@ -437,11 +483,14 @@ def generate(
 @click.argument("run_name", metavar="RUN")
 @click.argument("paths", nargs=-1, required=True, type=PATH, metavar="PATH…")
 @click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
+@effects
 @common
 def reconstruct(
     run_name: str,
     paths: tuple[Path, ...],
     out: Path,
+    effects: tuple[str, ...],
+    keep_dry: bool,
     overrides: tuple[str, ...],
     seed: int | None,
     device: str,
@@ -454,6 +503,39 @@ def reconstruct(
     if seed is not None:
         raise click.UsageError("reconstruct draws no random numbers: it has no --seed")
     result = pipeline.reconstruct(
+        run_name,
+        paths,
+        out=out,
+        keep_dry=keep_dry,
+        overrides=with_effects(overrides, effects),
+        device=device,
+        threads=threads,
+        reporter=reporter(),
+    )
+    show(result, json_output, f"{len(result['files'])} files in {result['folder']}")
+
+
+@main.command()
+@click.argument("run_name", metavar="RUN")
+@click.argument("paths", nargs=-1, required=True, type=PATH, metavar="PATH…")
+@click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
+@common
+def restore(
+    run_name: str,
+    paths: tuple[Path, ...],
+    out: Path,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str,
+    threads: int | None,
+    json_output: bool,
+) -> None:
+    """Files or folders freed of noise, by a run that has learned to (preset restore)."""
+    from actseq import pipeline
+
+    if seed is not None:
+        raise click.UsageError("restore draws no random numbers: it has no --seed")
+    result = pipeline.restore(
         run_name, paths, out=out, overrides=overrides, device=device, threads=threads, reporter=reporter()
     )
     show(result, json_output, f"{len(result['files'])} files in {result['folder']}")
@@ -540,6 +622,48 @@ def report(
         f"all clips in a row: {result['compiled']}",
         f"training curves: {', '.join(result['curves'])}",
     )
+
+
+@main.command()
+@click.argument("run_name", metavar="RUN")
+@click.option("--out", type=PATH, default=None, help="Folder for the pictures; default: plots/ in the run.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "validation"]),
+    default="test",
+    show_default=True,
+    help="Held-out clips to look at.",
+)
+@click.option(
+    "--n", type=click.IntRange(min=1), default=None, help="Clips; default: up to 200 that make a minute together."
+)
+@common
+def plot(
+    run_name: str,
+    out: Path | None,
+    split: str,
+    n: int | None,
+    overrides: tuple[str, ...],
+    seed: int | None,
+    device: str,
+    threads: int | None,
+    json_output: bool,
+) -> None:
+    """Pictures of what a run does: trainings, codes, frames, spectra and errors, each with its numbers as a CSV."""
+    from actseq import pipeline
+
+    result = pipeline.plot(
+        run_name,
+        out=out,
+        split=split,
+        n=n,
+        overrides=overrides,
+        seed=seed or 0,
+        device=device,
+        threads=threads,
+        reporter=reporter(),
+    )
+    show(result, json_output, *pipeline.plot_lines(result))
 
 
 @main.command()

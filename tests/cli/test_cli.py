@@ -111,7 +111,8 @@ def here(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def products(run: Path) -> dict[str, bytes]:
     """Everything of a run that has to be the same in every way of getting there."""
-    wanted = ("model.safetensors", "model.json", "manifest.jsonl", "metrics.csv", "scan.csv", "latents.json")
+    wanted = ("model.safetensors", "model.json", "manifest.jsonl", "metrics.csv", "scan.csv")
+    wanted += ("features.json", "latents.json")
     return {
         str(path.relative_to(run)): path.read_bytes()
         for path in sorted(run.rglob("*"))
@@ -732,12 +733,13 @@ def test_a_prior_of_another_run_is_refused(here: Path) -> None:
 def _command(arguments: list[str], folder: Path, number: int, at: int | None) -> None:
     """A command in its own process; signal `number` arrives as it syncs a file for the `at`-th time."""
     import actseq.corpus
+    import actseq.features
     import actseq.pipeline
     from actseq.store import group_shards
 
     os.chdir(folder)
     small = functools.partial(group_shards, max_items=7)
-    for module in (actseq.corpus, actseq.pipeline):
+    for module in (actseq.corpus, actseq.features, actseq.pipeline):
         setattr(module, "group_shards", small)  # noqa: B010
     counted, sync = [0], os.fsync
 
@@ -806,6 +808,29 @@ def test_later_stages_killed_at_any_write(reference: Path, tmp_path: Path) -> No
             assert process(tmp_path, command, "r", at=at) == -signal.SIGKILL
         assert process(tmp_path, command, "r") == 0
     assert products(run) == products(reference / "runs/r")
+
+
+def test_stored_features_killed_at_any_write(reference: Path, tmp_path: Path) -> None:
+    """The first 20 writes make the corpus; then come those of eight shards of features."""
+    stored = ("train-ae", *RUN[1:], "--set", "train_ae.stored_features=true")
+    made = []
+    for name, kills in (("whole", ()), ("killed", (22, 9))):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "sounds").symlink_to((reference / "sounds").resolve())
+        assert [process(folder, *stored, at=at) for at in kills] == [-signal.SIGKILL] * len(kills)
+        assert process(folder, *stored) == 0
+        made.append(products(folder / "runs/r"))
+    assert made[0] == made[1]
+    assert len([name for name in made[0] if name.startswith("features/shard-")]) == 8
+    run = tmp_path / "killed/runs/r"
+    assert "features: 50 sequences" in read("verify", run)["checked"]
+    assert (read("info", run)["features"]["n_sequences"], read("info", run)["features"]["channels"]) == (50, 24)
+    shard = run / "features/shard-00003.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-3] ^= 4
+    shard.write_bytes(content)
+    assert "shard-00003.safetensors: " in bad("verify", run)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

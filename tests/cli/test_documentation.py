@@ -138,7 +138,14 @@ def test_every_preset_and_key_is_described() -> None:
     for key in set(keys(build.complete(load_preset("drums")).model_dump(mode="json"))) | set(Config.model_fields):
         assert f"`{key}" in text or f"### {key}" in text, f"docs/configs.md does not describe {key}"
     families = (build.REPRESENTATIONS, build.NETWORKS, build.BOTTLENECKS, build.PRIOR_NETWORKS, build.HEADS)
-    families += (build.WHOLE_PRIORS, build.VOCODERS, build.TRAINED, build.VOCODER_NETWORKS)
+    families += (
+        build.CORRUPTIONS,
+        build.WHOLE_PRIORS,
+        build.VOCODERS,
+        build.TRAINED,
+        build.VOCODER_NETWORKS,
+        build.EFFECTS,
+    )
     for family in (*families, build.AUTOENCODER_OBJECTIVES, build.PRIOR_OBJECTIVES, build.VOCODER_OBJECTIVES):
         for kind, member in family.items():
             assert f"kind: {kind}" in text, f"docs/configs.md does not describe {kind}"

@@ -20,21 +20,41 @@ REPRESENTATIONS: dict[str, dict[str, Any]] = {
     "mel": {"n_fft": 256, "hop_length": 64, "n_mels": 24},
     "linear": {"n_fft": 256, "hop_length": 64},
     "stft": {"n_fft": 256, "hop_length": 64},
+    "grain": {"grain_length": 256, "overlap": 0.75, "bands": 24},
+    "spectrum": {"grain_length": 256, "overlap": 0.75},
 }
 NETWORKS: dict[str, list[dict[str, Any]]] = {
     "conv": [
         {"width": 12, "inner": 16, "blocks": 1, "latent_blocks": 1, "stride": 2},
         {"width": 12, "inner": 16, "blocks": 2, "stride": 3},
+        {"width": 12, "inner": 16, "blocks": 1, "stride": 2, "attention": 3, "heads": 3},
+    ],
+    "dense": [
+        {"width": 12, "layers": 1, "stride": 1},
+        {"width": 12, "layers": 2, "stride": 3},
+        {"width": 12, "layers": 2, "energies": True, "stride": 1},
+    ],
+    "recurrent": [
+        {"width": 8, "layers": 2, "stride": 3},
+        {"width": 8, "layers": 1, "stride": 1, "bidirectional": False},
     ],
     "pca": [{"stride": 1}, {"stride": 3}],
+    "unet": [{"width": 12, "inner": 16, "stride": 1}, {"width": 12, "inner": 16, "blocks": 1, "stride": 4}],
 }
-BOTTLENECKS: dict[str, dict[str, Any]] = {"plain": {}, "variational": {}}
-REFUSED = {("pca", "variational"): "plain"}
+SKIPPING = {"unet"}
+"""Networks that decode nothing: what they make needs more than the latents."""
+BOTTLENECKS: dict[str, dict[str, Any]] = {"plain": {}, "variational": {}, "adversarial": {"deviation": 5.0}}
+ONLY_WITH: dict[str, set[str]] = {"unet": {"stft"}}
+"""Networks that take only some representations."""
+CORRUPTIONS: dict[str, dict[str, Any]] = {"rotation": {}, "noise": {}}
+WHOLE_PRIORS: dict[str, dict[str, Any]] = {"gan": {"width": 8, "blocks": 1}}
+REFUSED = {("pca", "variational"): "plain", ("unet", "variational"): "plain", ("unet", "adversarial"): "plain"}
 """Network and bottleneck that do not fit, and the member that the refusal must name."""
 VOCODERS: dict[str, dict[str, Any]] = {
     "phase": {"n_turns": 2, "block_frames": 16},
     "griffin-lim": {"n_iter": 4, "block_frames": 16, "overlap_frames": 4},
     "istft": {"block_frames": 16},
+    "granular": {"block_frames": 16},
 }
 VOCODER_NETWORKS: dict[str, dict[str, Any]] = {
     "magnitude": {"width": 12, "inner": 16, "blocks": 1},
@@ -59,10 +79,22 @@ def representation(kind: str, **options: Any) -> Any:
     return build.construct(build.REPRESENTATIONS, member, "representation", SAMPLE_RATE)
 
 
+def analysis(network: str, n_mels: int = 24) -> Any:
+    """Of so many channels: what a network is shown."""
+    if "stft" in ONLY_WITH.get(network, ()):
+        return representation("stft", n_fft=n_mels, hop_length=n_mels // 2)
+    return representation("mel", n_mels=n_mels)
+
+
 def autoencoder(
-    network: str, bottleneck: str, options: dict[str, Any], latent_dim: int = LATENT_DIM, n_mels: int = 24
+    network: str,
+    bottleneck: str,
+    options: dict[str, Any],
+    latent_dim: int = LATENT_DIM,
+    n_mels: int = 24,
+    awake: bool = True,
 ) -> Autoencoder:
-    """Over mel features, with seeded weights, fitted to made-up features."""
+    """Over mel features or what else fits, with seeded weights, fitted to made-up features; awake, no layer is left at zero."""
     config = load_preset(
         "smoke",
         [
@@ -72,7 +104,10 @@ def autoencoder(
         ],
     )
     torch.manual_seed(0)
-    model = build.build_autoencoder(config, representation("mel", n_mels=n_mels)).eval()
+    model = build.build_autoencoder(config, analysis(network, n_mels)).eval()
+    with torch.random.fork_rng(), torch.no_grad():
+        for parameter in model.parameters() if awake else ():
+            parameter.add_(0.1 * torch.randn_like(parameter))
     model.fit([features(40, 3, n_mels), features(31, 2, n_mels)])
     return model
 

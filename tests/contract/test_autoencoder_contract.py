@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from actseq import build
-from actseq.autoencoders.base import Autoencoder, Latents
+from actseq.autoencoders.base import Autoencoder, Latents, Skipping
 from actseq.errors import ConfigError
 from actseq.representations.base import Features
 
@@ -23,8 +24,12 @@ LEGAL = [
     if (network, bottleneck) not in members.REFUSED
     for options in members.NETWORKS.get(network, [{}])
 ]
-every_model = pytest.mark.parametrize(
-    ("network", "bottleneck", "options"), LEGAL, ids=[f"{n}-{b}-stride{o.get('stride')}" for n, b, o in LEGAL]
+DECODING = [row for row in LEGAL if row[0] not in members.SKIPPING]
+every_model, every_decoder = (
+    pytest.mark.parametrize(
+        ("network", "bottleneck", "options"), rows, ids=[f"{n}-{b}-stride{o.get('stride')}" for n, b, o in rows]
+    )
+    for rows in (LEGAL, DECODING)
 )
 
 
@@ -70,12 +75,12 @@ def test_padding_changes_no_code(network: str, bottleneck: str, options: dict[st
             assert alone.mean.shape == (1, n, members.LATENT_DIM)
             assert int(together.lengths[i]) == int(alone.lengths[0]) == n
             close(together.mean[i, :n], alone.mean[0])
-            assert (together.log_variance is None) == (alone.log_variance is None) == (bottleneck == "plain")
+            assert (together.log_variance is None) == (alone.log_variance is None) == (bottleneck != "variational")
             if together.log_variance is not None and alone.log_variance is not None:
                 close(together.log_variance[i, :n], alone.log_variance[0])
 
 
-@every_model
+@every_decoder
 def test_padding_changes_no_decoded_frame(network: str, bottleneck: str, options: dict[str, Any]) -> None:
     model = members.autoencoder(network, bottleneck, options)
     generator = torch.Generator().manual_seed(2)
@@ -109,11 +114,11 @@ def test_padding_changes_no_reconstruction(network: str, bottleneck: str, option
 @every_model
 def test_declared_rate_and_stride_are_true(network: str, bottleneck: str, options: dict[str, Any]) -> None:
     model = members.autoencoder(network, bottleneck, options)
-    analysis = members.representation("mel")
+    analysis = members.analysis(network)
     assert model.stride == options["stride"]
     assert model.latent_rate == pytest.approx(analysis.feature_rate / options["stride"])
     assert model.latent_dim == members.LATENT_DIM
-    assert isinstance(model.generative, bool)
+    assert model.generative == (network not in members.SKIPPING) == (not isinstance(model.network, Skipping))
 
 
 @every_model
@@ -132,11 +137,37 @@ def test_state_dict_makes_a_copy(network: str, bottleneck: str, options: dict[st
 FRAMES = 60
 
 
+def seen(function: Callable[[torch.Tensor], torch.Tensor], given: torch.Tensor) -> torch.Tensor:
+    """At which of the places along its last axis what comes out looks; in double precision, however little it sees."""
+    given = given.double().requires_grad_()
+    function(given).sum().backward()
+    assert given.grad is not None
+    return given.grad.flatten(end_dim=-2).abs().sum(0) > 0
+
+
+def frames_seen(model: Autoencoder, latent: int) -> torch.Tensor:
+    """Which of FRAMES frames the code of one latent frame depends on."""
+    features, double = members.features(FRAMES, 1, CHANNELS), copy.deepcopy(model).double()
+    return seen(lambda values: double.encode(Features(values, features.lengths)).mean[0, latent], features.values)
+
+
+def latents_seen(model: Autoencoder, latent: int) -> torch.Tensor:
+    """Which latent frames of those of FRAMES frames the decoded frames of one depend on."""
+    n, double = FRAMES // model.stride, copy.deepcopy(model).double()
+    inside = slice(latent * model.stride, (latent + 1) * model.stride)
+
+    def decoded(rows: torch.Tensor) -> torch.Tensor:
+        return double.decode_normalised(Latents(rows.transpose(1, 2), torch.tensor([n])))[0, :, inside]
+
+    return seen(decoded, torch.randn((1, members.LATENT_DIM, n), generator=torch.Generator().manual_seed(3)))
+
+
 @every_model
 def test_encoder_looks_no_further_than_it_says(network: str, bottleneck: str, options: dict[str, Any]) -> None:
     model = members.autoencoder(network, bottleneck, options)
-    if model.context_frames is None:
-        pytest.skip("declares no bound")
+    if model.context_frames is None:  # and it looks that far
+        assert frames_seen(model, FRAMES // model.stride // 2)[[0, -1]].any()
+        return
     features = members.features(FRAMES, 1, CHANNELS)
     latent = FRAMES // model.stride // 2
     first, last = latent * model.stride, (latent + 1) * model.stride - 1
@@ -153,12 +184,13 @@ def test_encoder_looks_no_further_than_it_says(network: str, bottleneck: str, op
     assert (own_changed - mean).abs().max() > 1e-2
 
 
-@every_model
+@every_decoder
 def test_decoder_looks_no_further_than_it_says(network: str, bottleneck: str, options: dict[str, Any]) -> None:
     model = members.autoencoder(network, bottleneck, options)
-    if model.context_frames is None:
-        pytest.skip("declares no bound")
     n, stride = FRAMES // model.stride, model.stride
+    if model.context_frames is None:  # and it looks that far
+        assert latents_seen(model, n // 2)[[0, -1]].any()
+        return
     latents = torch.randn((1, n, members.LATENT_DIM), generator=torch.Generator().manual_seed(3))
     middle = n // 2
     # Frames between those of one latent frame and those of another.
@@ -176,6 +208,74 @@ def test_decoder_looks_no_further_than_it_says(network: str, bottleneck: str, op
     assert (own_changed - values).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_recurrent_units_see_everything_or_all_that_was(bidirectional: bool) -> None:
+    options = {"width": 8, "layers": 2, "stride": 3, "bidirectional": bidirectional}
+    model = members.autoencoder("recurrent", "variational", options)
+    last = FRAMES if bidirectional else 30
+    assert torch.equal(frames_seen(model, 9), torch.arange(FRAMES) < last)
+    assert torch.equal(latents_seen(model, 9), torch.arange(FRAMES // 3) < last // 3)
+
+
+def test_attention_reaches_as_far_as_it_is_told() -> None:
+    """With nothing beside it but the last layer, which sees three frames to either side."""
+    options = {"width": 12, "inner": 16, "blocks": 0, "stride": 2, "heads": 3}
+    far = (torch.arange(FRAMES // 2) - 15).abs()
+    for radius in (0, 1, 4):
+        model = members.autoencoder("conv", "variational", options | {"attention": radius})
+        assert model.context_frames == 3 + 2 * radius + 1
+        assert torch.equal(latents_seen(model, 15), far <= 2 + radius)
+
+
+def test_without_attention_there_is_nothing_of_it() -> None:
+    options = members.NETWORKS["conv"][0]
+    without, beside = (
+        members.autoencoder("conv", "variational", options | {"attention": radius}, awake=False).state_dict()
+        for radius in (0, 2)
+    )
+    assert {name for name in beside if name not in without} == {
+        f"network.attention.{name}"
+        for name in ("norm.weight", "norm.bias", "qkv.weight", "qkv.bias", "bias", "out.weight", "out.bias")
+    }
+    assert all(torch.equal(value, beside[name]) for name, value in without.items())
+
+
+@pytest.mark.parametrize("heads", [0, 5])
+def test_heads_that_do_not_fit_are_refused(heads: int) -> None:
+    with pytest.raises(ConfigError, match=f"network conv.*heads.*{heads}"):
+        members.autoencoder("conv", "plain", {"width": 12, "inner": 16, "blocks": 1, "attention": 2, "heads": heads})
+
+
+BEGINS_AS_PCA = [(kind, options) for kind in ("conv", "recurrent") for options in members.NETWORKS[kind]]
+
+
+@pytest.mark.parametrize(("network", "options"), BEGINS_AS_PCA)
+def test_training_starts_from_principal_components(network: str, options: dict[str, Any]) -> None:
+    model = members.autoencoder(network, "variational", options, awake=False)
+    baseline = members.autoencoder("pca", "plain", {"stride": model.stride})
+    features = Features(*in_garbage(ragged()))
+    inside = torch.arange(features.values.shape[2]) < features.lengths[:, None]
+    with torch.no_grad():
+        made, expected = (one.reconstruct(features).values.movedim(1, 2)[inside] for one in (model, baseline))
+    torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("options", members.NETWORKS["recurrent"])
+def test_recurrent_units_of_nothing(options: dict[str, Any]) -> None:
+    """No frames at all, and a batch in which one clip has none."""
+    model = members.autoencoder("recurrent", "variational", options)
+    stride = model.stride
+    with torch.no_grad():
+        empty = model.encode(Features(torch.zeros(2, CHANNELS, 0), torch.tensor([0, 0])))
+        assert empty.mean.shape == (2, 0, members.LATENT_DIM)
+        assert model.decode(empty.mode()).values.shape == (2, CHANNELS, 0)
+        features = members.features(2 * stride, 2, CHANNELS)
+        both = model.encode(Features(features.values, torch.tensor([2 * stride, 0])))
+        alone = model.encode(Features(features.values[:1], torch.tensor([2 * stride])))
+        close(both.mean[0], alone.mean[0])
+        assert both.lengths.tolist() == [2, 0]
+
+
 @every_model
 def test_every_trainable_number_learns(network: str, bottleneck: str, options: dict[str, Any]) -> None:
     model = members.autoencoder(network, bottleneck, options).train()
@@ -188,7 +288,12 @@ def test_every_trainable_number_learns(network: str, bottleneck: str, options: d
             parameter.add_(0.02 * torch.randn_like(parameter))
     features = members.features(21, 2, CHANNELS)
     posterior = model.encode(features)
-    loss = (model.decode_normalised(posterior.sample())[:, :, :21] - features.values).square().mean()
+    made = (
+        model.network.reconstruct(features.values, features.lengths)
+        if isinstance(model.network, Skipping)
+        else model.decode_normalised(posterior.sample())[:, :, :21]
+    )
+    loss = (made - features.values).square().mean()
     kl = posterior.kl()
     if kl is not None:
         loss = loss + kl.mean()

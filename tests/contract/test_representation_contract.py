@@ -105,5 +105,7 @@ def test_state_dict_makes_a_copy(kind: str) -> None:
 
 @every_kind
 def test_an_impossible_hop_is_refused_by_name(kind: str) -> None:
-    with pytest.raises(ConfigError, match=f"representation {kind}: .*hop_length is 200"):
-        members.representation(kind, hop_length=200)
+    granular = "overlap" in members.REPRESENTATIONS[kind]
+    option, value = ("overlap", 0.97) if granular else ("hop_length", 200)
+    with pytest.raises(ConfigError, match=f"representation {kind}: .*{option} is {value}"):
+        members.representation(kind, **{option: value})

@@ -13,17 +13,19 @@ from actseq import build, metrics, units
 from actseq.autoencoders.base import Normaliser
 from actseq.config import Member
 from actseq.errors import ConfigError
-from actseq.representations.base import Features
+from actseq.representations.base import Features, Granular
 from actseq.vocoders.base import Vocoder
 
 TAKES = {
     "phase": {"mel", "linear"},
     "griffin-lim": {"mel", "linear"},
     "istft": {"stft"},
+    "granular": {"grain", "spectrum"},
     "magnitude": {"mel", "linear"},
     "neural": {"mel", "linear"},
 }
 """The representations that each vocoder, ready-made or trained, takes; the others it must refuse."""
+AUTO = {"mel": "phase", "linear": "phase", "stft": "istft", "grain": "granular", "spectrum": "granular"}
 PAIRS = [(vocoder, kind) for vocoder in sorted(TAKES) for kind in sorted(build.REPRESENTATIONS)]
 LEGAL = [(vocoder, kind) for vocoder, kind in PAIRS if kind in TAKES.get(vocoder, build.REPRESENTATIONS)]
 every_pair = pytest.mark.parametrize(("vocoder", "kind"), LEGAL)
@@ -34,12 +36,11 @@ def test_every_member_has_options() -> None:
     assert set(members.VOCODER_NETWORKS) == set(build.VOCODER_NETWORKS)
     assert set(TAKES) == {*build.VOCODERS, *build.VOCODER_NETWORKS}
     assert set().union(*TAKES.values()) <= set(build.REPRESENTATIONS)
-    assert set(build.AUTO_VOCODERS) == set(build.REPRESENTATIONS)
-    assert {(vocoder, kind) for kind, vocoder in build.AUTO_VOCODERS.items()} <= set(LEGAL)
+    assert set(AUTO) == set(build.REPRESENTATIONS)
 
 
 def test_auto_is_the_one_of_the_representation() -> None:
-    for kind, vocoder in build.AUTO_VOCODERS.items():
+    for kind, vocoder in AUTO.items():
         made = build.build_vocoder(Member(kind="auto"), members.representation(kind))
         assert type(made) is build.VOCODERS[vocoder]
 
@@ -50,12 +51,23 @@ def test_a_representation_that_does_not_fit_is_refused() -> None:
             with pytest.raises(ConfigError, match="|".join(TAKES[vocoder])):
                 make(vocoder, members.representation(kind))
     known = members.representation("mel")
-    names = ("sample_rate", "hop_length", "channels", "log_magnitude", "feature_rate", "context_samples", "analyse")
+    names = (
+        "sample_rate",
+        "hop_length",
+        "channels",
+        "log_magnitude",
+        "signed",
+        "feature_rate",
+        "context_samples",
+        "analyse",
+    )
     stranger = SimpleNamespace(**{name: getattr(known, name) for name in names})
     for vocoder, takes in TAKES.items():
         with pytest.raises(ConfigError) as refusal:
             make(vocoder, stranger)
         assert all(kind in str(refusal.value) for kind in takes)
+    with pytest.raises(ConfigError, match=r"no vocoder takes these features.*phase: .*; istft: .*; granular: "):
+        build.build_vocoder(Member(kind="auto"), stranger)
 
 
 def make(vocoder: str, analysis: Any, **options: Any) -> Vocoder:
@@ -149,7 +161,7 @@ def test_silence_stays_silent(vocoder: str, kind: str) -> None:
 @every_pair
 def test_the_wildest_features_that_a_decoder_may_make_are_finite(vocoder: str, kind: str) -> None:
     analysis, features = analysed(kind)
-    normaliser = Normaliser(analysis.channels, log_magnitude=analysis.log_magnitude)
+    normaliser = Normaliser(analysis.channels, log_magnitude=analysis.log_magnitude, signed=analysis.signed)
     normaliser.fit([features])
     generator = torch.Generator().manual_seed(0)
     wild = normaliser.restore(1e6 * torch.randn((1, analysis.channels, 40), generator=generator))
@@ -171,7 +183,8 @@ def test_nothing_comes_of_nothing(vocoder: str, kind: str) -> None:
 
 @pytest.mark.parametrize(("vocoder", "kind"), [pair for pair in LEGAL if pair[0] in build.VOCODERS])
 def test_real_digits_survive(vocoder: str, kind: str, data_dir: Path) -> None:
-    options = {"n_fft": 512, "hop_length": 128} | ({"n_mels": 80} if kind == "mel" else {})
+    options: dict[str, Any] = {"n_fft": 512, "hop_length": 128} | ({"n_mels": 80} if kind == "mel" else {})
+    options = {"grain_length": 182} if isinstance(members.representation(kind), Granular) else options
     analysis = members.representation(kind, **options)
     waveforms = members.digits(data_dir, 8)
     features = analysis.analyse(*members.padded(waveforms))

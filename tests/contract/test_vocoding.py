@@ -160,7 +160,7 @@ def test_discriminators_tell_a_shifted_phase() -> None:
 def autoencoder(latent_blocks: int = 1) -> Autoencoder:
     """Seeded weights that matter, stride 2, statistics of log-mel features."""
     options = {"width": 12, "inner": 16, "blocks": 1, "latent_blocks": latent_blocks, "stride": 2}
-    model = members.autoencoder("conv", "plain", options)
+    model = members.autoencoder("conv", "plain", options, awake=False)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))

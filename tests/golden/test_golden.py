@@ -80,7 +80,9 @@ def test_stft_and_back() -> None:
 
 def conv() -> Autoencoder:
     network = Conv(6, 3, 6, width=8, inner=12, blocks=2, latent_blocks=1, stride=2)
-    model = Autoencoder(network, Variational(), channels=6, feature_rate=125.0, log_magnitude=True, latent_dim=3).eval()
+    model = Autoencoder(
+        network, Variational(3), channels=6, feature_rate=125.0, log_magnitude=True, latent_dim=3
+    ).eval()
     fill(model, 0)
     return model
 

@@ -19,6 +19,7 @@ from actseq.metrics import (
     mel_l1_db,
     multi_resolution_stft,
     pesq_mos,
+    si_sdr_db,
     spectral_jump,
     stoi,
 )
@@ -144,6 +145,25 @@ def test_envelope_correlation_agrees_with_one_frame_after_the_other(sample_rate:
     expected = np.corrcoef(*levels)[0, 1]
     assert 0.1 < expected < 0.95
     assert envelope_correlation(original, output, sample_rate) == pytest.approx(expected, abs=1e-5)
+
+
+def test_si_sdr_is_the_ratio_after_the_best_gain() -> None:
+    clip, other = noise(9000), noise(9000, seed=1)
+    output = 0.3 * clip + 0.05 * other
+    # The gain by least squares, by another hand.
+    gain = np.linalg.lstsq(clip[:, None].astype(np.float64), output.astype(np.float64), rcond=None)[0][0]
+    rest = output - gain * clip
+    expected = 10 * np.log10(np.square(gain * clip).sum() / np.square(rest).sum())
+    found = si_sdr_db(clip, output)
+    assert found == pytest.approx(expected, abs=1e-3)
+    assert found == pytest.approx(15.6, abs=0.3)
+    for changed in (5 * output, -output, np.pad(output, (0, 100))):
+        assert si_sdr_db(clip, changed) == pytest.approx(expected, abs=1e-3)
+    assert si_sdr_db(clip, clip) == float("inf")
+    assert si_sdr_db(clip, np.zeros_like(clip)) is None
+    assert si_sdr_db(np.zeros_like(clip), clip) is None
+    silent = np.sin(np.arange(6284) * 0.01), np.cos(np.arange(6284) * 0.01)  # nothing in common
+    assert (si_sdr_db(*(wave.astype(np.float32) for wave in silent)) or 0) < -60
 
 
 def test_envelope_correlation_of_known_pairs() -> None:

@@ -8,8 +8,9 @@ import soundfile
 from matplotlib.image import imread
 
 from actseq.errors import ArtifactError, ConfigError
-from actseq.plots import DPI, FLOOR_DB, MAX_COLUMNS, Panel, _band_weights, _fit, _spectrogram, contact_sheet
+from actseq.plots import FLOOR_DB, MAX_COLUMNS, Panel, _band_weights, _spectrogram, contact_sheet
 from actseq.plots import training_curves as draw_curves
+from actseq.style import DPI, fit
 
 RATE = 8000
 
@@ -123,10 +124,10 @@ def test_titles_of_any_letters(tmp_path: Path) -> None:
 
 
 def test_long_texts_keep_both_ends() -> None:
-    fitted = _fit("frankensnare__hit_vl4_rr1", 1.0, 6.5)
+    fitted = fit("frankensnare__hit_vl4_rr1", 1.0, 6.5)
     assert len(fitted) < 25
     assert (fitted[0], fitted[-3:]) == ("f", "rr1")
-    assert _fit("kick", 1.0, 6.5) == "kick"
+    assert fit("kick", 1.0, 6.5) == "kick"
 
 
 @pytest.mark.parametrize("rows", [{}, {"real": []}])

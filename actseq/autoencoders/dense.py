@@ -1,0 +1,155 @@
+"""`dense`: a perceptron over every latent frame on its own; nothing is seen of its neighbours."""
+
+import math
+from collections.abc import Iterable
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from actseq.autoencoders.base import frame_mask
+from actseq.autoencoders.networks import stack_frames, unstack_frames
+from actseq.errors import require
+from actseq.representations.base import Features
+
+LEAST_ENERGY = 1e-8
+"""Added to energies before their logarithm; features have unit deviation."""
+MOST_LOGARITHM = 12.0
+"""Of a wave's amplitude, far beyond any sound: what no code has ever meant must not become infinite."""
+
+
+class Energies(nn.Module):
+    """Pairs of units that start as windowed cosines and sines; logarithms of their energy, standardised.
+
+    A wave has the same energy wherever it begins, which a layer of plain units would have to learn for every phase.
+
+    Args:
+        size: numbers that come in, successive samples.
+        n_pairs: energies that go out.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, size: int, n_pairs: int) -> None:
+        super().__init__()
+        window = torch.blackman_window(size)
+        angle = torch.outer(torch.arange(n_pairs) + 0.5, torch.arange(size)) * (math.pi / n_pairs)
+        scale = window / window.square().sum().sqrt()
+        self.cosine, self.sine = nn.Parameter(angle.cos() * scale), nn.Parameter(angle.sin() * scale)
+        self.register_buffer("mean", torch.zeros(n_pairs))
+        self.register_buffer("deviation", torch.ones(n_pairs))
+
+    def logarithms(self, values: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch n_pairs"]:
+        """Before they are standardised."""
+        return ((values @ self.cosine.T).square() + (values @ self.sine.T).square() + LEAST_ENERGY).log()
+
+    def forward(self, values: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch n_pairs"]:
+        """Energies of about unit deviation."""
+        return (self.logarithms(values) - self.mean) / self.deviation
+
+
+class Waves(nn.Module):
+    """The reverse: waves of given energies and fixed random phases, all of them periods of a loop.
+
+    A sound that is eighty decibels weaker in one place than in another is two numbers a little apart; to a layer of plain
+    units it is a difference that must be right to a ten-thousandth, and what is left of it is white noise.
+
+    Args:
+        energies: whose statistics say what numbers of about unit deviation mean.
+    """
+
+    waves: Tensor
+
+    def __init__(self, energies: Energies) -> None:
+        super().__init__()
+        n_pairs, size = energies.cosine.shape
+        periods = ((torch.arange(n_pairs) + 0.5) * size / (2 * n_pairs)).round()
+        angle = torch.outer(periods, torch.arange(size)) * (2 * math.pi / size)
+        phase = 2 * math.pi * torch.rand(n_pairs, 1)
+        self.register_buffer("waves", (angle + phase).cos() * math.sqrt(2 / n_pairs))
+        self.statistics = [energies]  # not a part of it: its numbers are in the model already
+
+    def forward(self, values: Float[Tensor, "*batch n_pairs"]) -> Float[Tensor, "*batch size"]:
+        """Successive samples."""
+        energies = self.statistics[0]
+        logarithms = values * energies.deviation + energies.mean
+        return (0.5 * logarithms).clamp(max=MOST_LOGARITHM).exp() @ self.waves
+
+
+class Dense(nn.Module):
+    """Hidden layers of one width from `stride` stacked frames to the code, and as many back.
+
+    Args:
+        channels: of the features.
+        latent_dim: numbers per latent frame.
+        out_dim: numbers per latent frame that the encoder makes for the bottleneck.
+        width: units of a hidden layer.
+        layers: hidden layers on each side.
+        energies: the layers next to the features are of energies and of waves, their units in pairs: for `grain` features.
+        stride: feature frames per latent frame.
+    """
+
+    trainable = True
+    generative = True
+
+    def __init__(
+        self,
+        channels: int,
+        latent_dim: int,
+        out_dim: int,
+        *,
+        width: int = 1000,
+        layers: int = 2,
+        energies: bool = False,
+        stride: int = 1,
+    ) -> None:
+        super().__init__()
+        require(2, width=width)
+        require(1, layers=layers, stride=stride)
+        self.stride = stride
+        self.context_frames: int | None = stride - 1
+        size, hidden = channels * stride, [width] * layers
+        self.energies = Energies(size, width // 2) if energies else None
+        inside = [width // 2, *hidden[1:]] if energies else [size, *hidden]
+        self.encoder = _perceptron([*inside, out_dim])
+        self.decoder = _perceptron([latent_dim, *reversed(inside)])
+        self.waves = Waves(self.energies) if self.energies else None
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Features]) -> None:
+        """The statistics of energies, where there are any."""
+        if self.energies is None:
+            return
+        n, total, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        for features in batches:
+            rows = stack_frames(features.values, features.lengths, self.stride)
+            inside = frame_mask(-(-features.lengths // self.stride), rows.shape[1])
+            found = self.energies.logarithms(rows[inside]).double()
+            n, total, square = n + len(found), total + found.sum(0), square + found.square().sum(0)
+        mean = total / n
+        self.energies.mean.copy_(mean)
+        self.energies.deviation.copy_((square / n - mean.square()).clamp(min=1e-4).sqrt())
+
+    def encode(
+        self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch latent_frames out"]:
+        """Numbers for the bottleneck, (batch, ceil(frames / stride), out_dim)."""
+        rows = stack_frames(values, lengths, self.stride)
+        out: Tensor = self.encoder(rows if self.energies is None else self.energies(rows))
+        return out
+
+    def decode(
+        self, latents: Float[Tensor, "batch latent_frames latent_dim"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels frames"]:
+        """Normalised features, (batch, channels, latent_frames · stride)."""
+        made = self.decoder(latents)
+        return unstack_frames(made if self.waves is None else self.waves(made), self.stride)
+
+
+def _perceptron(sizes: list[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.GELU()]
+    return nn.Sequential(*layers[:-1])

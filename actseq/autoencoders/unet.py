@@ -1,0 +1,178 @@
+"""`unet`: a mask over a complex spectrogram, from skip connections at every rate.
+
+Between input and output nothing is lost, so the code says little of the sound: such a network restores and does not
+generate. Noisy phases are kept: real and imaginary part of a bin are multiplied by one number.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from actseq import units
+from actseq.autoencoders.base import frame_mask
+from actseq.autoencoders.networks import KERNEL, Block, run_blocks
+from actseq.errors import ConfigError, require
+from actseq.representations.base import Features
+from actseq.representations.stft import Stft
+
+FLOOR = 1e-2
+"""Magnitude, in deviations of the features, well below which a bin counts as silent."""
+
+
+class Stack(nn.Module):
+    """Blocks at one rate."""
+
+    def __init__(self, width: int, inner: int, blocks: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, inner) for _ in range(blocks))
+
+    def forward(
+        self, x: Float[Tensor, "batch frames width"], mask: Float[Tensor, "batch frames 1"]
+    ) -> Float[Tensor, "batch frames width"]:
+        """As `run_blocks`."""
+        return run_blocks(self.blocks, x, mask)
+
+
+class Unet(nn.Module):
+    """`unet`: ConvNeXt blocks at the rate of the features, at half of it, and so on down to that of the code, and back.
+
+    What it looks at are the logarithms of magnitudes. Channels are those of `Stft`: real parts of all bins, then imaginary
+    parts of all but the first and the last.
+
+    Args:
+        channels: of the features.
+        latent_dim: numbers per latent frame.
+        out_dim: must equal `latent_dim`: a point code.
+        width: numbers per frame inside, at every rate.
+        inner: width inside a block.
+        blocks: at every rate, on the way down and again on the way up.
+        stride: feature frames per latent frame: 1, 2, 4, and so on; each doubling is a rate more.
+        limit: the mask lies between 0 and this; above 1 it also gives back what noise has taken from a bin.
+
+    Source: Ronneberger, Fischer and Brox, U-Net (2015), with a mask in place of a picture.
+    """
+
+    trainable = True
+    generative = False
+    takes = (Stft,)
+    centre: Tensor
+    spread: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        latent_dim: int,
+        out_dim: int,
+        *,
+        width: int = 192,
+        inner: int = 384,
+        blocks: int = 1,
+        stride: int = 4,
+        limit: float = 1.5,
+    ) -> None:
+        super().__init__()
+        require(1, width=width, inner=inner, blocks=blocks, stride=stride, limit=limit)
+        if out_dim != latent_dim:
+            raise ValueError("network unet makes a point code; use it with bottleneck plain")
+        if stride & (stride - 1):
+            raise ValueError(f"stride is {stride}, expected 1, 2, 4, 8 or another power of two")
+        levels = int(math.log2(stride))
+        bins = channels // 2 + 1
+        self.stride, self.limit = stride, limit
+        self.context_frames: int | None = KERNEL // 2 * blocks * (2 * stride - 1) + stride - 1
+
+        self.read = nn.Linear(bins, width)
+        self.down = nn.ModuleList(Stack(width, inner, blocks) for _ in range(levels + 1))
+        self.merge = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(levels))
+        self.code, self.open = nn.Linear(width, latent_dim), nn.Linear(latent_dim, width)
+        self.up = nn.ModuleList(Stack(width, inner, blocks) for _ in range(levels + 1))
+        self.split = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(levels))
+        self.write = nn.Linear(width, bins)
+        self.register_buffer("centre", torch.zeros(bins, 1))
+        self.register_buffer("spread", torch.ones(()))
+
+    def fit(self, batches: Iterable[Features]) -> None:
+        """Mean of every bin's level, and the deviation of all, over valid frames."""
+        count, total, square = 0, torch.zeros(len(self.centre), dtype=torch.float64), 0.0
+        for features in batches:
+            levels = _levels(features.values).movedim(1, 2)
+            rows = levels[frame_mask(features.lengths, levels.shape[1])].double().cpu()
+            count += len(rows)
+            total += rows.sum(0)
+            square += float(rows.square().sum())
+        mean = total / count
+        self.centre.copy_(mean[:, None])
+        self.spread.fill_(max(square / (count * len(mean)) - float(mean.square().mean()), 1e-8) ** 0.5)
+
+    def encode(
+        self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch latent_frames out"]:
+        """The code at the lowest rate, (batch, ceil(frames / stride), latent_dim)."""
+        code: Tensor = self.code(self._descend(values, lengths)[-1])
+        return code
+
+    def decode(
+        self, latents: Float[Tensor, "batch latent_frames latent_dim"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels frames"]:
+        """Refused: a mask needs something to be laid upon.
+
+        Raises:
+            ConfigError: always.
+        """
+        raise ConfigError(
+            "the latents of network unet do not hold the sound: it has skip connections",
+            "a generative network",
+            "use restore or reconstruct with this run, or train another preset",
+        )
+
+    def reconstruct(
+        self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels frames"]:
+        """The features under the mask."""
+        mask = self.mask(values, lengths)
+        return values * torch.cat([mask, mask[:, 1:-1]], dim=1)
+
+    def mask(
+        self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch bins frames"]:
+        """Factor of each bin, 0 to `limit`."""
+        frames = values.shape[2]
+        *skips, x = self._descend(values, lengths)
+        masks = self._masks(lengths, x.shape[1] * self.stride, x.dtype)
+        x = self.up[-1](self.open(self.code(x)), masks[-1])
+        for level in reversed(range(len(skips))):
+            x = rearrange(self.split[level](x), "b t (s w) -> b (t s) w", s=2) + skips[level]
+            x = self.up[level](x, masks[level])
+        found: Tensor = self.limit * torch.sigmoid(self.write(x))
+        return found[:, :frames].transpose(1, 2)
+
+    def _descend(
+        self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
+    ) -> list[Float[Tensor, "batch _ width"]]:
+        """What the blocks of every rate have made, highest rate first."""
+        frames = units.n_latent_frames(values.shape[2], self.stride) * self.stride
+        masks = self._masks(lengths, frames, values.dtype)
+        levels = (_levels(values) - self.centre) / self.spread
+        x = self.read(F.pad(levels, (0, frames - values.shape[2])).transpose(1, 2))
+        made = [self.down[0](x, masks[0])]
+        for level, merge in enumerate(self.merge):
+            x = merge(rearrange(made[-1] * masks[level], "b (t s) w -> b t (s w)", s=2))
+            made.append(self.down[level + 1](x, masks[level + 1]))
+        return made
+
+    def _masks(self, lengths: Tensor, frames: int, dtype: torch.dtype) -> list[Float[Tensor, "batch _ 1"]]:
+        """Which frames are real, at every rate."""
+        strides = [2**level for level in range(len(self.down))]
+        return [frame_mask(-(-lengths // stride), frames // stride)[:, :, None].to(dtype) for stride in strides]
+
+
+def _levels(values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch bins frames"]:
+    """Logarithms of magnitudes."""
+    bins = values.shape[1] // 2 + 1
+    real, imaginary = values[:, :bins], F.pad(values[:, bins:], (0, 0, 1, 1))
+    return 0.5 * (real.square() + imaginary.square() + FLOOR**2).log()

@@ -1,0 +1,72 @@
+"""How the power of sound is spread over frequency: mean spectra and octave bands."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+NOTHING_DB = -100.0
+"""Power that lies so far below the strongest counts as this much: silence has a level too."""
+_BLOCK = 256
+
+
+def window_length(sample_rate: int) -> int:
+    """The power of two nearest to 50 ms, in samples."""
+    return max(64, 1 << max(0, round(float(np.log2(0.05 * sample_rate)))))
+
+
+def power(waveform: Float[np.ndarray, " samples"], n_fft: int) -> tuple[Float[np.ndarray, " bins"], int]:
+    """One-sided power of every bin, summed over half-overlapping Hann windows, and how many these are.
+
+    Of one window the powers add up to its mean square, the window's own shape undone. The end is filled up with silence.
+
+    Source: Welch, The use of fast Fourier transform for the estimation of power spectra (1967).
+    """
+    hop = n_fft // 2
+    n = max(1, -(-max(0, len(waveform) - n_fft) // hop) + 1)
+    padded = np.pad(waveform.astype(np.float64), (0, (n - 1) * hop + n_fft - len(waveform)))
+    framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
+    window = np.hanning(n_fft + 1)[:-1]
+    total = np.zeros(n_fft // 2 + 1)
+    for start in range(0, n, _BLOCK):
+        total += (np.abs(np.fft.rfft(framed[start : start + _BLOCK] * window)) ** 2).sum(0)
+    total[1:-1] *= 2
+    return total / (n_fft * (window**2).sum()), n
+
+
+def decibels(
+    powers: Float[np.ndarray, "*shape"], reference: Float[np.ndarray, "*other"]
+) -> Float[np.ndarray, "*shape"]:
+    """Levels below the strongest of a reference, in dB; `NOTHING_DB` at least."""
+    strongest = float(reference.max(initial=0.0))
+    ratio = powers / strongest if strongest > 0 else np.zeros_like(powers)
+    return 10 * np.log10(np.maximum(ratio, 10 ** (NOTHING_DB / 10)))
+
+
+@dataclass(frozen=True)
+class Octaves:
+    """Octave bands around 1 kHz · 2^k, from 20 Hz to half the sample rate, at which the last one is cut.
+
+    Attributes:
+        centre: in Hz.
+        low: lower edge in Hz.
+        high: upper edge in Hz.
+        power: of each spectrum in each band.
+    """
+
+    centre: Float[np.ndarray, " bands"]
+    low: Float[np.ndarray, " bands"]
+    high: Float[np.ndarray, " bands"]
+    power: Float[np.ndarray, "spectra bands"]
+
+
+def octaves(spectra: Float[np.ndarray, "spectra bins"], sample_rate: int) -> Octaves:
+    """Powers of bins summed by band; bands without a bin are left out."""
+    bins = spectra.shape[1]
+    frequencies = np.linspace(0.0, sample_rate / 2, bins)
+    centres = 1000.0 * 2.0 ** np.arange(-6, 8)
+    lows, highs = centres / np.sqrt(2), np.minimum(centres * np.sqrt(2), sample_rate / 2)
+    inside = [(frequencies >= low) & (frequencies < high) for low, high in zip(lows, highs, strict=True)]
+    kept = [k for k, chosen in enumerate(inside) if lows[k] >= 20.0 and chosen.any()]
+    powers = np.stack([spectra[:, inside[k]].sum(1) for k in kept], axis=1)
+    return Octaves(centres[kept], lows[kept], highs[kept], powers)

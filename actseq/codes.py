@@ -1,0 +1,132 @@
+"""What a set of codes is like beside the prior that it should have: numbers only, for pictures and tables.
+
+A code is one latent frame. The prior holds of codes as the decoder meets them: of draws from the posteriors, noise included,
+not of their means. Frames follow each other and are no independent draws, so distances are given without a p-value.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import ndtr, ndtri
+
+CONSTANT = 1e-6
+"""A dimension with a smaller deviation says nothing."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """Latent frames of some clips, one clip after the other.
+
+    Attributes:
+        drawn: one draw from each posterior; the mean where the code is a point.
+        mean: of each posterior.
+        log_variance: of each posterior; None where the code is a point.
+        deviation: of the prior N(0, deviation²) in every dimension; None where there is none, and the Gaussian with the
+            mean and deviation of each dimension takes its place.
+    """
+
+    drawn: Float[np.ndarray, "frames dims"]
+    mean: Float[np.ndarray, "frames dims"]
+    log_variance: Float[np.ndarray, "frames dims"] | None
+    deviation: float | None
+
+    def centre(self) -> Float[np.ndarray, " dims"]:
+        """Mean of the Gaussian that they are compared with."""
+        return np.zeros(self.drawn.shape[1]) if self.deviation is not None else self.drawn.mean(0, dtype=np.float64)
+
+    def scale(self) -> Float[np.ndarray, " dims"]:
+        """Its deviation."""
+        if self.deviation is not None:
+            return np.full(self.drawn.shape[1], float(self.deviation))
+        return np.asarray(self.drawn.std(0, dtype=np.float64))
+
+    def standardised(self) -> Float[np.ndarray, "frames dims"]:
+        """Draws in deviations of the Gaussian from its mean; 0 in a dimension that is compared with no deviation at all."""
+        scale = self.scale()
+        return np.asarray((self.drawn - self.centre()) / np.where(scale > CONSTANT, scale, np.inf))
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Densities of standardised codes, and of N(0, 1).
+
+    Attributes:
+        edges: of the bins; at most one code in a thousand of any dimension lies outside.
+        density: of codes.
+        prior: of the normal distribution, mean over each bin.
+    """
+
+    edges: Float[np.ndarray, " edges"]
+    density: Float[np.ndarray, "bins dims"]
+    prior: Float[np.ndarray, " bins"]
+
+
+def histogram(standardised: Float[np.ndarray, "frames dims"], n_bins: int = 40) -> Histogram:
+    """Over one range for all dimensions: four deviations, or as far as codes go."""
+    reach = max(4.0, float(np.ceil(np.quantile(np.abs(standardised), 0.999, axis=0).max())))
+    edges = np.linspace(-reach, reach, n_bins + 1)
+    counts = np.stack([np.histogram(column, edges)[0] for column in standardised.T], axis=1)
+    return Histogram(
+        edges, counts / (len(standardised) * np.diff(edges)[:, None]), np.diff(ndtr(edges)) / np.diff(edges)
+    )
+
+
+def kolmogorov_smirnov(standardised: Float[np.ndarray, "frames dims"]) -> Float[np.ndarray, " dims"]:
+    """Greatest distance of each dimension's distribution function from that of N(0, 1): 0 for none, 1 for all there is."""
+    n = len(standardised)
+    expected = ndtr(np.sort(standardised, axis=0))
+    steps = np.arange(n + 1)[:, None] / n
+    return np.asarray(np.maximum((steps[1:] - expected).max(0), (expected - steps[:-1]).max(0)))
+
+
+def quantiles(
+    standardised: Float[np.ndarray, "frames dims"], n: int = 100
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, "n dims"]]:
+    """Probabilities in the middle of `n` equal parts, the quantiles of N(0, 1) there, and those of the codes."""
+    probabilities = (np.arange(n) + 0.5) / n
+    return probabilities, ndtri(probabilities), np.quantile(standardised, probabilities, axis=0)
+
+
+def correlations(values: Float[np.ndarray, "frames dims"]) -> Float[np.ndarray, "dims dims"]:
+    """Between dimensions; 0 beside one that is constant, and 1 of each with itself."""
+    centred = values - values.mean(0, dtype=np.float64)
+    deviation = centred.std(0)
+    scaled = centred / np.where(deviation > CONSTANT, deviation, np.inf)
+    found = np.asarray(scaled.T @ scaled / len(values))
+    np.fill_diagonal(found, 1.0)
+    return found
+
+
+def nearest_relative(
+    correlation: Float[np.ndarray, "dims dims"],
+) -> tuple[Float[np.ndarray, " dims"], np.ndarray]:
+    """Of each dimension the largest absolute correlation with another, and which one; itself where there is no other."""
+    others = np.abs(correlation) * (1 - np.eye(len(correlation)))
+    return others.max(1), np.where(others.max(1) > 0, others.argmax(1), np.arange(len(others)))
+
+
+def kl_nats(codes: Codes) -> Float[np.ndarray, " dims"] | None:
+    """Mean KL divergence of the posteriors from N(0, 1) in each dimension; None where the code is a point."""
+    if codes.log_variance is None:
+        return None
+    mean, log_variance = codes.mean.astype(np.float64), codes.log_variance.astype(np.float64)
+    return np.asarray(0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).mean(0))
+
+
+def principal(
+    values: Float[np.ndarray, "n dims"], k: int = 2
+) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, " k"]]:
+    """The first `k` principal components of some points, and the share of their variance that each explains.
+
+    Signs are chosen so that the largest weight of a component is positive. Where points have fewer dimensions than `k`,
+    the rest is 0.
+    """
+    centred = values - values.mean(0, dtype=np.float64)
+    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+    directions = (
+        directions[:k] * np.sign(directions[np.arange(len(directions[:k])), np.abs(directions[:k]).argmax(1)])[:, None]
+    )
+    explained = singular[:k] ** 2 / max(float((singular**2).sum()), 1e-30)
+    missing = k - len(directions)
+    return np.pad(centred @ directions.T, ((0, 0), (0, missing))), np.pad(explained, (0, missing))

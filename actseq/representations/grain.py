@@ -1,0 +1,126 @@
+"""`grain`: the raw samples of overlapping windows.
+
+Grains are cut rectangular: the window is applied once, at synthesis. Frame t holds the samples around t · hop_length.
+"""
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from actseq.errors import require
+from actseq.losses import itakura_saito
+from actseq.representations.base import Features
+
+
+class Grain(nn.Module):
+    """Raw samples of windows.
+
+    Args:
+        sample_rate: Hz.
+        grain_length: samples of a grain.
+        overlap: share of a grain that the next one has in common with it, 0 to 0.95.
+        bands: in which magnitudes are compared, evenly spaced in mels; fewer where they would be narrower than a bin.
+        floor: magnitudes below this, of a sine of amplitude 1, are taken for silence.
+    """
+
+    log_magnitude = False
+    signed = True
+    window: Tensor
+    basis: Tensor
+
+    def __init__(
+        self,
+        sample_rate: int,
+        *,
+        grain_length: int = 1002,
+        overlap: float = 0.9,
+        bands: int = 96,
+        floor: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        require(1, bands=bands)
+        require(1e-20, floor=floor)
+        self.sample_rate, self.grain_length, self.channels = sample_rate, grain_length, grain_length
+        self.hop_length = hop_of(grain_length, overlap)
+        self.floor = floor
+        window = torch.blackman_window(grain_length)
+        # Of a sine of amplitude 1 the transform's peak is 1.
+        self.register_buffer("window", 2 * window / window.sum())
+        self.register_buffer("basis", band_means(sample_rate, grain_length, bands))
+
+    @property
+    def feature_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop_length
+
+    @property
+    def context_samples(self) -> int:
+        """Half a grain."""
+        return -(-self.grain_length // 2)
+
+    def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
+        """Features (batch, grain_length, frames) of clips of the given lengths in samples."""
+        return Features(
+            cut_grains(waveform, lengths, self.grain_length, self.hop_length), 1 + lengths // self.hop_length
+        )
+
+    def grains(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch grain_length frames"]:
+        """The features themselves."""
+        return values
+
+    def features_of(self, grains: Float[Tensor, "batch grain_length frames"]) -> Float[Tensor, "batch channels frames"]:
+        """The grains themselves."""
+        return grains
+
+    def log_power(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch bands frames"]:
+        """Natural logarithms of the power of windowed grains in bands."""
+        spectrum = torch.fft.rfft(values.transpose(1, 2) * self.window)
+        power = (spectrum.real.square() + spectrum.imag.square()) @ self.basis.T
+        logarithms: Tensor = (power + self.floor**2).log()
+        return logarithms.transpose(1, 2)
+
+    def magnitude_distance(
+        self,
+        output: Float[Tensor, "batch channels frames"],
+        target: Float[Tensor, "batch channels frames"],
+        inside: Bool[Tensor, "batch frames"],
+    ) -> Float[Tensor, ""]:
+        """Distance of the power in bands that is least where the output has the mean power of what it stands for."""
+        return itakura_saito(self.log_power(output), self.log_power(target), inside)
+
+
+def band_means(sample_rate: int, n_fft: int, bands: int) -> Float[Tensor, "found bins"]:
+    """Rows that take the mean over the bins of bands; low ones are single bins, so that levels there are told apart."""
+    bins = n_fft // 2 + 1
+    mels = torch.linspace(0, 1, bands + 1) * math.log1p(sample_rate / 2 / 700)
+    edges = torch.unique((700 * torch.expm1(mels) * n_fft / sample_rate).round().long().clamp(max=bins - 1)).tolist()
+    basis = torch.zeros(len(edges), bins)
+    for row, (first, last) in enumerate(pairwise([*edges[:-1], bins - 1, bins])):
+        basis[row, first:last] = 1 / (last - first)
+    return basis
+
+
+def hop_of(grain_length: int, overlap: float) -> int:
+    """Samples between grains.
+
+    Raises:
+        ValueError: grains too short, or an overlap out of bounds.
+    """
+    require(8, grain_length=grain_length)
+    if not 0 <= overlap <= 0.95:
+        raise ValueError(f"overlap is {overlap}, expected 0 to 0.95")
+    return max(1, round(grain_length * (1 - overlap)))
+
+
+def cut_grains(
+    waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], grain_length: int, hop_length: int
+) -> Float[Tensor, "batch grain_length frames"]:
+    """Samples around every hop; outside the lengths there is silence."""
+    inside = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
+    before = grain_length // 2
+    padded = F.pad(torch.where(inside, waveform, 0.0), (before, grain_length - before))
+    return padded.unfold(1, grain_length, hop_length).transpose(1, 2)

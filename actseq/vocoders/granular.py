@@ -1,0 +1,160 @@
+"""`granular`: windowed grains, overlapped and added.
+
+What lies in the same place in grain after grain is heard as a buzz at the hop rate. Against it places and lengths of grains
+may jitter; or grains are rotated, each by its own random share of a loop, so that nothing keeps its place. Random numbers are
+a function of the frame's number alone: the same features give the same bytes.
+"""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from actseq.corruption import turn
+from actseq.errors import require
+from actseq.representations.base import Features, Granular, Representation
+from actseq.vocoders.base import Stream, synthesise_streamed
+
+LEAST_WEIGHT = 0.05
+"""Least sum of windows that a sample is divided by: where one rim alone reaches, errors would explode."""
+SLOPE = 1.25
+"""The low-pass falls to nothing from its cutoff to so many times that."""
+
+
+class GrainSynthesis(nn.Module):
+    """Overlap-add of grains under a Blackman window.
+
+    Each sample is divided by the sum of the windows that cover it, or where grains are rotated by the root of the sum of
+    their squares: what has no common phase adds in power.
+
+    Args:
+        representation: `grain` or `spectrum`.
+        rotate: rotate each grain by a random share of a loop of itself. Right for
+            textures, and for grains of an autoencoder trained with `rotation`; it roughens what has a pitch.
+        loop_fade: share of a grain that fades into its beginning to make that loop, at most 0.5; 0 where grains are loops
+            already.
+        place_jitter: grains lie up to so many hops too early or too late.
+        length_jitter: windows are up to this share shorter than a grain.
+        low_pass_hz: cutoff of a low-pass on each grain's spectrum; None for none.
+        block_frames: frames rendered at a time.
+
+    Raises:
+        TypeError: a representation without grains.
+    """
+
+    def __init__(
+        self,
+        representation: Representation,
+        *,
+        rotate: bool = False,
+        loop_fade: float = 0.25,
+        place_jitter: float = 0.0,
+        length_jitter: float = 0.0,
+        low_pass_hz: float | None = None,
+        block_frames: int = 64,
+    ) -> None:
+        super().__init__()
+        require(0, loop_fade=loop_fade, place_jitter=place_jitter, length_jitter=length_jitter, low_pass_hz=low_pass_hz)
+        require(1, block_frames=block_frames)
+        if loop_fade > 0.5:
+            raise ValueError(f"loop_fade is {loop_fade}, expected at most 0.5")
+        if length_jitter > 0.9:
+            raise ValueError(f"length_jitter is {length_jitter}, expected at most 0.9")
+        if not isinstance(representation, Granular):
+            raise TypeError("only grain and spectrum features are grains")
+        self.representation = representation
+        self.loop_fade = loop_fade
+        self.rotate, self.place_jitter, self.length_jitter = rotate, place_jitter, length_jitter
+        self.low_pass_hz, self.block_frames = low_pass_hz, block_frames
+        self.reach = round(place_jitter * representation.hop_length)
+
+    def stream(self) -> Stream:
+        """Start a sequence."""
+        return _GrainStream(self)
+
+    def synthesise(self, features: Features) -> Float[Tensor, "batch samples"]:
+        """Waveforms of frames · hop_length samples; zero beyond each length."""
+        return synthesise_streamed(self, features, self.representation.hop_length)
+
+    def low_passed(self, grains: Float[Tensor, "frames samples"]) -> Float[Tensor, "frames samples"]:
+        """Grains without what lies above the cutoff."""
+        if self.low_pass_hz is None:
+            return grains
+        spectrum = torch.fft.rfft(grains)
+        frequency = torch.fft.rfftfreq(grains.shape[1], 1 / self.representation.sample_rate, device=grains.device)
+        fall = ((frequency / max(self.low_pass_hz, 1e-9) - 1) / (SLOPE - 1)).clamp(0, 1)
+        passed: Tensor = torch.fft.irfft(spectrum * (0.5 + 0.5 * (math.pi * fall).cos()), grains.shape[1])
+        return passed
+
+
+class _GrainStream:
+    """Sums begin `early` samples before the centre of the first grain, so that no index is negative."""
+
+    def __init__(self, vocoder: GrainSynthesis) -> None:
+        self.vocoder = vocoder
+        self.size, self.hop = vocoder.representation.grain_length, vocoder.representation.hop_length
+        self.early = self.size // 2 + vocoder.reach
+        self.drop = self.early
+        self.waiting: Tensor | None = None
+        self.tail: Tensor | None = None
+        self.rng = np.random.default_rng(0)
+        self.frames = self.returned = 0
+
+    def push(self, values: Float[Tensor, "channels frames"]) -> Float[Tensor, " samples"]:
+        self.waiting = values if self.waiting is None else torch.cat([self.waiting, values], dim=1)
+        out = [values.new_zeros(0)]
+        while self.waiting.shape[1] >= self.vocoder.block_frames:
+            out.append(self._advance(self.waiting[:, : self.vocoder.block_frames]))
+            self.waiting = self.waiting[:, self.vocoder.block_frames :]
+        return torch.cat(out)
+
+    def finish(self) -> Float[Tensor, " samples"]:
+        if self.waiting is None:
+            return torch.zeros(0)
+        rest = [self._advance(self.waiting)] if self.waiting.shape[1] else []
+        if self.tail is None:
+            return self.waiting.new_zeros(0)
+        made = torch.cat([*rest, self._divide(self.tail)])
+        return made[: self.frames * self.hop - self.returned + sum(map(len, rest))]
+
+    def _advance(self, values: Tensor) -> Tensor:
+        vocoder, n, size = self.vocoder, values.shape[1], self.size
+        # Contiguous: with another memory layout the same numbers may be rounded otherwise.
+        grains = vocoder.representation.grains(values[None].contiguous())[0].T.contiguous()
+        grains = vocoder.low_passed(grains)
+        turned, placed, shortened = (
+            torch.from_numpy(row.astype(np.float32)).to(values.device) for row in self.rng.random((n, 3)).T
+        )
+        if vocoder.rotate:
+            grains = turn(grains, turned, vocoder.loop_fade)
+        length = size * (1 - vocoder.length_jitter * shortened)
+        window = blackman(size, length)
+        place = ((2 * placed - 1) * vocoder.reach).round().long() + vocoder.reach
+        at = (torch.arange(n, device=values.device) * self.hop + place)[:, None] + torch.arange(
+            size, device=values.device
+        )
+        sums = values.new_zeros(2, n * self.hop + size + 2 * vocoder.reach)
+        if self.tail is not None:
+            sums[:, : self.tail.shape[1]] += self.tail
+        sums[0].index_add_(0, at.flatten(), (grains * window).flatten())
+        sums[1].index_add_(0, at.flatten(), (window.square() if vocoder.rotate else window).flatten())
+        done = n * self.hop
+        self.tail, self.frames = sums[:, done:], self.frames + n
+        made = self._divide(sums[:, :done])
+        self.returned += len(made)
+        return made
+
+    def _divide(self, sums: Tensor) -> Tensor:
+        dropped = min(self.drop, sums.shape[1])
+        self.drop -= dropped
+        weight = sums[1, dropped:].sqrt() if self.vocoder.rotate else sums[1, dropped:]
+        return sums[0, dropped:] / weight.clamp(min=LEAST_WEIGHT)
+
+
+def blackman(size: int, length: Float[Tensor, " frames"]) -> Float[Tensor, "frames size"]:
+    """Blackman windows of different lengths, in the middle of as many samples."""
+    place = (torch.arange(size, device=length.device) - (size - 1) / 2) / length[:, None]
+    window = 0.42 + 0.5 * (2 * math.pi * place).cos() + 0.08 * (4 * math.pi * place).cos()
+    return torch.where(place.abs() < 0.5, window, 0.0)

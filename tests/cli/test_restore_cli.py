@@ -1,0 +1,164 @@
+"""`restore`: trained on one label with another as noise, from the command line; who is refused, and what they are told."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile  # type: ignore[import-untyped, unused-ignore]
+import torch
+from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
+from click.testing import CliRunner, Result
+
+from actseq import audio, metrics, pipeline
+from actseq.loading import LoadedRun
+from actseq.runs import read_json
+
+RATE = 8000
+TINY = ["corpus.sample_rate=8000", "corpus.segment_seconds=0.25", "representation.n_fft=256"]
+TINY += ["representation.hop_length=128", "autoencoder.network.width=32", "autoencoder.network.inner=48"]
+TINY += ["train_ae.steps=150", "train_ae.validations=2", "train_ae.validation_batches=1", "train_ae.ema=0.95"]
+TINY += ["train_ae.corruption={kind: noise, snr_db: [0, 10]}"]
+USE = ["--device", "cpu", "--threads", "1"]
+TARGETS = "train_ae.targets=[voice]"
+
+
+def invoke(*words: object) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+def settings(*texts: str) -> list[str]:
+    return [word for text in (*TINY, *texts) for word in ("--set", text)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[Path]:
+    """`sounds` with digits as `voice` and others' hits as `drum`; `run`, trained for seconds to tell them apart."""
+    from actseq.drumkit import write_drumkit
+
+    threads, made = torch.get_num_threads(), tmp_path_factory.mktemp("restore")
+    for i, path in enumerate(audio.find(data_dir / "digits_fsdd")[::100]):
+        audio.write(made / "sounds" / "voice" / f"{i}.wav", audio.load(path)[0], RATE)
+    write_drumkit(made / "kit", n_per_kind=3, sample_rate=RATE, seed=0)
+    for i, path in enumerate(audio.find(made / "kit")):
+        audio.write(made / "sounds" / "drum" / f"{i}.wav", audio.load(path)[0], RATE)
+    words = ["--preset", "restore", "--run", made / "run", *settings(TARGETS), *USE, "--json"]
+    result = invoke("run", made / "sounds", *words)
+    assert result.exit_code == 0, result.output
+    yield made
+    torch.set_num_threads(threads)
+
+
+def noisy(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Two digits with white noise at 5 dB, quiet as a whole; and without it."""
+    clean = np.concatenate([audio.load(path)[0] for path in audio.find(folder / "sounds" / "voice")[:2]])
+    hiss = np.random.default_rng(0).standard_normal(len(clean))
+    hiss *= np.sqrt(np.mean(clean**2) / np.mean(hiss**2)) * 10 ** (-5 / 20)
+    return (0.1 * (clean + hiss)).astype(np.float32), 0.1 * clean
+
+
+def test_run_stops_where_there_is_no_more_to_train(folder: Path) -> None:
+    meta = read_json(folder / "run" / "autoencoder" / "model.json")
+    assert meta["config"]["train_ae"]["targets"] == ["voice"]
+    assert meta["total_steps"] == 150
+    assert not meta["generative"]
+    assert not (folder / "run" / "latents").exists()
+    again = invoke("run", folder / "sounds", "--preset", "restore", "--run", folder / "run", *settings(TARGETS), *USE)
+    assert again.exit_code == 0, again.output
+    assert f"next: actseq restore {folder / 'run'}" in again.output
+    assert "latents and prior are left out" in again.output
+
+
+def test_files_come_out_with_less_noise_at_their_own_level(folder: Path, tmp_path: Path) -> None:
+    dirty, clean = noisy(folder)
+    soundfile.write(tmp_path / "in.wav", dirty, RATE, subtype="FLOAT")
+    result = invoke("restore", folder / "run", tmp_path / "in.wav", "--out", tmp_path / "out", *USE, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["files"] == [str(tmp_path / "out" / "in.wav")]
+    made, _ = audio.load(tmp_path / "out" / "in.wav")
+    assert len(made) == len(clean)
+    before, after = (metrics.si_sdr_db(clean, waveform) for waveform in (dirty, made))
+    assert before is not None
+    assert after is not None
+    assert before == pytest.approx(5, abs=0.3)
+    assert after > before + 2
+    assert 0.7 < np.sqrt(np.mean(made**2) / np.mean(clean**2)) < 1.3
+    expected = LoadedRun.open(folder / "run", device="cpu").reconstruct(dirty)
+    np.testing.assert_allclose(made, expected, atol=1.01 / 32768)
+
+
+def test_the_same_run_again_has_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    texts = [*TINY, TARGETS, "train_ae.steps=6"]
+    weights = []
+    for name in ("a", "b"):
+        use: dict[str, Any] = {"run": str(tmp_path / name), "overrides": texts, "device": "cpu", "threads": 1}
+        pipeline.train_ae(folder / "sounds", "restore", **use)
+        weights.append(read_json(tmp_path / name / "autoencoder" / "model.json")["weights_sha256"])
+    assert weights[0] == weights[1]
+
+
+def test_evaluation_tells_what_was_taken_away(folder: Path) -> None:
+    result = invoke("evaluate", folder / "run", "--n", 2, *USE, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    voices = len(audio.find(folder / "sounds" / "voice"))
+    assert found["clips_in_split"] == max(1, round(0.1 * voices))  # those of drums are not asked for
+    rows = found["restoration"]
+    assert set(rows) == {"corrupted", "restored"}
+    assert rows["restored"]["si_sdr_db"]["mean"] > rows["corrupted"]["si_sdr_db"]["mean"]
+    assert "reconstructed from a draw" not in found["fidelity"]
+    page = Path(found["page"]).read_text(encoding="utf-8")
+    assert '<th scope="col">restoration</th>' in page
+    assert "SI-SDR" in page
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("extract-latents", "RUN"),
+        ("train-prior", "RUN"),
+        ("generate", "RUN"),
+        ("generate", "RUN", "--vary", "a.wav"),
+        ("generate", "RUN", "--prior", "iid"),
+        ("report", "RUN"),
+        ("evaluate", "RUN", "--prior", "iid"),
+    ],
+    ids=" ".join,
+)
+def test_what_needs_latents_is_refused_and_led_to_restore(folder: Path, words: tuple[str, ...]) -> None:
+    result = invoke(*(folder / "run" if word == "RUN" else word for word in words), *USE)
+    assert result.exit_code == 1
+    assert "skip connections" in result.output
+    assert "actseq restore run PATH" in result.output
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["train_ae.targets=[voices]"], "names 'voices', but no training clip has that label; did you mean 'voice'?"),
+        ([], "train_ae.targets is null: all clips are learned"),
+        (["train_ae.targets=[voice, drum]"], "no noise of other classes (only clips of voice, drum)"),
+    ],
+)
+def test_labels_that_leave_no_noise_are_refused_before_anything_is_written(
+    folder: Path, tmp_path: Path, texts: list[str], told: str
+) -> None:
+    words = ("train-ae", folder / "sounds", "--preset", "restore", "--run", tmp_path / "run", *settings(*texts), *USE)
+    result = invoke(*words)
+    assert result.exit_code == 1
+    assert told in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_takes_nothing_away_is_led_to_reconstruct(folder: Path, tmp_path: Path) -> None:
+    plain = [word for text in ("train_ae.steps=2",) for word in ("--set", text)]
+    words = ("train-ae", folder / "sounds", "--preset", "smoke", "--run", tmp_path / "plain", *plain, *USE)
+    assert invoke(*words).exit_code == 0
+    result = invoke("restore", tmp_path / "plain", folder / "sounds", "--out", tmp_path / "out", *USE)
+    assert result.exit_code == 1
+    assert "actseq reconstruct plain PATH" in result.output
+    assert "--preset restore" in result.output
+    seeded = invoke("restore", folder / "run", folder / "sounds", "--out", tmp_path / "out", "--seed", "1")
+    assert seeded.exit_code == 2

@@ -1,0 +1,112 @@
+"""What presses codes towards their prior, and what takes out the rest."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from actseq.autoencoders.bottlenecks import Adversarial
+from actseq.autoencoders.dense import Dense, Energies
+from actseq.objectives.adjudication import Adjudication
+from actseq.representations.base import Features
+
+DIM = 4
+
+
+def draws(n: int, deviation: float = 5.0, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, DIM, generator=torch.Generator().manual_seed(seed)) * deviation
+
+
+def judge() -> Adjudication:
+    torch.manual_seed(0)
+    return Adjudication(DIM, 5.0, 32, 0.5, 2.0)
+
+
+def test_draws_match_and_others_do_not() -> None:
+    matching = judge().matching
+    fits = float(matching(draws(2000)))
+    assert fits < 0.02
+    assert float(matching(draws(2000) + 5)) > 0.5
+    assert float(matching(draws(2000, 4.0))) > 2 * fits
+    mixed = draws(2000)
+    mixed[:, 1] = mixed[:, 0]
+    assert float(matching(mixed)) > 0.3
+    two_heaps = draws(2000).sign() * 5
+    assert float(matching(two_heaps)) > 5 * fits
+
+
+def test_the_matching_of_one_dimension_is_its_distance_from_sorted_draws() -> None:
+    one = Adjudication(1, 2.0, 8, 1.0, 1.0)
+    codes = np.random.default_rng(0).uniform(-3, 3, 5000).astype(np.float32)
+    expected = np.mean(
+        (np.sort(codes) / 2 - np.sort(np.random.default_rng(1).standard_normal((400, 5000))).mean(0)) ** 2
+    )
+    assert float(one.matching(torch.from_numpy(codes)[:, None])) == pytest.approx(expected, rel=0.03)
+
+
+def test_an_adjudicator_learns_to_tell_and_the_encoder_to_fool_him() -> None:
+    judged = judge()
+    optimiser = torch.optim.Adam(judged.parameters(), 1e-2)
+    wrong = draws(512, seed=1) * 0.3
+    first = float(judged.of_adjudicator(wrong).figures["adjudicator"])
+    for step in range(60):
+        torch.manual_seed(step)
+        loss = judged.of_adjudicator(wrong)
+        optimiser.zero_grad()
+        loss.total.backward()
+        optimiser.step()
+    assert float(loss.figures["adjudicator"]) < 0.8 * first
+    codes = wrong.clone().requires_grad_()
+    judged.zero_grad()
+    judged.of_encoder(codes).total.backward()
+    assert codes.grad is not None
+    # Too narrow codes are pushed outwards, and the adjudicator himself is left alone.
+    assert float((codes.grad * codes).sum()) < 0
+    assert all(parameter.grad is None for parameter in judged.parameters())
+    assert all(parameter.requires_grad for parameter in judged.parameters())
+
+
+def test_calibration_makes_codes_of_the_prior_and_decoding_undoes_it() -> None:
+    bottleneck = Adversarial(DIM, deviation=5.0)
+    mix = torch.tensor([[1.0, 0.8, 0, 0], [0, 0.5, 0.2, 0], [0, 0, 2.0, 0], [0.3, 0, 0, 1.0]])
+    numbers = (draws(4000, 1.0) @ mix + torch.tensor([1.0, -2, 0, 3]))[None]
+    before = bottleneck.posterior(numbers, torch.tensor([4000])).mean
+    torch.testing.assert_close(before, 5 * numbers)
+    bottleneck.calibrate(before[0])
+    codes = bottleneck.posterior(numbers, torch.tensor([4000])).mean
+    np.testing.assert_allclose(codes[0].mean(0), np.zeros(DIM), atol=1e-3)
+    np.testing.assert_allclose(np.cov(codes[0].numpy().T), 25 * np.eye(DIM), atol=0.05)
+    torch.testing.assert_close(bottleneck.opened(codes), numbers, atol=1e-4, rtol=1e-4)
+    again = Adversarial(DIM, deviation=5.0)
+    again.load_state_dict(bottleneck.state_dict())
+    torch.testing.assert_close(again.posterior(numbers, torch.tensor([4000])).mean, codes)
+
+
+def test_calibrating_twice_changes_nothing() -> None:
+    bottleneck = Adversarial(DIM)
+    numbers = draws(3000, 2.0)[None] + 1
+    bottleneck.calibrate(bottleneck.posterior(numbers, torch.tensor([3000])).mean[0])
+    once = bottleneck.posterior(numbers, torch.tensor([3000])).mean
+    bottleneck.calibrate(once[0])
+    torch.testing.assert_close(bottleneck.posterior(numbers, torch.tensor([3000])).mean, once, atol=1e-3, rtol=1e-3)
+
+
+def test_energies_do_not_mind_where_a_wave_begins() -> None:
+    energies = Energies(200, 40)
+    phase = torch.linspace(0, 2 * math.pi, 33)[:, None]
+    waves = torch.sin(2 * math.pi * 0.113 * torch.arange(200) + phase)
+    found = energies.logarithms(waves)
+    strongest = int(found.mean(0).argmax())
+    assert abs((strongest + 0.5) / 80 - 0.113) < 0.02
+    assert float(found[:, strongest].std()) < 0.01
+
+
+def test_energies_are_standardised_by_the_data() -> None:
+    network = Dense(64, 3, 3, width=20, energies=True)
+    values = torch.randn(1, 64, 500, generator=torch.Generator().manual_seed(0))
+    network.fit([Features(values, torch.tensor([400]))])
+    assert network.energies is not None
+    rows = network.energies(values[0, :, :400].T)
+    np.testing.assert_allclose(rows.mean(0).detach(), 0, atol=1e-3)
+    np.testing.assert_allclose(rows.std(0).detach(), 1, atol=1e-2)

@@ -1,0 +1,197 @@
+"""Grains, their spectra and their synthesis against numpy."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import signal
+
+from actseq import audio, losses
+from actseq.corruption import Rotation, turn
+from actseq.representations.base import Features
+from actseq.representations.grain import Grain, band_means
+from actseq.representations.spectrum import Spectrum
+from actseq.vocoders.granular import GrainSynthesis, blackman
+
+RATE = 8000
+
+
+def noise(n: int, seed: int = 0) -> np.ndarray:
+    return (0.2 * np.random.default_rng(seed).standard_normal(n)).astype(np.float32)
+
+
+def analysed(analysis: Grain | Spectrum, waveform: np.ndarray) -> Features:
+    return analysis.analyse(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)]))
+
+
+@pytest.mark.parametrize("length", [100, 101])
+def test_grains_are_slices(length: int) -> None:
+    waveform = noise(777)
+    analysis = Grain(RATE, grain_length=length, overlap=0.75, bands=12)
+    values = analysed(analysis, waveform).values[0].numpy()
+    padded = np.pad(waveform, (length // 2, length))
+    for t in range(values.shape[1]):
+        np.testing.assert_array_equal(values[:, t], padded[t * 25 :][:length])
+
+
+@pytest.mark.parametrize(("overlap", "hop"), [(0.0, 1002), (0.5, 501), (0.9, 100), (0.95, 50)])
+def test_the_overlap_is_the_share_that_neighbours_have_in_common(overlap: float, hop: int) -> None:
+    assert Grain(44100, overlap=overlap).hop_length == hop
+
+
+def test_spectra_are_numpys_and_their_phases_take_no_step_beyond_pi() -> None:
+    analysis = Spectrum(RATE, grain_length=100, overlap=0.75)
+    waveform = noise(777)
+    values = analysed(analysis, waveform).values[0].double().numpy()
+    padded = np.pad(waveform, (50, 100)).astype(np.float64)
+    steps = []
+    for t in range(values.shape[1]):
+        spectrum = np.fft.rfft(np.roll(padded[t * 25 :][:100], -50)) / 10
+        np.testing.assert_allclose(values[:51, t], np.sqrt(np.abs(spectrum)), atol=2e-4)
+        phase = values[51:, t] / analysis.phase_scale[:, 0].numpy()
+        np.testing.assert_allclose(np.abs(spectrum) * np.exp(1j * phase), spectrum, atol=1e-4)
+        steps.append(np.diff(phase))
+    assert np.abs(steps).max() <= math.pi + 1e-4
+    assert np.abs(steps).max() > 0.95 * math.pi, "half of that, as is told of it, cannot be had"
+
+
+@pytest.mark.parametrize("analysis", [Grain(RATE, grain_length=100, bands=12), Spectrum(RATE, grain_length=100)])
+def test_grains_left_alone_add_up_to_the_sound(analysis: Grain | Spectrum, data_dir: Path) -> None:
+    digit = audio.load(audio.find(data_dir / "digits_fsdd")[0], RATE)[0]
+    for waveform in (noise(1234), digit):
+        made = GrainSynthesis(analysis).synthesise(analysed(analysis, waveform))[0, : len(waveform)].numpy()
+        np.testing.assert_allclose(made, waveform, atol=2e-4)
+
+
+def test_the_window_is_scipys() -> None:
+    window = blackman(101, torch.tensor([101.0, 51.0]))
+    expected = signal.windows.blackman(103, sym=True)[1:-1]
+    assert np.abs(window[0].numpy() - expected).max() < 0.02
+    assert window[0].argmax() == window[1].argmax() == 50
+    assert not window[1, :24].any()
+    assert (window >= -1e-6).all()
+
+
+def octave_levels(waveform: np.ndarray) -> np.ndarray:
+    hz, power = signal.welch(waveform, RATE, nperseg=2048)
+    return np.array(
+        [10 * np.log10(power[(hz >= c / 2**0.5) & (hz < c * 2**0.5)].sum()) for c in (250, 500, 1000, 2000)]
+    )
+
+
+def line(waveform: np.ndarray, hop: int) -> float:
+    """Height of the line at the hop rate over its surroundings, dB."""
+    hz, power = signal.welch(waveform, RATE, nperseg=4000)
+    at = int(np.argmin(np.abs(hz - RATE / hop)))
+    return float(10 * np.log10(power[at - 1 : at + 2].max() / np.median(power[at - 20 : at + 21])))
+
+
+def test_rotation_keeps_the_level_of_every_octave(data_dir: Path) -> None:
+    waves = audio.load(audio.find(data_dir / "ambience" / "sea_waves")[0], RATE)[0][: 10 * RATE]
+    for waveform in (noise(10 * RATE), waves):
+        analysis = Grain(RATE, grain_length=182)
+        made = GrainSynthesis(analysis, rotate=True).synthesise(analysed(analysis, waveform))[0].numpy()
+        assert np.abs(octave_levels(made) - octave_levels(waveform)).max() < 1
+
+
+def test_the_same_grain_again_and_again_buzzes_unless_it_is_rotated() -> None:
+    analysis = Grain(RATE, grain_length=182)
+    values = torch.from_numpy(noise(182))[None, :, None].expand(1, 182, 4000).contiguous()
+    features = Features(values, torch.tensor([4000]))
+    plain, jittered, rotated = (
+        line(GrainSynthesis(analysis, **options).synthesise(features)[0].numpy(), analysis.hop_length)
+        for options in ({}, {"place_jitter": 3.0, "length_jitter": 0.3}, {"rotate": True})
+    )
+    assert plain > 30
+    assert jittered < plain - 10
+    assert rotated < 6
+
+
+def test_the_low_pass_takes_away_what_lies_above_it() -> None:
+    analysis = Grain(RATE, grain_length=182)
+    waveform = noise(5 * RATE)
+    made = GrainSynthesis(analysis, low_pass_hz=1000.0).synthesise(analysed(analysis, waveform))[0].numpy()
+    before, after = octave_levels(waveform), octave_levels(made)
+    assert np.abs(after[:2] - before[:2]).max() < 0.5
+    assert after[3] < before[3] - 30
+
+
+def test_a_turned_grain_is_a_loop() -> None:
+    grain = torch.from_numpy(noise(200))[None]
+    faded = 50
+    period = 200 - faded
+    still = turn(grain, torch.tensor([0.0]), 0.25)[0]
+    torch.testing.assert_close(still[faded:period], grain[0, faded:period])
+    torch.testing.assert_close(still[period:], still[:faded])
+    angle = (np.arange(faded) + 0.5) * np.pi / 2 / faded
+    expected = grain[0, :faded].numpy() * np.sin(angle) + grain[0, period:].numpy() * np.cos(angle)
+    np.testing.assert_allclose(still[:faded], expected, atol=1e-6)
+    quarter = turn(grain, torch.tensor([0.25]), 0.25)[0]
+    first = int(0.25 * period)
+    torch.testing.assert_close(quarter[: period - first], still[first:period])
+    whole = turn(grain, torch.tensor([0.25]), 0.0)[0]
+    torch.testing.assert_close(whole, grain[0].roll(-50))
+
+
+def test_rotation_leaves_the_target_and_turns_every_grain_its_own_way() -> None:
+    grains = torch.from_numpy(noise(200)).expand(8, 200)
+    torch.manual_seed(0)
+    pair = Rotation().corrupt(grains, None)
+    assert torch.equal(pair.target, grains)
+    assert len({tuple(row.tolist()) for row in pair.input}) == 8
+    assert torch.equal(Rotation(share=0.0).corrupt(grains, None).input, turn(grains, torch.zeros(8), 0.25))
+    with pytest.raises(ValueError, match=r"share is 1\.5"):
+        Rotation(share=1.5)
+
+
+def test_bands_take_means_and_leave_no_bin_out() -> None:
+    for rate, n_fft, bands in ((44100, 1002, 96), (8000, 182, 24), (8000, 101, 300)):
+        basis = band_means(rate, n_fft, bands)
+        assert ((basis > 0).sum(0) == 1).all()
+        torch.testing.assert_close(basis.sum(1), torch.ones(len(basis)))
+        assert len(basis) <= bands + 1
+
+
+def test_the_power_of_a_sine_lies_in_its_band() -> None:
+    analysis = Grain(RATE, grain_length=200, bands=24)
+    wave = torch.sin(2 * math.pi * 1000 / RATE * torch.arange(200))[None, :, None]
+    levels = analysis.log_power(wave)[0, :, 0]
+    band = int((analysis.basis[:, 25] > 0).nonzero()[0])
+    assert levels.argmax() == band
+    n_bins = int((analysis.basis[band] > 0).sum())
+    assert float(levels[band]) == pytest.approx(-math.log(n_bins), abs=0.7)
+    assert float(analysis.log_power(torch.zeros(1, 200, 1)).max()) == pytest.approx(2 * math.log(1e-6), abs=1e-3)
+
+
+def test_itakura_saito_is_a_loop_and_is_least_at_the_mean_power() -> None:
+    rng = np.random.default_rng(0)
+    output, target = 0.5 * rng.standard_normal((2, 2, 5, 7)).astype(np.float32)
+    lengths = [7, 3]
+    inside = torch.arange(7) < torch.tensor(lengths)[:, None]
+    total = [
+        np.exp(target[i, k, t] - output[i, k, t]) - (target[i, k, t] - output[i, k, t]) - 1
+        for i, n in enumerate(lengths)
+        for t in range(n)
+        for k in range(5)
+        if target[i, k, t] - output[i, k, t] < math.log(losses.STEEPEST)
+    ]
+    steep = int((((torch.from_numpy(target - output)) > math.log(losses.STEEPEST)) & inside[:, None]).sum())
+    found = float(losses.itakura_saito(torch.from_numpy(output), torch.from_numpy(target), inside))
+    assert steep == 0
+    assert found == pytest.approx(np.mean(total), rel=1e-5)
+
+    powers = torch.from_numpy(rng.exponential(1.0, 20000)).log()[None, None]
+    everywhere = torch.ones(1, 20000, dtype=torch.bool)
+    guesses = torch.linspace(-1, 1, 81)
+    paid = [float(losses.itakura_saito(guess.expand(1, 1, 20000), powers, everywhere)) for guess in guesses]
+    assert float(guesses[int(np.argmin(paid))]) == pytest.approx(0.0, abs=0.06)
+
+
+def test_itakura_saito_goes_on_straight_where_it_would_explode() -> None:
+    inside = torch.ones(1, 1, dtype=torch.bool)
+    output = torch.zeros(1, 1, 1, requires_grad=True)
+    losses.itakura_saito(output, torch.full((1, 1, 1), 50.0), inside).backward()
+    assert output.grad is not None
+    assert float(output.grad) == pytest.approx(1 - losses.STEEPEST)
