@@ -27,7 +27,8 @@ class Section(BaseModel):
 class Member(BaseModel):
     """One member of a family and its own keys."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    # What is not a number is refused by the member itself: as null it could mean that a key is off.
+    model_config = ConfigDict(frozen=True, extra="allow", ser_json_inf_nan="constants")
     kind: str
 
     @property

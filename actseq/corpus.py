@@ -32,6 +32,8 @@ SPLITS = ("train", "validation", "test")
 FEW_FILES = 10
 LONG_IN_SEGMENTS = 6
 STATISTICS_FRAMES = 200_000
+PIECE_FRAMES = 5_040
+"""Frames of a clip that statistics are taken of at a time: a multiple of every stride up to 10, and of 16."""
 Waveform = NDArray[np.float32]
 
 
@@ -346,8 +348,26 @@ def clip_features(corpus: Corpus, index: int, representation: Representation, de
     return representation.analyse(waveform, torch.tensor([waveform.shape[1]], device=device))
 
 
+def clip_pieces(corpus: Corpus, index: int, representation: Representation, device: torch.device) -> Iterator[Features]:
+    """Features of one clip, `PIECE_FRAMES` at a time: the frames that it has as a whole."""
+    import torch
+
+    from actseq.representations.base import Features
+
+    hop, samples = representation.hop_length, corpus.store.records[index].length
+    frames, context = units.n_frames(samples, hop), -(-representation.context_samples // hop)
+    for first in range(0, frames, PIECE_FRAMES):
+        last = min(first + PIECE_FRAMES, frames) - 1
+        begin, stop = max(0, first - context), min(samples, last * hop + representation.context_samples + 1)
+        waveform = torch.from_numpy(corpus.waveform(index, begin * hop, stop))[None].to(device)
+        whole = representation.analyse(waveform, torch.tensor([waveform.shape[1]], device=device))
+        values = whole.values[:, :, first - begin : last + 1 - begin]
+        yield Features(values, torch.tensor([values.shape[2]], device=device))
+
+
 class FeatureBatches:
-    """Features of training clips one by one, iterable as often as needed; a bounded, seeded share of a large corpus.
+    """Features of training clips one by one, long ones in pieces, iterable as often as needed; a bounded, seeded share of a
+    large corpus.
 
     Args:
         corpus: the clips.
@@ -374,15 +394,16 @@ class FeatureBatches:
     def __iter__(self) -> Iterator[Features]:
         for i in self.chosen:
             if self.stored is None:
-                yield clip_features(self.corpus, i, self.representation, self.device)
+                yield from clip_pieces(self.corpus, i, self.representation, self.device)
             else:
-                yield _stored_features(self.stored, i, self.device)
+                yield from _stored_pieces(self.stored, i, self.device)
 
 
-def _stored_features(store: SequenceStore, index: int, device: torch.device) -> Features:
+def _stored_pieces(store: SequenceStore, index: int, device: torch.device) -> Iterator[Features]:
     import torch
 
     from actseq.representations.base import Features
 
-    values = torch.from_numpy(store.read(index)).T[None].to(device)
-    return Features(values, torch.tensor([values.shape[2]], device=device))
+    for first in range(0, store.records[index].length, PIECE_FRAMES):
+        values = torch.from_numpy(store.read(index, first, first + PIECE_FRAMES)).T[None].to(device)
+        yield Features(values, torch.tensor([values.shape[2]], device=device))

@@ -163,7 +163,7 @@ class Noise(nn.Module):
                 raise ValueError(f"{name} is {share}, expected at most 1")
         bounds = {"snr_db": snr_db, "slope": slope, "clipping_db": clipping_db, "bits": bits}
         for name, (low, high) in (bounds | {"dropout_samples": dropout_samples}).items():
-            if low > high:
+            if not low <= high:
                 raise ValueError(f"{name} is [{low}, {high}], expected the lower bound first")
         self.snr_db, self.slope, self.turned_down_db = snr_db, slope, turned_down_db
         self.weights = torch.tensor(list(weights.values()))

@@ -51,6 +51,12 @@ def require_generative(run: Run) -> None:
         )
 
 
+def read_autoencoder(run: Run) -> tuple[dict[str, Any], Config]:
+    """The JSON of a run's autoencoder, and the configuration that it was trained with."""
+    meta = read_meta(run.autoencoder, f"actseq train-ae … --run {run.name}")
+    return meta, configuration.parse(Config, meta["config"], str(run.autoencoder / "model.json"))
+
+
 def load_codec(run: Run, device_name: str, vocoder: configuration.Member | None) -> tuple[Codec, Config, str]:
     """The autoencoder of a run ready for use, its configuration with the vocoder that `auto` stands for, its fingerprint."""
     from actseq import build
@@ -58,8 +64,7 @@ def load_codec(run: Run, device_name: str, vocoder: configuration.Member | None)
     from actseq.training import resolve_device
 
     device = resolve_device(device_name)
-    meta = read_meta(run.autoencoder, f"actseq train-ae … --run {run.name}")
-    config = configuration.parse(Config, meta["config"], str(run.autoencoder / "model.json"))
+    meta, config = read_autoencoder(run)
     representation = build.build_representation(config)
     model = build.build_autoencoder(config, representation)
     tensors = read_weights(run.autoencoder, meta)
@@ -242,9 +247,7 @@ class LoadedRun:
         opened = Run.open(run)
         if need_prior or prior is not None:
             require_generative(opened)
-        meta = read_meta(opened.autoencoder, f"actseq train-ae … --run {opened.name}")
-        base = configuration.parse(Config, meta["config"], str(opened.autoencoder / "model.json"))
-        config = stage_config(base, overrides, "generate")
+        config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
         found = fingerprint(opened.autoencoder)
         name = opened.usual_prior() if prior is None else prior
         model: ConditionedPrior | LabelledPrior | None = None

@@ -4,7 +4,7 @@ Padding: `lengths` say what is real; everything else is zero before every operat
 is encoded and decoded in a batch as it would be alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -104,8 +104,8 @@ class Bottleneck(Protocol):
     def opened(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
         """What the network decodes, from a code."""
 
-    def calibrate(self, codes: Float[Tensor, "frames latent_dim"]) -> None:
-        """Take from the codes of training clips what is fitted to them after training."""
+    def calibrate(self, codes: Iterator[Float[Tensor, "frames latent_dim"]]) -> None:
+        """Take from the codes of training clips, clip by clip, what is fitted to them after training."""
 
 
 @runtime_checkable
@@ -205,8 +205,8 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Features]) -> None:
         """Compute what is fitted after training, from features of training clips."""
-        found = [self.encode(features) for features in batches]
-        self.bottleneck.calibrate(torch.cat([one.mean[frame_mask(one.lengths, one.mean.shape[1])] for one in found]))
+        encoded = map(self.encode, batches)
+        self.bottleneck.calibrate(one.mean[frame_mask(one.lengths, one.mean.shape[1])] for one in encoded)
 
     def encode(self, features: Features) -> Posterior:
         """Posterior (batch, ceil(frames / stride), latent_dim)."""

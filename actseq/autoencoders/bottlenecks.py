@@ -1,11 +1,16 @@
 """Bottlenecks: what the numbers of an encoder mean."""
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq.autoencoders.base import Posterior
 from actseq.errors import require
+
+CONSTANT = 1e-12
+"""Codes of less variance in every direction are one and the same."""
 
 
 class Plain(nn.Module):
@@ -29,7 +34,7 @@ class Plain(nn.Module):
         """The code itself."""
         return latents
 
-    def calibrate(self, codes: Float[Tensor, "frames latent_dim"]) -> None:
+    def calibrate(self, codes: Iterator[Float[Tensor, "frames latent_dim"]]) -> None:
         """Nothing: any code is as good as another."""
 
 
@@ -67,15 +72,16 @@ class Adversarial(nn.Module):
         """The numbers that a code was made from."""
         return latents / self.deviation @ self.colouring + self.centre
 
-    def calibrate(self, codes: Float[Tensor, "frames latent_dim"]) -> None:
+    def calibrate(self, codes: Iterator[Float[Tensor, "frames latent_dim"]]) -> None:
         """Make the mean of such codes zero, their deviations that of the prior, and their correlations zero.
 
-        Of all ways to do so the one that moves codes least.
+        Of all ways to do so the one that moves codes least. Where no code differs from another, only the mean.
         """
-        numbers = self.opened(codes).double()
+        numbers = self.opened(torch.cat(list(codes))).double()
         centred = numbers - numbers.mean(0)
         variances, vectors = torch.linalg.eigh(centred.T @ centred / len(numbers))
-        scale = variances.clamp(min=1e-6 * float(variances.max())).sqrt()
+        largest = float(variances.max())
+        scale = variances.clamp(min=1e-6 * largest).sqrt() if largest > CONSTANT else torch.ones_like(variances)
         self.centre.copy_(numbers.mean(0))
         self.whitening.copy_(vectors / scale @ vectors.T)
         self.colouring.copy_(vectors * scale @ vectors.T)
@@ -107,5 +113,5 @@ class Variational(nn.Module):
         """The code itself."""
         return latents
 
-    def calibrate(self, codes: Float[Tensor, "frames latent_dim"]) -> None:
+    def calibrate(self, codes: Iterator[Float[Tensor, "frames latent_dim"]]) -> None:
         """Nothing: the bits were paid for as they are."""

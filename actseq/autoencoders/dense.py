@@ -15,8 +15,8 @@ from actseq.representations.base import Features
 
 LEAST_ENERGY = 1e-8
 """Added to energies before their logarithm; features have unit deviation."""
-MOST_LOGARITHM = 12.0
-"""Of a wave's amplitude, far beyond any sound: what no code has ever meant must not become infinite."""
+MOST_DEVIATIONS = 5.0
+"""Of a log-energy from its mean: what no code has ever meant must not become infinitely loud."""
 
 
 class Energies(nn.Module):
@@ -65,17 +65,18 @@ class Waves(nn.Module):
     def __init__(self, energies: Energies) -> None:
         super().__init__()
         n_pairs, size = energies.cosine.shape
-        periods = ((torch.arange(n_pairs) + 0.5) * size / (2 * n_pairs)).round()
+        # The first has no period: it stands for all that is slower than the loop, in whose place 44 Hz would be heard.
+        periods = torch.linspace(0, size // 2, n_pairs).round()
         angle = torch.outer(periods, torch.arange(size)) * (2 * math.pi / size)
-        phase = 2 * math.pi * torch.rand(n_pairs, 1)
+        phase = 2 * math.pi * torch.rand(n_pairs, 1) * (periods > 0)[:, None]
         self.register_buffer("waves", (angle + phase).cos() * math.sqrt(2 / n_pairs))
         self.statistics = [energies]  # not a part of it: its numbers are in the model already
 
     def forward(self, values: Float[Tensor, "*batch n_pairs"]) -> Float[Tensor, "*batch size"]:
         """Successive samples."""
         energies = self.statistics[0]
-        logarithms = values * energies.deviation + energies.mean
-        return (0.5 * logarithms).clamp(max=MOST_LOGARITHM).exp() @ self.waves
+        bounded = MOST_DEVIATIONS * (values / MOST_DEVIATIONS).tanh()
+        return (0.5 * (bounded * energies.deviation + energies.mean)).exp() @ self.waves
 
 
 class Dense(nn.Module):
@@ -108,6 +109,10 @@ class Dense(nn.Module):
         super().__init__()
         require(2, width=width)
         require(1, layers=layers, stride=stride)
+        if energies and stride != 1:
+            raise ValueError(
+                f"stride is {stride} with energies, expected 1: waves go on within a grain, not from one to the next"
+            )
         self.stride = stride
         self.context_frames: int | None = stride - 1
         size, hidden = channels * stride, [width] * layers

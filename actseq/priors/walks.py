@@ -5,6 +5,7 @@ label in particular; what is largest is meant, so that a glide flips in its midd
 given sounds, and are as long as those.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice, pairwise
@@ -20,8 +21,8 @@ from actseq.priors.baselines import RIDGE
 from actseq.priors.heads import normal
 
 CONTROLS = ("temperature", "noise_temperature", "bias", "noise_clamp")
-MAX_CELLS = 2**24
-"""Frames of one sequence times frames of the other that are aligned at most: 4096 and 4096, a third of a gigabyte."""
+MAX_CELLS = 2**22
+"""Frames of one sequence times frames of the other that are aligned at most: 2048 and 2048, 80 MB."""
 POSTERIOR_AMOUNT = 0.2
 """Amount of variation from which on a sound's whole posterior is drawn from."""
 PARALLEL = 1e-5
@@ -166,7 +167,7 @@ class Interpolate:
         sequences: two or more.
 
     Raises:
-        ConfigError: fewer than two, or sequences that are too long to be aligned.
+        ConfigError: fewer than two.
 
     Source: Sakoe, Chiba 1978 (dynamic time warping); Shoemake 1985 (spherical interpolation).
     """
@@ -251,21 +252,18 @@ def _between(sequence: Float[np.ndarray, "_frames dims"], at: float) -> Float[np
 def warping_path(
     one: Float[np.ndarray, "_frames dims"], other: Float[np.ndarray, "_frames2 dims"]
 ) -> Int[np.ndarray, "steps 2"]:
-    """Pairs of frames that belong together, from the first two to the last two; no frame of either is left out.
+    """Pairs of frames that belong together, from the first two to the last two.
 
-    Raises:
-        ConfigError: they are too long.
+    No frame of either is left out; but of sequences that make more than `MAX_CELLS` pairs only every second frame, third
+    frame and so on is aligned.
     """
-    if len(one) * len(other) > MAX_CELLS:
-        raise ConfigError(
-            f"sounds of {len(one)} and {len(other)} latent frames are too long to be aligned",
-            f"at most {MAX_CELLS:,} pairs of frames",
-            "give shorter ones",
-        )
     from librosa.sequence import dtw
 
-    path: Int[np.ndarray, "steps 2"] = dtw(one.T, other.T, metric="euclidean")[1][::-1]
-    return path
+    step = math.ceil(math.sqrt(len(one) * len(other) / MAX_CELLS))
+    rows = [np.unique([*range(0, len(sequence), step), len(sequence) - 1]) for sequence in (one, other)]
+    path = dtw(one[rows[0]].T, other[rows[1]].T, metric="euclidean")[1][::-1]
+    aligned: Int[np.ndarray, "steps 2"] = np.stack([rows[0][path[:, 0]], rows[1][path[:, 1]]], axis=1)
+    return aligned
 
 
 def spherical(

@@ -16,6 +16,9 @@ from actseq.losses import masked_l1
 from actseq.representations.base import Features
 from actseq.representations.grain import cut_grains, hop_of
 
+SILENT = 1e-10
+"""Magnitudes below this are zero and have phase zero: the slope of root and angle grows beyond all numbers there."""
+
 
 class Spectrum(nn.Module):
     """Magnitude and unwrapped phase of windows cut rectangular.
@@ -66,11 +69,14 @@ class Spectrum(nn.Module):
         """Magnitudes and phases of grains."""
         centred = grains.roll(-(self.grain_length // 2), dims=1).transpose(1, 2)
         spectrum = torch.fft.rfft(centred, norm="ortho").transpose(1, 2)
+        sounding = spectrum.abs() > SILENT
+        spectrum = torch.where(sounding, spectrum, torch.ones_like(spectrum))
         phase = spectrum.angle()
         steps = phase.diff(dim=1)
         steps = steps - 2 * math.pi * (steps / (2 * math.pi)).round()
         unwrapped = torch.cat([phase[:, :1], phase[:, :1] + steps.cumsum(1)], dim=1)
-        return torch.cat([spectrum.abs() ** self.compression, unwrapped * self.phase_scale], dim=1)
+        magnitude = spectrum.abs() ** self.compression * sounding
+        return torch.cat([magnitude, unwrapped * self.phase_scale], dim=1)
 
     def grains(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch grain_length frames"]:
         """Samples of every frame, by the inverse transform."""

@@ -19,6 +19,8 @@ from actseq.vocoders.base import Stream, synthesise_streamed
 
 LEAST_WEIGHT = 0.05
 """Least sum of windows that a sample is divided by: where one rim alone reaches, errors would explode."""
+FLIPS_HZ = 13.0
+"""How often rotated grains change their sign, on average: what is slower than a grain has no place in it to be drawn."""
 SLOPE = 1.25
 """The low-pass falls to nothing from its cutoff to so many times that."""
 
@@ -101,6 +103,7 @@ class _GrainStream:
         self.tail: Tensor | None = None
         self.rng = np.random.default_rng(0)
         self.frames = self.returned = 0
+        self.sign = 1.0
 
     def push(self, values: Float[Tensor, "channels frames"]) -> Float[Tensor, " samples"]:
         self.waiting = values if self.waiting is None else torch.cat([self.waiting, values], dim=1)
@@ -116,26 +119,25 @@ class _GrainStream:
         rest = [self._advance(self.waiting)] if self.waiting.shape[1] else []
         if self.tail is None:
             return self.waiting.new_zeros(0)
-        made = torch.cat([*rest, self._divide(self.tail)])
+        made = torch.cat([*rest, self._divide(self.tail).to(self.waiting.device)])
         return made[: self.frames * self.hop - self.returned + sum(map(len, rest))]
 
     def _advance(self, values: Tensor) -> Tensor:
         vocoder, n, size = self.vocoder, values.shape[1], self.size
         # Contiguous: with another memory layout the same numbers may be rounded otherwise.
         grains = vocoder.representation.grains(values[None].contiguous())[0].T.contiguous()
-        grains = vocoder.low_passed(grains)
-        turned, placed, shortened = (
-            torch.from_numpy(row.astype(np.float32)).to(values.device) for row in self.rng.random((n, 3)).T
+        # On the CPU whatever the device: elsewhere sums at the same place come in any order.
+        grains, device = vocoder.low_passed(grains).cpu(), values.device
+        turned, flipped, placed, shortened = (
+            torch.from_numpy(row.astype(np.float32)) for row in self.rng.random((n, 4)).T
         )
         if vocoder.rotate:
-            grains = turn(grains, turned, vocoder.loop_fade)
+            grains = turn(grains, turned, vocoder.loop_fade) * self._signs(flipped)[:, None]
         length = size * (1 - vocoder.length_jitter * shortened)
         window = blackman(size, length)
         place = ((2 * placed - 1) * vocoder.reach).round().long() + vocoder.reach
-        at = (torch.arange(n, device=values.device) * self.hop + place)[:, None] + torch.arange(
-            size, device=values.device
-        )
-        sums = values.new_zeros(2, n * self.hop + size + 2 * vocoder.reach)
+        at = (torch.arange(n) * self.hop + place)[:, None] + torch.arange(size)
+        sums = torch.zeros(2, n * self.hop + size + 2 * vocoder.reach)
         if self.tail is not None:
             sums[:, : self.tail.shape[1]] += self.tail
         sums[0].index_add_(0, at.flatten(), (grains * window).flatten())
@@ -144,7 +146,13 @@ class _GrainStream:
         self.tail, self.frames = sums[:, done:], self.frames + n
         made = self._divide(sums[:, :done])
         self.returned += len(made)
-        return made
+        return made.to(device)
+
+    def _signs(self, drawn: Tensor) -> Tensor:
+        flip = drawn < FLIPS_HZ * self.hop / self.vocoder.representation.sample_rate
+        signs = self.sign * (1 - 2 * flip.float()).cumprod(0)
+        self.sign = float(signs[-1])
+        return signs
 
     def _divide(self, sums: Tensor) -> Tensor:
         dropped = min(self.drop, sums.shape[1])

@@ -4,8 +4,8 @@ python tests/benchmarks/grains.py RUN [--split test] [--set key=value of the voc
 
 Resynthesis: level in every octave band, and the line at the hop rate over its neighbours, beside the same decoder with a
 low-pass and no jitter. Codes: mean, deviation and Kolmogorov–Smirnov distance from the prior of every dimension, largest
-correlation. Draws: maximum mean discrepancy, from real grains, of the log-spectra of grains decoded from draws of the prior,
-of reconstructed ones, and of other real ones.
+correlation. Draws: maximum mean discrepancy, from real grains, of the log-spectra of grains decoded from draws of the prior
+(without one: of the Gaussian of equal mean and deviation), of reconstructed ones, and of other real ones.
 """
 
 import argparse
@@ -91,9 +91,11 @@ def main() -> None:
     print(f"{run.name}: {len(clips)} clips of {arguments.split}")
     resynthesis(run, members, clips, [str(corpus.store.records[i].extra["label"]) for i in indices])
 
-    deviation = codec.autoencoder.bottleneck.deviation
     encoded = np.concatenate([mean for mean, _ in codec.encode(clips)])
-    standardised = encoded / deviation
+    prior = codec.autoencoder.bottleneck.deviation
+    # Without a prior: the Gaussian of equal mean and deviation in every dimension.
+    centre, deviation = (0.0, prior) if prior else (encoded.mean(0), encoded.std(0))
+    standardised = (encoded - centre) / deviation
     print("mean      " + " ".join(f"{value:6.2f}" for value in encoded.mean(0)))
     print("deviation " + " ".join(f"{value:6.2f}" for value in encoded.std(0)))
     print("KS        " + " ".join(f"{value:6.3f}" for value in codes.kolmogorov_smirnov(standardised)))
@@ -103,7 +105,7 @@ def main() -> None:
     features = codec.analyse(clips)
     grains = torch.cat([features.values[i, :, :n].T for i, n in enumerate(features.lengths.tolist())])
     real, also = np.split(rng.permutation(len(grains))[: 2 * GRAINS], 2)
-    drawn = rng.standard_normal((GRAINS, encoded.shape[1])).astype(np.float32) * deviation
+    drawn = (rng.standard_normal((GRAINS, encoded.shape[1])) * deviation + centre).astype(np.float32)
     sounds = {"real": grains[real].T[None], "other real": grains[also].T[None]}
     with torch.inference_mode():
         for name, chosen in {"reconstructed": encoded[also], "drawn": drawn}.items():

@@ -734,12 +734,12 @@ def _command(arguments: list[str], folder: Path, number: int, at: int | None) ->
     """A command in its own process; signal `number` arrives as it syncs a file for the `at`-th time."""
     import actseq.corpus
     import actseq.features
-    import actseq.pipeline
+    import actseq.pipeline.extraction
     from actseq.store import group_shards
 
     os.chdir(folder)
     small = functools.partial(group_shards, max_items=7)
-    for module in (actseq.corpus, actseq.features, actseq.pipeline):
+    for module in (actseq.corpus, actseq.features, actseq.pipeline.extraction):
         setattr(module, "group_shards", small)  # noqa: B010
     counted, sync = [0], os.fsync
 

@@ -129,8 +129,10 @@ def test_an_illegal_triple_is_refused_and_told_what_fits(representation: str, ne
 @pytest.mark.parametrize("representation", sorted(build.REPRESENTATIONS))
 def test_a_corruption_trains_or_is_refused(representation: str, corruption: str) -> None:
     member = f"train_ae.corruption={json.dumps({'kind': corruption, **members.CORRUPTIONS[corruption]})}"
-    config = build.complete(configuration(representation, "dense", "plain", member))
+    heard = f"train_ae.objective.magnitude_weight={int(representation in ('grain', 'spectrum', 'stft'))}"
+    config = build.complete(configuration(representation, "dense", "plain", member, heard))
     analysis = build.build_representation(config)
+    torch.manual_seed(0)
     model = build.build_autoencoder(config, analysis)
     crops = Crops(1600).batch(0)
     model.fit([analysis.analyse(torch.from_numpy(crops["waveform"]), torch.tensor([1600, 800]))])
@@ -145,6 +147,9 @@ def test_a_corruption_trains_or_is_refused(representation: str, corruption: str)
     loss = objective.losses(Batch(data, 0.5))["autoencoder"].total
     loss.backward()
     assert loss.isfinite()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
 
 
 class Sequences:

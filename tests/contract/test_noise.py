@@ -149,6 +149,7 @@ def test_both_are_turned_down_alike(data_dir: Path) -> None:
     [
         ({"clipping": 1.5}, "clipping is 1.5, expected at most 1"),
         ({"snr_db": (5.0, 1.0)}, r"snr_db is \[5.0, 1.0\], expected the lower bound first"),
+        ({"slope": (float("nan"), 1.0)}, r"slope is \[nan, 1.0\]"),
         ({"white_weight": 0, "coloured_weight": 0, "other_weight": 0}, "are all 0"),
         ({"bits": (0, 4)}, "bits is 0, expected at least 1"),
     ],

@@ -14,6 +14,7 @@ from actseq import audio, loading, pipeline
 from actseq.errors import ArtifactError, ConfigError
 from actseq.latents import LatentSequences
 from actseq.loading import LoadedRun, load_latents
+from actseq.priors import walks
 from actseq.priors.base import Chunk, Prior, Request, Sampling
 from actseq.priors.conditions import ConditionedPrior, LabelledPrior
 from actseq.priors.walks import Interpolate, Vary, spherical
@@ -361,12 +362,26 @@ def test_from_a_sound_to_itself_it_stays(latents: LatentSequences) -> None:
     torch.testing.assert_close(made[3::4], between)
 
 
+def test_long_sounds_are_aligned_by_every_few_frames(monkeypatch: pytest.MonkeyPatch, latents: LatentSequences) -> None:
+    sound = torch.from_numpy(latents.read(0)[0])
+    slow = sound.repeat_interleave(3, dim=0)
+    whole = sampled(Interpolate([slow, sound]), n=1, max_frames=60)[0][0]
+    monkeypatch.setattr(walks, "MAX_CELLS", len(sound) * len(slow) // 4)
+    thinned = sampled(Interpolate([slow, sound]), n=1, max_frames=60)[0][0]
+    path = walks.warping_path(slow.numpy(), sound.numpy())
+    assert len(path) < 0.7 * len(slow)
+    assert path[0].tolist() == [0, 0]
+    assert path[-1].tolist() == [len(slow) - 1, len(sound) - 1]
+    assert (np.diff(path, axis=0) >= 0).all()
+    torch.testing.assert_close(thinned[0], whole[0])
+    torch.testing.assert_close(thinned[-1], whole[-1])
+    assert float((thinned - whole).norm()) < 0.7 * float((thinned - thinned.mean(0)).norm())
+
+
 def test_what_an_interpolation_cannot_do_is_said(latents: LatentSequences) -> None:
     sound = torch.from_numpy(latents.read(0)[0])
     with pytest.raises(ConfigError, match="through 1 sounds; expected at least 2"):
         Interpolate([sound])
-    with pytest.raises(ConfigError, match="too long to be aligned"):
-        Interpolate([torch.zeros(4097, 4), torch.zeros(4096, 4)])
     prior = Interpolate([sound, sound, sound])
     with pytest.raises(ConfigError, match="through 3 sounds was given 3 latent frames; expected at least 4"):
         sampled(prior, max_frames=3)

@@ -73,7 +73,7 @@ def test_calibration_makes_codes_of_the_prior_and_decoding_undoes_it() -> None:
     numbers = (draws(4000, 1.0) @ mix + torch.tensor([1.0, -2, 0, 3]))[None]
     before = bottleneck.posterior(numbers, torch.tensor([4000])).mean
     torch.testing.assert_close(before, 5 * numbers)
-    bottleneck.calibrate(before[0])
+    bottleneck.calibrate(iter([before[0]]))
     codes = bottleneck.posterior(numbers, torch.tensor([4000])).mean
     np.testing.assert_allclose(codes[0].mean(0), np.zeros(DIM), atol=1e-3)
     np.testing.assert_allclose(np.cov(codes[0].numpy().T), 25 * np.eye(DIM), atol=0.05)
@@ -86,10 +86,19 @@ def test_calibration_makes_codes_of_the_prior_and_decoding_undoes_it() -> None:
 def test_calibrating_twice_changes_nothing() -> None:
     bottleneck = Adversarial(DIM)
     numbers = draws(3000, 2.0)[None] + 1
-    bottleneck.calibrate(bottleneck.posterior(numbers, torch.tensor([3000])).mean[0])
+    bottleneck.calibrate(iter([bottleneck.posterior(numbers, torch.tensor([3000])).mean[0]]))
     once = bottleneck.posterior(numbers, torch.tensor([3000])).mean
-    bottleneck.calibrate(once[0])
+    bottleneck.calibrate(iter([once[0]]))
     torch.testing.assert_close(bottleneck.posterior(numbers, torch.tensor([3000])).mean, once, atol=1e-3, rtol=1e-3)
+
+
+def test_codes_that_are_all_the_same_stay_numbers() -> None:
+    bottleneck = Adversarial(DIM)
+    numbers = draws(20, 1.0)[None]
+    bottleneck.calibrate(iter([bottleneck.posterior(numbers[:, :1], torch.tensor([1])).mean[0]]))
+    codes = bottleneck.posterior(numbers, torch.tensor([20])).mean
+    torch.testing.assert_close(codes, 5 * (numbers - numbers[:, :1]))
+    torch.testing.assert_close(bottleneck.opened(codes), numbers)
 
 
 def test_energies_do_not_mind_where_a_wave_begins() -> None:
@@ -102,6 +111,11 @@ def test_energies_do_not_mind_where_a_wave_begins() -> None:
     assert float(found[:, strongest].std()) < 0.01
 
 
+def test_energies_are_those_of_single_grains() -> None:
+    with pytest.raises(ValueError, match="stride is 2 with energies, expected 1"):
+        Dense(64, 3, 3, width=20, energies=True, stride=2)
+
+
 def test_energies_are_standardised_by_the_data() -> None:
     network = Dense(64, 3, 3, width=20, energies=True)
     values = torch.randn(1, 64, 500, generator=torch.Generator().manual_seed(0))
@@ -110,3 +124,31 @@ def test_energies_are_standardised_by_the_data() -> None:
     rows = network.energies(values[0, :, :400].T)
     np.testing.assert_allclose(rows.mean(0).detach(), 0, atol=1e-3)
     np.testing.assert_allclose(rows.std(0).detach(), 1, atol=1e-2)
+
+
+def test_waves_have_the_energies_that_they_are_told() -> None:
+    network = Dense(200, 3, 3, width=60, energies=True)
+    assert network.energies is not None
+    assert network.waves is not None
+    network.energies.mean.fill_(-2.0)
+    network.energies.deviation.fill_(0.7)
+    told = torch.randn(2000, 30, generator=torch.Generator().manual_seed(0))
+    made = network.waves(told)
+    assert made.shape == (2000, 200)
+    # A wave of energy e has the power e / 30; the one without a period is a constant, and twice as strong.
+    energies = (5 * (told / 5).tanh() * 0.7 - 2.0).exp() / 30
+    energies[:, 0] *= 2
+    np.testing.assert_allclose(made.square().mean(), energies.sum(1).mean(), rtol=0.05)
+    # Periods of a loop: nothing jumps where it closes.
+    smooth = torch.full((1, 30), -100.0)
+    smooth[:, :3] = 1.0
+    wave = network.waves(smooth)[0]
+    assert float((wave[0] - wave[-1]).abs()) < 2 * float(wave.diff().abs().max())
+
+
+def test_waves_stay_finite_whatever_the_code() -> None:
+    network = Dense(64, 3, 3, width=20, energies=True)
+    with torch.no_grad():
+        made = network.decode(torch.full((1, 4, 3), 1e6), torch.tensor([4]))
+    assert made.isfinite().all()
+    assert float(made.abs().max()) < 1e4

@@ -57,6 +57,20 @@ def test_spectra_are_numpys_and_their_phases_take_no_step_beyond_pi() -> None:
     assert np.abs(steps).max() > 0.95 * math.pi, "half of that, as is told of it, cannot be had"
 
 
+@pytest.mark.parametrize("compression", [0.1, 0.5, 1.0])
+def test_spectra_of_silence_have_a_slope(compression: float) -> None:
+    analysis = Spectrum(RATE, grain_length=100, compression=compression)
+    values = analysis.features_of(torch.from_numpy(noise(600)).reshape(1, 100, 6)).clone()
+    values[:, :, 0], values[:, 0] = 0.0, -1.0
+    values.requires_grad_()
+    again = analysis.features_of(analysis.grains(values))
+    assert not again[:, :, 0].any()
+    again.square().sum().backward()
+    assert values.grad is not None
+    assert torch.isfinite(values.grad).all()
+    assert values.grad.any()
+
+
 @pytest.mark.parametrize("analysis", [Grain(RATE, grain_length=100, bands=12), Spectrum(RATE, grain_length=100)])
 def test_grains_left_alone_add_up_to_the_sound(analysis: Grain | Spectrum, data_dir: Path) -> None:
     digit = audio.load(audio.find(data_dir / "digits_fsdd")[0], RATE)[0]
@@ -195,3 +209,15 @@ def test_itakura_saito_goes_on_straight_where_it_would_explode() -> None:
     losses.itakura_saito(output, torch.full((1, 1, 1), 50.0), inside).backward()
     assert output.grad is not None
     assert float(output.grad) == pytest.approx(1 - losses.STEEPEST)
+
+
+def test_what_has_no_period_changes_its_sign_now_and_then() -> None:
+    analysis = Grain(RATE, grain_length=182)
+    features = Features(torch.full((1, 182, 8000), 0.1), torch.tensor([8000]))
+    made = GrainSynthesis(analysis, rotate=True).synthesise(features)[0].numpy()
+    seconds = len(made) / RATE
+    changes = (np.diff(np.sign(made)) != 0).sum() / seconds
+    assert 8 < changes < 18
+    assert abs(made.mean()) < 0.3 * np.abs(made).mean()
+    hz, power = signal.welch(made, RATE, nperseg=8192)
+    assert power[hz < 20].sum() > 5 * power[hz >= 40].sum()

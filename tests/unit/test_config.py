@@ -35,7 +35,9 @@ def test_every_preset_builds_everything(name: str) -> None:
     assert model.latent_dim == completed.autoencoder.latent_dim
     assert 5 < model.latent_rate < 500
     objective = build.build_autoencoding(completed, model, representation, representation.hop_length)
-    assert sum(len(group) for group in objective.parameter_groups().values()) == len(list(model.parameters()))
+    groups = objective.parameter_groups()
+    assert {id(one) for one in groups["autoencoder"]} == {id(one) for one in model.parameters()}
+    assert {id(one) for group in groups.values() for one in group} == {id(one) for one in objective.parameters()}
     labels = ["a", "b"]
     prior = build.build_prior(completed, model.latent_dim, model.latent_dim - 1, labels)
     assert prior.table.num_embeddings == len(labels) + 1

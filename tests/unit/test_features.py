@@ -11,7 +11,7 @@ import torch
 
 from actseq import audio, build, features
 from actseq.config import Config, load_preset
-from actseq.corpus import Corpus, FeatureBatches, build_corpus
+from actseq.corpus import Corpus, FeatureBatches, build_corpus, clip_features
 from actseq.drumkit import write_drumkit
 from actseq.errors import ConfigError
 from actseq.features import FeatureSource, store_features
@@ -23,6 +23,7 @@ from actseq.store import SequenceStore, group_shards
 KINDS = {
     "mel": "{kind: mel, n_fft: 256, hop_length: 64, n_mels: 24}",
     "stft": "{kind: stft, n_fft: 256, hop_length: 64}",
+    "grain": "{kind: grain, grain_length: 256, overlap: 0.75}",
 }
 CPU = torch.device("cpu")
 FRAMES = 40
@@ -141,6 +142,25 @@ def test_statistics_are_those_of_the_sound(corpus: Corpus, tmp_path: Path) -> No
     second.fit(FeatureBatches(corpus, representation, CPU, stored=stored))
     for name, value in first.state_dict().items():
         torch.testing.assert_close(second.state_dict()[name], value, atol=1e-6, rtol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("of_store", [False, True])
+def test_long_clips_come_in_pieces_that_make_up_the_whole(
+    corpus: Corpus, tmp_path: Path, kind: str, of_store: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    representation = build.build_representation(config_of(kind))
+    stored = store(tmp_path / "features", corpus, representation) if of_store else None
+    batches = FeatureBatches(corpus, representation, CPU, stored=stored)
+    wholes = [clip_features(corpus, i, representation, CPU).values for i in batches.chosen]
+    monkeypatch.setattr("actseq.corpus.PIECE_FRAMES", 12)
+    pieces = list(batches)
+    assert len(pieces) > len(wholes)
+    for piece in pieces:
+        assert piece.lengths.tolist() == [piece.values.shape[2]]
+        assert 0 < piece.values.shape[2] <= 12
+    made = torch.cat([piece.values for piece in pieces], dim=2)
+    torch.testing.assert_close(made, torch.cat(wholes, dim=2), atol=1e-6, rtol=1e-5)
 
 
 def test_a_batch_is_a_pure_function_of_seed_step_and_rank(corpus: Corpus, tmp_path: Path) -> None:

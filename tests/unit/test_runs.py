@@ -162,7 +162,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory, smoke: config.Config) -> P
         run.autoencoder,
         {f"autoencoder.{name}": value for name, value in model.state_dict().items()}
         | {f"representation.{name}": value for name, value in representation.state_dict().items()},
-        {"config": smoke.model_dump(mode="json"), "latent_dim": 4, "inputs": {"corpus": "abc"}},
+        {
+            "config": smoke.model_dump(mode="json"),
+            "latent_dim": 4,
+            "generative": True,
+            "inputs": {"corpus": "abc"},
+        },
     )
     for name, inputs in (("default", made), ("other", "0" * 64)):
         prior = build.build_prior(smoke, 4, 4, ["x", "y"])
