@@ -62,7 +62,7 @@ def test_an_adjudicator_learns_to_tell_and_the_encoder_to_fool_him() -> None:
     judged.of_encoder(codes).total.backward()
     assert codes.grad is not None
     # Too narrow codes are pushed outwards, and the adjudicator himself is left alone.
-    assert float((codes.grad * codes).sum()) < 0
+    assert float((codes.grad * codes.detach()).sum()) < 0
     assert all(parameter.grad is None for parameter in judged.parameters())
     assert all(parameter.requires_grad for parameter in judged.parameters())
 
