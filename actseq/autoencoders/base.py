@@ -4,9 +4,10 @@ Padding: `lengths` say what is real; everything else is zero before every operat
 is encoded and decoded in a batch as it would be alone.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -63,6 +64,39 @@ class Posterior:
 def frame_mask(lengths: Int[Tensor, " batch"], frames: int) -> Bool[Tensor, "batch frames"]:
     """True inside each length."""
     return torch.arange(frames, device=lengths.device) < lengths[:, None]
+
+
+def valid_frames(
+    values: Float[Tensor, "batch frames numbers"], lengths: Int[Tensor, " batch"]
+) -> Float[Tensor, "valid numbers"]:
+    """Those inside each length, one after the other."""
+    return values[frame_mask(lengths, values.shape[1])]
+
+
+class Moments(NamedTuple):
+    """Statistics over all frames, in double precision.
+
+    Attributes:
+        mean: of every number of a frame.
+        square: mean of its square.
+        low: least number of all.
+        high: greatest.
+    """
+
+    mean: Float[Tensor, " numbers"]
+    square: Float[Tensor, " numbers"]
+    low: float
+    high: float
+
+
+def moments(pieces: Iterable[Float[Tensor, "frames numbers"]]) -> Moments:
+    """Statistics of frames that come in pieces."""
+    count, total, square, low, high = 0, torch.zeros(()), torch.zeros(()), math.inf, -math.inf
+    for piece in pieces:
+        frames = piece.double().cpu()
+        count, total, square = count + len(frames), total + frames.sum(0), square + frames.square().sum(0)
+        low, high = min(low, float(frames.min())), max(high, float(frames.max()))
+    return Moments(total / count, square / count, low, high)
 
 
 @runtime_checkable
@@ -139,20 +173,13 @@ class Normaliser(nn.Module):
         self.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
 
     def fit(self, batches: Iterable[Features]) -> None:
-        """Accumulate in double precision over all valid frames."""
-        count, total, square = 0, torch.zeros(len(self.mean), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        low, high = torch.inf, -torch.inf
-        for features in batches:
-            inside = frame_mask(features.lengths, features.values.shape[2])
-            frames = features.values.movedim(1, 2)[inside].double().cpu()
-            count += len(frames)
-            total += frames.sum(0)
-            square += frames.square().sum()
-            low, high = min(low, float(frames.min())), max(high, float(frames.max()))
-        mean = torch.zeros_like(total) if self.signed else total / count
-        variance = square / (count * len(mean)) - mean.square().mean()
+        """Over all valid frames."""
+        found = moments(valid_frames(features.values.movedim(1, 2), features.lengths) for features in batches)
+        mean = torch.zeros_like(found.mean) if self.signed else found.mean
+        variance = found.square.mean() - mean.square().mean()
         self.mean.copy_(mean[:, None])
         self.deviation.copy_(variance.clamp(min=1e-8).sqrt())
+        low, high = found.low, found.high
         # A decoder may overshoot what it has seen by a little; further out a spectrum would explode in the vocoder.
         most = 2 * max(-low, high)
         self.bounds.copy_(torch.tensor([low, high + 1.0] if self.log_magnitude else [-most, most]))
@@ -206,7 +233,7 @@ class Autoencoder(nn.Module):
     def calibrate(self, batches: Iterable[Features]) -> None:
         """Compute what is fitted after training, from features of training clips."""
         encoded = map(self.encode, batches)
-        self.bottleneck.calibrate(one.mean[frame_mask(one.lengths, one.mean.shape[1])] for one in encoded)
+        self.bottleneck.calibrate(valid_frames(one.mean, one.lengths) for one in encoded)
 
     def encode(self, features: Features) -> Posterior:
         """Posterior (batch, ceil(frames / stride), latent_dim)."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from actseq.autoencoders.base import frame_mask
+from actseq.autoencoders.base import moments, valid_frames
 from actseq.autoencoders.networks import stack_frames, unstack_frames
 from actseq.errors import require
 from actseq.representations.base import Features
@@ -127,15 +127,11 @@ class Dense(nn.Module):
         """The statistics of energies, where there are any."""
         if self.energies is None:
             return
-        n, total, square = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-        for features in batches:
-            rows = stack_frames(features.values, features.lengths, self.stride)
-            inside = frame_mask(-(-features.lengths // self.stride), rows.shape[1])
-            found = self.energies.logarithms(rows[inside]).double()
-            n, total, square = n + len(found), total + found.sum(0), square + found.square().sum(0)
-        mean = total / n
-        self.energies.mean.copy_(mean)
-        self.energies.deviation.copy_((square / n - mean.square()).clamp(min=1e-4).sqrt())
+        found = moments(
+            self.energies.logarithms(valid_frames(one.values.movedim(1, 2), one.lengths)) for one in batches
+        )
+        self.energies.mean.copy_(found.mean)
+        self.energies.deviation.copy_((found.square - found.mean.square()).clamp(min=1e-4).sqrt())
 
     def encode(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq import units
-from actseq.autoencoders.base import frame_mask
+from actseq.autoencoders.base import frame_mask, moments, valid_frames
 from actseq.autoencoders.networks import KERNEL, Block, run_blocks
 from actseq.errors import ConfigError, require
 from actseq.representations.base import Features
@@ -98,16 +98,9 @@ class Unet(nn.Module):
 
     def fit(self, batches: Iterable[Features]) -> None:
         """Mean of every bin's level, and the deviation of all, over valid frames."""
-        count, total, square = 0, torch.zeros(len(self.centre), dtype=torch.float64), 0.0
-        for features in batches:
-            levels = _levels(features.values).movedim(1, 2)
-            rows = levels[frame_mask(features.lengths, levels.shape[1])].double().cpu()
-            count += len(rows)
-            total += rows.sum(0)
-            square += float(rows.square().sum())
-        mean = total / count
-        self.centre.copy_(mean[:, None])
-        self.spread.fill_(max(square / (count * len(mean)) - float(mean.square().mean()), 1e-8) ** 0.5)
+        found = moments(valid_frames(_levels(one.values).movedim(1, 2), one.lengths) for one in batches)
+        self.centre.copy_(found.mean[:, None])
+        self.spread.copy_((found.square.mean() - found.mean.square().mean()).clamp(min=1e-8).sqrt())
 
     def encode(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]

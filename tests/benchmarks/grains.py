@@ -79,11 +79,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     run = Run.open(arguments.run)
-    own = {**run.read_config().vocoder.model_dump(), **dict(pair.split("=") for pair in arguments.set)}
-    members = {
-        "run": Member(**{key: json.loads(value) if key in str(arguments.set) else value for key, value in own.items()}),
-        "recipe": RECIPE,
-    }
+    changes = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
+    members = {"run": Member(**(run.read_config().vocoder.model_dump() | changes)), "recipe": RECIPE}
     codec, config, _ = load_codec(run, "cpu", members["run"])
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     indices = corpus.indices(arguments.split)
