@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from actseq.loading import LoadedRun
+    from actseq.inference.loaded_run import LoadedRun
 
 __version__ = version("actseq")
 __all__ = ["__version__", "load_run"]
@@ -32,6 +32,6 @@ def load_run(run: str | Path, *, prior: str | None = None, device: str = "auto")
     Raises:
         ArtifactError: the run is missing, unfinished or damaged.
     """
-    from actseq.loading import LoadedRun
+    from actseq.inference.loaded_run import LoadedRun
 
     return LoadedRun.open(run, prior=prior, device=device)

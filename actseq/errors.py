@@ -1,5 +1,9 @@
 """Every error a user can cause: what was found, what was expected, what to do."""
 
+from __future__ import annotations
+
+import signal
+
 
 class ActseqError(Exception):
     """One line for a person.
@@ -45,3 +49,11 @@ def require(at_least: float, **values: float | None) -> None:
     for name, value in values.items():
         if value is not None and not value >= at_least:
             raise ValueError(f"{name} is {value}, expected at least {at_least:g}")
+
+
+class Interrupted(BaseException):
+    """A signal asked to stop; the state is saved."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from here")

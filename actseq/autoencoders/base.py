@@ -4,16 +4,17 @@ Padding: `lengths` say what is real; everything else is zero before every operat
 is encoded and decoded in a batch as it would be alone.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from actseq.modules.frames import valid_frames
 from actseq.representations.base import Features
+from actseq.representations.normaliser import Normaliser
 
 
 @dataclass(frozen=True)
@@ -59,44 +60,6 @@ class Posterior:
         if self.log_variance is None:
             return None
         return 0.5 * (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance)
-
-
-def frame_mask(lengths: Int[Tensor, " batch"], frames: int) -> Bool[Tensor, "batch frames"]:
-    """True inside each length."""
-    return torch.arange(frames, device=lengths.device) < lengths[:, None]
-
-
-def valid_frames(
-    values: Float[Tensor, "batch frames numbers"], lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "valid numbers"]:
-    """Those inside each length, one after the other."""
-    return values[frame_mask(lengths, values.shape[1])]
-
-
-class Moments(NamedTuple):
-    """Statistics over all frames, in double precision.
-
-    Attributes:
-        mean: of every number of a frame.
-        square: mean of its square.
-        low: least number of all.
-        high: greatest.
-    """
-
-    mean: Float[Tensor, " numbers"]
-    square: Float[Tensor, " numbers"]
-    low: float
-    high: float
-
-
-def moments(pieces: Iterable[Float[Tensor, "frames numbers"]]) -> Moments:
-    """Statistics of frames that come in pieces."""
-    count, total, square, low, high = 0, torch.zeros(()), torch.zeros(()), math.inf, -math.inf
-    for piece in pieces:
-        frames = piece.double().cpu()
-        count, total, square = count + len(frames), total + frames.sum(0), square + frames.square().sum(0)
-        low, high = min(low, float(frames.min())), max(high, float(frames.max()))
-    return Moments(total / count, square / count, low, high)
 
 
 @runtime_checkable
@@ -150,47 +113,6 @@ class Skipping(Network, Protocol):
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch channels frames"]:
         """Normalised features from normalised features."""
-
-
-class Normaliser(nn.Module):
-    """Mean per channel and one global deviation, from the training data; part of the model file.
-
-    Args:
-        channels: of the features.
-        log_magnitude: as the representation declares.
-        signed: as the representation declares; the mean is then left at zero.
-    """
-
-    mean: Tensor
-    deviation: Tensor
-    bounds: Tensor
-
-    def __init__(self, channels: int, *, log_magnitude: bool, signed: bool = False) -> None:
-        super().__init__()
-        self.log_magnitude, self.signed = log_magnitude, signed
-        self.register_buffer("mean", torch.zeros(channels, 1))
-        self.register_buffer("deviation", torch.ones(()))
-        self.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
-
-    def fit(self, batches: Iterable[Features]) -> None:
-        """Over all valid frames."""
-        found = moments(valid_frames(features.values.movedim(1, 2), features.lengths) for features in batches)
-        mean = torch.zeros_like(found.mean) if self.signed else found.mean
-        variance = found.square.mean() - mean.square().mean()
-        self.mean.copy_(mean[:, None])
-        self.deviation.copy_(variance.clamp(min=1e-8).sqrt())
-        low, high = found.low, found.high
-        # A decoder may overshoot what it has seen by a little; further out a spectrum would explode in the vocoder.
-        most = 2 * max(-low, high)
-        self.bounds.copy_(torch.tensor([low, high + 1.0] if self.log_magnitude else [-most, most]))
-
-    def normalise(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
-        """To zero mean per channel, unit deviation overall."""
-        return (values - self.mean) / self.deviation
-
-    def restore(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
-        """Back to features, within what the data allows."""
-        return (values * self.deviation + self.mean).clamp(self.bounds[0], self.bounds[1])
 
 
 class Autoencoder(nn.Module):

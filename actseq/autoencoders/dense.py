@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from actseq.autoencoders.base import moments, valid_frames
-from actseq.autoencoders.networks import stack_frames, unstack_frames
+from actseq.autoencoders.linear_path import stack_frames, unstack_frames
 from actseq.errors import require
+from actseq.modules.frames import moments, valid_frames
 from actseq.representations.base import Features
 
 LEAST_ENERGY = 1e-8

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from actseq.autoencoders.networks import (
+from actseq.autoencoders.linear_path import (
     add_codes,
     set_to_principal_components,
     stack_frames,

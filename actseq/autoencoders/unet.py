@@ -14,9 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq import units
-from actseq.autoencoders.base import frame_mask, moments, valid_frames
-from actseq.autoencoders.networks import KERNEL, Block, run_blocks
 from actseq.errors import ConfigError, require
+from actseq.modules.convnext import KERNEL, Block, run_blocks
+from actseq.modules.frames import frame_mask, moments, valid_frames
 from actseq.representations.base import Features
 from actseq.representations.stft import Stft
 

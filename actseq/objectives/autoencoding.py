@@ -12,13 +12,14 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from actseq.autoencoders.base import Autoencoder, Latents, Posterior, Skipping, frame_mask
+from actseq.autoencoders.base import Autoencoder, Latents, Posterior, Skipping
 from actseq.autoencoders.bottlenecks import Adversarial
-from actseq.corruption import Corruption
+from actseq.corruptions.base import Corruption
 from actseq.errors import require
 from actseq.losses import free_bits, kl_per_dimension, masked_delta_l1, masked_l1
-from actseq.objectives.adjudication import Adjudication
+from actseq.modules.frames import frame_mask
 from actseq.objectives.base import Batch, Loss
+from actseq.objectives.latent_discriminator import Adjudication
 from actseq.representations.base import Features, Granular, Heard, Representation
 
 DB_PER_NEPER = 20 / math.log(10)

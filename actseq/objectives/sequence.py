@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from actseq.objectives.base import Batch, Loss
-from actseq.priors.base import SequencePrior
-from actseq.priors.conditions import ConditionedPrior
+from actseq.priors.labels import ConditionedPrior
+from actseq.priors.sequence import SequencePrior
 
 
 class SequenceLikelihood(nn.Module):

@@ -24,8 +24,8 @@ from actseq.losses import (
 )
 from actseq.objectives.autoencoding import DB_PER_NEPER
 from actseq.objectives.base import Batch, Loss
+from actseq.objectives.discriminators import Discriminators, Judgement
 from actseq.representations.base import Features, Representation
-from actseq.vocoders.discriminators import Discriminators, Judgement
 from actseq.vocoders.magnitude import LearnedMagnitude
 from actseq.vocoders.neural import Neural
 

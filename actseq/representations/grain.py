@@ -124,3 +124,26 @@ def cut_grains(
     before = grain_length // 2
     padded = F.pad(torch.where(inside, waveform, 0.0), (before, grain_length - before))
     return padded.unfold(1, grain_length, hop_length).transpose(1, 2)
+
+
+def turn(
+    grains: Float[Tensor, "batch samples"], share: Float[Tensor, " batch"], fade: float
+) -> Float[Tensor, "batch samples"]:
+    """Grains rotated around by a share of themselves, as loops: no edge is carried into the middle.
+
+    The last part of a grain fades into its first, power preserved; of the loop that is left as many samples are read as
+    the grain has.
+
+    Args:
+        grains: rows of samples.
+        share: of the loop, 0 to 1, by which each row is rotated.
+        fade: share of a grain that fades into its beginning; 0 where grains are loops already.
+    """
+    n = grains.shape[1]
+    faded = round(n * fade)
+    period = n - faded
+    angle = (torch.arange(faded, device=grains.device) + 0.5) * (math.pi / 2 / max(1, faded))
+    head = grains[:, :faded] * angle.sin() + grains[:, period:] * angle.cos()
+    loop = torch.cat([head, grains[:, faded:period]], dim=1)
+    first = (share * period).long()[:, None]
+    return loop.gather(1, (torch.arange(n, device=grains.device) + first) % period)

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actseq.corruption import turn
 from actseq.errors import require
 from actseq.representations.base import Features, Granular, Representation
+from actseq.representations.grain import turn
 from actseq.vocoders.base import Stream, synthesise_streamed
 
 LEAST_WEIGHT = 0.05

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actseq.autoencoders.base import Normaliser
 from actseq.representations.base import Representation
+from actseq.representations.normaliser import Normaliser
 from actseq.vocoders.inversion import MagnitudeInversion
 from actseq.vocoders.residual import ResidualNetwork
 

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from actseq.autoencoders.base import Normaliser
 from actseq.errors import require
 from actseq.representations.base import Features, Representation
+from actseq.representations.normaliser import Normaliser
 from actseq.vocoders.base import Stream, synthesise_streamed
 from actseq.vocoders.inversion import MagnitudeInversion
 from actseq.vocoders.overlap import OverlapAdd

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actseq.autoencoders.base import Normaliser
-from actseq.autoencoders.networks import KERNEL, Block
 from actseq.errors import require
+from actseq.modules.convnext import KERNEL, Block
+from actseq.representations.normaliser import Normaliser
 
 RESIDUAL = (-10.0, 5.0)
 """Least and greatest change of a log-magnitude, in nepers: wide enough for what a band hides of its bins, and finite."""

@@ -713,7 +713,7 @@ def verify(run_name: str, json_output: bool) -> None:
 @as_json
 def drumkit(folder: Path, n_per_kind: int, sample_rate: int, seed: int, json_output: bool) -> None:
     """Write a synthesised drum-machine corpus: snare, kick, hat, tom, clap."""
-    from actseq.drumkit import write_drumkit
+    from actseq.data.drumkit import write_drumkit
 
     files = write_drumkit(folder, n_per_kind=n_per_kind, sample_rate=sample_rate, seed=seed)
     show({"folder": str(folder), "files": [str(path) for path in files]}, json_output, f"{len(files)} hits in {folder}")
@@ -736,7 +736,7 @@ def presets(json_output: bool) -> None:
 @as_json
 def doctor(json_output: bool) -> None:
     """Versions, devices, audio formats, and whether torchaudio loads — with the cure where it does not."""
-    from actseq.doctor import examine
+    from actseq.commands.doctor import examine
 
     result = examine()
     show(result, json_output, *_tree(result))

@@ -12,10 +12,10 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from actseq import build
-from actseq.codec import Codec
+from actseq import build, registry
 from actseq.config import Member, load_preset
-from actseq.drumkit import synthesise
+from actseq.data.drumkit import synthesise
+from actseq.inference.codec import Codec
 from actseq.objectives.base import Batch
 from actseq.priors.base import Request
 from actseq.representations.linear import Linear
@@ -135,7 +135,7 @@ def priors() -> None:
         {"kind": "mixture", "n_components": 4, "blocks": 4},
         {"kind": "flow"},
     )
-    for network in build.PRIOR_NETWORKS:
+    for network in registry.PRIOR_NETWORKS:
         for head in heads:
             config = load_preset("speech", [f"prior.network.kind={network}", f"prior.head={head}".replace("'", "")])
             torch.manual_seed(0)

@@ -14,12 +14,14 @@ import json
 import numpy as np
 import torch
 
-from actseq import bands, codes, metrics, sets
 from actseq.autoencoders.base import Latents
 from actseq.config import Member
-from actseq.corpus import Corpus
-from actseq.loading import load_codec
-from actseq.runs import Run
+from actseq.data.corpus import Corpus
+from actseq.evaluation import metrics, set_distances
+from actseq.inference.loading import load_codec
+from actseq.plots import latent_statistics
+from actseq.plots import spectra as bands
+from actseq.storage.run_folder import Run
 
 LINE_N_FFT = 32768
 """Transform in which the line at the hop rate is looked for."""
@@ -95,8 +97,10 @@ def main() -> None:
     standardised = (encoded - centre) / deviation
     print("mean      " + " ".join(f"{value:6.2f}" for value in encoded.mean(0)))
     print("deviation " + " ".join(f"{value:6.2f}" for value in encoded.std(0)))
-    print("KS        " + " ".join(f"{value:6.3f}" for value in codes.kolmogorov_smirnov(standardised)))
-    print(f"largest correlation {codes.nearest_relative(codes.correlations(encoded))[0].max():.3f}")
+    print("KS        " + " ".join(f"{value:6.3f}" for value in latent_statistics.kolmogorov_smirnov(standardised)))
+    print(
+        f"largest correlation {latent_statistics.nearest_relative(latent_statistics.correlations(encoded))[0].max():.3f}"
+    )
 
     rng = np.random.default_rng(0)
     features = codec.analyse(clips)
@@ -113,7 +117,7 @@ def main() -> None:
         }
     found = {}
     for name in ("other real", "reconstructed", "drawn"):
-        found[name] = sets.discrepancy(spectra["real"], spectra[name], np.zeros(GRAINS, np.int64)).value
+        found[name] = set_distances.discrepancy(spectra["real"], spectra[name], np.zeros(GRAINS, np.int64)).value
         print(f"MMD² of log-spectra, {name}: {found[name]:.5f}")
     print(f"drawn over reconstructed: MMD² {found['drawn'] / found['reconstructed']:.2f}")
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from actseq import load_run
-from actseq.latents import LatentSequences
-from actseq.priors.base import SequencePrior
+from actseq.data.latents import LatentSequences
+from actseq.priors.sequence import SequencePrior
 
 
 @torch.inference_mode()

@@ -8,8 +8,9 @@ import sys
 
 import numpy as np
 
-from actseq import load_run, metrics
-from actseq.corpus import Corpus
+from actseq import load_run
+from actseq.data.corpus import Corpus
+from actseq.evaluation import metrics
 
 
 def main() -> None:

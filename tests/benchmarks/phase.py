@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import torch
 
-from actseq import build, metrics
+from actseq import build
 from actseq.config import Member
-from actseq.corpus import Corpus
-from actseq.loading import load_codec
+from actseq.data.corpus import Corpus
+from actseq.evaluation import metrics
+from actseq.inference.loading import load_codec
 from actseq.representations.linear import Linear
-from actseq.runs import Run
+from actseq.storage.run_folder import Run
 
 
 def main() -> None:

@@ -16,11 +16,12 @@ import torch
 from noisereduce import reduce_noise as gate  # type: ignore[import-not-found, unused-ignore]
 from numpy.typing import NDArray
 
-from actseq import load_run, metrics
-from actseq.codec import Codec
-from actseq.corpus import Corpus
-from actseq.evaluation import other_sound
-from actseq.excerpts import spread
+from actseq import load_run
+from actseq.data.corpus import Corpus
+from actseq.data.excerpts import spread
+from actseq.evaluation import metrics
+from actseq.evaluation.fidelity import other_sound
+from actseq.inference.codec import Codec
 from actseq.representations.base import Features
 from actseq.representations.stft import Stft
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actseq import load_run
-from actseq.latents import LatentSequences
+from actseq.data.latents import LatentSequences
 
 WINDOW_SECONDS = 2.0
 

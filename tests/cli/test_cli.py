@@ -22,7 +22,7 @@ from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner, Result
 
 from actseq.config import preset_names
-from actseq.generation import CROSSFADE_SECONDS
+from actseq.inference.generation import CROSSFADE_SECONDS
 
 RATE = 8000
 SMOKE = ["--preset", "smoke", "--threads", "1", "--device", "cpu"]
@@ -30,7 +30,7 @@ USE = ["--threads", "1", "--device", "cpu"]
 # Children of a server that has imported what is slow start at once.
 SLOW = [
     "actseq.pipeline",
-    "actseq.training",
+    "actseq.training.loop",
     "actseq.build",
     "lightning_fabric",
     "librosa.filters",
@@ -354,7 +354,7 @@ def test_seconds_are_exact_after_a_seed(workplace: Path, label: str) -> None:
 
 
 def test_a_seed_that_has_ended_gives_no_error(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from actseq.priors.base import SequencePrior
+    from actseq.priors.sequence import SequencePrior
 
     monkeypatch.setattr(SequencePrior, "sample", lambda self, request: iter(()))
     seed = ["--seed-audio", "sounds/kick/kick-001.wav", "--seed-seconds", 0.256, "--until-stop"]
@@ -435,9 +435,9 @@ def test_evaluation_is_printed_written_and_shown(workplace: Path) -> None:
 
 
 def test_what_a_prior_generates_is_printed_and_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from actseq import likeness
+    from actseq.evaluation import generated_clips
 
-    monkeypatch.setattr(likeness, "likeness", functools.partial(likeness.likeness, steps=2))
+    monkeypatch.setattr(generated_clips, "likeness", functools.partial(generated_clips.likeness, steps=2))
     before = sorted(path.name for path in Path("runs/made").iterdir())
     assert "no prior 'other'" in bad("evaluate", "made", "--prior", "other", *USE)
     printed = good("evaluate", "made", "--prior", "default", "--n", 6, *QUICK_SOUND, *USE).stdout
@@ -732,14 +732,14 @@ def test_a_prior_of_another_run_is_refused(here: Path) -> None:
 
 def _command(arguments: list[str], folder: Path, number: int, at: int | None) -> None:
     """A command in its own process; signal `number` arrives as it syncs a file for the `at`-th time."""
-    import actseq.corpus
-    import actseq.features
-    import actseq.pipeline.extraction
-    from actseq.store import group_shards
+    import actseq.commands.extract_latents
+    import actseq.data.corpus
+    import actseq.data.features
+    from actseq.storage.store import group_shards
 
     os.chdir(folder)
     small = functools.partial(group_shards, max_items=7)
-    for module in (actseq.corpus, actseq.features, actseq.pipeline.extraction):
+    for module in (actseq.data.corpus, actseq.data.features, actseq.commands.extract_latents):
         setattr(module, "group_shards", small)  # noqa: B010
     counted, sync = [0], os.fsync
 

@@ -120,7 +120,7 @@ def test_every_command_and_option_is_described() -> None:
 
 
 def test_every_preset_and_key_is_described() -> None:
-    from actseq import build
+    from actseq import build, registry
     from actseq.config import Config, load_preset
 
     text = (TOP / "docs" / "configs.md").read_text(encoding="utf-8")
@@ -137,16 +137,22 @@ def test_every_preset_and_key_is_described() -> None:
 
     for key in set(keys(build.complete(load_preset("drums")).model_dump(mode="json"))) | set(Config.model_fields):
         assert f"`{key}" in text or f"### {key}" in text, f"docs/configs.md does not describe {key}"
-    families = (build.REPRESENTATIONS, build.NETWORKS, build.BOTTLENECKS, build.PRIOR_NETWORKS, build.HEADS)
-    families += (
-        build.CORRUPTIONS,
-        build.WHOLE_PRIORS,
-        build.VOCODERS,
-        build.TRAINED,
-        build.VOCODER_NETWORKS,
-        build.EFFECTS,
+    families = (
+        registry.REPRESENTATIONS,
+        registry.NETWORKS,
+        registry.BOTTLENECKS,
+        registry.PRIOR_NETWORKS,
+        registry.HEADS,
     )
-    for family in (*families, build.AUTOENCODER_OBJECTIVES, build.PRIOR_OBJECTIVES, build.VOCODER_OBJECTIVES):
+    families += (
+        registry.CORRUPTIONS,
+        registry.WHOLE_PRIORS,
+        registry.VOCODERS,
+        registry.TRAINED,
+        registry.VOCODER_NETWORKS,
+        registry.EFFECTS,
+    )
+    for family in (*families, registry.AUTOENCODER_OBJECTIVES, registry.PRIOR_OBJECTIVES, registry.VOCODER_OBJECTIVES):
         for kind, member in family.items():
             assert f"kind: {kind}" in text, f"docs/configs.md does not describe {kind}"
             for key in build.options_model(member).model_fields:

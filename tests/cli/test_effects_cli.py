@@ -11,9 +11,9 @@ import pytest
 from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner, Result
 
-from actseq import audio, build, effects, pipeline
+from actseq import audio, build, effects, pipeline, registry
 from actseq.config import Member
-from actseq.generation import GAP_SECONDS
+from actseq.inference.generation import GAP_SECONDS
 
 RATE = 8000
 QUICK = ["vocoder={kind: phase, n_turns: 0}", "generate.max_seconds=0.3"]
@@ -43,7 +43,7 @@ def sound(path: Path) -> np.ndarray:
 
 def process(kind: str, **keys: Any) -> effects.Process:
     member = Member.model_validate({"kind": kind, **keys})
-    return effects.chain([build.construct(build.EFFECTS, member, "effect", RATE)])
+    return effects.chain([build.construct(registry.EFFECTS, member, "effect", RATE)])
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ import torch
 from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner, Result
 
-from actseq import audio, metrics, pipeline
-from actseq.loading import LoadedRun
-from actseq.runs import read_json
+from actseq import audio, pipeline
+from actseq.evaluation import metrics
+from actseq.inference.loaded_run import LoadedRun
+from actseq.storage.artifacts import read_json
 
 RATE = 8000
 TINY = ["corpus.sample_rate=8000", "corpus.segment_seconds=0.25", "representation.n_fft=256"]
@@ -36,7 +37,7 @@ def settings(*texts: str) -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Iterator[Path]:
     """`sounds` with digits as `voice` and others' hits as `drum`; `run`, trained for seconds to tell them apart."""
-    from actseq.drumkit import write_drumkit
+    from actseq.data.drumkit import write_drumkit
 
     threads, made = torch.get_num_threads(), tmp_path_factory.mktemp("restore")
     for i, path in enumerate(audio.find(data_dir / "digits_fsdd")[::100]):

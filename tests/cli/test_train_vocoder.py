@@ -12,14 +12,17 @@ import torch
 from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner
 
-from actseq import choice, pipeline
+from actseq import pipeline
 from actseq.config import Member
-from actseq.corpus import Corpus
+from actseq.data.corpus import Corpus
 from actseq.errors import ArtifactError, ConfigError
-from actseq.loading import LoadedRun, load_codec
-from actseq.metrics import multi_resolution_stft
+from actseq.evaluation import vocoder_choice
+from actseq.evaluation.metrics import multi_resolution_stft
+from actseq.inference.loaded_run import LoadedRun
+from actseq.inference.loading import load_codec
 from actseq.progress import Silent
-from actseq.runs import Run, load_tensors, read_json, write_artifact, write_json
+from actseq.storage.artifacts import load_tensors, read_json, write_artifact, write_json
+from actseq.storage.run_folder import Run
 from actseq.vocoders.magnitude import LearnedMagnitude
 from actseq.vocoders.neural import Neural
 from actseq.vocoders.phase import Phase
@@ -37,7 +40,7 @@ TINY += ["train_vocoder.objective={kind: adversarial-vocoding, discriminator_wid
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run with a prior and a vocoder that was trained long enough to be better."""
-    from actseq.drumkit import write_drumkit
+    from actseq.data.drumkit import write_drumkit
 
     folder, threads = tmp_path_factory.mktemp("vocoders"), torch.get_num_threads()
     write_drumkit(folder / "sounds", n_per_kind=10, sample_rate=RATE, seed=0)
@@ -139,20 +142,23 @@ def test_scores_are_of_the_candidates_given(finished: Path) -> None:
     }
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     for order in (candidates, dict(reversed(candidates.items()))):
-        scores = choice.score(order, codec, corpus, corpus.indices("validation")[:3], Silent())
-        assert choice.decide(scores, "start") == "good"
-        assert choice.decide({name: scores[name] for name in ("start", "far")}, "start") == "start"
-        assert choice.figures(scores, "start")["far"]["difference"]["mean"] > 1
+        scores = vocoder_choice.score(order, codec, corpus, corpus.indices("validation")[:3], Silent())
+        assert vocoder_choice.decide(scores, "start") == "good"
+        assert vocoder_choice.decide({name: scores[name] for name in ("start", "far")}, "start") == "start"
+        assert vocoder_choice.figures(scores, "start")["far"]["difference"]["mean"] > 1
 
 
-def made_up(**distances: list[float]) -> choice.Scores:
-    return {name: {way: {"stft_log_l1_db": list(values)} for way in choice.WAYS} for name, values in distances.items()}
+def made_up(**distances: list[float]) -> vocoder_choice.Scores:
+    return {
+        name: {way: {"stft_log_l1_db": list(values)} for way in vocoder_choice.WAYS}
+        for name, values in distances.items()
+    }
 
 
 def test_ties_go_to_what_needs_no_training() -> None:
-    assert choice.decide(made_up(a=[1.0, 3.0], free=[2.0, 2.0]), "free") == "free"
-    assert choice.decide(made_up(a=[1.0, 2.9], free=[2.0, 2.0], b=[1.0, 2.8]), "free") == "b"
-    found = choice.figures(made_up(a=[1.0, 2.5], free=[2.0, 2.0]), "free")
+    assert vocoder_choice.decide(made_up(a=[1.0, 3.0], free=[2.0, 2.0]), "free") == "free"
+    assert vocoder_choice.decide(made_up(a=[1.0, 2.9], free=[2.0, 2.0], b=[1.0, 2.8]), "free") == "b"
+    found = vocoder_choice.figures(made_up(a=[1.0, 2.5], free=[2.0, 2.0]), "free")
     assert found["a"]["difference"]["mean"] == pytest.approx(-0.25)
     assert "difference" not in found["free"]
 
@@ -161,13 +167,13 @@ def test_what_has_no_score_on_a_clip_is_averaged_over_the_others() -> None:
     scores = made_up(free=[2.0, 3.0])
     scores["free"]["reconstructed"]["pesq_nb"] = [None, 4.0]
     scores["free"]["copy synthesis"]["pesq_nb"] = [None, None]
-    found = choice.figures(scores, "free")["free"]
+    found = vocoder_choice.figures(scores, "free")["free"]
     assert (found["reconstructed"]["pesq_nb"]["mean"], found["reconstructed"]["pesq_nb"]["n"]) == (4.0, 1)
     assert "pesq_nb" not in found["copy synthesis"]
 
 
 def test_without_validation_clips_nothing_is_chosen_on_trust(tmp_path: Path) -> None:
-    from actseq.drumkit import write_drumkit
+    from actseq.data.drumkit import write_drumkit
 
     made = write_drumkit(tmp_path / "kit", n_per_kind=1, sample_rate=RATE, seed=0)
     (tmp_path / "sounds").mkdir()

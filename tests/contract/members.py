@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from actseq import audio, build
+from actseq import audio, build, registry
 from actseq.autoencoders.base import Autoencoder
 from actseq.config import Member, load_preset
-from actseq.priors.base import SequencePrior
+from actseq.priors.sequence import SequencePrior
 from actseq.representations.base import Features
 
 SAMPLE_RATE = 8000
@@ -76,7 +76,7 @@ HEADS: dict[str, dict[str, Any]] = {
 def representation(kind: str, **options: Any) -> Any:
     """At 8 kHz."""
     member = Member(kind=kind, **(REPRESENTATIONS[kind] | options))
-    return build.construct(build.REPRESENTATIONS, member, "representation", SAMPLE_RATE)
+    return build.construct(registry.REPRESENTATIONS, member, "representation", SAMPLE_RATE)
 
 
 def analysis(network: str, n_mels: int = 24) -> Any:
@@ -117,7 +117,7 @@ def vocoder_network(kind: str, analysis: Any, **options: Any) -> Any:
     member = Member(kind=kind, **(VOCODER_NETWORKS[kind] | options))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = build.construct(build.VOCODER_NETWORKS, member, "train_vocoder.network", analysis)
+        network = build.construct(registry.VOCODER_NETWORKS, member, "train_vocoder.network", analysis)
         with torch.no_grad():
             for parameter in network.parameters():
                 parameter.add_(0.1 * torch.randn_like(parameter))

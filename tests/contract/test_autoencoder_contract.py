@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from actseq import build
+from actseq import registry
 from actseq.autoencoders.base import Autoencoder, Latents, Skipping
 from actseq.errors import ConfigError
 from actseq.representations.base import Features
 
 CHANNELS = 24
-PAIRS = [(network, bottleneck) for network in sorted(build.NETWORKS) for bottleneck in sorted(build.BOTTLENECKS)]
+PAIRS = [(network, bottleneck) for network in sorted(registry.NETWORKS) for bottleneck in sorted(registry.BOTTLENECKS)]
 LEGAL = [
     (network, bottleneck, options)
     for network, bottleneck in PAIRS
@@ -34,8 +34,8 @@ every_model, every_decoder = (
 
 
 def test_every_member_has_options() -> None:
-    assert set(members.NETWORKS) == set(build.NETWORKS)
-    assert set(members.BOTTLENECKS) == set(build.BOTTLENECKS)
+    assert set(members.NETWORKS) == set(registry.NETWORKS)
+    assert set(members.BOTTLENECKS) == set(registry.BOTTLENECKS)
 
 
 @pytest.mark.parametrize(("network", "bottleneck"), sorted(members.REFUSED))

@@ -11,24 +11,26 @@ import numpy as np
 import pytest
 import torch
 
-from actseq import build
-from actseq.codec import Codec
+from actseq import build, registry
 from actseq.config import Config, Member, load_preset
 from actseq.errors import ConfigError
+from actseq.inference.codec import Codec
 from actseq.objectives.base import Batch
 from actseq.priors.base import Request
 from actseq.progress import Silent
-from actseq.training import train
+from actseq.training.loop import train
 
 STEPS = 5
-TRIPLES = list(itertools.product(sorted(build.REPRESENTATIONS), sorted(build.NETWORKS), sorted(build.BOTTLENECKS)))
-PRIORS = [(network, head) for network in sorted(build.PRIOR_NETWORKS) for head in sorted(build.HEADS)]
-PRIORS += [(network, None) for network in sorted(build.WHOLE_PRIORS)]
+TRIPLES = list(
+    itertools.product(sorted(registry.REPRESENTATIONS), sorted(registry.NETWORKS), sorted(registry.BOTTLENECKS))
+)
+PRIORS = [(network, head) for network in sorted(registry.PRIOR_NETWORKS) for head in sorted(registry.HEADS)]
+PRIORS += [(network, None) for network in sorted(registry.WHOLE_PRIORS)]
 
 
 def refusal(representation: str, network: str, bottleneck: str) -> str | None:
     """The member that the refusal of a triple must name; None where it is legal."""
-    if representation not in members.ONLY_WITH.get(network, build.REPRESENTATIONS):
+    if representation not in members.ONLY_WITH.get(network, registry.REPRESENTATIONS):
         return "|".join(sorted(members.ONLY_WITH[network]))
     return members.REFUSED.get((network, bottleneck))
 
@@ -125,8 +127,8 @@ def test_an_illegal_triple_is_refused_and_told_what_fits(representation: str, ne
         build.build_autoencoder(config, analysis)
 
 
-@pytest.mark.parametrize("corruption", sorted(build.CORRUPTIONS))
-@pytest.mark.parametrize("representation", sorted(build.REPRESENTATIONS))
+@pytest.mark.parametrize("corruption", sorted(registry.CORRUPTIONS))
+@pytest.mark.parametrize("representation", sorted(registry.REPRESENTATIONS))
 def test_a_corruption_trains_or_is_refused(representation: str, corruption: str) -> None:
     member = f"train_ae.corruption={json.dumps({'kind': corruption, **members.CORRUPTIONS[corruption]})}"
     heard = f"train_ae.objective.magnitude_weight={int(representation in ('grain', 'spectrum', 'stft'))}"
@@ -179,7 +181,7 @@ def test_every_prior_goes_from_training_to_latents(network: str, head: str | Non
             [
                 f"prior.network={json.dumps({'kind': network, **(options or {})})}",
                 f"prior.head={'null' if head is None else json.dumps({'kind': head, **members.HEADS[head]})}",
-                f"train_prior.objective.kind={build.WHOLE_PRIOR_OBJECTIVES.get(network, 'sequence')}",
+                f"train_prior.objective.kind={registry.WHOLE_PRIOR_OBJECTIVES.get(network, 'sequence')}",
                 f"train_prior.steps={STEPS}",
                 "train_prior.validations=1",
                 "train_prior.validation_batches=1",
@@ -212,6 +214,6 @@ def test_every_prior_goes_from_training_to_latents(network: str, head: str | Non
 
 
 def test_every_member_has_options() -> None:
-    assert set(members.CORRUPTIONS) == set(build.CORRUPTIONS)
-    assert set(members.WHOLE_PRIORS) == set(build.WHOLE_PRIORS)
-    assert set(members.ONLY_WITH) <= set(build.NETWORKS)
+    assert set(members.CORRUPTIONS) == set(registry.CORRUPTIONS)
+    assert set(members.WHOLE_PRIORS) == set(registry.WHOLE_PRIORS)
+    assert set(members.ONLY_WITH) <= set(registry.NETWORKS)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from actseq.priors import ends
+from actseq.priors import end_calibration
 from actseq.priors.base import Request
-from actseq.priors.conditions import ConditionedPrior
+from actseq.priors.labels import ConditionedPrior
 
 
 def lengths_of(hazard: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -27,7 +27,7 @@ def test_a_known_slope_and_offset_are_found(slope: float, offset: float) -> None
     lengths = np.concatenate(
         [lengths_of(1 / (1 + np.exp(-slope * logits[made == k] - offset)), 2000, k) for k in (1, 2)]
     )
-    found = ends.fit(logits, made, lengths, np.repeat([1, 2], 2000))
+    found = end_calibration.fit(logits, made, lengths, np.repeat([1, 2], 2000))
     assert found == pytest.approx((slope, offset), abs=0.15)
 
 
@@ -48,7 +48,7 @@ def test_a_prior_that_ends_too_early_is_mended() -> None:
 
     with torch.no_grad():
         before = mean_length()
-        assert ends.calibrate(model, wanted, labels, seed=0)
+        assert end_calibration.calibrate(model, wanted, labels, seed=0)
         after = mean_length()
     assert before < 4
     assert after == pytest.approx(wanted.mean(), rel=0.15)
@@ -56,6 +56,6 @@ def test_a_prior_that_ends_too_early_is_mended() -> None:
 
 def test_few_lengths_and_other_priors_are_left_alone() -> None:
     model = ConditionedPrior(members.prior("lstm", "mixture"), ["a"], 8)
-    few = np.full(ends.SMALLEST - 1, 5)
-    assert not ends.calibrate(model, few, np.ones(len(few), np.int64), seed=0)
+    few = np.full(end_calibration.SMALLEST - 1, 5)
+    assert not end_calibration.calibrate(model, few, np.ones(len(few), np.int64), seed=0)
     assert model.prior.end_calibration.tolist() == [1.0, 0.0]

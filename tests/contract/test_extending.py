@@ -17,8 +17,8 @@ import test_vocoder_contract as vocoders
 import torch
 from torch import distributions
 
-from actseq import build, pipeline
-from actseq.runs import Run
+from actseq import pipeline, registry
+from actseq.storage.run_folder import Run
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 EXAMPLE = re.compile(
@@ -52,7 +52,7 @@ def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     try:
         for name, (kind, example) in zip(names, EXAMPLES.items(), strict=True):
             found = vars(importlib.import_module(name))
-            monkeypatch.setitem(getattr(build, example["table"]), kind, eval(f"{{{example['line']}}}", found)[kind])
+            monkeypatch.setitem(getattr(registry, example["table"]), kind, eval(f"{{{example['line']}}}", found)[kind])
             monkeypatch.setitem(getattr(members, example["table"]), kind, OPTIONS[kind])
         yield
     finally:
@@ -79,7 +79,7 @@ def test_the_page_has_an_example_of_each_kind_of_member() -> None:
     }
     text = PAGE.read_text(encoding="utf-8")
     assert text.count("```python") == len(EXAMPLES)
-    tables = {name for name, value in vars(build).items() if name.isupper() and isinstance(value, dict)}
+    tables = {name for name, value in vars(registry).items() if name.isupper() and isinstance(value, dict)}
     assert not {name for name in tables - {"TRAINED"} if f"`{name}`" not in text}
 
 

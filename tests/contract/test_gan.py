@@ -17,16 +17,23 @@ from torch import Tensor
 
 from actseq import build, pipeline
 from actseq.config import Config, Member, TrainingConfig, load_preset
+from actseq.data.latents import SequenceSource
 from actseq.errors import ConfigError
-from actseq.latents import SequenceSource
-from actseq.loading import LoadedRun, load_latents
+from actseq.inference.loaded_run import LoadedRun
+from actseq.inference.loading import load_latents
+from actseq.objectives.adversarial_sequence import (
+    WAVES,
+    AdversarialSequences,
+    Discriminator,
+    energy_distance,
+    time_courses,
+)
 from actseq.objectives.base import Batch, Loss
-from actseq.objectives.gan import WAVES, AdversarialSequences, Discriminator, energy_distance, time_courses
 from actseq.priors.base import Prior, Request, Sampling
-from actseq.priors.conditions import ConditionedPrior
 from actseq.priors.gan import Gan, Noise, Places
+from actseq.priors.labels import ConditionedPrior
 from actseq.progress import Silent
-from actseq.training import Outcome, train
+from actseq.training.loop import Outcome, train
 
 LATENT_DIM, DIMS, CONDITION_DIM, FRAMES, LONGEST, BATCH = 5, 3, 8, 12, 9, 3
 SMALL = {"width": 12, "blocks": 2, "noise_dim": 4, "frame_noise_dim": 3}

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from actseq.codec import Codec
 from actseq.errors import ConfigError
-from actseq.generation import (
+from actseq.inference.codec import Codec
+from actseq.inference.generation import (
     ALIGN_SECONDS,
     BATCH_CLIPS,
     CROSSFADE_SECONDS,
@@ -22,7 +22,8 @@ from actseq.generation import (
     collect,
     generate,
 )
-from actseq.priors.base import Chunk, Request, SequencePrior
+from actseq.priors.base import Chunk, Request
+from actseq.priors.sequence import SequencePrior
 from actseq.vocoders.phase import Phase
 
 LATENT_DIM = 5

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from actseq import audio, build
+from actseq import audio, build, registry
 from actseq.config import Member
-from actseq.corpus import BesideOthers, Corpus, SegmentSource
-from actseq.corruption import LEAST_RMS, Corrupted, Noise, coloured
+from actseq.corruptions.base import Corrupted
+from actseq.corruptions.noise import LEAST_RMS, Noise, coloured
+from actseq.data.corpus import Corpus
+from actseq.data.segments import BesideOthers, SegmentSource
 from actseq.errors import ConfigError
 
 SAMPLES = 6000
@@ -25,7 +27,7 @@ def sounds(data_dir: Path) -> torch.Tensor:
 
 def corrupted(waveform: torch.Tensor, noise: torch.Tensor | None = None, seed: int = 0, **options: Any) -> Corrupted:
     given = {"other_weight": 0.0, "turned_down_db": 0.0} | options
-    made = build.construct(build.CORRUPTIONS, Member(kind="noise", **given), "train_ae.corruption")
+    made = build.construct(registry.CORRUPTIONS, Member(kind="noise", **given), "train_ae.corruption")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         found: Corrupted = made.corrupt(waveform, noise)
@@ -156,7 +158,7 @@ def test_both_are_turned_down_alike(data_dir: Path) -> None:
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        build.construct(build.CORRUPTIONS, Member(kind="noise", **options), "train_ae.corruption")
+        build.construct(registry.CORRUPTIONS, Member(kind="noise", **options), "train_ae.corruption")
 
 
 def test_other_classes_must_be_there() -> None:
@@ -167,7 +169,7 @@ def test_other_classes_must_be_there() -> None:
 def test_clips_beside_clips_are_a_pure_function_of_the_step(data_dir: Path, tmp_path: Path) -> None:
     """Of their own labels, and not drawn alike."""
     from actseq.config import CorpusConfig
-    from actseq.corpus import build_corpus
+    from actseq.data.corpus import build_corpus
     from actseq.progress import Silent
 
     for label in ("1", "2"):

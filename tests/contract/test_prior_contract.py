@@ -12,19 +12,20 @@ import torch
 from scipy import stats
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
 
-from actseq import build
+from actseq import build, registry
 from actseq.config import Member
 from actseq.errors import ConfigError
-from actseq.priors import base
-from actseq.priors.base import PLAIN, Chunk, Prediction, Request, Sampling, SequencePrior, State
+from actseq.priors import sequence
+from actseq.priors.base import PLAIN, Chunk, Request, Sampling, State
+from actseq.priors.sequence import Prediction, SequencePrior
 
-DENSITIES = [kind for kind, head in sorted(build.HEADS.items()) if hasattr(head, "log_prob")]
-PAIRS = [(network, head) for network in sorted(build.PRIOR_NETWORKS) for head in sorted(build.HEADS)]
+DENSITIES = [kind for kind, head in sorted(registry.HEADS.items()) if hasattr(head, "log_prob")]
+PAIRS = [(network, head) for network in sorted(registry.PRIOR_NETWORKS) for head in sorted(registry.HEADS)]
 every_prior = pytest.mark.parametrize(("network", "head"), PAIRS)
 every_prior_with_a_density = pytest.mark.parametrize(("network", "head"), [p for p in PAIRS if p[1] in DENSITIES])
 every_prior_without = pytest.mark.parametrize(("network", "head"), [p for p in PAIRS if p[1] not in DENSITIES])
-every_network = pytest.mark.parametrize("network", sorted(build.PRIOR_NETWORKS))
-every_head = pytest.mark.parametrize("kind", sorted(build.HEADS))
+every_network = pytest.mark.parametrize("network", sorted(registry.PRIOR_NETWORKS))
+every_head = pytest.mark.parametrize("kind", sorted(registry.HEADS))
 every_density = pytest.mark.parametrize("kind", DENSITIES)
 COLD = Sampling(temperature=0.0)
 CONTROLS = {
@@ -40,8 +41,8 @@ LATENT_DIM, DIMS, CONDITION_DIM, FRAMES, BATCH = 5, 3, 8, 9, 3
 
 
 def test_every_member_has_options() -> None:
-    assert set(members.PRIOR_NETWORKS) == set(build.PRIOR_NETWORKS)
-    assert set(members.HEADS) == set(build.HEADS)
+    assert set(members.PRIOR_NETWORKS) == set(registry.PRIOR_NETWORKS)
+    assert set(members.HEADS) == set(registry.HEADS)
     assert set(CONTROLS) == {field.name for field in fields(Sampling)}
 
 
@@ -129,7 +130,7 @@ def test_a_long_prompt_is_consumed_in_pieces(network: str, head: str, monkeypatc
     with torch.no_grad():
         parallel = model.forward(values, condition)
         for piece in (1, 3, 4, 7, 22):
-            monkeypatch.setattr(base, "PREFILL_FRAMES", piece)
+            monkeypatch.setattr(sequence, "PREFILL_FRAMES", piece)
             prediction, state = model.prefill(values[:, :21], condition)
             same(prediction, at(parallel, 21))
             for t in (21, 22):
@@ -139,7 +140,7 @@ def test_a_long_prompt_is_consumed_in_pieces(network: str, head: str, monkeypatc
 
 @every_network
 def test_a_prompt_longer_than_a_piece(network: str) -> None:
-    model, values = members.prior(network, "gaussian"), numbers(1, base.PREFILL_FRAMES + 6, DIMS)
+    model, values = members.prior(network, "gaussian"), numbers(1, sequence.PREFILL_FRAMES + 6, DIMS)
     with torch.no_grad():
         same(model.prefill(values, None)[0], at(model.forward(values, None), values.shape[1]))
 
@@ -156,7 +157,7 @@ def test_states_are_values(network: str) -> None:
         again = model.forward(inputs, fresh)
         assert torch.equal(first[0], again[0])
         alone = [model.forward(other[None], first[1])[0][0] for other in others]
-        copies = base._repeat(first[1], 2, 1)
+        copies = sequence._repeat(first[1], 2, 1)
         for t in range(3):
             hidden, copies = model.step(others[:, t], copies)
             torch.testing.assert_close(hidden, torch.stack([row[t] for row in alone]), atol=1e-5, rtol=1e-5)
@@ -569,7 +570,7 @@ def head_of(kind: str, dims: int, **options: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         member = Member(kind=kind, **(members.HEADS[kind] | options))
-        head = build.construct(build.HEADS, member, "prior.head", dims).eval()
+        head = build.construct(registry.HEADS, member, "prior.head", dims).eval()
         if kind in DENSITIES:
             for parameter in head.parameters():
                 parameter.data.add_(0.5 * torch.randn_like(parameter))

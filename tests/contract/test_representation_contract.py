@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from actseq import audio, build, units
+from actseq import audio, registry, units
 from actseq.errors import ConfigError
 
-KINDS = sorted(build.REPRESENTATIONS)
+KINDS = sorted(registry.REPRESENTATIONS)
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -23,7 +23,7 @@ def clips() -> list[np.ndarray]:
 
 
 def test_every_member_has_options() -> None:
-    assert set(members.REPRESENTATIONS) == set(build.REPRESENTATIONS)
+    assert set(members.REPRESENTATIONS) == set(registry.REPRESENTATIONS)
 
 
 def check_alone_equals_batch(kind: str, waveforms: list[np.ndarray]) -> None:

@@ -11,12 +11,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from actseq import build
-from actseq import codec as codecs
+from actseq import build, registry
 from actseq.autoencoders.base import Autoencoder
-from actseq.codec import Codec
 from actseq.config import Member
 from actseq.errors import ConfigError
+from actseq.inference import codec as codecs
+from actseq.inference.codec import Codec
 from actseq.representations.base import Features
 from actseq.vocoders.base import synthesise_streamed
 
@@ -25,7 +25,7 @@ CHUNK = 12
 """Feature frames: a multiple of every stride."""
 EVERY = [
     (network, options)
-    for network in sorted(set(build.NETWORKS) - members.SKIPPING)  # those: test_unet.py
+    for network in sorted(set(registry.NETWORKS) - members.SKIPPING)  # those: test_unet.py
     for options in members.NETWORKS[network]
 ]
 every_network = pytest.mark.parametrize(("network", "options"), EVERY, ids=[f"{n}-{o.get('stride')}" for n, o in EVERY])

@@ -10,9 +10,9 @@ import torch
 from actseq import build
 from actseq.autoencoders.base import Autoencoder, Skipping
 from actseq.autoencoders.unet import Unet
-from actseq.codec import Codec
 from actseq.config import Config, Member, load_preset
 from actseq.errors import ConfigError
+from actseq.inference.codec import Codec
 from actseq.representations.base import Features
 from actseq.representations.stft import Stft
 

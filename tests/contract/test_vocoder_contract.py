@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from actseq import build, metrics, units
-from actseq.autoencoders.base import Normaliser
+from actseq import build, registry, units
 from actseq.config import Member
 from actseq.errors import ConfigError
+from actseq.evaluation import metrics
 from actseq.representations.base import Features, Granular
+from actseq.representations.normaliser import Normaliser
 from actseq.vocoders.base import Vocoder
 
 TAKES = {
@@ -26,23 +27,23 @@ TAKES = {
 }
 """The representations that each vocoder, ready-made or trained, takes; the others it must refuse."""
 AUTO = {"mel": "phase", "linear": "phase", "stft": "istft", "grain": "granular", "spectrum": "granular"}
-PAIRS = [(vocoder, kind) for vocoder in sorted(TAKES) for kind in sorted(build.REPRESENTATIONS)]
-LEGAL = [(vocoder, kind) for vocoder, kind in PAIRS if kind in TAKES.get(vocoder, build.REPRESENTATIONS)]
+PAIRS = [(vocoder, kind) for vocoder in sorted(TAKES) for kind in sorted(registry.REPRESENTATIONS)]
+LEGAL = [(vocoder, kind) for vocoder, kind in PAIRS if kind in TAKES.get(vocoder, registry.REPRESENTATIONS)]
 every_pair = pytest.mark.parametrize(("vocoder", "kind"), LEGAL)
 
 
 def test_every_member_has_options() -> None:
-    assert set(members.VOCODERS) == set(build.VOCODERS)
-    assert set(members.VOCODER_NETWORKS) == set(build.VOCODER_NETWORKS)
-    assert set(TAKES) == {*build.VOCODERS, *build.VOCODER_NETWORKS}
-    assert set().union(*TAKES.values()) <= set(build.REPRESENTATIONS)
-    assert set(AUTO) == set(build.REPRESENTATIONS)
+    assert set(members.VOCODERS) == set(registry.VOCODERS)
+    assert set(members.VOCODER_NETWORKS) == set(registry.VOCODER_NETWORKS)
+    assert set(TAKES) == {*registry.VOCODERS, *registry.VOCODER_NETWORKS}
+    assert set().union(*TAKES.values()) <= set(registry.REPRESENTATIONS)
+    assert set(AUTO) == set(registry.REPRESENTATIONS)
 
 
 def test_auto_is_the_one_of_the_representation() -> None:
     for kind, vocoder in AUTO.items():
         made = build.build_vocoder(Member(kind="auto"), members.representation(kind))
-        assert type(made) is build.VOCODERS[vocoder]
+        assert type(made) is registry.VOCODERS[vocoder]
 
 
 def test_a_representation_that_does_not_fit_is_refused() -> None:
@@ -71,7 +72,7 @@ def test_a_representation_that_does_not_fit_is_refused() -> None:
 
 
 def make(vocoder: str, analysis: Any, **options: Any) -> Vocoder:
-    if vocoder in build.VOCODER_NETWORKS:
+    if vocoder in registry.VOCODER_NETWORKS:
         return build.vocoder_of(members.vocoder_network(vocoder, analysis, **options), analysis)
     return build.build_vocoder(Member(kind=vocoder, **(members.VOCODERS[vocoder] | options)), analysis)
 
@@ -181,7 +182,7 @@ def test_nothing_comes_of_nothing(vocoder: str, kind: str) -> None:
     assert not make(vocoder, analysis).synthesise(empty).any()
 
 
-@pytest.mark.parametrize(("vocoder", "kind"), [pair for pair in LEGAL if pair[0] in build.VOCODERS])
+@pytest.mark.parametrize(("vocoder", "kind"), [pair for pair in LEGAL if pair[0] in registry.VOCODERS])
 def test_real_digits_survive(vocoder: str, kind: str, data_dir: Path) -> None:
     options: dict[str, Any] = {"n_fft": 512, "hop_length": 128} | ({"n_mels": 80} if kind == "mel" else {})
     options = {"grain_length": 182} if isinstance(members.representation(kind), Granular) else options

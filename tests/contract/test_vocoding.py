@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from actseq import build, losses
-from actseq.autoencoders.base import Autoencoder, Posterior, frame_mask
+from actseq import build, losses, registry
+from actseq.autoencoders.base import Autoencoder, Posterior
 from actseq.config import Member, TrainingConfig
 from actseq.errors import ConfigError
+from actseq.modules.frames import frame_mask
 from actseq.objectives.base import Batch
+from actseq.objectives.discriminators import PERIODS, WINDOWS, Discriminators
 from actseq.objectives.vocoding import Crops
 from actseq.progress import Silent
 from actseq.representations.base import Features
-from actseq.training import step_seed, train
-from actseq.vocoders.discriminators import PERIODS, WINDOWS, Discriminators
+from actseq.training.loop import step_seed, train
 from actseq.vocoders.inversion import MagnitudeInversion
 from actseq.vocoders.magnitude import LearnedMagnitude
 
@@ -32,7 +33,7 @@ def untrained(kind: str, analysis: Any) -> Any:
     """With the tables' cheap options, as the constructor leaves it."""
     torch.manual_seed(0)
     member = Member(kind=kind, **members.VOCODER_NETWORKS[kind])
-    return build.construct(build.VOCODER_NETWORKS, member, "train_vocoder.network", analysis)
+    return build.construct(registry.VOCODER_NETWORKS, member, "train_vocoder.network", analysis)
 
 
 def magnitudes() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -253,7 +254,7 @@ def test_objective_and_network_must_fit() -> None:
         member = Member(kind=objective)
         with pytest.raises(ConfigError, match=wanted):
             build.construct(
-                build.VOCODER_OBJECTIVES,
+                registry.VOCODER_OBJECTIVES,
                 member,
                 "train_vocoder.objective",
                 untrained(network, analysis),
@@ -271,7 +272,7 @@ def objective(kind: str, **options: Any) -> Any:
     network.normaliser.fit([members.features(40, 3, analysis.channels)])
     member = Member(kind=kind, autoencoder_share=0.5, **options)
     return build.construct(
-        build.VOCODER_OBJECTIVES, member, "train_vocoder.objective", network, analysis, autoencoder()
+        registry.VOCODER_OBJECTIVES, member, "train_vocoder.objective", network, analysis, autoencoder()
     )
 
 

@@ -10,16 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from actseq import audio, loading, pipeline
+from actseq import audio, pipeline
+from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError, ConfigError
-from actseq.latents import LatentSequences
-from actseq.loading import LoadedRun, load_latents
-from actseq.priors import walks
+from actseq.inference import loading
+from actseq.inference.loaded_run import LoadedRun
+from actseq.inference.loading import load_latents
+from actseq.priors import morphs
 from actseq.priors.base import Chunk, Prior, Request, Sampling
-from actseq.priors.conditions import ConditionedPrior, LabelledPrior
-from actseq.priors.walks import Interpolate, Vary, spherical
-from actseq.runs import Run, fingerprint, read_json
-from actseq.store import StoreWriter
+from actseq.priors.labels import ConditionedPrior, LabelledPrior
+from actseq.priors.morphs import Interpolate, Vary, spherical
+from actseq.storage.artifacts import fingerprint, read_json
+from actseq.storage.run_folder import Run
+from actseq.storage.store import StoreWriter
 
 LABELS = ["3", "7"]
 EACH = 12
@@ -366,9 +369,9 @@ def test_long_sounds_are_aligned_by_every_few_frames(monkeypatch: pytest.MonkeyP
     sound = torch.from_numpy(latents.read(0)[0])
     slow = sound.repeat_interleave(3, dim=0)
     whole = sampled(Interpolate([slow, sound]), n=1, max_frames=60)[0][0]
-    monkeypatch.setattr(walks, "MAX_CELLS", len(sound) * len(slow) // 4)
+    monkeypatch.setattr(morphs, "MAX_CELLS", len(sound) * len(slow) // 4)
     thinned = sampled(Interpolate([slow, sound]), n=1, max_frames=60)[0][0]
-    path = walks.warping_path(slow.numpy(), sound.numpy())
+    path = morphs.warping_path(slow.numpy(), sound.numpy())
     assert len(path) < 0.7 * len(slow)
     assert path[0].tolist() == [0, 0]
     assert path[-1].tolist() == [len(slow) - 1, len(sound) - 1]

@@ -15,11 +15,12 @@ import torch
 from actseq import units
 from actseq.autoencoders.base import Autoencoder, Latents
 from actseq.autoencoders.bottlenecks import Variational
-from actseq.autoencoders.networks import Conv
-from actseq.priors.base import Request, SequencePrior
+from actseq.autoencoders.conv import Conv
+from actseq.priors.base import Request
 from actseq.priors.flow import Flow
 from actseq.priors.heads import Mixture
 from actseq.priors.recurrent import Gru, Lstm
+from actseq.priors.sequence import SequencePrior
 from actseq.priors.transformer import Transformer
 from actseq.representations.base import Features
 from actseq.representations.linear import Linear

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from actseq.autoencoders.attention import LocalAttention
+from actseq.modules.attention import LocalAttention
 
 WIDTH, HEADS = 12, 3
 

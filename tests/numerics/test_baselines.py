@@ -7,7 +7,7 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 from actseq.errors import ArtifactError
-from actseq.priors.baselines import (
+from actseq.evaluation.baselines import (
     fit_mixture,
     gaussian_bits,
     likelihood_baselines,

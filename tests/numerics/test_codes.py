@@ -8,7 +8,7 @@ import torch
 
 from actseq.autoencoders.bottlenecks import Adversarial
 from actseq.autoencoders.dense import Dense, Energies
-from actseq.objectives.adjudication import Adjudication
+from actseq.objectives.latent_discriminator import Adjudication
 from actseq.representations.base import Features
 
 DIM = 4

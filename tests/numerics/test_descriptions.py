@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from actseq.descriptions import (
+from actseq.evaluation.clip_features import (
     COEFFICIENTS,
     PICTURE_FRAMES,
     RANGE_DB,
@@ -18,7 +18,7 @@ from actseq.descriptions import (
     mfcc,
     mfcc_statistics,
 )
-from actseq.sets import nearest
+from actseq.evaluation.set_distances import nearest
 
 RATE = 8000
 NAMES = ("duration", "attack", "decay", "place", "centroid", "spread", "crest", "level", "change")

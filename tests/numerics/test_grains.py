@@ -9,9 +9,9 @@ import torch
 from scipy import signal
 
 from actseq import audio, losses
-from actseq.corruption import Rotation, turn
+from actseq.corruptions.rotation import Rotation
 from actseq.representations.base import Features
-from actseq.representations.grain import Grain, band_means
+from actseq.representations.grain import Grain, band_means, turn
 from actseq.representations.spectrum import Spectrum
 from actseq.vocoders.granular import GrainSynthesis, blackman
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from actseq import units
-from actseq.codec import in_batches
-from actseq.generation import ALIGN_SECONDS, CROSSFADE_SECONDS, compile_clips, splice
+from actseq.inference.codec import in_batches
+from actseq.inference.generation import ALIGN_SECONDS, CROSSFADE_SECONDS, compile_clips, splice
 
 RATE = 8000
 FADE, REACH = round(CROSSFADE_SECONDS * RATE), round(ALIGN_SECONDS * RATE)

@@ -9,10 +9,12 @@ from torch import nn
 from torch.distributions import Normal, kl_divergence
 
 from actseq import losses
-from actseq.autoencoders.base import Normaliser, Posterior, frame_mask
+from actseq.autoencoders.base import Posterior
 from actseq.autoencoders.bottlenecks import Variational
+from actseq.modules.frames import frame_mask
 from actseq.priors.recurrent import Gru, Lstm
 from actseq.representations.base import Features
+from actseq.representations.normaliser import Normaliser
 
 LENGTHS = (7, 1, 4)
 

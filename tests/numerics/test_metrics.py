@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from actseq.errors import AudioError, ConfigError
-from actseq.metrics import (
+from actseq.evaluation.metrics import (
     bootstrap_interval,
     clip_jumps,
     crest_difference_db,
@@ -101,7 +101,7 @@ def test_multi_resolution_stft_of_known_pairs(monkeypatch: pytest.MonkeyPatch) -
     assert half.log_l1_db == pytest.approx(20 * np.log10(2), abs=0.01)
     assert half.spectral_convergence == pytest.approx(0.5)
     # However many blocks a long clip is taken in, the result is the same.
-    monkeypatch.setattr("actseq.metrics._BLOCK", 7)
+    monkeypatch.setattr("actseq.evaluation.metrics._BLOCK", 7)
     assert multi_resolution_stft(original, original / 2) == pytest.approx(half)
     silence = np.zeros(1000, np.float32)
     assert multi_resolution_stft(silence, silence) == (0, 0)
@@ -322,7 +322,7 @@ def test_bootstrap_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     assert low < narrow[0] < narrow[1] < high
     assert bootstrap_interval([7.0]) == (7.0, 7.0)
     # However many are drawn at a time, it is the same.
-    monkeypatch.setattr("actseq.metrics._RESAMPLED", 3000)
+    monkeypatch.setattr("actseq.evaluation.metrics._RESAMPLED", 3000)
     assert bootstrap_interval(values) == (low, high)
     with pytest.raises(ValueError, match="no values"):
         bootstrap_interval([])
@@ -376,7 +376,7 @@ def test_spectral_jump_of_a_known_pair() -> None:
 
 def test_clip_jumps_are_the_jumps_of_single_joins(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = noise(3000) * np.linspace(0, 1, 3000, dtype=np.float32)
-    monkeypatch.setattr("actseq.metrics._BLOCK", 11)
+    monkeypatch.setattr("actseq.evaluation.metrics._BLOCK", 11)
     jumps = clip_jumps(clip, 8000)
     places = range(64, 3000 - 64 + 1, 16)
     assert len(jumps.spectral) == len(places)

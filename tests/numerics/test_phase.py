@@ -8,7 +8,8 @@ import pytest
 import scipy.signal
 import torch
 
-from actseq import audio, metrics
+from actseq import audio
+from actseq.evaluation import metrics
 from actseq.representations.base import Features
 from actseq.representations.linear import Linear
 from actseq.representations.mel import Mel

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from actseq import sets
-from actseq.sets import discrepancy, frechet, nearest, overlap, ratio_of_medians, standardised
+from actseq.evaluation import set_distances
+from actseq.evaluation.set_distances import discrepancy, frechet, nearest, overlap, ratio_of_medians, standardised
 
 
 def normal(n: int, dims: int, seed: int = 0) -> np.ndarray:
@@ -62,7 +62,7 @@ def test_discrepancy_is_that_of_loops() -> None:
 
 
 def test_discrepancy_is_unbiased_and_grows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sets, "RESAMPLES", 2)
+    monkeypatch.setattr(set_distances, "RESAMPLES", 2)
     found = [discrepancy(normal(60, 4, 2 * k), normal(20, 4, 2 * k + 1), alone(20)).value for k in range(40)]
     assert min(found) < 0 < max(found)
     assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
@@ -80,7 +80,7 @@ def test_overlap_is_that_of_loops() -> None:
 
     def radius(values: np.ndarray, i: int) -> float:
         others = [np.linalg.norm(values[i] - values[j]) for j in range(len(values)) if j != i]
-        return float(np.sort(others)[sets.NEIGHBOURS - 1])
+        return float(np.sort(others)[set_distances.NEIGHBOURS - 1])
 
     def within(centres: np.ndarray, i: int, point: np.ndarray) -> bool:
         return bool(np.linalg.norm(centres[i] - point) <= radius(centres, i))
@@ -133,7 +133,7 @@ def test_standardised_by_the_reference() -> None:
 
 @pytest.mark.parametrize("measure", [frechet, discrepancy])
 def test_intervals_are_as_wide_as_figures_really_vary(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sets, "RESAMPLES", 60)
+    monkeypatch.setattr(set_distances, "RESAMPLES", 60)
     reference = normal(300, 4)
     found = [measure(reference, normal(60, 4, seed) + 0.4, alone(60)) for seed in range(1, 21)]
     real = 1.96 * np.std([estimate.value for estimate in found])

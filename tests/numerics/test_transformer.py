@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from actseq import build
+from actseq import build, registry
 from actseq.config import Member
 from actseq.errors import ConfigError
 from actseq.priors.transformer import SLOWEST, Transformer
@@ -147,4 +147,4 @@ def test_dropout_is_for_training() -> None:
 def test_sizes_that_do_not_fit_are_named(options: dict[str, int], named: str) -> None:
     member = Member(kind="transformer", **({"width": 12} | options))
     with pytest.raises(ConfigError, match=f"transformer: {named} is"):
-        build.construct(build.PRIOR_NETWORKS, member, "prior.network")
+        build.construct(registry.PRIOR_NETWORKS, member, "prior.network")

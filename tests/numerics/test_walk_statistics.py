@@ -10,7 +10,8 @@ from scipy.spatial import geometric_slerp
 from scipy.spatial.distance import cdist
 
 from actseq.priors.base import Request, Sampling
-from actseq.priors.walks import RandomWalk, TrainingFrames, Vary, spherical, warping_path
+from actseq.priors.morphs import Vary, spherical, warping_path
+from actseq.priors.untrained import RandomWalk, TrainingFrames
 
 DIMS = 5
 BASIS = np.linalg.qr(np.random.default_rng(0).standard_normal((DIMS, DIMS)))[0]

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from actseq import build
-from actseq.classifier import GAIN_DB, RMS, WAYS, Classifier, Clips, InTurn, Shuffled, obtain
-from actseq.codec import Codec
 from actseq.config import load_preset
-from actseq.corpus import Corpus, FeatureBatches, build_corpus
+from actseq.data.corpus import Corpus, build_corpus
+from actseq.data.excerpts import excerpts
+from actseq.data.features import FeatureBatches
 from actseq.errors import ArtifactError
-from actseq.excerpts import excerpts
+from actseq.evaluation.classifier import GAIN_DB, RMS, WAYS, Classifier, Clips, InTurn, Shuffled, obtain
+from actseq.inference.codec import Codec
 from actseq.progress import Silent
-from actseq.runs import Run
+from actseq.storage.run_folder import Run
 
 RATE = 8000
 STEPS = 24
@@ -173,7 +174,7 @@ def test_it_is_made_once_and_again_for_other_inputs(
     shutil.copytree(run.path, tmp_path / "run")
     made, before = Run(tmp_path / "run"), weights(run)
     with monkeypatch.context() as patch:
-        patch.setattr("actseq.classifier._train", None)
+        patch.setattr("actseq.evaluation.classifier._train", None)
         model = kept(made, codec, corpus)
         assert not model.training
     for inputs, steps in ((INPUTS | {"vocoder": "d"}, 3), (INPUTS | {"vocoder": "d"}, 2)):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from actseq import build, config
+from actseq import build, config, registry
 from actseq.config import Config, load_preset, nearest, override, preset_folder, preset_names, resolve
 from actseq.errors import ConfigError
 
@@ -57,13 +57,13 @@ def test_a_completed_preset_lists_every_key_and_reads_back(name: str) -> None:
     written = yaml.safe_load(yaml.safe_dump(completed.model_dump(mode="json")))
     assert config.parse(Config, written) == completed
     families = {
-        "representation": (build.REPRESENTATIONS, completed.representation),
-        "network": (build.NETWORKS, completed.autoencoder.network),
-        "bottleneck": (build.BOTTLENECKS, completed.autoencoder.bottleneck),
-        "prior": (build.PRIOR_NETWORKS, completed.prior.network),
-        "head": (build.HEADS, completed.prior.head),
-        "objective": (build.AUTOENCODER_OBJECTIVES, completed.train_ae.objective),
-        "sequence": (build.PRIOR_OBJECTIVES, completed.train_prior.objective),
+        "representation": (registry.REPRESENTATIONS, completed.representation),
+        "network": (registry.NETWORKS, completed.autoencoder.network),
+        "bottleneck": (registry.BOTTLENECKS, completed.autoencoder.bottleneck),
+        "prior": (registry.PRIOR_NETWORKS, completed.prior.network),
+        "head": (registry.HEADS, completed.prior.head),
+        "objective": (registry.AUTOENCODER_OBJECTIVES, completed.train_ae.objective),
+        "sequence": (registry.PRIOR_OBJECTIVES, completed.train_prior.objective),
     }
     for family, member in families.values():
         assert set(member.options) == set(build.options_model(family[member.kind]).model_fields)

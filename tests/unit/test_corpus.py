@@ -10,11 +10,12 @@ import soundfile  # type: ignore[import-untyped, unused-ignore]
 
 from actseq import audio
 from actseq.config import CorpusConfig
-from actseq.corpus import Clip, Corpus, SegmentSource, assign_splits, build_corpus, level_gain
+from actseq.data.corpus import Clip, Corpus, assign_splits, build_corpus, level_gain
+from actseq.data.latents import LatentSequences, SequenceSource
+from actseq.data.segments import SegmentSource
 from actseq.errors import AudioError, ConfigError
-from actseq.latents import LatentSequences, SequenceSource
 from actseq.progress import Silent
-from actseq.store import StoreWriter
+from actseq.storage.store import StoreWriter
 
 RATE = 8000
 CONFIG = CorpusConfig.model_validate({"sample_rate": RATE, "segment_seconds": 0.25, "level_dbfs": None})

@@ -11,20 +11,23 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 
-from actseq import bands, build, code_charts, codes, sound_charts
+from actseq import build
 from actseq.autoencoders.bottlenecks import Adversarial
-from actseq.codec import Codec
-from actseq.codes import Codes
 from actseq.config import Member, TrainingConfig, load_preset
-from actseq.corpus import Corpus, FeatureBatches
-from actseq.diagnostics import write_diagnostics
+from actseq.data.corpus import Corpus
+from actseq.data.features import FeatureBatches
 from actseq.errors import TrainingError
+from actseq.inference.codec import Codec
 from actseq.objectives.base import Batch, Loss
-from actseq.observation import SECONDS, choose
+from actseq.plots import latent_charts, latent_statistics, sound_charts
+from actseq.plots import spectra as bands
+from actseq.plots.diagnostics import write_diagnostics
+from actseq.plots.latent_statistics import Codes
+from actseq.plots.observation import SECONDS, choose
 from actseq.progress import Silent
-from actseq.rates import HIGHEST, LOWEST, STEPS, RateTest, find_rate, judge
-from actseq.runs import Run
-from actseq.store import StoreWriter
+from actseq.storage.run_folder import Run
+from actseq.storage.store import StoreWriter
+from actseq.training.learning_rate import HIGHEST, LOWEST, STEPS, RateTest, find_rate, judge
 
 RATE = 8000
 
@@ -46,21 +49,21 @@ def compared(values: np.ndarray, deviation: float | None = 1.0, log_variance: np
 @pytest.mark.parametrize("deviation", [1.0, 5.0, None])
 def test_distances_are_those_of_scipy(deviation: float | None) -> None:
     values = normal(500, 4) * [1.0, 0.3, 5.0, 2.0] + [0.0, 0.5, -2.0, 9.0]
-    found = codes.kolmogorov_smirnov(compared(values, deviation).standardised())
+    found = latent_statistics.kolmogorov_smirnov(compared(values, deviation).standardised())
     for column, distance in zip(values.T, found, strict=True):
         given = (column.mean(), column.std()) if deviation is None else (0.0, deviation)
         assert distance == pytest.approx(scipy.stats.kstest(column, "norm", args=given).statistic, rel=1e-9)
 
 
 def test_distance_of_draws_from_their_own_distribution_is_small_and_of_others_large() -> None:
-    distances = codes.kolmogorov_smirnov(np.stack([normal(4000), 3 + normal(4000)], axis=1))
+    distances = latent_statistics.kolmogorov_smirnov(np.stack([normal(4000), 3 + normal(4000)], axis=1))
     assert distances[0] < 0.03
     assert distances[1] > 0.8
 
 
 def test_quantiles_are_those_of_scipy() -> None:
     values = normal(999, 3) ** 3
-    probabilities, expected, found = codes.quantiles(values)
+    probabilities, expected, found = latent_statistics.quantiles(values)
     np.testing.assert_allclose(expected, scipy.stats.norm.ppf(probabilities), atol=1e-12)
     for column, quantile in zip(values.T, found.T, strict=True):
         np.testing.assert_allclose(quantile, scipy.stats.mstats.mquantiles(column, probabilities, 1, 1), rtol=1e-9)
@@ -68,7 +71,7 @@ def test_quantiles_are_those_of_scipy() -> None:
 
 def test_histogram_is_a_density_and_leaves_hardly_anything_out() -> None:
     values = np.stack([normal(5000), 4 * normal(5000, seed=1)], axis=1)
-    found = codes.histogram(values)
+    found = latent_statistics.histogram(values)
     widths = np.diff(found.edges)
     inside = (np.abs(values) <= found.edges[-1]).mean(0)
     np.testing.assert_allclose((found.density * widths[:, None]).sum(0), inside, atol=1e-12)
@@ -83,38 +86,38 @@ def test_correlations_are_those_of_numpy_and_nothing_beside_a_constant() -> None
     values = normal(300, 4)
     values[:, 2] = 0.8 * values[:, 0] + 0.2 * values[:, 2]
     values[:, 3] = 7.0
-    found = codes.correlations(values)
+    found = latent_statistics.correlations(values)
     np.testing.assert_allclose(found[:3, :3], np.corrcoef(values[:, :3].T), atol=1e-12)
     np.testing.assert_array_equal(found[3], [0, 0, 0, 1])
-    largest, which = codes.nearest_relative(found)
+    largest, which = latent_statistics.nearest_relative(found)
     assert largest[0] == largest[2] == found[0, 2]
     assert which[[0, 2, 3]].tolist() == [2, 0, 3]
-    alone = codes.nearest_relative(codes.correlations(values[:, :1]))
+    alone = latent_statistics.nearest_relative(latent_statistics.correlations(values[:, :1]))
     assert (alone[0].tolist(), alone[1].tolist()) == ([0.0], [0])
 
 
 def test_kl_is_that_of_torch() -> None:
     mean, log_variance = normal(50, 3), normal(50, 3, seed=1) - 1
-    found = codes.kl_nats(Codes(mean, mean, log_variance, 1.0))
+    found = latent_statistics.kl_nats(Codes(mean, mean, log_variance, 1.0))
     posterior = torch.distributions.Normal(torch.from_numpy(mean), torch.from_numpy(np.exp(0.5 * log_variance)))
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean(0)
     assert found is not None
     np.testing.assert_allclose(found, expected.numpy(), rtol=1e-9)
-    assert codes.kl_nats(compared(mean)) is None
+    assert latent_statistics.kl_nats(compared(mean)) is None
 
 
 def test_principal_components_have_the_variances_of_the_covariance() -> None:
     values = normal(200, 5) @ normal(5, 5, seed=1)
-    places, shares = codes.principal(values)
+    places, shares = latent_statistics.principal(values)
     variances = np.sort(np.linalg.eigvalsh(np.cov(values.T, bias=True)))[::-1]
     np.testing.assert_allclose(places.var(0), variances[:2], rtol=1e-9)
     np.testing.assert_allclose(shares, variances[:2] / variances.sum(), rtol=1e-9)
     assert abs(np.corrcoef(places.T)[0, 1]) < 1e-9
-    flat, share = codes.principal(values[:, :1])
+    flat, share = latent_statistics.principal(values[:, :1])
     np.testing.assert_allclose(flat[:, 0], values[:, 0] - values[:, 0].mean(), atol=1e-9)
     assert (flat[:, 1] == 0).all()
     assert share.tolist() == pytest.approx([1.0, 0.0])
-    assert codes.principal(np.ones((1, 3)))[1].tolist() == [0.0, 0.0]
+    assert latent_statistics.principal(np.ones((1, 3)))[1].tolist() == [0.0, 0.0]
 
 
 def test_power_is_that_of_welch_and_adds_up() -> None:
@@ -314,23 +317,23 @@ def test_silence_is_drawn(tmp_path: Path, corpus: Corpus) -> None:
 def test_any_number_of_dimensions_labels_and_constants(
     tmp_path: Path, dims: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(code_charts, "MAX_DIMENSIONS", 4)
+    monkeypatch.setattr(latent_charts, "MAX_DIMENSIONS", 4)
     values = normal(60, dims) * 30.0
     values[:, 0] = 1.0
     found = compared(values, None)
     standardised = found.standardised()
-    distances = codes.kolmogorov_smirnov(standardised)
+    distances = latent_statistics.kolmogorov_smirnov(standardised)
     assert distances[0] == 0.5
     path = tmp_path / "chart.png"
-    code_charts.distributions(path, codes.histogram(standardised), distances, None, "run")
-    _, expected, quantiles = codes.quantiles(standardised)
-    code_charts.quantiles(path, expected, quantiles, distances, None, "run")
-    code_charts.correlations(path, codes.correlations(values), "run")
+    latent_charts.distributions(path, latent_statistics.histogram(standardised), distances, None, "run")
+    _, expected, quantiles = latent_statistics.quantiles(standardised)
+    latent_charts.quantiles(path, expected, quantiles, distances, None, "run")
+    latent_charts.correlations(path, latent_statistics.correlations(values), "run")
     nats = np.sort(np.abs(normal(dims)))[::-1] * 1e-3
-    code_charts.kl(path, nats, np.arange(dims), 0.01, "run")
+    latent_charts.kl(path, nats, np.arange(dims), 0.01, "run")
     labels = [f"label {k % 13} $" for k in range(60)]
-    places, shares = codes.principal(values)
-    code_charts.latent_map(path, {"frames": (places, labels, shares)}, "run")
+    places, shares = latent_statistics.principal(values)
+    latent_charts.latent_map(path, {"frames": (places, labels, shares)}, "run")
     frame = sound_charts.Frame("long " * 30, 0.1, np.zeros((2, 3)), np.zeros((2, 64)))
     sound_charts.frames(path, [frame], RATE, "dB", "run")
     assert path.stat().st_size > 1000

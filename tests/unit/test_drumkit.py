@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from actseq import drumkit
-from actseq.drumkit import KINDS, synthesise, write_drumkit
+from actseq.data import drumkit
+from actseq.data.drumkit import KINDS, synthesise, write_drumkit
 from actseq.errors import ConfigError
 
 RATES = (8_000, 22_050, 44_100)

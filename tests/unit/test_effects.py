@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.signal import resample_poly, sosfreqz
 
-from actseq import audio, build, effects
+from actseq import audio, build, effects, registry
 from actseq.config import Member, load_preset
 from actseq.errors import AudioError, ConfigError
 
@@ -46,7 +46,7 @@ def noise(seconds: float = 1.0, amplitude: float = 0.1, rate: int = RATE) -> np.
 
 def process(kind: str, rate: int = RATE, **keys: Any) -> Callable[[np.ndarray], np.ndarray]:
     member = Member.model_validate({"kind": kind, **keys})
-    return effects.chain([build.construct(build.EFFECTS, member, "effect", rate)])
+    return effects.chain([build.construct(registry.EFFECTS, member, "effect", rate)])
 
 
 def wet(kind: str, waveform: np.ndarray, rate: int = RATE, **keys: Any) -> np.ndarray:
@@ -89,7 +89,7 @@ def hits(data_dir: Path) -> list[tuple[np.ndarray, int]]:
 
 
 def test_each_one_is_tested() -> None:
-    assert ALL.keys() == build.EFFECTS.keys()
+    assert ALL.keys() == registry.EFFECTS.keys()
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -128,7 +128,7 @@ def test_real_sound(kind: str, keys: dict[str, dict[str, Any]], hits: list[tuple
 def test_a_chain_is_its_effects_in_order() -> None:
     clip = noise()
     first, second = {"gain_db": 12.0}, {"ceiling_db": -12.0}
-    made = [build.EFFECTS["gain"](RATE, **first), build.EFFECTS["limiter"](RATE, **second)]
+    made = [registry.EFFECTS["gain"](RATE, **first), registry.EFFECTS["limiter"](RATE, **second)]
     there = effects.chain(made)(clip)
     np.testing.assert_array_equal(there, wet("limiter", wet("gain", clip, **first), **second))
     assert np.abs(there).max() < 0.26

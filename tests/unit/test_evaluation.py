@@ -15,15 +15,17 @@ import torch
 from matplotlib.image import imread
 from scipy.optimize import brentq
 
-from actseq import build, evaluation, metrics
+from actseq import build
 from actseq.autoencoders.base import Posterior
-from actseq.codec import Codec
 from actseq.config import load_preset
-from actseq.corpus import Corpus, FeatureBatches, build_corpus
-from actseq.drumkit import write_drumkit
-from actseq.evaluation import ShownClip, choose_clips, water_level
-from actseq.excerpts import spread
-from actseq.page import MEASURES, tables, write_page
+from actseq.data.corpus import Corpus, build_corpus
+from actseq.data.drumkit import write_drumkit
+from actseq.data.excerpts import spread
+from actseq.data.features import FeatureBatches
+from actseq.evaluation import fidelity, metrics
+from actseq.evaluation.fidelity import ShownClip, choose_clips, water_level
+from actseq.evaluation.page import MEASURES, tables, write_page
+from actseq.inference.codec import Codec
 from actseq.progress import Silent
 
 RATE = 8000
@@ -92,8 +94,8 @@ def test_components_at_a_rate_lie_between_their_mean_and_all_of_them(
 
     def at(kbit_per_s: float) -> tuple[np.ndarray, np.ndarray]:
         rate = {"kbit_per_s": kbit_per_s}
-        monkeypatch.setattr(evaluation, "_rate", lambda *_: rate)
-        renders = evaluation.systems(codec, corpus, indices, 0, Silent()).renders
+        monkeypatch.setattr(fidelity, "_rate", lambda *_: rate)
+        renders = fidelity.systems(codec, corpus, indices, 0, Silent()).renders
         free, limited = (np.concatenate(renders[name](indices, waveforms)) for name in list(renders)[-2:])
         assert list(renders)[-1] == f"pca 4 at {kbit_per_s:.2f} kbit/s"
         return free, limited
@@ -120,7 +122,7 @@ def test_the_rate_is_that_of_every_frame(corpus: Corpus, codec: Codec) -> None:
         assert kl is not None
         nats += float(kl.detach().double().sum())
         frames += kl.shape[1]
-    rate = evaluation._rate(codec, corpus, indices, Silent())
+    rate = fidelity._rate(codec, corpus, indices, Silent())
     assert rate["kbit_per_s"] == pytest.approx(nats / frames / np.log(2) * 62.5 / 1000, rel=1e-5)
     assert (rate["frames_per_s"], rate["latent_dim"], rate["active_dims"]) == (62.5, 4, 4)
 
@@ -130,14 +132,14 @@ def test_a_draw_is_of_the_clip_alone() -> None:
     mean = torch.randn(3, 5000, 2, generator=generator)
     log_variance = torch.randn(3, 5000, 2, generator=generator)
     posterior = Posterior(mean, log_variance, torch.tensor([5000, 4000, 5000]))
-    drawn = evaluation._draw(posterior, [7, 8, 9], seed=3)
+    drawn = fidelity._draw(posterior, [7, 8, 9], seed=3)
     noise = (drawn - mean) / (0.5 * log_variance).exp()
     assert noise.mean().abs() < 0.02
     assert noise.std() == pytest.approx(1, abs=0.02)
     assert np.abs(np.corrcoef(noise.flatten(1)) - np.eye(3)).max() < 0.05
     alone = Posterior(mean[1:2, :4000], log_variance[1:2, :4000], torch.tensor([4000]))
-    torch.testing.assert_close(evaluation._draw(alone, [8], seed=3), drawn[1:2, :4000])
-    assert (evaluation._draw(alone, [8], seed=4) - drawn[1:2, :4000]).abs().mean() > 0.1
+    torch.testing.assert_close(fidelity._draw(alone, [8], seed=3), drawn[1:2, :4000])
+    assert (fidelity._draw(alone, [8], seed=4) - drawn[1:2, :4000]).abs().mean() > 0.1
 
 
 # -- systems and figures ------------------------------------------------------------------------------------------------
@@ -145,13 +147,13 @@ def test_a_draw_is_of_the_clip_alone() -> None:
 
 def test_figures_are_those_of_single_clips(corpus: Corpus, codec: Codec) -> None:
     indices = corpus.indices("test") + corpus.indices("validation")
-    measured = evaluation.systems(codec, corpus, indices, 0, Silent())
+    measured = fidelity.systems(codec, corpus, indices, 0, Silent())
     names = list(measured.renders)
     rate = f"{measured.rate['kbit_per_s']:.2f} kbit/s"
     anchors = ["copy synthesis", "griffin-lim", "pca 4", f"pca 4 at {rate}"]
     assert names == ["reconstructed", "reconstructed from a draw", *anchors]
     assert measured.notes == []
-    found = evaluation.fidelity(measured, indices, Silent())
+    found = fidelity.fidelity(measured, indices, Silent())
     originals = [corpus.waveform(index) for index in indices]
     one_by_one = [codec.reconstruct([waveform])[0] for waveform in originals]
     pairs = list(zip(originals, one_by_one, strict=True))
@@ -186,7 +188,7 @@ def test_what_has_no_rate_has_no_row_for_it(corpus: Corpus, what: str, monkeypat
     point = what == "a point code"
     codec = codec_of(corpus, "autoencoder.bottleneck.kind=plain") if point else codec_of(corpus)
     monkeypatch.setattr(codec.autoencoder, "generative", point)
-    measured = evaluation.systems(codec, corpus, corpus.indices("test"), 0, Silent())
+    measured = fidelity.systems(codec, corpus, corpus.indices("test"), 0, Silent())
     assert list(measured.renders) == ["reconstructed", "copy synthesis", "griffin-lim", "pca 4"]
     assert (measured.rate["kbit_per_s"] is None) == point
 
@@ -195,7 +197,7 @@ def test_what_is_left_out_is_told(corpus: Corpus, codec: Codec, monkeypatch: pyt
     for package in ("torchaudio.functional", "pesq"):
         monkeypatch.setitem(sys.modules, package, None)
     indices = corpus.indices("test")
-    measured = evaluation.systems(replace(codec, vocoder=None), corpus, indices, 0, Silent())
+    measured = fidelity.systems(replace(codec, vocoder=None), corpus, indices, 0, Silent())
     assert "griffin-lim" not in measured.renders
     assert measured.speech == {"stoi"}
     griffin_lim, pesq = measured.notes
@@ -209,17 +211,17 @@ def test_what_is_left_out_is_told(corpus: Corpus, codec: Codec, monkeypatch: pyt
     [(8000, {"pesq_nb", "stoi"}), (16000, {"pesq_nb", "pesq_wb", "stoi"}), (44100, set())],
 )
 def test_speech_measures_belong_to_rates(sample_rate: int, expected: set[str]) -> None:
-    assert evaluation._speech_measures(sample_rate, []) == expected
+    assert fidelity._speech_measures(sample_rate, []) == expected
 
 
 def test_a_clip_without_a_score_is_not_counted() -> None:
     silence = np.zeros(4000, np.float32)
     click = np.eye(1, 4000, 99, dtype=np.float32)[0]
-    scores = evaluation._score(silence, click, RATE, {"stoi"})
+    scores = fidelity._score(silence, click, RATE, {"stoi"})
     assert [name for name, value in scores.items() if np.isfinite(value)] == ["mel_l1_db", "stft_log_l1_db"]
-    assert evaluation._mean([1.0, np.inf, 3.0, np.nan])["n"] == 2
-    assert evaluation._mean([1.0, np.inf, 3.0, np.nan])["mean"] == 2
-    assert evaluation._mean([np.nan]) == {"mean": None, "low": None, "high": None, "n": 0}
+    assert fidelity._mean([1.0, np.inf, 3.0, np.nan])["n"] == 2
+    assert fidelity._mean([1.0, np.inf, 3.0, np.nan])["mean"] == 2
+    assert fidelity._mean([np.nan]) == {"mean": None, "low": None, "high": None, "n": 0}
 
 
 # -- choosing clips -----------------------------------------------------------------------------------------------------
@@ -349,9 +351,9 @@ def test_a_page_replaces_the_one_before(tmp_path: Path) -> None:
 
 def test_shown_clips_are_what_was_measured(corpus: Corpus, codec: Codec) -> None:
     indices = corpus.indices("test")
-    measured = evaluation.systems(codec, corpus, indices, 0, Silent())
-    found = evaluation.fidelity(measured, indices, Silent())
-    shown = list(evaluation.shown_clips(measured, indices, found.mel_l1_db, Silent()))
+    measured = fidelity.systems(codec, corpus, indices, 0, Silent())
+    found = fidelity.fidelity(measured, indices, Silent())
+    shown = list(fidelity.shown_clips(measured, indices, found.mel_l1_db, Silent()))
     keys = [corpus.store.records[index].key for index in indices]
     assert sorted(clip.name for clip in shown) == sorted(keys)
     assert shown[0].name == keys[int(np.argmax(found.mel_l1_db))]

@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from actseq import audio, build, features
+from actseq import audio, build
 from actseq.config import Config, load_preset
-from actseq.corpus import Corpus, FeatureBatches, build_corpus, clip_features
-from actseq.drumkit import write_drumkit
+from actseq.data import features
+from actseq.data.corpus import Corpus, build_corpus
+from actseq.data.drumkit import write_drumkit
+from actseq.data.features import FeatureBatches, FeatureSource, clip_features, store_features
 from actseq.errors import ConfigError
-from actseq.features import FeatureSource, store_features
 from actseq.objectives.base import Batch
 from actseq.progress import Silent
 from actseq.representations.base import Representation
-from actseq.store import SequenceStore, group_shards
+from actseq.storage.store import SequenceStore, group_shards
 
 KINDS = {
     "mel": "{kind: mel, n_fft: 256, hop_length: 64, n_mels: 24}",
@@ -153,7 +154,7 @@ def test_long_clips_come_in_pieces_that_make_up_the_whole(
     stored = store(tmp_path / "features", corpus, representation) if of_store else None
     batches = FeatureBatches(corpus, representation, CPU, stored=stored)
     wholes = [clip_features(corpus, i, representation, CPU).values for i in batches.chosen]
-    monkeypatch.setattr("actseq.corpus.PIECE_FRAMES", 12)
+    monkeypatch.setattr("actseq.data.features.PIECE_FRAMES", 12)
     pieces = list(batches)
     assert len(pieces) > len(wholes)
     for piece in pieces:

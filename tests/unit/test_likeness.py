@@ -11,15 +11,17 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 
-from actseq import page, pipeline, sets
-from actseq.codec import Codec
-from actseq.corpus import Corpus
-from actseq.descriptions import Descriptions
+from actseq import pipeline
+from actseq.data.corpus import Corpus
+from actseq.data.excerpts import excerpts
+from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError
-from actseq.excerpts import excerpts
-from actseq.latents import LatentSequences
-from actseq.likeness import ClipSet, Likeness, _compared, alike, evenly, independent, likeness
-from actseq.loading import LoadedRun, load_latents
+from actseq.evaluation import page, set_distances
+from actseq.evaluation.clip_features import Descriptions
+from actseq.evaluation.generated_clips import ClipSet, Likeness, _compared, alike, evenly, independent, likeness
+from actseq.inference.codec import Codec
+from actseq.inference.loaded_run import LoadedRun
+from actseq.inference.loading import load_latents
 from actseq.progress import Silent
 
 RATE = 8000
@@ -34,7 +36,7 @@ def quick() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sets, "RESAMPLES", 30)
+        patch.setattr(set_distances, "RESAMPLES", 30)
         yield
     torch.set_num_threads(before)
 
@@ -130,8 +132,8 @@ def test_what_follows_from_the_rows(found: Likeness) -> None:
 
 def test_figures_are_those_of_the_clips(run: Path, found: Likeness) -> None:
     """Lengths, levels and hits counted again from the waveforms."""
-    from actseq.classifier import obtain
-    from actseq.likeness import _made_from
+    from actseq.evaluation.classifier import obtain
+    from actseq.evaluation.generated_clips import _made_from
 
     loaded, corpus, latents = opened(run, QUICK)
     held_out = excerpts(corpus, "test", RATE, None)
@@ -304,7 +306,7 @@ def test_tables_hold_what_was_measured(found: Likeness) -> None:
 
 
 def test_a_bound_of_nothing_has_no_multiples() -> None:
-    from actseq.likeness import _relative
+    from actseq.evaluation.generated_clips import _relative
 
     bound = {"accuracy": {"value": 0.9}, "frechet": {"value": 2.0}, "mmd_mfcc": {"value": -0.001}}
     row = {"accuracy": {"value": 0.7}, "frechet": {"value": 3.0}, "mmd_mfcc": {"value": 0.004}}

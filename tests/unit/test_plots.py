@@ -8,9 +8,9 @@ import soundfile
 from matplotlib.image import imread
 
 from actseq.errors import ArtifactError, ConfigError
-from actseq.plots import FLOOR_DB, MAX_COLUMNS, Panel, _band_weights, _spectrogram, contact_sheet
-from actseq.plots import training_curves as draw_curves
-from actseq.style import DPI, fit
+from actseq.plots.contact_sheet import FLOOR_DB, MAX_COLUMNS, Panel, _band_weights, _spectrogram, contact_sheet
+from actseq.plots.style import DPI, fit
+from actseq.plots.training_curves import training_curves as draw_curves
 
 RATE = 8000
 

@@ -11,10 +11,10 @@ import pytest
 import soundfile  # type: ignore[import-untyped, unused-ignore]
 
 from actseq import audio, pipeline
-from actseq.corpus import Corpus
+from actseq.data.corpus import Corpus
 from actseq.errors import AudioError
-from actseq.loading import LoadedRun
-from actseq.store import SequenceStore
+from actseq.inference.loaded_run import LoadedRun
+from actseq.storage.store import SequenceStore
 
 RATE = 8000
 QUICK = ["vocoder={kind: phase, n_turns: 0}"]

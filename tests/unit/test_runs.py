@@ -15,9 +15,12 @@ import torch
 import yaml
 
 import actseq
-from actseq import build, config, loading, runs
+from actseq import build, config
 from actseq.errors import ArtifactError, ConfigError
-from actseq.runs import Run, fingerprint, load_tensors, read_meta, read_weights, same_settings, write_artifact
+from actseq.inference import loading
+from actseq.storage import artifacts, run_folder
+from actseq.storage.artifacts import fingerprint, load_tensors, read_meta, read_weights, same_settings, write_artifact
+from actseq.storage.run_folder import Run
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3), "b": torch.zeros(0, 2)}
 META = {"kind": "autoencoder", "figures": {"loss": 0.25}, "inputs": {"corpus": "abc"}}
@@ -66,7 +69,7 @@ def test_weights_without_their_json_are_not_finished(tmp_path: Path, monkeypatch
     def die(path: Path, value: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runs, "write_json", die)
+    monkeypatch.setattr(artifacts, "write_json", die)
     with pytest.raises(KeyboardInterrupt):
         write_artifact(tmp_path, {"a": torch.ones(1)}, META)
     with pytest.raises(ArtifactError, match="no finished model; run actseq train-ae first"):
@@ -302,7 +305,7 @@ def test_without_any_run_training_is_advised(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_run_knows_what_made_it(tmp_path: Path, smoke: config.Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "commit", lambda: "0123abc-dirty")
+    monkeypatch.setattr(run_folder, "commit", lambda: "0123abc-dirty")
     run = Run(tmp_path / "run")
     run.write_config(smoke.model_copy(update={"seed": 11}), "my/sounds", "fingerprint of it")
     assert run.read_config() == smoke.model_copy(update={"seed": 11})
@@ -319,11 +322,11 @@ def test_a_run_knows_what_made_it(tmp_path: Path, smoke: config.Config, monkeypa
 
 
 def test_the_commit_is_that_of_the_checkout_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = runs.commit()
-    in_checkout = (Path(runs.__file__).parent.parent / ".git").exists()
+    found = run_folder.commit()
+    in_checkout = (Path(run_folder.__file__).parents[2] / ".git").exists()
     assert (found is not None and len(found.removesuffix("-dirty")) == 40) or not in_checkout
-    monkeypatch.setattr(runs, "__file__", str(tmp_path / "actseq" / "runs.py"))
-    assert runs.commit() is None
+    monkeypatch.setattr(run_folder, "__file__", str(tmp_path / "actseq" / "storage" / "run_folder.py"))
+    assert run_folder.commit() is None
 
 
 @pytest.mark.parametrize("text", ["", "config: 3", "config: {}", "a: [", "[]", "config: {}\nprovenance: []\n"])

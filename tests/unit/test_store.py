@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actseq.errors import ArtifactError
-from actseq.store import MANIFEST, SequenceStore, StoreWriter, group_shards, shard_path, write_file
+from actseq.storage.store import MANIFEST, SequenceStore, StoreWriter, group_shards, shard_path, write_file
 
 Item = tuple[str, np.ndarray, dict[str, object]]
 

@@ -16,17 +16,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from actseq import training
 from actseq.config import Member, TrainingConfig
-from actseq.errors import ConfigError, TrainingError
+from actseq.errors import ConfigError, Interrupted, TrainingError
 from actseq.objectives.base import Batch, Loss
 from actseq.progress import Silent
-from actseq.runs import write_artifact
-from actseq.training import Interrupted, Outcome, resolve_device, step_seed, train
+from actseq.storage.artifacts import write_artifact
+from actseq.training import loop
+from actseq.training.loop import Outcome, resolve_device, step_seed, train
 
 STEPS = 24
 # Children of a server that has imported what is slow start at once.
-multiprocessing.set_forkserver_preload(["__main__", "actseq.pipeline", "actseq.training", "lightning_fabric"])
+multiprocessing.set_forkserver_preload(["__main__", "actseq.pipeline", "actseq.training.loop", "lightning_fabric"])
 
 
 class Line(nn.Module):
@@ -381,14 +381,14 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
 
 
 def test_minutes_become_steps_once_and_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "CALIBRATION_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CALIBRATION_SECONDS", 0.0)
     with pytest.raises(RuntimeError, match="power cut"):
         run(tmp_path / "minutes", Line(raising(15)), steps=None, minutes=0.001)
     plan = json.loads((tmp_path / "minutes" / "plan.json").read_text())
     total = plan["total_steps"]
     assert plan["minutes"] == 0.001
     assert total >= 10
-    monkeypatch.setattr(training, "calibrate", lambda *_: pytest.fail("timed a second time"))
+    monkeypatch.setattr(loop, "calibrate", lambda *_: pytest.fail("timed a second time"))
     by_time = run(tmp_path / "minutes", steps=None, minutes=0.001)
     by_steps = run(tmp_path / "steps", steps=total)
     assert by_time.total_steps == total
@@ -410,7 +410,7 @@ def test_more_minutes_are_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(time, "perf_counter", now)
     for minutes, steps in ((1.0, 112), (2.0, 232)):
         # Three steps and then eight, each half a second; a validation takes no time.
-        monkeypatch.setattr(training, "_run", lambda *_: None)
+        monkeypatch.setattr(loop, "_run", lambda *_: None)
         run(tmp_path / str(minutes), Line(tick), steps=None, minutes=minutes)
         plan = json.loads((tmp_path / str(minutes) / "plan.json").read_text())
         assert plan["total_steps"] == pytest.approx(steps, abs=4)

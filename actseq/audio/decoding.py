@@ -1,0 +1,337 @@
+"""Decode, measure and resample sound files, block by block."""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+from numpy.typing import NDArray
+
+from actseq.audio.headers import _check_whole
+from actseq.errors import AudioError
+from actseq.units import db_to_amplitude
+
+BLOCK = 1 << 16
+HALF = 1 << 16
+"""Values of one half of a sample's 32 bits."""
+OFFSET_SAMPLES = 4096
+OFFSET_SHARE = 0.3
+
+
+def load(path: str | Path, sample_rate: int | None = None) -> tuple[Float32[np.ndarray, " samples"], int]:
+    """Decode a file to mono, the mean of its channels.
+
+    Args:
+        path: any format libsndfile reads.
+        sample_rate: Hz to resample to (soxr, HQ); the file's own if None.
+
+    Returns:
+        The waveform as stored (a float file may exceed ±1), and its sample rate in Hz.
+
+    Raises:
+        AudioError: the file is missing, not to be decoded, cut short, empty, silent throughout, or not finite.
+    """
+    decoding = _Decoding(Path(path))
+    with _named(path):
+        waveform = np.concatenate(list(decoding))
+    own_rate = decoding.sample_rate
+    if sample_rate is None or sample_rate == own_rate:
+        return waveform, own_rate
+    return resample(waveform, own_rate, sample_rate), sample_rate
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file that has been read from end to end, and can be read again in blocks.
+
+    Args:
+        path: any format libsndfile reads.
+        sample_rate: Hz of the blocks.
+        own_rate: Hz, as stored.
+        own_samples: per channel, as stored.
+        offset: constant offset as stored, of which the blocks are free; 0 where there is none to speak of.
+        samples: in all blocks together.
+        peak: the largest absolute value in them.
+    """
+
+    path: Path
+    sample_rate: int
+    own_rate: int
+    own_samples: int
+    offset: float
+    samples: int
+    peak: float
+
+    def blocks(self) -> Iterator[Float32[np.ndarray, " samples"]]:
+        """The waveform as `load`, `remove_offset` and `resample` give it, piece by piece.
+
+        Raises:
+            AudioError: as `load`; or the file has changed since.
+        """
+        decoding = _Decoding(self.path)
+        with _named(self.path):
+            yield from _changed(decoding, self.offset, self.sample_rate)
+            if (decoding.sample_rate, decoding.samples) != (self.own_rate, self.own_samples):
+                raise AudioError("changed while it was read", action="leave it as it is, and start again")
+
+
+def blocks(path: Path) -> Iterator[Float32[np.ndarray, " samples"]]:
+    """A mono file that `Writer` made, block by block."""
+    import soundfile
+
+    yield from soundfile.blocks(path, blocksize=BLOCK, dtype="float32")
+
+
+def measure(path: str | Path, sample_rate: int) -> Recording:
+    """Read a file block by block, so that even a long one needs little memory.
+
+    Args:
+        path: any format libsndfile reads.
+        sample_rate: Hz that the blocks are to have.
+
+    Raises:
+        AudioError: as `load`.
+    """
+    path = Path(path)
+    decoding = _Decoding(path)
+    low, high, counts = 0.0, 0.0, np.zeros(HALF, np.int64)
+    with _named(path):
+        for block in decoding:
+            low, high = min(low, float(block.min())), max(high, float(block.max()))
+            counts += np.bincount(_keys(block) >> 16, minlength=HALF)
+        samples, peak = decoding.samples, max(-low, high)
+        offset = _offset(path, counts, peak)
+        if offset or decoding.sample_rate != sample_rate:
+            samples, peak = 0, 0.0
+            for block in _changed(_Decoding(path), offset, sample_rate):
+                samples, peak = samples + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
+    return Recording(path, sample_rate, decoding.sample_rate, decoding.samples, offset, samples, peak)
+
+
+def _changed(decoding: "_Decoding", offset: float, sample_rate: int) -> Iterator[Float32[np.ndarray, " samples"]]:
+    """Blocks without an offset, resampled as `resample` does with the whole."""
+    import soxr
+
+    stream = None
+    for block in decoding:
+        shifted = block - np.float32(offset) if offset else block
+        if decoding.sample_rate == sample_rate:
+            yield shifted
+            continue
+        if stream is None:
+            stream = soxr.ResampleStream(decoding.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
+        yield stream.resample_chunk(shifted)
+    if stream is not None:
+        missing = _missing(decoding.samples, decoding.sample_rate, sample_rate)
+        yield stream.resample_chunk(np.zeros(missing, np.float32), last=True)
+
+
+def resample(
+    waveform: Float32[np.ndarray, " samples"], own_rate: int, sample_rate: int
+) -> Float32[np.ndarray, " resampled"]:
+    """Band-limited change of sample rate (soxr, HQ), from and to Hz; at least one sample is left."""
+    import soxr
+
+    missing = _missing(len(waveform), own_rate, sample_rate)
+    whole = np.pad(waveform, (0, missing)) if missing else waveform
+    return np.asarray(soxr.resample(whole, own_rate, sample_rate, quality="HQ"), np.float32)
+
+
+def _missing(samples: int, own_rate: int, sample_rate: int) -> int:
+    """Samples of silence to follow so few that they would round to none."""
+    return max(0, -(-own_rate // sample_rate) - samples)
+
+
+def remove_offset(waveform: Float32[np.ndarray, " samples"]) -> tuple[Float32[np.ndarray, " samples"], float]:
+    """A recording without its constant offset, and that offset; 0 where there is none to speak of.
+
+    The offset is the median, and taken for a fault of the recording from 30 % of the peak on (voices reach 17 %): it is
+    not heard, but sets the level and comes back from a spectrogram as rumble. A click of under 4096 samples has none.
+    """
+    offset = float(np.median(waveform)) if waveform.size >= OFFSET_SAMPLES else 0.0
+    if not _is_fault(offset, float(np.abs(waveform).max(initial=0.0))):
+        return waveform, 0.0
+    return waveform - np.float32(offset), offset
+
+
+def _is_fault(offset: float, peak: float) -> bool:
+    return offset != 0.0 and abs(offset) >= OFFSET_SHARE * peak
+
+
+def _offset(path: Path, counts: NDArray[np.int64], peak: float) -> float:
+    """The offset that `remove_offset` finds, of a file that is never held as a whole.
+
+    Args:
+        path: the file.
+        counts: how often each upper half of `_keys` occurs in it.
+        peak: of the file.
+    """
+    samples = int(counts.sum())
+    if samples < OFFSET_SAMPLES:
+        return 0.0
+    # The two middle ones, which are one where the number is odd. Their upper halves tell them to within 1 %; only where
+    # that may be a fault, the file is read again for the lower halves.
+    ranks, total = np.array([(samples - 1) // 2, samples // 2]), np.cumsum(counts)
+    upper = np.searchsorted(total, ranks, side="right")
+    bounds = _from_keys(np.concatenate([upper * HALF, upper * HALF + HALF - 1]))
+    if not _is_fault(float(np.abs(bounds).max()), peak):
+        return 0.0
+    lower = {int(half): np.zeros(HALF, np.int64) for half in upper}
+    for block in _Decoding(path):
+        keys = _keys(block)
+        for half, found in lower.items():
+            found += np.bincount(keys[keys >> 16 == half] % HALF, minlength=HALF)
+    middle = [
+        half * HALF + np.searchsorted(np.cumsum(lower[half]), rank - (total[half] - counts[half]), side="right")
+        for half, rank in zip(upper.tolist(), ranks.tolist(), strict=True)
+    ]
+    median = float(_from_keys(np.array(middle)).mean())
+    return median if _is_fault(median, peak) else 0.0
+
+
+def _keys(waveform: Float32[np.ndarray, " samples"]) -> NDArray[np.uint32]:
+    """Whole numbers in the order of the samples, one for each value: their bits, those of negative ones turned round."""
+    bits = waveform.view(np.uint32)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+
+
+def _from_keys(keys: NDArray[np.int64]) -> NDArray[np.float32]:
+    keys = keys.astype(np.uint32)
+    return np.where(keys >> 31, keys & np.uint32((1 << 31) - 1), ~keys).view(np.float32)
+
+
+def trim_bounds(waveform: Float[np.ndarray, " samples"], threshold_db: float = -60.0) -> tuple[int, int]:
+    """Where sound begins and ends.
+
+    Args:
+        waveform: one channel.
+        threshold_db: dB relative to the peak; what is below does not count as sound.
+
+    Returns:
+        The first sample at or above the threshold and one past the last; (0, 0) for silence.
+    """
+    level = np.abs(waveform)
+    peak = level.max(initial=0.0)
+    if peak == 0.0:
+        return 0, 0
+    loud = np.flatnonzero(level >= peak * db_to_amplitude(threshold_db))
+    return int(loud[0]), int(loud[-1]) + 1
+
+
+class _Decoding:
+    """The mono blocks of a file, to be iterated once. Its rate is known from the first block on, the rest at the end.
+
+    Raises:
+        AudioError: why it cannot be used, without its name; what stands before a colon is the kind of fault.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sample_rate = self.channels = self.samples = 0
+
+    def __iter__(self) -> Iterator[Float32[np.ndarray, " samples"]]:
+        import soundfile
+
+        path = self.path
+        try:
+            with path.open("rb") as file:
+                _check_whole(file)
+        except OSError as error:
+            raise AudioError(_unreadable(error)) from error
+        mono_peak, channel_peak = 0.0, 0.0
+        try:
+            with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path)) as stream:
+                self.sample_rate, self.channels = stream.samplerate, stream.channels
+                for block in chain(_blocks(stream), _beyond(path, stream)):
+                    mono = block.mean(axis=1, dtype=np.float32)
+                    if not np.isfinite(mono).all():
+                        raise AudioError("not finite: holds NaN or infinite samples")
+                    self.samples += len(mono)
+                    mono_peak = max(mono_peak, float(np.abs(mono).max()))
+                    channel_peak = max(channel_peak, float(np.abs(block).max()))
+                    yield mono
+                declared, kind = stream.frames, stream.format
+        except (soundfile.SoundFileError, TypeError, ValueError) as error:
+            raise AudioError(
+                f"cannot be decoded: {_words(error)}", action="convert it to WAV, or leave it out"
+            ) from error
+        # 2^63 - 1 stands for a length that is not known beforehand. What an MP3 says of its length is a guess.
+        if kind != "MP3" and self.samples < declared < 2**62:
+            raise AudioError(f"cut short: header says {declared} samples, file holds {self.samples}")
+        if self.samples == 0:
+            raise AudioError("empty: no samples")
+        if channel_peak == 0.0:
+            raise AudioError("silent: all samples are zero")
+        if mono_peak == 0.0:
+            raise AudioError("silent: its channels cancel each other out in the mono mix")
+
+
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """What is wrong with a file, with its name."""
+    try:
+        yield
+    except AudioError as error:
+        raise AudioError(f"{path}: {error.found}", action=error.action or "replace it, or leave it out") from error
+
+
+def _blocks(stream: Any, size: int = BLOCK) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+    """What is left of an open SoundFile."""
+    # soundfile seeks after every read of a seekable file, which disturbs the MP3 decoder, and reads no FLAC of unknown
+    # length.
+    stream.seekable = lambda: False
+    while len(block := stream.read(size, dtype="float32", always_2d=True)):
+        yield block
+
+
+def _beyond(path: Path, stream: Any) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+    """What an MP3 holds beyond the length that libsndfile expects of it.
+
+    Without a Xing header libsndfile takes that length from the bit rate of the first frame, and reads no further even
+    where a variable rate leaves more. Of a pipe it expects no length, and reads to the end; a pipe alone will not do,
+    as a last frame cut short then costs the whole read.
+    """
+    import soundfile
+
+    if stream.format != "MP3" or os.name != "posix" or stream.tell() < stream.frames:
+        return
+    heard = stream.frames
+    reading, writing = os.pipe()
+    feeder = threading.Thread(target=_feed, args=(path, writing), daemon=True)
+    feeder.start()
+    try:
+        # Junk after the sound is an error here, and none for a player.
+        with suppress(soundfile.SoundFileError), soundfile.SoundFile(reading, closefd=False) as whole:
+            for block in _blocks(whole, 1152):
+                if len(block) > heard:
+                    yield block[heard:]
+                heard = max(0, heard - len(block))
+    finally:
+        os.close(reading)
+        feeder.join()
+
+
+def _feed(path: Path, writing: int) -> None:
+    # The reader may stop early; what cannot be read ends the sound, and has been noticed before.
+    with suppress(OSError), os.fdopen(writing, "wb") as pipe, path.open("rb") as file:
+        shutil.copyfileobj(file, pipe)
+
+
+def _unreadable(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "missing: there is no such file"
+    return f"cannot be read: {error.strerror or error}"
+
+
+def _words(error: Exception) -> str:
+    import soundfile
+
+    words = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    return " ".join(words.removeprefix("Error : ").split()).rstrip(".")

@@ -1,0 +1,147 @@
+"""`evaluate`: a run measured on its held-out clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actseq.commands.common import Result, aligned, use_threads
+from actseq.commands.restore import restores
+from actseq.data.corpus import Corpus
+from actseq.errors import ArtifactError
+from actseq.inference.loaded_run import LoadedRun
+from actseq.inference.loading import load_latents
+from actseq.progress import Reporter, Silent
+from actseq.storage.artifacts import write_json
+
+if TYPE_CHECKING:
+    from actseq.data.latents import LatentSequences
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    prior: str | None = None,
+    split: str = "test",
+    n: int | None = None,
+    overrides: Iterable[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Measure a run on its held-out clips; also written to `evaluation.json` in the run, with a page to look and listen.
+
+    With a prior by name, measure what that one generates; written to `evaluation-NAME.json`.
+
+    Args:
+        prior: name of the prior; None leaves generation out.
+        split: `test`, or `validation` to choose settings by.
+        n: measure fidelity on so many clips only, spread evenly over the split; of a prior, so many generated clips.
+        seed: of what is drawn from posteriors, and of what is generated.
+    """
+    from actseq import build
+    from actseq.data.excerpts import spread
+    from actseq.evaluation import fidelity
+    from actseq.evaluation.page import write_page
+
+    reporter = reporter or Silent()
+    use_threads(threads)
+    loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides)
+    corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
+    targets = loaded.config.train_ae.targets
+    whole = corpus.indices(split, targets)
+    if not whole:
+        raise ArtifactError(f"run {loaded.run.name} has no clips in its {split} split", action="train on more files")
+    if prior is not None:
+        return _evaluate_prior(loaded, corpus, split, n, seed, reporter)
+    latents = None if loaded.prior is None else load_latents(loaded.run, loaded.autoencoder)[0]
+    indices = spread(whole, n)
+    measured = fidelity.systems(loaded.codec, corpus, indices, seed, reporter, targets)
+    found = fidelity.fidelity(measured, indices, reporter)
+    result: Result = {
+        "run": str(loaded.run.path),
+        "autoencoder": loaded.autoencoder,
+        "vocoder": loaded.config.vocoder.model_dump(),
+        "seed": seed,
+        "split": split,
+        "clips": len(indices),
+        "clips_in_split": len(whole),
+        "fidelity": found.figures | {"rate": measured.rate},
+        "notes": measured.notes,
+    }
+    if not loaded.codec.autoencoder.generative:
+        result["notes"].append("the code is not all: what comes out has also come through skip connections")
+    if restores(loaded.config):
+        others = [] if targets is None else corpus.indices(split, set(corpus.labels) - set(targets))
+        corruption = build.build_corruption(loaded.config)
+        if corruption.of_others and not others:
+            result["notes"].append(f"restoration is left out: there are no clips of other labels in the {split} split")
+        else:
+            result["restoration"] = fidelity.restoration(measured, corruption, indices, others, seed, reporter)
+    if latents is not None:
+        _add_likelihood(result, loaded, latents, split, seed)
+    elif loaded.run.trained_priors():
+        known = ", ".join(loaded.run.trained_priors())
+        result["notes"].append(f"likelihood is left out: none of the priors {known} is the default, --prior names one")
+    shown = fidelity.shown_clips(measured, indices, found.mel_l1_db, reporter)
+    page = write_page(loaded.run.path / "evaluation", result, shown, loaded.sample_rate)
+    result["page"] = str(page)
+    write_json(loaded.run.path / "evaluation.json", result)
+    return result
+
+
+def _evaluate_prior(
+    loaded: LoadedRun, corpus: Corpus, split: str, n: int | None, seed: int, reporter: Reporter
+) -> Result:
+    from actseq.evaluation.generated_clips import CLIPS, likeness
+
+    latents = load_latents(loaded.run, loaded.autoencoder)[0]
+    result: Result = {
+        "run": str(loaded.run.path),
+        "prior": loaded.prior_name,
+        "fingerprints": loaded.fingerprints,
+        "vocoder": loaded.config.vocoder.model_dump(),
+        "seed": seed,
+        "split": split,
+        "clips_in_split": len(corpus.indices(split)),
+        "notes": [],
+    }
+    _add_likelihood(result, loaded, latents, split, seed)
+    found = likeness(loaded, corpus, latents, split, n or CLIPS, seed, reporter)
+    path = loaded.run.path / f"evaluation-{loaded.prior_name}.json"
+    result |= {"generation": found.figures, "notes": result["notes"] + found.notes, "file": str(path)}
+    write_json(path, result)
+    return result
+
+
+def _add_likelihood(result: Result, loaded: LoadedRun, latents: LatentSequences, split: str, seed: int) -> None:
+    """Bits per dimension of a run's prior, or a note that it has none."""
+    from actseq.evaluation import likelihood
+    from actseq.priors.labels import ConditionedPrior
+
+    if isinstance(loaded.prior, ConditionedPrior) and loaded.prior.prior.has_likelihood:
+        result["bits_per_dim"] = likelihood.likelihood(loaded.prior, latents, split, seed)
+    else:
+        result["notes"].append(f"likelihood is left out: prior {loaded.prior_name} has none")
+
+
+def evaluation_lines(result: Result) -> list[str]:
+    """The result of `evaluate` as tables."""
+    from actseq.evaluation import page
+
+    if "generation" in result:
+        tables = page.generation_tables(result)
+        lines = [page.generation_headline(result), *page.GENERATION_LEGEND, *result["notes"]]
+        last = f"all figures: {result['file']}"
+    else:
+        tables = page.tables(result)
+        lines = [page.headline(result), page.LEGEND, *result["notes"]]
+        last = f"to look and listen: {result['page']}"
+    return [*lines, *_below_each_other(tables), "", last]
+
+
+def _below_each_other(tables: Iterable[list[list[str]]]) -> list[str]:
+    """Tables as lines, an empty one before each."""
+    return [line for table in tables for line in ("", *aligned(table))]

@@ -1,0 +1,157 @@
+"""`extract-latents`: every clip of a corpus, and training clips at other speeds, through the encoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from actseq import audio, units
+from actseq.commands.common import Result, use_threads
+from actseq.config import LatentsConfig
+from actseq.data.corpus import Corpus, random_speed
+from actseq.data.latents import COPIES
+from actseq.inference.loading import Waveform, load_codec, require_generative, stage_config
+from actseq.progress import Reporter, Silent
+from actseq.storage.artifacts import begin_store, read_json, write_json
+from actseq.storage.run_folder import Run
+from actseq.storage.store import SequenceStore, StoreWriter, group_shards
+
+if TYPE_CHECKING:
+    from actseq.inference.codec import Codec
+
+
+def extract_latents(
+    run: str | Path,
+    *,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Encode every clip of a run's corpus. Resumes; does nothing where it is done."""
+    reporter = reporter or Silent()
+    opened = Run.open(run)
+    use_threads(threads)
+    require_generative(opened)
+    codec, config, autoencoder = load_codec(opened, device, None)
+    section = stage_config(config, overrides, "extract-latents").latents
+    inputs = {
+        "autoencoder": autoencoder,
+        "corpus": read_json(opened.corpus / "corpus.json")["fingerprint"],
+        "latents": section.model_dump(mode="json"),
+    }
+    with opened.lock(opened.latents):
+        done = begin_store(opened.latents, inputs, f"the latents of run {opened.name}")
+        if done is not None:
+            reporter.say(f"latents: already extracted ({opened.latents})")
+            return done | {"run": str(opened.path)}
+        corpus = Corpus(opened.corpus, config.corpus.level_dbfs)
+        meta = _extract(opened, codec, corpus, section, config.seed, reporter) | {"inputs": inputs}
+        write_json(opened.latents / "latents.json", meta)
+    return meta | {"run": str(opened.path)}
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One encoding of one clip: as it is, or a training clip at another speed."""
+
+    index: int
+    key: str
+    split: str
+    speed: float
+    samples: int
+
+    def waveform(self, corpus: Corpus, start: int, stop: int) -> Waveform:
+        if self.speed == 1:
+            return corpus.waveform(self.index, start, stop)
+        return corpus.waveform_at_speed(self.index, self.speed, 0, start, stop)
+
+
+def _passes(corpus: Corpus, section: LatentsConfig, seed: int) -> list[_Pass]:
+    """All encodings to be made, short ones first."""
+    passes = []
+    for i, record in enumerate(corpus.store.records):
+        passes.append(_Pass(i, record.key, str(record.extra["split"]), 1.0, record.length))
+        for k in range(section.copies if record.extra["split"] == "train" else 0):
+            speed = random_speed(np.random.default_rng([seed, i, k]), section.copy_speed)
+            passes.append(_Pass(i, f"{record.key} copy {k + 1}", COPIES, speed, max(1, round(record.length / speed))))
+    return sorted(passes, key=lambda one: (one.samples, one.key))
+
+
+def _extract(run: Run, codec: Codec, corpus: Corpus, section: LatentsConfig, seed: int, reporter: Reporter) -> Result:
+    from actseq.inference.codec import BATCH_FRAMES, in_batches
+
+    dtype = np.dtype(section.dtype)
+    hop = codec.representation.hop_length
+    passes = _passes(corpus, section, seed)
+    frames = [units.n_frames(one.samples, hop) for one in passes]
+    sizes = [
+        dtype.itemsize * 2 * codec.autoencoder.latent_dim * units.n_latent_frames(f, codec.autoencoder.stride)
+        for f in frames
+    ]
+    shards = group_shards(sizes)
+    writer = StoreWriter(run.latents)
+    done = writer.committed()
+    seconds = round(sum(one.samples for one in passes) / codec.sample_rate)
+    finished = sum(passes[j].samples for shard in done for j in shards[shard])
+    reporter.begin("latents", seconds, finished // codec.sample_rate, unit="seconds of sound")
+    begun, at_start = time.perf_counter(), finished
+
+    def advance(samples: int) -> None:
+        nonlocal finished
+        finished += samples
+        elapsed = time.perf_counter() - begun
+        reporter.advance(
+            finished // codec.sample_rate,
+            {"× real time": (finished - at_start) / codec.sample_rate / max(elapsed, 1e-9)},
+        )
+
+    def pieces(one: _Pass) -> Iterator[Waveform]:
+        for start in range(0, one.samples, audio.BLOCK):
+            stop = min(one.samples, start + audio.BLOCK)
+            yield one.waveform(corpus, start, stop)
+            advance(stop - start)
+
+    for number, members in enumerate(shards):
+        if number in done:
+            continue
+        items = []
+        for group in in_batches([frames[j] for j in members], BATCH_FRAMES, section.batch_size):
+            chosen = [passes[members[j]] for j in group]
+            if len(chosen) == 1:
+                encoded = [codec.encode_pieces(pieces(chosen[0]))]
+            else:
+                encoded = codec.encode([one.waveform(corpus, 0, one.samples) for one in chosen])
+                advance(sum(one.samples for one in chosen))
+            for one, (mean, log_variance) in zip(chosen, encoded, strict=True):
+                record = corpus.store.records[one.index]
+                both = mean if log_variance is None else np.concatenate([mean, log_variance], axis=1)
+                items.append(
+                    (
+                        one.key,
+                        both.astype(dtype),
+                        {
+                            "label": record.extra["label"],
+                            "split": one.split,
+                            "speed": one.speed,
+                            "begins": record.extra["begins"],
+                            "ends": record.extra["ends"],
+                            "clip_sha256": record.sha256,
+                        },
+                    )
+                )
+        writer.write_shard(number, items)
+    reporter.end()
+    store = SequenceStore(run.latents)
+    return {
+        "latent_dim": codec.autoencoder.latent_dim,
+        "latent_rate": codec.autoencoder.latent_rate,
+        "n_sequences": len(store),
+        "n_frames": sum(r.length for r in store.records),
+        "fingerprint": store.fingerprint(),
+    }

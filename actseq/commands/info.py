@@ -1,0 +1,73 @@
+"""`info`: what a run holds and how far it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from actseq.commands.common import Result
+from actseq.inference.loading import chosen_vocoder, vocoder_inputs
+from actseq.storage.artifacts import fingerprint, read_json, read_meta
+from actseq.storage.run_folder import Run
+
+
+def info(run: str | Path) -> Result:
+    """What a run holds and how far it is."""
+    opened = Run.open(run)
+    config = opened.read_config()
+    provenance = opened.read_provenance()
+    result: Result = {
+        "run": str(opened.path),
+        "preset": config.preset,
+        "source": provenance["source"],
+        "seed": config.seed,
+        "versions": provenance["versions"],
+        "commit": provenance["commit"],
+    }
+    result |= _stored(opened.corpus, "clips", "found", "skipped", "fingerprint")
+    result |= _stored(opened.features, "n_sequences", "n_frames", "channels", "fingerprint")
+    if (opened.autoencoder / "model.json").is_file():
+        meta = read_meta(opened.autoencoder, "actseq train-ae")
+        result["autoencoder"] = {
+            key: meta[key]
+            for key in (
+                "sample_rate",
+                "latent_rate",
+                "latent_dim",
+                "n_parameters",
+                "total_steps",
+                "best_step",
+                "figures",
+            )
+        }
+        result["autoencoder"]["fingerprint"] = fingerprint(opened.autoencoder)
+    result |= _stored(opened.latents, "n_sequences", "n_frames", "fingerprint")
+    result["priors"] = {}
+    for path in sorted(opened.priors.glob("*/model.json")):
+        meta = read_meta(path.parent, "actseq train-prior")
+        result["priors"][path.parent.name] = {
+            "network": meta["config"]["prior"]["network"]["kind"],
+            "head": (meta["config"]["prior"]["head"] or {"kind": None})["kind"],
+            **{key: meta[key] for key in ("labels", "n_active", "n_parameters", "total_steps", "best_step", "figures")},
+        }
+    result["vocoders"] = {}
+    for name in opened.trained_vocoders():
+        meta = read_meta(opened.vocoders / name, "actseq train-vocoder")
+        result["vocoders"][name] = {
+            "network": meta["config"]["train_vocoder"]["network"]["kind"],
+            **{key: meta[key] for key in ("n_parameters", "total_steps", "best_step", "figures")},
+            "fingerprint": fingerprint(opened.vocoders / name),
+        }
+    if result["vocoders"]:
+        inputs = vocoder_inputs(opened, read_meta(opened.autoencoder, "actseq train-ae"), config)
+        chosen = chosen_vocoder(opened, inputs)
+        result["chosen vocoder"] = "untrained" if chosen is None else chosen.options["name"]
+    return result
+
+
+def _stored(folder: Path, *keys: str) -> Result:
+    """Under the folder's name what its JSON says under the keys; nothing where it is not done."""
+    marker = folder / f"{folder.name}.json"
+    if not marker.is_file():
+        return {}
+    meta = read_json(marker)
+    return {folder.name: {key: meta[key] for key in keys}}

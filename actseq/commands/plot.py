@@ -1,0 +1,78 @@
+"""`plot`: pictures of what a run does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actseq.commands.common import Result, make_folder, use_threads
+from actseq.data.corpus import Corpus
+from actseq.inference.loading import load_codec, read_autoencoder, stage_config
+from actseq.progress import Reporter, Silent
+from actseq.storage.run_folder import Run
+
+if TYPE_CHECKING:
+    pass
+
+from actseq.commands.evaluate import _below_each_other
+
+
+def plot(
+    run: str | Path,
+    *,
+    out: Path | None = None,
+    split: str = "test",
+    n: int | None = None,
+    overrides: Iterable[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Pictures of what a run does to held-out clips, with the numbers of each in a CSV beside it.
+
+    Args:
+        out: folder for them; None: `plots/` in the run.
+        split: `test` or `validation`.
+        n: how many clips; None: up to 200 that make a minute together.
+        seed: of the choice of clips and frames, and of what is drawn from posteriors.
+    """
+    from actseq.plots.diagnostics import write_diagnostics
+
+    use_threads(threads)
+    opened = Run.open(run)
+    config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
+    codec, used, autoencoder = load_codec(opened, device, config.vocoder)
+    corpus = Corpus(opened.corpus, codec.level_dbfs)
+    folder = opened.path / "plots" if out is None else out
+    make_folder(folder)
+    made = write_diagnostics(
+        opened,
+        codec,
+        corpus,
+        folder,
+        split=split,
+        targets=config.train_ae.targets,
+        n=n,
+        seed=seed,
+        reporter=reporter or Silent(),
+    )
+    return {
+        "run": str(opened.path),
+        "autoencoder": autoencoder,
+        "vocoder": used.vocoder.model_dump(),
+        "seed": seed,
+        **made.figures,
+        "notes": made.notes,
+        "folder": str(folder),
+        "pictures": [str(path) for path in made.pictures],
+    }
+
+
+def plot_lines(result: Result) -> list[str]:
+    """The result of `plot` as tables."""
+    from actseq.plots.diagnostics import headline, tables
+
+    pictures = f"{len(result['pictures'])} pictures, each with its numbers in a CSV: {result['folder']}"
+    return [headline(result), *result["notes"], *_below_each_other(tables(result)), "", pictures]

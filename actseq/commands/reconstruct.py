@@ -1,0 +1,107 @@
+"""`reconstruct`: sounds through the encoder and decoder of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from actseq import audio
+from actseq.commands.common import Result, effects_of, make_folder, tell_changes, tell_gain, use_threads
+from actseq.data.corpus import level_gain
+from actseq.errors import AudioError, ConfigError
+from actseq.inference.loading import load_codec, read_autoencoder, stage_config
+from actseq.progress import Reporter, Silent
+from actseq.storage.run_folder import Run
+
+
+def reconstruct(
+    run: str | Path,
+    paths: Sequence[Path],
+    *,
+    out: Path,
+    keep_dry: bool = False,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Files or folders through encoder, decoder and vocoder; relative names are kept. Foreign sounds are welcome.
+
+    All files are read once before the first is reconstructed. Each then goes piece by piece from disk to disk, so that a
+    long one needs no more memory than a short one (unless the network's context is unbounded, or there are effects).
+
+    Args:
+        keep_dry: also write each result as it is before the effects, as `<name>.dry.wav`.
+    """
+    reporter = reporter or Silent()
+    use_threads(threads)
+    opened = Run.open(run)
+    config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
+    through_effects = effects_of(config, keep_dry)
+    codec, used, _ = load_codec(opened, device, config.vocoder)
+    jobs = [(path, relative) for given in paths for path, relative in _inputs(given)]
+    targets = [out / relative.with_suffix(".wav") for _, relative in jobs]
+    for (path, _), target in zip(jobs, targets, strict=True):
+        if target.resolve() == path.resolve():
+            raise ConfigError(
+                f"{path} would be overwritten by its own reconstruction", action="give another folder with --out"
+            )
+    written = targets + [target.with_suffix(".dry.wav") for target in targets if keep_dry]
+    twice = sorted({str(target) for target in written if written.count(target) > 1})
+    if twice:
+        raise ConfigError(
+            f"several inputs would be written to {twice[0]}", action="reconstruct them into different folders"
+        )
+    reporter.begin("read", len(jobs), unit="files")
+    recordings, failed = [], []
+    for i, ((path, _), target) in enumerate(zip(jobs, targets, strict=True)):
+        try:
+            recording = audio.measure(path, codec.sample_rate)
+        except AudioError as error:
+            failed.append({"file": str(path), "reason": str(error)})
+            reporter.warn(f"skipped {error}")
+            continue
+        tell_changes(path, recording.offset, recording.own_rate, codec.sample_rate, reporter)
+        recordings.append((recording, target))
+        reporter.advance(i + 1)
+    reporter.end()
+    if not recordings:
+        raise AudioError(
+            "none of the given files could be read", action=failed[0]["reason"] if failed else "give audio files"
+        )
+    total = sum(recording.samples for recording, _ in recordings)
+    reporter.begin("reconstruct", round(total / codec.sample_rate), unit="seconds of sound")
+    files, done = [], 0
+    for recording, target in recordings:
+        gain = np.float32(level_gain(recording.peak, codec.level_dbfs))
+        stream = codec.reconstruct_stream()
+        make_folder(target.parent)
+        dry = target.with_suffix(".dry.wav") if keep_dry else None
+        with audio.Writer(target, codec.sample_rate, through=through_effects, dry=dry) as writer:
+            for block in recording.blocks():
+                writer.write(stream.push(block * gain) / gain)
+                done += len(block)
+                reporter.advance(done // codec.sample_rate)
+            writer.write(stream.finish() / gain)
+        tell_gain(target, writer.gain, reporter)
+        tell_gain(target, writer.through_gain, reporter)
+        files.append(str(target))
+    reporter.end()
+    return {
+        "run": str(opened.path),
+        "folder": str(out),
+        "files": files,
+        "skipped": failed,
+        "vocoder": used.vocoder.model_dump(),
+        "effects": [effect.model_dump() for effect in config.generate.effects],
+    }
+
+
+def _inputs(given: Path) -> list[tuple[Path, Path]]:
+    if given.is_dir():
+        return [(path, path.relative_to(given)) for path in audio.find(given)]
+    if not given.is_file():
+        raise AudioError(f"no file or folder {given}")
+    return [(given, Path(given.name))]

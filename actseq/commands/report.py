@@ -1,0 +1,41 @@
+"""`report`: a contact sheet of real, reconstructed and generated clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actseq.commands.common import Result, use_threads
+from actseq.inference.loaded_run import LoadedRun
+
+if TYPE_CHECKING:
+    pass
+
+
+def report(
+    run: str | Path,
+    *,
+    prior: str | None = None,
+    n: int | None = None,
+    overrides: Iterable[str] = (),
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+) -> Result:
+    """A contact sheet of real, reconstructed, generated and continued clips, and all of them in one wav.
+
+    Args:
+        n: generated clips of each label; default: about 20 in all.
+    """
+    from actseq.plots.report import write_report
+
+    use_threads(threads)
+    loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides, need_prior=True)
+    made = write_report(loaded, loaded.run.path / "report", n, seed)
+    return {
+        "run": str(loaded.run.path),
+        "sheet": str(made.sheet),
+        "compiled": str(made.compiled),
+        "curves": [str(path) for path in made.curves],
+    }

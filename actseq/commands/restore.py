@@ -1,0 +1,49 @@
+"""`restore`: sounds freed of noise by a run that has learned to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from actseq.commands.common import Result
+from actseq.commands.reconstruct import reconstruct
+from actseq.config import Config
+from actseq.errors import ConfigError
+from actseq.inference.loading import read_autoencoder
+from actseq.progress import Reporter
+from actseq.storage.run_folder import Run
+
+
+def restore(
+    run: str | Path,
+    paths: Sequence[Path],
+    *,
+    out: Path,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Files or folders freed of what a run has learned to take away; as `reconstruct`, which is what it does.
+
+    The peak of each file is brought to the corpus's level, noise included, and the gain undone after.
+
+    Raises:
+        ConfigError: the run was not trained with a corruption of its crops.
+    """
+    opened = Run.open(run)
+    if not restores(read_autoencoder(opened)[1]):
+        raise ConfigError(
+            f"run {opened.name} was not trained to take anything away from a sound",
+            "a run with train_ae.corruption of kind noise, as preset restore has",
+            f"use actseq reconstruct {opened.name} PATH… --out DIR, or train one with --preset restore",
+        )
+    return reconstruct(run, paths, out=out, overrides=overrides, device=device, threads=threads, reporter=reporter)
+
+
+def restores(config: Config) -> bool:
+    """Whether an autoencoder is shown corrupted sounds and asked for clean ones."""
+    from actseq import build
+
+    corruption = build.build_corruption(config)
+    return corruption is not None and not corruption.of_grains

@@ -1,0 +1,76 @@
+"""`run`: all stages after one another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from actseq import config as configuration
+from actseq.commands.common import Result
+from actseq.commands.extract_latents import extract_latents
+from actseq.commands.train_ae import train_configured
+from actseq.commands.train_prior import train_prior
+from actseq.commands.train_vocoder import train_vocoder
+from actseq.config import Config
+from actseq.progress import Reporter, Silent
+from actseq.storage.artifacts import same_settings
+from actseq.storage.run_folder import Run
+
+MINUTES_SHARE = {"train_ae": 0.7, "train_prior": 0.3}
+MINUTES_SHARE_WITH_VOCODER = {"train_ae": 0.6, "train_prior": 0.25, "train_vocoder": 0.15}
+
+
+def run_all(
+    folder: Path,
+    preset: str,
+    *,
+    run: str | None = None,
+    minutes: float | None = None,
+    vocoder: bool = False,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """All stages; each is skipped when it is done with the same inputs. An autoencoder that only restores is all of it.
+
+    Args:
+        minutes: of all stages together.
+        vocoder: train one too, and keep the better of it and the one that needs no training.
+    """
+    from actseq import build
+
+    reporter = reporter or Silent()
+    overrides = list(overrides)
+    if minutes is not None:
+        network = configuration.load_preset(preset, overrides).autoencoder.network
+        shares = MINUTES_SHARE_WITH_VOCODER if vocoder else MINUTES_SHARE
+        shares = shares if build.is_generative(network) else {"train_ae": 1.0}
+        overrides = [f"{section}.minutes={share * minutes:g}" for section, share in shares.items()] + overrides
+    config = configuration.load_preset(preset, overrides)
+    if vocoder:
+        # A representation that no vocoder can be trained on is found out before hours of training.
+        build.build_vocoder_network(build.complete(config), build.build_representation(config))
+    first = train_configured(folder, config, run=run, device=device, threads=threads, reporter=reporter)
+    made = first["run"]
+    _same_later_sections(Run(Path(made)), config)
+    if not build.is_generative(config.autoencoder.network):
+        reporter.say("latents and prior are left out: this autoencoder has skip connections, it restores")
+        return {"run": made, "autoencoder": first}
+    result = {
+        "run": made,
+        "autoencoder": first,
+        "latents": extract_latents(made, device=device, threads=threads, reporter=reporter),
+        "prior": train_prior(made, device=device, threads=threads, reporter=reporter),
+    }
+    if vocoder:
+        result["vocoder"] = train_vocoder(made, device=device, threads=threads, reporter=reporter)
+    return result
+
+
+def _same_later_sections(run: Run, config: Config) -> None:
+    """`run` promises its own settings for every stage: refuse a run whose configuration says otherwise."""
+    from actseq import build
+
+    stored, asked = run.read_config().model_dump(mode="json"), build.complete(config).model_dump(mode="json")
+    same_settings(stored, asked, f"run {run.name}", "name another with --run, or delete it")

@@ -1,0 +1,238 @@
+"""`train-ae`: a folder → a corpus → an autoencoder; with `--find-lr`, a learning rate for it.
+
+What can be wrong is found out before anything is written: a `_Request` is a training that nothing was found wrong with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from actseq import config as configuration
+from actseq.commands.autoencoder_data import divide_labels, make_lesson
+from actseq.commands.common import Result, trained, use_threads
+from actseq.commands.corpus import labels_of, listing_of, make_corpus
+from actseq.config import Config
+from actseq.errors import ArtifactError, ConfigError
+from actseq.progress import Reporter, Silent
+from actseq.storage.artifacts import read_meta, same_settings, write_artifact
+from actseq.storage.run_folder import Run
+from actseq.storage.store import write_table
+
+if TYPE_CHECKING:
+    import torch
+
+
+def train_ae(
+    folder: Path,
+    preset: str,
+    *,
+    run: str | None = None,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Decode a folder into a corpus and train an autoencoder on it. Resumes; does nothing where it is done.
+
+    Raises:
+        AudioError: nothing usable in the folder.
+        ConfigError: preset or overrides; the run exists with other settings.
+        TrainingError: the training cannot go on.
+    """
+    config = configuration.load_preset(preset, overrides)
+    return train_configured(folder, config, run=run, device=device, threads=threads, reporter=reporter or Silent())
+
+
+def train_configured(
+    folder: Path, config: Config, *, run: str | None, device: str, threads: int | None, reporter: Reporter
+) -> Result:
+    """As `train_ae`, with a configuration that has been read."""
+    asked = _request(folder, config, run, device)
+    made, config = asked.run, asked.config
+    use_threads(threads)
+    with made.lock(made.path):
+        corpus_fingerprint = make_corpus(made, folder, asked.listing, config, reporter)
+        if not asked.begun and made.read_config() != config:
+            made.write_config(config, str(folder), corpus_fingerprint)
+        if (made.autoencoder / "model.json").is_file():
+            if read_meta(made.autoencoder, "actseq train-ae")["inputs"]["corpus"] != corpus_fingerprint:
+                raise ArtifactError(
+                    f"the autoencoder of run {made.name} was trained on another corpus",
+                    action="name another run with --run",
+                )
+            reporter.say(f"autoencoder: already trained ({made.autoencoder})")
+        else:
+            _train(asked, corpus_fingerprint, reporter)
+    keys = ("figures", "total_steps", "n_parameters", "latent_rate", "generative")
+    return trained(made, "autoencoder", made.autoencoder, *keys)
+
+
+def find_rate(
+    folder: Path,
+    preset: str,
+    *,
+    run: str | None = None,
+    overrides: Iterable[str] = (),
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Make the corpus, and find a learning rate for the autoencoder: drawn into `plots/` in the run, which is not trained.
+
+    Raises:
+        AudioError: nothing usable in the folder.
+        ConfigError: preset or overrides; the run exists with other settings; the network is not trained.
+    """
+    from actseq.plots.sound_charts import learning_rates
+    from actseq.training import learning_rate
+
+    reporter = reporter or Silent()
+    asked = _request(folder, configuration.load_preset(preset, overrides), run, device)
+    made, config = asked.run, asked.config
+    if not asked.trainable:
+        raise ConfigError(f"{config.autoencoder.network.kind} is fitted, not trained: it has no learning rate")
+    use_threads(threads)
+    with made.lock(made.path):
+        corpus_fingerprint = make_corpus(made, folder, asked.listing, config, reporter)
+        lesson = make_lesson(made, config, corpus_fingerprint, reporter)
+        training, validation = lesson.sources(reporter)
+        found = learning_rate.find_rate(
+            lesson.objective,
+            training,
+            validation or training,
+            config.train_ae,
+            seed=config.seed,
+            device=asked.device,
+            reporter=reporter,
+        )
+        picture = made.path / "plots" / "learning-rate.png"
+        learning_rates(picture, found.rates, found.losses, found.smooth, found.suggested, made.name)
+        steps = np.arange(1, len(found.rates) + 1)
+        columns = {"step": steps, "learning_rate": found.rates, "loss": found.losses, "smoothed": found.smooth}
+        write_table(picture.with_suffix(".csv"), columns)
+    return {
+        "run": str(made.path),
+        "configured": config.train_ae.learning_rate,
+        "suggested": found.suggested,
+        "lowest": found.lowest,
+        "steps": len(found.rates),
+        "picture": str(picture),
+    }
+
+
+def rate_lines(result: Result) -> list[str]:
+    """The result of `find_rate` for a person."""
+    suggested = result["suggested"]
+    if suggested is None:
+        found = "the loss fell at no rate: look at the curve, the data and the network"
+    else:
+        found = f"suggested: --set train_ae.learning_rate={suggested:.2g} (configured is {result['configured']:g})"
+    return [found, f"the loss is lowest at {result['lowest']:.2g}: {result['picture']}"]
+
+
+# -- what both commands begin with --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A training that nothing was found wrong with.
+
+    Attributes:
+        run: where it is to lie.
+        config: complete.
+        device: what it computes on.
+        listing: hash of what lies in the folder of sounds.
+        trainable: whether the network is trained in steps.
+        begun: whether the autoencoder has been begun before.
+    """
+
+    run: Run
+    config: Config
+    device: torch.device
+    listing: str
+    trainable: bool
+    begun: bool
+
+
+def _request(folder: Path, config: Config, run: str | None, device: str) -> _Request:
+    from actseq import build
+    from actseq.training.loop import resolve_device
+
+    config = build.complete(config)
+    representation = build.build_representation(config)
+    model = build.build_autoencoder(config, representation)
+    objective = build.build_autoencoding(config, model, representation, representation.hop_length)
+    resolved = resolve_device(device)
+    divide_labels(labels_of(folder, config.corpus.labels), config, objective)
+    listing = listing_of(folder, config.corpus.labels)
+    made = Run.locate(run or f"{folder.resolve().name}-{Path(config.preset).stem}")
+    # A learning rate that was looked for in this run can still be taken up in it.
+    begun = (made.autoencoder / "plan.json").is_file() or (made.autoencoder / "model.json").is_file()
+    bound = [name for name in configuration.STAGE_SECTIONS["train-ae"] if begun or name != "train_ae"]
+    sections = {name: config.model_dump(mode="json")[name] for name in bound}
+    if (made.path / "config.yaml").is_file():
+        stored = made.read_config().model_dump(mode="json")
+        same_settings(
+            {name: stored[name] for name in sections} | {"seed": stored["seed"]},
+            sections | {"seed": config.seed},
+            f"run {made.name}",
+            "name another with --run, or delete it",
+        )
+    elif made.path.exists() and (not made.path.is_dir() or any(made.path.glob("[!.]*"))):
+        raise ConfigError(f"{made.path} exists and is no run", action="name another with --run")
+    return _Request(made, config, resolved, listing, model.network.trainable, begun)
+
+
+def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None:
+    from actseq import build
+    from actseq.training.loop import train
+
+    run, config = asked.run, asked.config
+    lesson = make_lesson(run, config, corpus_fingerprint, reporter)
+    model, representation = lesson.model, lesson.representation
+    figures: dict[str, float] = {}
+    steps = best = 0
+    if asked.trainable:
+        outcome = train(
+            lesson.objective,
+            *lesson.sources(reporter),
+            config.train_ae,
+            run.autoencoder,
+            name="autoencoder",
+            seed=config.seed,
+            device=asked.device,
+            reporter=reporter,
+        )
+        model.cpu().load_state_dict(outcome.tensors)
+        figures, steps, best = outcome.figures, outcome.total_steps, outcome.best_step
+    if model.generative:
+        model.eval().calibrate(lesson.features)
+    write_artifact(
+        run.autoencoder,
+        {f"autoencoder.{name}": value for name, value in model.state_dict().items()}
+        | {f"representation.{name}": value for name, value in representation.state_dict().items()},  # type: ignore[attr-defined]
+        {
+            "kind": "autoencoder",
+            "config": config.model_dump(mode="json"),
+            "inputs": {"corpus": corpus_fingerprint},
+            "sample_rate": representation.sample_rate,
+            "feature_rate": representation.feature_rate,
+            "latent_rate": model.latent_rate,
+            "latent_dim": model.latent_dim,
+            "generative": model.generative,
+            "n_parameters": build.n_parameters(model),
+            "total_steps": steps,
+            "best_step": best,
+            "figures": figures,
+        },
+    )
+    active = figures.get("active_dims")
+    if active is not None and active < model.latent_dim / 4:
+        reporter.warn(
+            f"only {active:.0f} of {model.latent_dim} latent dimensions are in use; lower kl_weight or latent_dim"
+        )

@@ -1,0 +1,104 @@
+"""`train-prior`: latents of a run → a prior by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from actseq.commands.common import Result, begin_training, check_name, trained, use_threads
+from actseq.data.latents import SequenceSource
+from actseq.errors import ConfigError
+from actseq.inference.loading import load_latents, read_autoencoder, require_generative, stage_config
+from actseq.progress import Reporter, Silent
+from actseq.storage.artifacts import fingerprint, write_artifact
+from actseq.storage.run_folder import Run
+
+
+def train_prior(
+    run: str | Path,
+    *,
+    name: str = "default",
+    overrides: Iterable[str] = (),
+    seed: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Train a prior on a run's latents. Resumes; does nothing where it is done."""
+    import torch
+
+    from actseq import build, registry
+    from actseq.priors.end_calibration import calibrate
+    from actseq.training.loop import resolve_device, train
+
+    reporter = reporter or Silent()
+    check_name(name, "prior")
+    if name in registry.UNTRAINED_PRIORS:
+        raise ConfigError(
+            f"'{name}' is the name of a prior that needs no training", action="give the new one another --name"
+        )
+    opened = Run.open(run)
+    require_generative(opened)
+    config = stage_config(read_autoencoder(opened)[1], overrides, "train-prior")
+    seed = config.seed if seed is None else seed
+    latents, latents_meta = load_latents(opened, fingerprint(opened.autoencoder))
+    inputs = {"autoencoder": latents_meta["inputs"]["autoencoder"], "latents": latents_meta["fingerprint"]}
+    folder = opened.priors / name
+    sections = {key: config.model_dump(mode="json")[key] for key in ("prior", "train_prior")} | {"seed": seed}
+    use_threads(threads)
+    with opened.lock(folder):
+        if not begin_training(opened, "prior", folder, sections | inputs, reporter):
+            return _result(opened, folder)
+        labels, statistics = latents.labels, latents.statistics()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build.build_prior(config, latents.latent_dim, len(statistics.active), labels)
+        standardiser = model.prior.standardiser
+        standardiser.active.copy_(torch.from_numpy(statistics.active))
+        standardiser.mean.copy_(torch.from_numpy(statistics.mean))
+        standardiser.deviation.copy_(torch.from_numpy(statistics.deviation))
+        dead = latents.latent_dim - len(statistics.active)
+        if dead:
+            reporter.say(f"{dead} of {latents.latent_dim} latent dimensions carry nothing and are drawn from N(0, 1)")
+        section = config.train_prior
+
+        def source(split: str) -> SequenceSource:
+            return SequenceSource(latents, split, labels, section.frames, section.batch_size, seed)
+
+        validation = source("validation") if latents.indices("validation") else None
+        outcome = train(
+            build.build_sequence(config, model),
+            source("train"),
+            validation,
+            section,
+            folder,
+            name=f"prior {name}",
+            seed=seed,
+            device=resolve_device(device),
+            reporter=reporter,
+        )
+        model.load_state_dict(outcome.tensors)
+        if calibrate(model.eval(), *latents.known_lengths(labels), seed):
+            reporter.say("ends calibrated on what the prior makes")
+        write_artifact(
+            folder,
+            {f"prior.{key}": value for key, value in model.state_dict().items()},
+            {
+                "kind": "prior",
+                "config": config.model_dump(mode="json"),
+                "seed": seed,
+                "inputs": inputs,
+                "labels": labels,
+                "latent_dim": latents.latent_dim,
+                "n_active": len(statistics.active),
+                "n_parameters": build.n_parameters(model),
+                "total_steps": outcome.total_steps,
+                "best_step": outcome.best_step,
+                "figures": outcome.figures,
+            },
+        )
+    return _result(opened, folder)
+
+
+def _result(run: Run, folder: Path) -> Result:
+    return trained(run, "prior", folder, "labels", "figures", "total_steps", "n_parameters")

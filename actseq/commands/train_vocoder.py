@@ -1,0 +1,167 @@
+"""`train-vocoder`: a corpus → a vocoder by name, and which of a run's vocoders is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from actseq.commands.common import GAIN_DB, Result, aligned, begin_training, check_name, trained, use_threads
+from actseq.data.corpus import Corpus
+from actseq.data.features import FeatureBatches
+from actseq.data.segments import SegmentSource
+from actseq.errors import ArtifactError
+from actseq.inference.loading import load_codec, load_vocoder, read_autoencoder, stage_config, vocoder_inputs
+from actseq.progress import Reporter, Silent
+from actseq.storage.artifacts import fingerprint, read_json, write_artifact, write_json
+from actseq.storage.run_folder import Run
+
+if TYPE_CHECKING:
+    from actseq.inference.codec import Codec
+
+
+def train_vocoder(
+    run: str | Path,
+    *,
+    name: str = "default",
+    overrides: Iterable[str] = (),
+    seed: int | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> Result:
+    """Train a vocoder, then compare all of the run's with the one that needs no training; the winner is what `auto` means.
+
+    Resumes; does nothing where it is done.
+    """
+    import torch
+
+    from actseq import build
+    from actseq.training.loop import train
+
+    reporter = reporter or Silent()
+    check_name(name, "vocoder")
+    opened = Run.open(run)
+    meta_ae, config = read_autoencoder(opened)
+    config = stage_config(config, overrides, "train-vocoder")
+    section, seed = config.train_vocoder, config.seed if seed is None else seed
+    use_threads(threads)
+    codec, _, _ = load_codec(opened, device, None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build.build_vocoder_network(config, codec.representation)
+        objective = build.build_vocoding(config, model, codec.representation, codec.autoencoder)
+    inputs = vocoder_inputs(opened, meta_ae, config)
+    if read_json(opened.corpus / "corpus.json")["fingerprint"] != inputs["corpus"]:
+        raise ArtifactError(
+            f"the autoencoder of run {opened.name} was trained on another corpus", action="copy the run again"
+        )
+    made_from = {key: value for key, value in inputs.items() if key != "autoencoder" or objective.uses_autoencoder}
+    corpus = Corpus(opened.corpus, config.corpus.level_dbfs)
+    folder = opened.vocoders / name
+    settings = {"train_vocoder": section.model_dump(mode="json"), "seed": seed} | made_from
+    with opened.lock(folder):
+        if begin_training(opened, "vocoder", folder, settings, reporter):
+            model.normaliser.fit(FeatureBatches(corpus, codec.representation, codec.device))
+            hop = codec.representation.hop_length
+
+            def source(split: str, gain_db: tuple[float, float], jitter: int) -> SegmentSource:
+                samples = section.frames * hop
+                return SegmentSource(
+                    corpus, split, samples, objective.margin, section.batch_size, seed, gain_db, jitter
+                )
+
+            outcome = train(
+                objective,
+                source("train", GAIN_DB, hop),
+                source("validation", (0.0, 0.0), 0) if corpus.indices("validation") else None,
+                section,
+                folder,
+                name=f"vocoder {name}",
+                seed=seed,
+                device=codec.device,
+                reporter=reporter,
+            )
+            write_artifact(
+                folder,
+                {f"vocoder.{key}": value for key, value in outcome.tensors.items()},
+                {
+                    "kind": "vocoder",
+                    "config": config.model_dump(mode="json"),
+                    "seed": seed,
+                    "inputs": made_from,
+                    "n_parameters": build.n_parameters(model),
+                    "total_steps": outcome.total_steps,
+                    "best_step": outcome.best_step,
+                    "figures": outcome.figures,
+                },
+            )
+    result = trained(opened, "vocoder", folder, "figures", "total_steps", "n_parameters")
+    return result | {"choice": _choose(opened, name, codec, corpus, inputs, reporter)}
+
+
+def _choose(
+    run: Run,
+    just_trained: str,
+    codec: Codec,
+    corpus: Corpus,
+    inputs: dict[str, str],
+    reporter: Reporter,
+) -> Result:
+    """Score all vocoders of a run on its validation clips and write down the winner, unless that is done."""
+    from actseq import build, registry
+    from actseq.data.excerpts import spread
+    from actseq.evaluation import vocoder_choice
+
+    untrained = build.untrained_vocoder(codec.representation)
+    first = f"{untrained.kind} (untrained)"
+    vocoders = {first: build.build_vocoder(untrained, codec.representation)}
+    members: dict[str, Result] = {first: {"vocoder": untrained.model_dump(), "fingerprint": None}}
+    for name in run.trained_vocoders():
+        try:
+            vocoders[name] = load_vocoder(run, name, codec.representation, inputs)
+        except ArtifactError as error:
+            if name == just_trained:
+                raise
+            reporter.warn(f"not compared: {error}")
+            continue
+        members[name] = {
+            "vocoder": registry.trained(name=name).model_dump(),
+            "fingerprint": fingerprint(run.vocoders / name),
+        }
+    with run.lock(run.vocoders):
+        if run.choice.is_file():
+            made = read_json(run.choice)
+            known = {name: {key: row[key] for key in members[first]} for name, row in made["candidates"].items()}
+            if made["inputs"] == inputs and known == members:
+                return made
+        indices = spread(corpus.indices("validation"), vocoder_choice.CLIPS)
+        for vocoder in vocoders.values():
+            vocoder.to(codec.device)  # type: ignore[attr-defined]
+        if indices:
+            scores = vocoder_choice.score(vocoders, codec, corpus, indices, reporter)
+            found, winner = vocoder_choice.figures(scores, first), vocoder_choice.decide(scores, first)
+            why = vocoder_choice.reason(found, first, winner)
+        else:
+            found, winner = {}, first
+            why = f"chosen: {first}. The run has no validation clips to compare on."
+        result = {
+            "inputs": inputs,
+            "split": "validation",
+            "clips": len(indices),
+            "seconds": vocoder_choice.SECONDS,
+            "decided_by": f"{vocoder_choice.DECIDES} of {vocoder_choice.WAYS[0]}, mean over clips",
+            "candidates": {name: member | found.get(name, {}) for name, member in members.items()},
+            "winner": {"name": winner, **members[winner]},
+            "reason": why,
+        }
+        write_json(run.choice, result)
+    return result
+
+
+def choice_lines(result: Result) -> list[str]:
+    """The comparison of `train-vocoder` as a table, and what was chosen."""
+    from actseq.evaluation.vocoder_choice import table
+
+    rows = table(result["candidates"]) if result["clips"] else []
+    return [f"on {result['clips']} validation clips", *aligned(rows), result["reason"]]

@@ -1,0 +1,49 @@
+"""`verify`: read everything of a run again and compare it with its hashes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from actseq.commands.common import Result
+from actseq.errors import ArtifactError
+from actseq.progress import Reporter, Silent
+from actseq.storage.artifacts import read_json, read_meta, read_weights
+from actseq.storage.run_folder import Run
+from actseq.storage.store import SequenceStore
+
+
+def verify(run: str | Path, *, reporter: Reporter | None = None) -> Result:
+    """Read everything of a run again and compare it with its hashes.
+
+    Raises:
+        ArtifactError: something is not what was written; each case is named.
+    """
+    reporter = reporter or Silent()
+    opened = Run.open(run)
+    problems: list[str] = []
+    checked: list[str] = []
+    for folder in (opened.corpus, opened.features, opened.latents):
+        marker = f"{folder.name}.json"
+        if (folder / marker).is_file():
+            store = SequenceStore(folder)
+            found = store.verify()
+            if not found and store.fingerprint() != read_json(folder / marker)["fingerprint"]:
+                found = [f"{folder.name}: the manifest is not the one that {marker} names"]
+            problems += found
+            checked.append(f"{folder.name}: {len(store)} sequences")
+    trained = ("priors/*/model.json", "vocoders/*/model.json", "classifier/model.json")
+    made = sorted(path for pattern in trained for path in opened.path.glob(pattern))
+    for folder in (opened.autoencoder, *(path.parent for path in made)):
+        if (folder / "model.json").is_file():
+            try:
+                read_weights(folder, read_meta(folder, "its stage"))
+                checked.append(f"{folder.relative_to(opened.path)}: weights")
+            except ArtifactError as error:
+                problems.append(str(error))
+    if problems:
+        for problem in problems:
+            reporter.warn(problem)
+        raise ArtifactError(
+            f"{len(problems)} things in run {opened.name} are not what was written; the first: {problems[0]}"
+        )
+    return {"run": str(opened.path), "checked": checked}

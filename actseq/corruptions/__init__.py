@@ -1,0 +1,1 @@
+"""What is done to sounds that a network learns to undo or to ignore."""

@@ -1,0 +1,143 @@
+"""Noise added to sounds: white, coloured, or other sounds of the corpus."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from actseq.corruptions.base import Corrupted
+from actseq.errors import require
+
+LEAST_RMS = 0.01
+"""−40 dBFS: a crop that is quieter gets the noise that one of this level would."""
+
+
+class Noise(nn.Module):
+    """`noise`: noise is added to a crop, and some crops are also clipped, coarsely quantised or torn; the target is clean.
+
+    A crop gets noise of one kind, drawn by the weights, at a signal-to-noise ratio drawn from its bounds: that of the RMS of
+    crop and noise. Some crops are then damaged further. Last, input and target are turned down together: what is to be
+    restored will be brought to the corpus's level with its noise, and the sound in it is quieter than alone.
+
+    Args:
+        snr_db: bounds of the signal-to-noise ratio.
+        white_weight: how often the noise is white, relative to the other weights.
+        coloured_weight: how often its power falls as 1 / frequency^slope.
+        other_weight: how often it is a crop of another class, as `train_ae.targets` divides them.
+        slope: bounds of the slope; 1 is pink, 2 brown, below 0 blue.
+        clipping: share of crops that are clipped.
+        clipping_db: bounds of the level at which they are, relative to their peak.
+        quantisation: share of crops of few bits.
+        bits: bounds of how many.
+        dropouts: share of crops with gaps of silence.
+        dropout_gaps: gaps of such a crop.
+        dropout_samples: bounds of the length of a gap.
+        turned_down_db: input and target are turned down by up to so much.
+    """
+
+    of_grains = False
+
+    def __init__(
+        self,
+        *,
+        snr_db: tuple[float, float] = (-5.0, 20.0),
+        white_weight: float = 1.0,
+        coloured_weight: float = 1.0,
+        other_weight: float = 1.0,
+        slope: tuple[float, float] = (0.0, 2.0),
+        clipping: float = 0.0,
+        clipping_db: tuple[float, float] = (-15.0, -3.0),
+        quantisation: float = 0.0,
+        bits: tuple[int, int] = (5, 10),
+        dropouts: float = 0.0,
+        dropout_gaps: int = 4,
+        dropout_samples: tuple[int, int] = (50, 500),
+        turned_down_db: float = 6.0,
+    ) -> None:
+        super().__init__()
+        weights = {"white_weight": white_weight, "coloured_weight": coloured_weight, "other_weight": other_weight}
+        shares = {"clipping": clipping, "quantisation": quantisation, "dropouts": dropouts}
+        require(0, **weights, **shares, turned_down_db=turned_down_db)
+        require(1, dropout_gaps=dropout_gaps, bits=bits[0], dropout_samples=dropout_samples[0])
+        if not sum(weights.values()):
+            raise ValueError("white_weight, coloured_weight and other_weight are all 0, expected one above it")
+        for name, share in shares.items():
+            if share > 1:
+                raise ValueError(f"{name} is {share}, expected at most 1")
+        bounds = {"snr_db": snr_db, "slope": slope, "clipping_db": clipping_db, "bits": bits}
+        for name, (low, high) in (bounds | {"dropout_samples": dropout_samples}).items():
+            if not low <= high:
+                raise ValueError(f"{name} is [{low}, {high}], expected the lower bound first")
+        self.snr_db, self.slope, self.turned_down_db = snr_db, slope, turned_down_db
+        self.weights = torch.tensor(list(weights.values()))
+        self.clipping, self.clipping_db = clipping, clipping_db
+        self.quantisation, self.bits = quantisation, bits
+        self.dropouts, self.dropout_gaps, self.dropout_samples = dropouts, dropout_gaps, dropout_samples
+        self.of_others = other_weight > 0
+
+    def vary(self, output: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
+        """The output itself."""
+        return output
+
+    def corrupt(
+        self, waveform: Float[Tensor, "batch samples"], noise: Float[Tensor, "batch samples"] | None
+    ) -> Corrupted:
+        """Noise first, then clipping, quantisation and gaps; every row has its own of each.
+
+        Raises:
+            ValueError: noise of other classes has a weight, and there is none.
+        """
+        if self.of_others and noise is None:
+            raise ValueError("other_weight is above 0, but there are no crops of other classes")
+        n, device = len(waveform), waveform.device
+
+        def uniform(bounds: tuple[float, float]) -> Tensor:
+            return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(n, 1, device=device)
+
+        def chosen(share: float) -> Tensor:
+            return torch.rand(n, 1, device=device) < share
+
+        kinds = torch.multinomial(self.weights.to(device), n, replacement=True)[:, None]
+        slope = torch.where(kinds == 1, uniform(self.slope), 0.0)
+        added = coloured(torch.randn_like(waveform), slope)
+        if noise is not None:
+            added = torch.where(kinds == 2, noise, added)
+        dirty = waveform + at_ratio(added, waveform, uniform(self.snr_db))
+        peak = dirty.abs().amax(1, keepdim=True)
+        bound = torch.where(chosen(self.clipping), peak * 10 ** (uniform(self.clipping_db) / 20), peak)
+        dirty = torch.clamp(dirty, -bound, bound)
+        step = 2.0 ** (1 - torch.randint(self.bits[0], self.bits[1] + 1, (n, 1), device=device))
+        dirty = torch.where(chosen(self.quantisation), (dirty / step).round() * step, dirty)
+        dirty = torch.where(chosen(self.dropouts) & self._gaps(dirty), 0.0, dirty)
+        gain = 10 ** (-self.turned_down_db / 20 * torch.rand(n, 1, device=device))
+        return Corrupted(dirty * gain, waveform * gain)
+
+    def _gaps(self, waveform: Tensor) -> Tensor:
+        """Where each row has its gaps."""
+        (n, size), device = waveform.shape, waveform.device
+        at = torch.arange(size, device=device)
+        gaps = torch.zeros_like(waveform, dtype=torch.bool)
+        for _ in range(self.dropout_gaps):
+            length = torch.randint(self.dropout_samples[0], self.dropout_samples[1] + 1, (n, 1), device=device)
+            start = (torch.rand(n, 1, device=device) * (size - length).clamp(min=1)).long()
+            gaps |= (at >= start) & (at < start + length)
+        return gaps
+
+
+def coloured(white: Float[Tensor, "batch samples"], slope: Float[Tensor, "batch 1"]) -> Float[Tensor, "batch samples"]:
+    """White noise filtered so that its power falls as 1 / frequency^slope, and is even below 1/400 of the sample rate.
+
+    Further down next to nothing is heard, and yet most of a brown noise would lie there.
+    """
+    size = white.shape[1]
+    frequency = torch.fft.rfftfreq(size, device=white.device).clamp(min=1 / 400)
+    filtered: Tensor = torch.fft.irfft(torch.fft.rfft(white) * frequency ** (-slope / 2), size)
+    return filtered
+
+
+def at_ratio(
+    noise: Float[Tensor, "batch samples"], sound: Float[Tensor, "batch samples"], snr_db: Float[Tensor, "batch 1"]
+) -> Float[Tensor, "batch samples"]:
+    """Noise at a ratio of RMS below the sound, of which anything under −40 dBFS counts as that; silent noise stays it."""
+    level = sound.square().mean(1, keepdim=True).sqrt().clamp(min=LEAST_RMS)
+    own = noise.square().mean(1, keepdim=True).sqrt().clamp(min=1e-8)
+    return noise * (level / own * 10 ** (-snr_db / 20))

@@ -1,0 +1,262 @@
+"""Audio folder → store of clips; splits; random segments.
+
+A clip is one source file, or a block of one where a label has too few files to be split by file. `waveform` presents
+clips at the corpus's level; the gain is returned beside them so that it can be undone on the way out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actseq import audio, units
+from actseq.config import CorpusConfig
+from actseq.errors import AudioError
+from actseq.progress import Reporter
+from actseq.storage.store import SequenceStore, StoreWriter, group_shards
+
+if TYPE_CHECKING:
+    pass
+
+SPLITS = ("train", "validation", "test")
+FEW_FILES = 10
+LONG_IN_SEGMENTS = 6
+Waveform = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A clip to be made: a stretch of a source file, in samples of the corpus's rate."""
+
+    key: str
+    source: str
+    source_sha256: str
+    label: str
+    split: str
+    start: int
+    stop: int | None
+    """None: to the end of the file."""
+
+
+def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: int) -> list[Clip]:
+    """Split by file, stratified by label, seeded.
+
+    Where a label has fewer than ten files, its long files (six segments or more) are cut into a training, a validation and
+    a test block with a guard of one segment between them; its short ones are for training. Should that leave nothing to
+    validate or test on, files are held out regardless of label.
+    """
+    by_label: dict[str, list[audio.ScanRow]] = defaultdict(list)
+    for row in rows:
+        by_label[row.label].append(row)
+    clips: list[Clip] = []
+    for label in sorted(by_label):
+        members = sorted(by_label[label], key=lambda row: row.path)
+        order = np.random.default_rng([seed, len(members), *label.encode("utf-8", "surrogateescape")]).permutation(
+            len(members)
+        )
+        if len(members) >= FEW_FILES:
+            n_validation = max(1, round(config.validation * len(members)))
+            n_test = max(1, round(config.test * len(members)))
+            for rank, i in enumerate(order):
+                split = "validation" if rank < n_validation else "test" if rank < n_validation + n_test else "train"
+                clips.append(_whole(members[i], split))
+        else:
+            for row in members:
+                clips.extend(_blocks(row, config))
+    for missing in ("validation", "test"):
+        candidates = [i for i, clip in enumerate(clips) if clip.split == "train"]
+        if not any(clip.split == missing for clip in clips) and len(candidates) > 1:
+            chosen = candidates[int(np.random.default_rng([seed, len(clips)]).integers(len(candidates)))]
+            clips[chosen] = Clip(**{**asdict(clips[chosen]), "split": missing})
+    return sorted(clips, key=lambda clip: clip.key)
+
+
+def _whole(row: audio.ScanRow, split: str) -> Clip:
+    return Clip(row.path, row.path, row.sha256, row.label, split, 0, None)
+
+
+def _blocks(row: audio.ScanRow, config: CorpusConfig) -> list[Clip]:
+    total = units.seconds_to_samples(row.seconds, config.sample_rate)
+    guard = units.seconds_to_samples(config.segment_seconds, config.sample_rate)
+    if total < LONG_IN_SEGMENTS * guard:
+        return [_whole(row, "train")]
+    usable = total - 2 * guard
+    n_validation, n_test = round(config.validation * usable), round(config.test * usable)
+    n_train = usable - n_validation - n_test
+    bounds = [
+        ("train", 0, n_train),
+        ("validation", n_train + guard, n_train + guard + n_validation),
+        ("test", n_train + 2 * guard + n_validation, None),
+    ]
+    return [
+        Clip(f"{row.path}#{split}", row.path, row.sha256, row.label, split, start, stop)
+        for split, start, stop in bounds
+    ]
+
+
+def build_corpus(folder: Path, out: Path, config: CorpusConfig, seed: int, reporter: Reporter) -> audio.Scan:
+    """Decode a folder into a store of clips at `out`, with `scan.csv` beside it. Resumes what was left unfinished.
+
+    Raises:
+        AudioError: the folder is missing or holds nothing usable, or a file changed while it was read.
+    """
+    labels = audio.read_labels(config.labels) if config.labels else None
+    reporter.begin("scan", 0, unit="files")
+    scan = audio.scan(folder, labels=labels, on_file=lambda done, total: reporter.advance(done))
+    reporter.end()
+    out.mkdir(parents=True, exist_ok=True)
+    scan.write_csv(out / "scan.csv")
+    clips = assign_splits(scan.usable, config, seed)
+    seconds = {row.path: row.seconds for row in scan.usable}
+    sizes = [int(2 * config.sample_rate * seconds[clip.source]) for clip in clips]
+    writer = StoreWriter(out)
+    done = writer.committed()
+    shards = group_shards(sizes)
+    reporter.begin("corpus", len(clips), sum(len(shards[i]) for i in done if i < len(shards)), unit="clips")
+    n_done = sum(len(shards[i]) for i in done if i < len(shards))
+    with ThreadPoolExecutor() as pool:
+        for number, members in enumerate(shards):
+            if number in done:
+                continue
+            chosen = [clips[i] for i in members]
+            decoded = pool.map(lambda clip: _decode(folder, clip, config), chosen)
+            items = []
+            for clip, (samples, extra) in zip(chosen, decoded, strict=True):
+                items.append(
+                    (
+                        clip.key,
+                        samples,
+                        {
+                            "source": clip.source,
+                            "source_sha256": clip.source_sha256,
+                            "label": clip.label,
+                            "split": clip.split,
+                            **extra,
+                        },
+                    )
+                )
+                n_done += 1
+                reporter.advance(n_done)
+            writer.write_shard(number, items)
+    reporter.end()
+    return scan
+
+
+def _decode(
+    folder: Path, clip: Clip, config: CorpusConfig
+) -> tuple[NDArray[np.generic], dict[str, float | int | bool]]:
+    waveform, _ = audio.load(folder / clip.source, config.sample_rate)
+    waveform, offset = audio.remove_offset(waveform)
+    waveform = waveform[clip.start : clip.stop]
+    begins, ends, start = clip.start == 0, clip.stop is None, clip.start
+    peak = float(np.abs(waveform).max(initial=0.0))
+    if config.trim == "onset" and begins and peak > 0:
+        first, _ = audio.trim_bounds(waveform)
+        waveform, start = waveform[first:], start + first
+    # A full scale above 1 keeps what resampling or a float file has beyond it: nothing is clipped.
+    scale = max(1.0, float(-waveform.min(initial=0.0)), float(waveform.max(initial=0.0)) * 32768 / 32767)
+    samples: NDArray[np.generic] = (
+        np.clip(np.round(waveform / scale * 32768), -32768, 32767).astype(np.int16)
+        if config.dtype == "int16"
+        else (waveform / scale).astype(np.float16)
+    )
+    return samples, {
+        "sample_rate": config.sample_rate,
+        "start": start,
+        "peak": peak,
+        "scale": scale,
+        "offset": offset,
+        "begins": begins,
+        "ends": ends,
+    }
+
+
+class Corpus:
+    """Clips of a store, as waveforms.
+
+    Args:
+        folder: where the store lies.
+        level_dbfs: peak level at which clips are presented; None leaves them as they are.
+    """
+
+    def __init__(self, folder: Path, level_dbfs: float | None) -> None:
+        self.store = SequenceStore(folder)
+        self.level_dbfs = level_dbfs
+        if not len(self.store):
+            raise AudioError(f"the corpus at {folder} holds no clip", action="delete it and run train-ae again")
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def indices(self, split: str, labels: Collection[str] | None = None) -> list[int]:
+        """Clips of a split; of these labels, if any are named."""
+        return [
+            i
+            for i, record in enumerate(self.store.records)
+            if record.extra["split"] == split and (labels is None or record.extra["label"] in labels)
+        ]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The labels that occur, sorted."""
+        return sorted({str(record.extra["label"]) for record in self.store.records})
+
+    def split_labels(self, split: str) -> list[str]:
+        """The labels of a split, sorted."""
+        return sorted({str(self.store.records[i].extra["label"]) for i in self.indices(split)})
+
+    def gain(self, index: int) -> float:
+        """What a clip is multiplied with to be presented at the corpus's level."""
+        return level_gain(float(self.store.records[index].extra["peak"]), self.level_dbfs)
+
+    def waveform(self, index: int, start: int = 0, stop: int | None = None) -> Waveform:
+        """(samples,) from `start` to `stop` at the corpus's level; outside the clip there is silence."""
+        record = self.store.records[index]
+        stop = record.length if stop is None else stop
+        inside = self.store.read(index, max(0, start), min(max(stop, 0), record.length))
+        full_scale = 32768 if record.dtype == "int16" else 1
+        factor = self.gain(index) * float(record.extra["scale"]) / full_scale
+        waveform = inside.astype(np.float32) * np.float32(factor)
+        before, after = max(0, -start), max(0, stop - record.length)
+        return np.pad(waveform, (before, after)) if before or after else waveform
+
+    def waveform_at_speed(self, index: int, speed: float, origin: int, start: int, stop: int) -> Waveform:
+        """(stop − start,) samples of a clip that is played faster or slower, pitch included; cubic (Catmull and Rom).
+
+        Args:
+            index: of the clip.
+            speed: 2 is twice as fast.
+            origin: sample of the clip that sample 0 is played from.
+            start: first sample played.
+            stop: behind the last sample played.
+        """
+        at = np.arange(start, stop) * speed
+        first = int(np.floor(at[0])) - 1
+        read = self.waveform(index, origin + first, origin + int(at[-1]) + 3)
+        whole = np.floor(at).astype(np.int64)
+        t = (at - whole).astype(np.float32)
+        p0, p1, p2, p3 = (read[whole - first + k] for k in (-1, 0, 1, 2))
+        made: Waveform = p1 + 0.5 * t * (p2 - p0 + t * (2 * p0 - 5 * p1 + 4 * p2 - p3 + t * (3 * (p1 - p2) + p3 - p0)))
+        return made
+
+    def summary(self) -> dict[str, int]:
+        """Clips per split."""
+        return dict(Counter(str(record.extra["split"]) for record in self.store.records))
+
+
+def random_speed(rng: np.random.Generator, most: float) -> float:
+    """A speed up to this share faster or slower."""
+    return float(np.exp(rng.uniform(-1, 1) * np.log1p(most)))
+
+
+def level_gain(peak: float, level_dbfs: float | None) -> float:
+    """Gain that brings a peak to a level; 1 where no level is asked for or there is no sound."""
+    return 1.0 if level_dbfs is None or peak <= 0 else units.db_to_amplitude(level_dbfs) / peak

@@ -1,0 +1,206 @@
+"""Features of clips: analysed in pieces, or analysed once and stored (`train_ae.stored_features`).
+
+Stored features are 32-bit floats: with the 11 bits of half precision an unwrapped phase of 1000 radians has steps of 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actseq import units
+from actseq.data.corpus import SPLITS, Corpus
+from actseq.data.segments import Windows
+from actseq.progress import Reporter
+from actseq.storage.artifacts import begin_store, write_json
+from actseq.storage.store import SequenceStore, StoreWriter, group_shards
+
+if TYPE_CHECKING:
+    from actseq.representations.base import Representation
+
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from actseq.representations.base import Features, Representation
+
+
+def store_features(
+    folder: Path,
+    corpus: Corpus,
+    representation: Representation,
+    inputs: Mapping[str, Any],
+    what: str,
+    reporter: Reporter,
+) -> SequenceStore:
+    """A store of (frames, channels) for every clip, in the order of the corpus. Resumes; does nothing where it is done.
+
+    Args:
+        folder: where it lies.
+        corpus: the clips.
+        representation: on the CPU.
+        inputs: what the features depend on.
+        what: whose features they are, for the user.
+        reporter: is told of progress.
+
+    Raises:
+        ConfigError: the features there were made from other inputs.
+    """
+    import torch
+
+    if begin_store(folder, inputs, what) is not None:
+        reporter.say(f"features: already stored ({folder})")
+        return SequenceStore(folder)
+    frames = [units.n_frames(record.length, representation.hop_length) for record in corpus.store.records]
+    shards = group_shards([np.dtype(np.float32).itemsize * representation.channels * n for n in frames])
+    writer = StoreWriter(folder)
+    done = writer.committed()
+    n_done = sum(len(shards[number]) for number in done)
+    reporter.begin("features", len(corpus), n_done, unit="clips")
+    for number, members in enumerate(shards):
+        if number in done:
+            continue
+        items = []
+        for i in members:
+            record = corpus.store.records[i]
+            values = clip_features(corpus, i, representation, torch.device("cpu")).values[0].T.numpy()
+            extra = {name: record.extra[name] for name in ("label", "split")}
+            items.append((record.key, values, extra | {"clip_sha256": record.sha256}))
+            n_done += 1
+            reporter.advance(n_done)
+        writer.write_shard(number, items)
+    reporter.end()
+    store = SequenceStore(folder)
+    meta = {
+        "channels": representation.channels,
+        "feature_rate": representation.feature_rate,
+        "n_sequences": len(store),
+        "n_frames": sum(record.length for record in store.records),
+        "fingerprint": store.fingerprint(),
+    }
+    write_json(folder / "features.json", meta | {"inputs": inputs})
+    return store
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Random training crops of stored features; a batch is a pure function of (seed, step, rank).
+
+    Attributes:
+        store: features (frames, channels) of all clips, in the order of the corpus.
+        frames: length of a crop.
+        hop_length: samples between frames.
+        labels: of the clips; None for all.
+    """
+
+    corpus: Corpus
+    store: SequenceStore
+    split: str
+    frames: int
+    hop_length: int
+    batch_size: int
+    seed: int
+    labels: Collection[str] | None = None
+
+    @cached_property
+    def _windows(self) -> Windows:
+        return Windows(self.store, self.corpus.indices(self.split, self.labels), self.frames)
+
+    def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
+        """Crops.
+
+        Returns:
+            `features (batch, frames, channels)`, zero behind the end of a clip; `n_samples (batch,)`, those of the clip from
+            the crop's first frame on.
+        """
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
+        crops, lengths = [], []
+        for _ in range(self.batch_size):
+            index, start = self._windows.draw(rng)
+            rows = self.store.read(index, start, start + self.frames)
+            crops.append(np.pad(rows, ((0, self.frames - len(rows)), (0, 0))))
+            lengths.append(self.corpus.store.records[index].length - start * self.hop_length)
+        return {"features": np.stack(crops), "n_samples": np.array(lengths)}
+
+
+STATISTICS_FRAMES = 200_000
+PIECE_FRAMES = 5_040
+"""Frames of a clip that statistics are taken of at a time: a multiple of every stride up to 10, and of 16."""
+
+
+def clip_features(corpus: Corpus, index: int, representation: Representation, device: torch.device) -> Features:
+    """Features of one whole clip."""
+    import torch
+
+    waveform = torch.from_numpy(corpus.waveform(index))[None].to(device)
+    return representation.analyse(waveform, torch.tensor([waveform.shape[1]], device=device))
+
+
+def clip_pieces(corpus: Corpus, index: int, representation: Representation, device: torch.device) -> Iterator[Features]:
+    """Features of one clip, `PIECE_FRAMES` at a time: the frames that it has as a whole."""
+    import torch
+
+    from actseq.representations.base import Features
+
+    hop, samples = representation.hop_length, corpus.store.records[index].length
+    frames, context = units.n_frames(samples, hop), -(-representation.context_samples // hop)
+    for first in range(0, frames, PIECE_FRAMES):
+        last = min(first + PIECE_FRAMES, frames) - 1
+        begin, stop = max(0, first - context), min(samples, last * hop + representation.context_samples + 1)
+        waveform = torch.from_numpy(corpus.waveform(index, begin * hop, stop))[None].to(device)
+        whole = representation.analyse(waveform, torch.tensor([waveform.shape[1]], device=device))
+        values = whole.values[:, :, first - begin : last + 1 - begin]
+        yield Features(values, torch.tensor([values.shape[2]], device=device))
+
+
+class FeatureBatches:
+    """Features of training clips one by one, long ones in pieces, iterable as often as needed; a bounded, seeded share of a
+    large corpus.
+
+    Args:
+        corpus: the clips.
+        representation: what analyses them.
+        device: where the representation is.
+        labels: of the clips; None for all.
+        stored: features (frames, channels) of all clips, in the order of the corpus; None analyses anew.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        representation: Representation,
+        device: torch.device,
+        labels: Collection[str] | None = None,
+        stored: SequenceStore | None = None,
+    ) -> None:
+        self.corpus, self.representation, self.device, self.stored = corpus, representation, device, stored
+        order = np.random.default_rng(0).permutation(np.array(corpus.indices("train", labels)))
+        lengths = [units.n_frames(corpus.store.records[i].length, representation.hop_length) for i in order]
+        enough = int(np.searchsorted(np.cumsum(lengths), STATISTICS_FRAMES)) + 1
+        self.chosen = [int(i) for i in order[:enough]]
+
+    def __iter__(self) -> Iterator[Features]:
+        for i in self.chosen:
+            if self.stored is None:
+                yield from clip_pieces(self.corpus, i, self.representation, self.device)
+            else:
+                yield from _stored_pieces(self.stored, i, self.device)
+
+
+def _stored_pieces(store: SequenceStore, index: int, device: torch.device) -> Iterator[Features]:
+    import torch
+
+    from actseq.representations.base import Features
+
+    for first in range(0, store.records[index].length, PIECE_FRAMES):
+        values = torch.from_numpy(store.read(index, first, first + PIECE_FRAMES)).T[None].to(device)
+        yield Features(values, torch.tensor([values.shape[2]], device=device))

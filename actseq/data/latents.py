@@ -1,0 +1,216 @@
+"""Stored encoder activations, and the batches that a prior learns from.
+
+A sequence is stored as (frames, latent_dim), or (frames, 2 · latent_dim) with the log-variance after the mean where the code
+has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actseq.data.corpus import SPLITS
+from actseq.data.segments import Windows
+from actseq.errors import ArtifactError
+from actseq.storage.store import Record, SequenceStore
+
+if TYPE_CHECKING:
+    from actseq.priors.untrained import TrainingFrames
+
+Array = NDArray[np.float32]
+INACTIVE_NATS = 0.01
+RUN_FRAMES = 64
+"""Neighbouring frames that are drawn together where not all are used."""
+COPIES = "copies"
+"""What the split of training clips at other speeds is called: for priors to learn from, and for nothing else."""
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """What a prior needs to know of latents; over all training frames, the posterior's spread included.
+
+    Attributes:
+        active: indices of the dimensions that carry information.
+        mean: of those, (n_active,).
+        deviation: of those, (n_active,).
+    """
+
+    active: NDArray[np.int64]
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+
+
+class LatentSequences:
+    """The latents of a corpus.
+
+    Args:
+        folder: where their store lies.
+        latent_dim: numbers per frame.
+    """
+
+    def __init__(self, folder: Path, latent_dim: int) -> None:
+        self.store = SequenceStore(folder)
+        self.latent_dim = latent_dim
+
+    @property
+    def records(self) -> list[Record]:
+        """One a sequence."""
+        return self.store.records
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The labels that occur, sorted; none where files lie in no folder."""
+        return sorted({str(record.extra["label"]) for record in self.records} - {""})
+
+    def indices(self, split: str) -> list[int]:
+        """Sequences of a split."""
+        return [i for i, record in enumerate(self.records) if record.extra["split"] == split]
+
+    def read(self, index: int, start: int = 0, stop: int | None = None) -> tuple[Array, Array]:
+        """Mean and log-variance (frames, latent_dim); −inf where the code is a point."""
+        both = self.store.read(index, start, stop).astype(np.float32)
+        mean, log_variance = both[:, : self.latent_dim], both[:, self.latent_dim :]
+        return mean, log_variance if log_variance.size else np.full_like(mean, -np.inf)
+
+    def draw(self, index: int, seed: int) -> Array:
+        """One draw from the posterior of a sequence, a pure function of (index, seed)."""
+        mean, log_variance = self.read(index)
+        noise = np.random.default_rng([seed, index]).standard_normal(mean.shape).astype(np.float32)
+        drawn: Array = mean + noise * np.exp(0.5 * log_variance)
+        return drawn
+
+    def statistics(self) -> LatentStatistics:
+        """Over the training split."""
+        count, total, square, spread, kl = 0, 0.0, 0.0, 0.0, 0.0
+        for index in self.indices("train"):
+            mean, log_variance = (part.astype(np.float64) for part in self.read(index))
+            count += len(mean)
+            total = total + mean.sum(0)
+            square = square + (mean**2).sum(0)
+            spread = spread + np.exp(log_variance).sum(0)
+            kl = kl + 0.5 * (mean**2 + np.exp(log_variance) - 1 - np.maximum(log_variance, -100.0)).sum(0)
+        average = np.asarray(total) / count
+        variance = np.asarray(square) / count - average**2 + np.asarray(spread) / count
+        active = np.flatnonzero(np.asarray(kl) / count >= INACTIVE_NATS)
+        if not len(active):
+            active = np.arange(self.latent_dim)
+        return LatentStatistics(active, average[active], np.sqrt(np.maximum(variance[active], 1e-8)))
+
+    def known_lengths(self, labels: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Lengths of training sequences that begin and end, and their labels as rows of a table, 0 for none of `labels`."""
+        row = {label: k for k, label in enumerate(labels, 1)}
+        known = [self.records[i] for i in self.indices("train")]
+        known = [record for record in known if record.extra["begins"] and record.extra["ends"]]
+        rows = [row.get(str(record.extra["label"]), 0) for record in known]
+        return np.array([record.length for record in known], np.int64), np.array(rows, np.int64)
+
+    def training_frames(self, most: int = 200_000, seed: int = 0) -> tuple[TrainingFrames, list[str]]:
+        """What priors without training are made from, and the labels that occur in it, in its order.
+
+        Where there are more frames than about `most`, runs of `RUN_FRAMES` neighbours are drawn, the same share of each label.
+
+        Raises:
+            ArtifactError: nothing is for training.
+        """
+        from actseq.priors.untrained import TrainingFrames
+
+        train = [(i, self.records[i]) for i in self.indices("train")]
+        if not train:
+            raise ArtifactError(f"no sequence in {self.store.folder} is for training", action="train on more files")
+        names = sorted({str(record.extra["label"]) for _, record in train} - {""})
+        number = {name: k for k, name in enumerate(["", *names])}
+        runs: list[list[tuple[int, int]]] = [[] for _ in number]
+        lengths: list[list[int]] = [[] for _ in number]
+        for i, record in train:
+            k = number[str(record.extra["label"])]
+            runs[k] += [(i, start) for start in range(0, record.length, RUN_FRAMES)]
+            if record.extra["begins"] and record.extra["ends"]:
+                lengths[0].append(record.length)
+                if k:
+                    lengths[k].append(record.length)
+        share = min(1.0, most / sum(record.length for _, record in train))
+        rng = np.random.default_rng(seed)
+        drawn = [sorted(rng.permutation(own)[: ceil(share * len(own))].tolist()) for own in runs]
+        means, log_variances, label, follows = [], [], [], []
+        end = (-1, -1)
+        for k, own in enumerate(drawn):
+            for index, start in own:
+                mean, log_variance = self.read(index, start, start + RUN_FRAMES)
+                means.append(mean)
+                log_variances.append(log_variance)
+                label.append(np.full(len(mean), k))
+                follows.append(np.append((index, start) == end, np.ones(len(mean) - 1, dtype=bool)))
+                end = (index, start + len(mean))
+        frames = TrainingFrames(
+            np.concatenate(means),
+            np.concatenate(log_variances),
+            np.concatenate(label),
+            np.concatenate(follows),
+            [np.array(own, dtype=np.int64) for own in lengths],
+        )
+        return frames, names
+
+
+@dataclass(frozen=True)
+class SequenceSource:
+    """Batches of latent sequences; a batch is a pure function of (seed, step, rank)."""
+
+    latents: LatentSequences
+    split: str
+    labels: list[str]
+    frames: int
+    batch_size: int
+    seed: int
+
+    @cached_property
+    def _windows(self) -> Windows:
+        indices = self.latents.indices(self.split)
+        if self.split == "train":
+            indices += self.latents.indices(COPIES)
+        return Windows(self.latents.store, indices, self.frames)
+
+    def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
+        """Arrays by name, padded with zeros to the longest; see `SequenceLikelihood`."""
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
+        rows = [self._window(*self._windows.draw(rng)) for _ in range(self.batch_size)]
+        longest = max(len(row["mean"]) for row in rows)
+
+        def padded(name: str) -> NDArray[Any]:
+            return np.stack([np.pad(row[name], ((0, longest - len(row[name])), (0, 0))) for row in rows])
+
+        return {
+            "mean": padded("mean"),
+            "log_variance": padded("log_variance"),
+            "previous_mean": np.stack([row["previous_mean"] for row in rows]),
+            "previous_log_variance": np.stack([row["previous_log_variance"] for row in rows]),
+            "lengths": np.array([len(row["mean"]) for row in rows]),
+            "begins": np.array([row["begins"] for row in rows]),
+            "ends": np.array([row["ends"] for row in rows]),
+            "label": np.array([row["label"] for row in rows]),
+        }
+
+    def _window(self, index: int, start: int) -> dict[str, Any]:
+        record = self.latents.records[index]
+        begins = start == 0 and bool(record.extra["begins"])
+        if start == 0 and not begins and record.length > 1:
+            start = 1  # a block cut from the middle of a file: its first frame serves as what came before
+        stop = min(start + self.frames, record.length)
+        mean, log_variance = self.latents.read(index, max(0, start - 1), stop)
+        cut = 1 if start > 0 else 0
+        label = str(record.extra["label"])
+        return {
+            "mean": mean[cut:],
+            "log_variance": log_variance[cut:],
+            "previous_mean": mean[0],
+            "previous_log_variance": log_variance[0],
+            "begins": begins or start == 0,
+            "ends": stop == record.length and bool(record.extra["ends"]),
+            "label": self.labels.index(label) + 1 if label in self.labels else 0,
+        }

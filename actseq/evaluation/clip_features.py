@@ -1,0 +1,158 @@
+"""What is measured of a clip alone, so that sets of clips can be compared.
+
+One analysis for all, whatever a run's own representation is: 64 mel bands and a hop of about 12 ms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from scipy.fft import dct
+from torch.nn.functional import adaptive_avg_pool1d
+
+from actseq import units
+from actseq.evaluation import metrics
+from actseq.representations.mel import Mel
+
+Waveform = NDArray[np.float32]
+BANDS = 64
+HOP_SECONDS = 0.012
+COEFFICIENTS = 20
+PICTURE_FRAMES = 32
+RANGE_DB = 60.0
+"""What lies further below a clip's loudest place counts as silence."""
+LOUD_DB = 30.0
+"""So far below it a clip begins and ends, where its picture is concerned."""
+
+
+@dataclass(frozen=True)
+class Descriptions:
+    """A row for each clip.
+
+    Attributes:
+        level_db: RMS.
+        level_drift_db: difference of the RMS of the first and the last third.
+        mfcc_drift: mean over the coefficients, level left out, of the difference between the means of these thirds, dB.
+        mfcc: means, deviations, and mean absolute changes from frame to frame, of all coefficients.
+        envelope: see `envelope_statistics`.
+        picture: levels of the clip's mel spectrogram, stretched to one duration and relative to its loudest place, dB.
+    """
+
+    level_db: Float[np.ndarray, " clips"]
+    level_drift_db: Float[np.ndarray, " clips"]
+    mfcc_drift: Float[np.ndarray, " clips"]
+    mfcc: Float[np.ndarray, "clips statistics"]
+    envelope: Float[np.ndarray, "clips numbers"]
+    picture: Float[np.ndarray, "clips levels"]
+
+    def chosen(self, rows: Int[np.ndarray, " _"]) -> Descriptions:
+        """Of some of the clips."""
+        return Descriptions(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+def joined(parts: Sequence[Descriptions]) -> Descriptions:
+    """Of all clips, one part after the other."""
+    return Descriptions(
+        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Descriptions))
+    )
+
+
+def analysis(sample_rate: int) -> Mel:
+    """64 mel bands; the hop is the power of two nearest to 12 ms, the window four of them."""
+    hop = int(2 ** round(np.log2(HOP_SECONDS * sample_rate)))
+    return Mel(sample_rate, n_fft=4 * hop, hop_length=hop, n_mels=BANDS, floor=metrics.FLOOR)
+
+
+@torch.inference_mode()
+def describe(waveforms: Sequence[Waveform], sample_rate: int) -> Descriptions:
+    """All there is to say of clips of at least one sample each."""
+    mel = analysis(sample_rate)
+    rows = [_describe(waveform, mel) for waveform in waveforms]
+    return Descriptions(*(np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)))
+
+
+def _describe(waveform: Waveform, mel: Mel) -> tuple[float | Float[np.ndarray, " _"], ...]:
+    levels = mel.analyse(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)])).values[0]
+    levels_db = 20 / np.log(10) * levels.double().numpy()
+    levels_db = np.maximum(levels_db, levels_db.max() - RANGE_DB)
+    coefficients = mfcc(levels_db)
+    frames, samples = max(1, coefficients.shape[1] // 3), max(1, len(waveform) // 3)
+    return (
+        level_db(waveform),
+        abs(level_db(waveform[-samples:]) - level_db(waveform[:samples])),
+        float(np.abs(coefficients[1:, -frames:].mean(axis=1) - coefficients[1:, :frames].mean(axis=1)).mean()),
+        mfcc_statistics(coefficients),
+        envelope_statistics(waveform, mel.sample_rate),
+        picture(levels_db),
+    )
+
+
+def level_db(waveform: Float[np.ndarray, " samples"]) -> float:
+    """RMS in dB relative to an amplitude of 1, −80 for silence."""
+    return 20 * float(np.log10(max(np.sqrt(np.square(waveform, dtype=np.float64).mean()), metrics.FLOOR)))
+
+
+def mfcc(levels_db: Float[np.ndarray, "bands frames"]) -> Float[np.ndarray, "coefficients frames"]:
+    """Mel-frequency cepstral coefficients, the first of which is the level: an orthonormal cosine transform of levels.
+
+    Source: Davis and Mermelstein, Comparison of parametric representations for monosyllabic word recognition (1980).
+    """
+    return np.asarray(dct(levels_db, axis=0, norm="ortho")[:COEFFICIENTS])
+
+
+def mfcc_statistics(coefficients: Float[np.ndarray, "coefficients frames"]) -> Float[np.ndarray, " statistics"]:
+    """Mean and deviation of each coefficient, and mean absolute change from frame to frame, 0 where there is one frame."""
+    change = np.abs(np.diff(coefficients, axis=1)).sum(axis=1) / max(1, coefficients.shape[1] - 1)
+    return np.concatenate([coefficients.mean(axis=1), coefficients.std(axis=1), change])
+
+
+def envelope_statistics(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Float[np.ndarray, " numbers"]:
+    """The course of the RMS in frames of 5 ms, whatever the level. Silence is taken for an even sound.
+
+    Returns:
+        log2 of the duration, of the attack (from a tenth of the peak to nine) and of the decay (from the peak to the last
+        frame of a tenth of it), all in seconds; place of the peak, temporal centroid and spread around it as shares of the
+        duration; crest factor, mean level under the peak, and mean absolute change from frame to frame, all in dB.
+
+    Source: Peeters et al., The Timbre Toolbox (2011), section II D, for attack, decay and centroid.
+    """
+    size = max(1, units.seconds_to_samples(metrics.ENVELOPE_SECONDS, sample_rate))
+    n = max(1, len(waveform) // size)
+    frames = np.pad(waveform, (0, max(0, size - len(waveform))))[: n * size].reshape(n, size)
+    envelope = np.sqrt(np.square(frames, dtype=np.float64).mean(axis=1))
+    envelope = envelope / envelope.max() if envelope.any() else np.ones(n)
+    peak = int(envelope.argmax())
+    attack = int(np.argmax(envelope >= 0.9)) - int(np.argmax(envelope >= 0.1)) + 1
+    decay = int(np.flatnonzero(envelope >= 0.1)[-1]) - peak + 1
+    at = (np.arange(n) + 0.5) / n
+    weights = envelope / envelope.sum()
+    centroid = float(weights @ at)
+    under_peak = 20 * np.log10(np.maximum(envelope, units.db_to_amplitude(-RANGE_DB)))
+    seconds = np.array([len(waveform), attack * size, decay * size]) / sample_rate
+    return np.array(
+        [
+            *np.log2(seconds),
+            at[peak],
+            centroid,
+            np.sqrt(weights @ np.square(at - centroid)),
+            -10 * np.log10(np.square(envelope).mean()),
+            under_peak.mean(),
+            np.abs(np.diff(under_peak)).sum() / max(1, n - 1),
+        ]
+    )
+
+
+def picture(levels_db: Float[np.ndarray, "bands frames"]) -> Float[np.ndarray, " levels"]:
+    """A mel spectrogram as 32 frames in a row, levels relative to its loudest place.
+
+    It reaches from the first to the last frame within 30 dB of that place: a clip that comes again louder, slower or with
+    more silence around it is near to itself here; at another pitch it is not.
+    """
+    loud = np.flatnonzero(levels_db.max(axis=0) >= levels_db.max() - LOUD_DB)
+    stretched = adaptive_avg_pool1d(torch.from_numpy(levels_db[:, loud[0] : loud[-1] + 1]), PICTURE_FRAMES).numpy()
+    return np.asarray((stretched - stretched.max()).ravel())

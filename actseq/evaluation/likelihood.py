@@ -1,0 +1,64 @@
+"""Bits per dimension of a prior on held-out sequences."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from actseq.data.latents import LatentSequences
+from actseq.evaluation.baselines import likelihood_baselines
+from actseq.priors.labels import ConditionedPrior
+from actseq.priors.sequence import SequencePrior
+
+
+@torch.inference_mode()
+def likelihood(prior: ConditionedPrior, latents: LatentSequences, split: str, seed: int = 0) -> dict[str, float]:
+    """Held-out bits per dimension of one draw from each posterior, in the prior's standardised coordinates.
+
+    Returns:
+        `prior` (label shown), `prior without label`, and the baselines fitted on the training split: `standard_normal`,
+        `gaussian` (full covariance), `var1`, `mixture` (unconditional); `end nats` per position of the end's hazard.
+    """
+    model = prior.prior
+    assert isinstance(model, SequencePrior)
+    device = model.start.device
+
+    def standardised(index: int) -> NDArray[np.float64]:
+        drawn = torch.from_numpy(latents.draw(index, seed)).to(device)
+        return model.standardiser.standardise(drawn).double().cpu().numpy()
+
+    train = [standardised(i) for i in latents.indices("train")]
+    held_out, nats, bare, ends, count = [], 0.0, 0.0, [], 0
+    for index in latents.indices(split):
+        values = standardised(index)
+        record = latents.records[index]
+        begins = bool(record.extra["begins"]) or len(values) < 2
+        # A block cut from the middle of a file has no beginning: its first frame is given, to every model.
+        scored = values if begins else values[1:]
+        held_out.append(scored)
+        tensor = torch.from_numpy(scored).float()[None].to(device)
+        previous = torch.from_numpy(values[:1]).float().to(device)
+        flag, length = torch.tensor([begins], device=device), torch.tensor([len(scored)], device=device)
+        ended = torch.tensor([bool(record.extra["ends"])], device=device)
+        label = str(record.extra["label"])
+        shown = prior.labels.index(label) + 1 if label in prior.labels else 0
+        for row, which in ((shown, "with"), (0, "without")):
+            condition = prior.condition(torch.tensor([row], device=device))
+            prediction = model.forward(tensor, condition, previous, flag)
+            latent, end = model.sequence_loss(prediction, tensor, length, ended)
+            if which == "with":
+                nats += float(latent) * scored.size
+                ends.append(float(end))
+            else:
+                bare += float(latent) * scored.size
+        count += scored.size
+    baselines = likelihood_baselines(train, held_out)
+    return {
+        "prior": nats / count / math.log(2),
+        "prior without label": bare / count / math.log(2),
+        **baselines,
+        "end nats": float(np.mean(ends)),
+    }

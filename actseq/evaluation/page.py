@@ -1,0 +1,257 @@
+"""How an evaluation is shown: its figures as tables of text, and a page with some clips to look at and listen to.
+
+The page asks for nothing from elsewhere. Sounds and pictures lie beside it under names of its own; what comes from the
+name of a file is only ever shown, as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from actseq import audio
+from actseq.plots.contact_sheet import Panel, contact_sheet
+from actseq.storage.store import write_file
+
+if TYPE_CHECKING:
+    from actseq.evaluation.fidelity import ShownClip
+
+Table = list[list[str]]
+"""Rows of cells, the first a heading."""
+
+MEASURES: dict[str, dict[str, tuple[str, int]]] = {
+    "spectrum": {
+        "mel_l1_db": ("log-mel L1, dB ↓", 2),
+        "stft_log_l1_db": ("log-STFT L1, dB ↓", 2),
+        "spectral_convergence": ("spectral convergence ↓", 3),
+    },
+    "shape in time": {
+        "envelope_correlation": ("envelope correlation ↑", 3),
+        "crest_error_db": ("crest factor error, dB ↓", 2),
+        "crest_bias_db": ("crest factor bias, dB", 2),
+    },
+    "speech": {"pesq_nb": ("PESQ-nb ↑", 2), "pesq_wb": ("PESQ-wb ↑", 2), "stoi": ("STOI ↑", 3)},
+}
+"""Title and digits after the point of every measure, one table for each kind."""
+RESTORATION = {"si_sdr_db": ("SI-SDR, dB ↑", 2), "mel_l1_db": ("log-mel L1, dB ↓", 2), **MEASURES["speech"]}
+"""The same of what is taken away from corrupted clips."""
+GENERATION: dict[str, dict[str, tuple[str, int]]] = {
+    "distance from training clips": {
+        "accuracy": ("accuracy ↑", 3),
+        "frechet": ("Fréchet ↓", 2),
+        "mmd_embedding": ("MMD² embedding ↓", 4),
+        "mmd_mfcc": ("MMD² MFCC ↓", 4),
+        "mmd_envelope": ("MMD² envelope ↓", 4),
+    },
+    "overlap with training clips, embedding": {
+        "overlap_embedding.precision": ("precision ↑", 3),
+        "overlap_embedding.recall": ("recall ↑", 3),
+        "overlap_embedding.density": ("density ↑", 3),
+        "overlap_embedding.coverage": ("coverage ↑", 3),
+    },
+    "overlap with training clips, MFCC": {
+        "overlap_mfcc.precision": ("precision ↑", 3),
+        "overlap_mfcc.recall": ("recall ↑", 3),
+        "overlap_mfcc.density": ("density ↑", 3),
+        "overlap_mfcc.coverage": ("coverage ↑", 3),
+    },
+    "clip by clip": {
+        "length_p": ("p of lengths", 3),
+        "level_db": ("level, dB", 1),
+        "level_deviation_db": ("its deviation", 1),
+        "level_difference_db": ("from real", 1),
+        "level_drift_db": ("level drift, dB", 1),
+        "mfcc_drift_db": ("MFCC drift, dB", 2),
+        "memorisation": ("memorisation", 2),
+    },
+}
+"""The same of what is measured of sets of clips; a point leads to a figure inside another."""
+RELATIVE = {
+    "accuracy_difference": ("accuracy, difference", 3),
+    "frechet_ratio": ("Fréchet, multiple", 2),
+    "mmd_mfcc_ratio": ("MMD² MFCC, multiple", 2),
+}
+GENERATION_LEGEND = (
+    "real: held-out clips; reconstructed: these through the codec; generated: each asked for by its label; iid: frames drawn "
+    "one by one from training clips of the label, which keeps the spectrum and loses its course",
+    "[95 % interval]; ↓ less is better, ↑ more, the rest should be as for real; p: that lengths are those of the training "
+    "clips; memorisation: distance from the nearest training clip, 1 for real",
+)
+LEGEND = "mean over clips [95 % interval]; n where not every clip has a score; ↓ less is better, ↑ more"
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1240px; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.25em; } h2 { font-size: 1.15em; margin-top: 2.5em; } h3 { font-size: 1em; margin: 2em 0 .3em; }
+h1, h3, p { overflow-wrap: anywhere; }
+table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }
+th, td { padding: .25em 1em .25em 0; text-align: left; border-bottom: 1px solid #d0d7de; white-space: nowrap; }
+td { font-variant-numeric: tabular-nums; } tbody th { font-weight: normal; }
+img, audio { width: 100%; } figure { margin: 0; }
+.sounds { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: .5em 1em; }
+figcaption, .soft { color: #57606a; font-size: .9em; }
+"""
+
+
+def headline(result: Mapping[str, Any]) -> str:
+    """What was measured, in a line: run, clips, and the rate of the code."""
+    rate = result["fidelity"]["rate"]
+    of = f" of {result['clips_in_split']}" if result["clips"] < result["clips_in_split"] else ""
+    bits = (
+        ""
+        if rate["kbit_per_s"] is None
+        else f"{rate['kbit_per_s']:.2f} kbit/s of KL, {rate['active_dims']} active dimensions, "
+    )
+    frames = f"{rate['frames_per_s']:.2f} latent frames/s of {rate['latent_dim']}"
+    return f"{result['run']}, {result['clips']}{of} clips of the {result['split']} split: {bits}{frames}"
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """The figures of an evaluation; systems are rows, measures of a kind are columns."""
+    rows = {name: row for name, row in result["fidelity"].items() if name != "rate"}
+    made = [_measured(kind, measures, rows, result["clips"]) for kind, measures in MEASURES.items()]
+    if "restoration" in result:
+        made.append(_measured("restoration", RESTORATION, result["restoration"], result["clips"]))
+    return [table for table in made if len(table[0]) > 1] + _likelihood(result)
+
+
+def _measured(kind: str, measures: Mapping[str, tuple[str, int]], rows: Mapping[str, Any], clips: int) -> Table:
+    """Systems by measures, those that there are."""
+    shown = {key: measure for key, measure in measures.items() if key in next(iter(rows.values()))}
+    cells = {name: [_cell(row[key], digits, clips) for key, (_, digits) in shown.items()] for name, row in rows.items()}
+    return [[kind, *(title for title, _ in shown.values())], *([name, *line] for name, line in cells.items())]
+
+
+def generation_headline(result: Mapping[str, Any]) -> str:
+    """What was measured, in a line: run, prior, and sizes of sets."""
+    found = result["generation"]
+    return (
+        f"{result['run']}, prior {result['prior']}: {found['clips']['generated']} generated clips beside "
+        f"{found['clips']['real']} of the {result['split']} split; sets of {found['compared']} compared with "
+        f"{found['reference']} training clips"
+    )
+
+
+def generation_tables(result: Mapping[str, Any]) -> list[Table]:
+    """The figures of what a prior generates; sets of clips are rows."""
+    found = result["generation"]
+    made = []
+    for kind, measures in GENERATION.items():
+        cells = {
+            name: [_set_cell(row, path, digits) for path, (_, digits) in measures.items()]
+            for name, row in found["rows"].items()
+        }
+        shown = [k for k in range(len(measures)) if any(line[k] for line in cells.values())]
+        if shown:
+            titles = [title for title, _ in measures.values()]
+            made.append([[kind, *(titles[k] for k in shown)]])
+            made[-1] += [[name, *(line[k] or "–" for k in shown)] for name, line in cells.items()]
+    names = [name for name in RELATIVE if name in found["relative"]["generated"]]
+    if names:
+        made.append([["beside reconstructed", *(RELATIVE[name][0] for name in names)]])
+        for name, row in found["relative"].items():
+            made[-1].append([name, *("–" if row[key] is None else f"{row[key]:.{RELATIVE[key][1]}f}" for key in names)])
+    if "memorisation_of_copies" in found:
+        copies = _set_cell(found, "memorisation_of_copies", 2)
+        made.append([["memorisation, were training clips only repeated"], [copies]])
+    return made + _likelihood(result)
+
+
+def write_page(folder: Path, result: Mapping[str, Any], clips: Iterable[ShownClip], sample_rate: int) -> Path:
+    """Write `index.html` with its sounds and pictures.
+
+    Args:
+        folder: is made; sounds and pictures of an earlier page in it are deleted.
+        result: of `pipeline.evaluate`.
+        clips: those to listen to.
+        sample_rate: of them, in Hz.
+
+    Returns:
+        The page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("clip-[0-9][0-9]*.*"):
+        path.unlink()
+    shown = [_clip(folder, f"clip-{number:02d}", clip, sample_rate) for number, clip in enumerate(clips, 1)]
+    parts = [
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{_text(result['run'])}: evaluation</title><style>{STYLE}</style></head><body>",
+        f"<h1>{_text(headline(result))}</h1>",
+        *(f'<p class="soft">{_text(line)}</p>' for line in (LEGEND, *result["notes"])),
+        *map(_table, tables(result)),
+        "<h2>Clips</h2>",
+        '<p class="soft">By log-mel L1 of the reconstruction the three worst, the three around the median and the three '
+        "best; then the first of the split. The decibels are that L1.</p>",
+        *shown,
+        "</body></html>\n",
+    ]
+    page = folder / "index.html"
+    write_file(page, "\n".join(parts).encode())
+    return page
+
+
+def _likelihood(result: Mapping[str, Any]) -> list[Table]:
+    if "bits_per_dim" not in result:
+        return []
+    bits = [[name, f"{value:.3f}"] for name, value in result["bits_per_dim"].items() if name != "end nats"]
+    return [[["held-out bits per dimension ↓", f"all {result['clips_in_split']} clips"], *bits]]
+
+
+def _set_cell(row: Mapping[str, Any], path: str, digits: int) -> str:
+    """A figure, with its interval if it has one; empty where there is none."""
+    value: Any = row
+    for key in path.split("."):
+        value = value.get(key, {})
+    if value == {}:
+        return ""
+    if not isinstance(value, Mapping):
+        return f"{round(value, digits) + 0.0:.{digits}f}"
+    middle, low, high = (f"{round(value[key], digits) + 0.0:.{digits}f}" for key in ("value", "low", "high"))
+    return f"{middle} [{low}, {high}]"
+
+
+def _cell(value: Mapping[str, Any], digits: int, n: int) -> str:
+    """Mean and interval, and how many of the `n` clips have a score where not all do."""
+    if not value["n"]:
+        return "– n=0"
+    mean, low, high = (f"{round(value[key], digits) + 0.0:.{digits}f}" for key in ("mean", "low", "high"))  # no −0.00
+    return f"{mean} [{low}, {high}]" + (f" n={value['n']}" if value["n"] < n else "")
+
+
+def _text(text: str) -> str:
+    """Escaped; what is no UTF-8 in the name of a file becomes a replacement character."""
+    return escape(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+
+
+def _table(table: Table) -> str:
+    heading, *rows = table
+    lines = [
+        f'<tr><th scope="row">{_text(name)}</th>' + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
+        for name, *cells in rows
+    ]
+    columns = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in heading)
+    return "\n".join([f"<table><thead><tr>{columns}</tr></thead><tbody>", *lines, "</tbody></table>"])
+
+
+def _clip(folder: Path, stem: str, clip: ShownClip, sample_rate: int) -> str:
+    """Write a clip's files; what the page says of it."""
+    panels = [Panel(name, waveform) for name, waveform in clip.waveforms.items()]
+    sheet = contact_sheet(folder / f"{stem}.png", {"": panels}, sample_rate)
+    sounds = []
+    for name, waveform in clip.waveforms.items():
+        path = folder / f"{stem}-{name.replace(' ', '-')}.wav"
+        gain = audio.write(path, waveform, sample_rate)
+        error = f", {clip.mel_l1_db[name]:.2f} dB" if name in clip.mel_l1_db else ""
+        turned = f", turned down by {-20 * np.log10(gain):.1f} dB so as not to clip" if gain != 1 else ""
+        sounds.append(
+            f"<figure><figcaption>{_text(name + error + turned)}</figcaption>"
+            f'<audio controls preload="none" src="{path.name}"></audio></figure>'
+        )
+    return (
+        f'<h3>{_text(clip.name)} <span class="soft">({_text(clip.why)})</span></h3>\n'
+        f'<img src="{sheet.name}" loading="lazy" alt="Waveforms and spectrograms of {_text(", ".join(clip.waveforms))}">\n'
+        f'<div class="sounds">{"".join(sounds)}</div>'
+    )

@@ -1,0 +1,129 @@
+"""Which vocoder a run uses: every candidate on the same held-out clips, the winner by one measure, all in the open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from actseq import units
+from actseq.data.corpus import Corpus
+from actseq.evaluation import metrics
+from actseq.evaluation.fidelity import SPEECH_RATE_MAX
+from actseq.inference.codec import Codec
+from actseq.progress import Reporter
+from actseq.vocoders.base import Vocoder
+
+Waveform = NDArray[np.float32]
+Scores = dict[str, dict[str, dict[str, list[float | None]]]]
+"""By candidate, by what it was given (`reconstructed`, `copy synthesis`), by measure: a figure for each clip."""
+CLIPS = 24
+SECONDS = 10.0
+"""So much of the beginning of a clip is scored."""
+WAYS = ("reconstructed", "copy synthesis")
+DECIDES = "stft_log_l1_db"
+MEASURES: dict[str, str] = {DECIDES: "log-STFT L1, dB ↓", "mel_l1_db": "log-mel L1, dB ↓", "pesq_nb": "PESQ-nb ↑"}
+
+
+@torch.inference_mode()
+def score(
+    candidates: Mapping[str, Vocoder], codec: Codec, corpus: Corpus, indices: list[int], reporter: Reporter
+) -> Scores:
+    """What each vocoder makes of clips, from features that the autoencoder gave back, as in use, and from true ones.
+
+    Args:
+        candidates: by name, on the codec's device.
+        codec: representation and autoencoder; its own vocoder is not asked.
+        corpus: the clips.
+        indices: which of them.
+        reporter: is told of progress.
+    """
+    rate = codec.sample_rate
+    measures: dict[str, Callable[[Waveform, Waveform], float | None]] = {
+        DECIDES: lambda original, made: metrics.multi_resolution_stft(original, made).log_l1_db,
+        "mel_l1_db": lambda original, made: metrics.mel_l1_db(original, made, rate),
+    }
+    if rate <= SPEECH_RATE_MAX and find_spec("pesq") is not None:
+        measures["pesq_nb"] = lambda original, made: metrics.pesq_mos(original, made, rate)
+    scores: Scores = {name: {way: {measure: [] for measure in measures} for way in WAYS} for name in candidates}
+    reporter.begin("vocoders", len(indices) * len(candidates), unit="clips")
+    done = 0
+    for index in indices:
+        length = corpus.store.records[index].length
+        original = corpus.waveform(index, 0, min(length, units.seconds_to_samples(SECONDS, rate)))
+        true = codec.analyse([original])
+        given = dict(zip(WAYS, (codec.autoencoder.reconstruct(true), true), strict=True))
+        for name, vocoder in candidates.items():
+            for way, features in given.items():
+                made = vocoder.synthesise(features)[0].cpu().numpy()[: len(original)]
+                for measure, figure in measures.items():
+                    scores[name][way][measure].append(figure(original, made))
+            done += 1
+            reporter.advance(done)
+    reporter.end()
+    return scores
+
+
+def decide(scores: Scores, untrained: str) -> str:
+    """The candidate with the least log-STFT distance on reconstructions; `untrained` unless another is truly below it."""
+    means = {name: _deciding(scores, name).mean() for name in scores}
+    best = min(means, key=lambda name: means[name])
+    return best if means[best] < means[untrained] else untrained
+
+
+def figures(scores: Scores, untrained: str) -> dict[str, dict[str, Any]]:
+    """By candidate: mean, 95 % interval and number of clips of every measure; how far it is from `untrained`, clip by clip."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, ways in scores.items():
+        found[name] = {
+            way: {
+                measure: _mean(np.array([value for value in values if value is not None]))
+                for measure, values in measures.items()
+                if any(value is not None for value in values)
+            }
+            for way, measures in ways.items()
+        }
+        if name != untrained:
+            found[name]["difference"] = _mean(_deciding(scores, name) - _deciding(scores, untrained))
+    return found
+
+
+def reason(found: Mapping[str, Mapping[str, Any]], untrained: str, winner: str) -> str:
+    """Which was chosen and why, in plain words."""
+    if winner != untrained:
+        difference = found[winner]["difference"]
+        return (
+            f"chosen: {winner}. On reconstructions its log-STFT distance is {-difference['mean']:.3f} dB less than that of "
+            f"{untrained} (95 % {-difference['high']:.3f} to {-difference['low']:.3f}, {difference['n']} clips)."
+        )
+    others = ", ".join(
+        f"{name} is {row['difference']['mean']:.3f} dB above it" for name, row in found.items() if name != untrained
+    )
+    return (
+        f"chosen: {untrained}, which needs no training. No trained one has less log-STFT distance on reconstructions: "
+        f"{others}."
+    )
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of text, the first of which is the head."""
+    measures = [measure for measure in MEASURES if any(measure in row["reconstructed"] for row in found.values())]
+    rows = [["", *(MEASURES[measure] for measure in measures)]]
+    for way in WAYS:
+        for name, row in found.items():
+            cells = [row[way].get(measure) for measure in measures]
+            rows.append([f"{way}, {name}", *("-" if cell is None else f"{cell['mean']:.3f}" for cell in cells)])
+    return rows
+
+
+def _deciding(scores: Scores, name: str) -> NDArray[np.float64]:
+    return np.array(scores[name]["reconstructed"][DECIDES], dtype=np.float64)
+
+
+def _mean(values: NDArray[np.float64]) -> dict[str, Any]:
+    low, high = metrics.bootstrap_interval(values)
+    return {"mean": float(values.mean()), "low": low, "high": high, "n": len(values)}

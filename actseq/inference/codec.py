@@ -1,0 +1,161 @@
+"""What turns sound into latents and back: clips whole and in batches, or one clip as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from actseq import units
+from actseq.autoencoders.base import Autoencoder, Latents
+from actseq.errors import ConfigError
+from actseq.inference.streams import DecoderStream, Encoded, EncoderStream, ReconstructionStream, analyse
+from actseq.representations.base import Features, Representation
+from actseq.vocoders.base import Vocoder
+
+Waveform = NDArray[np.float32]
+BATCH_FRAMES = 16_384
+"""Feature frames that several clips may have as a batch, padding included."""
+CHUNK_FRAMES = 2048
+"""Feature frames of a single clip that are worked on at a time: this and `BATCH_FRAMES` bound the memory."""
+
+
+@dataclass(frozen=True)
+class Codec:
+    """What turns sound into latents and back.
+
+    Attributes:
+        representation: analysis.
+        autoencoder: features ↔ latents.
+        vocoder: synthesis; None where only encoding is asked for.
+        level_dbfs: peak level that the autoencoder was trained at; None for none in particular.
+        device: where all of them are.
+        chunk_frames: feature frames of a clip that streams work on at a time.
+    """
+
+    representation: Representation
+    autoencoder: Autoencoder
+    vocoder: Vocoder | None
+    level_dbfs: float | None
+    device: torch.device
+    chunk_frames: int = CHUNK_FRAMES
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.representation.sample_rate
+
+    @property
+    def samples_per_latent(self) -> int:
+        """Samples that one latent frame stands for."""
+        return self.representation.hop_length * self.autoencoder.stride
+
+    @torch.inference_mode()
+    def analyse(self, waveforms: list[Waveform]) -> Features:
+        """Features of clips at the model's sample rate and level, padded into one batch."""
+        return analyse(self.representation, waveforms, self.device)
+
+    @torch.inference_mode()
+    def encode(self, waveforms: list[Waveform]) -> list[Encoded]:
+        """Mean and log-variance (frames, latent_dim) of each clip."""
+        out: list[Encoded] = []
+        for group in self._groups(waveforms):
+            if len(group) == 1:
+                out.append(self.encode_pieces(group))
+                continue
+            posterior = self.autoencoder.encode(self.analyse(group))
+            for i, length in enumerate(posterior.lengths.tolist()):
+                variance = posterior.log_variance
+                out.append(
+                    (
+                        posterior.mean[i, :length].cpu().numpy(),
+                        None if variance is None else variance[i, :length].cpu().numpy(),
+                    )
+                )
+        return out
+
+    def encode_pieces(self, pieces: Iterable[Waveform]) -> Encoded:
+        """Mean and log-variance (frames, latent_dim) of one clip that comes in pieces."""
+        stream = self.encode_stream()
+        chunks = [chunk for piece in pieces for chunk in stream.push(piece)] + stream.finish()
+        variances = [variance for _, variance in chunks if variance is not None]
+        return np.concatenate([mean for mean, _ in chunks]), np.concatenate(variances) if variances else None
+
+    @torch.inference_mode()
+    def decode(self, latents: list[Waveform]) -> list[Waveform]:
+        """Waveforms of frames · samples_per_latent samples."""
+        out: list[Waveform] = []
+        for group in in_batches([len(z) for z in latents], BATCH_FRAMES // self.autoencoder.stride):
+            if len(group) == 1:
+                stream = self.decode_stream()
+                out.append(np.concatenate([stream.push(latents[group[0]]), stream.finish()]))
+                continue
+            lengths = torch.tensor([len(latents[i]) for i in group])
+            padded = np.zeros((len(group), int(lengths.max()), self.autoencoder.latent_dim), dtype=np.float32)
+            for row, i in zip(padded, group, strict=True):
+                row[: len(latents[i])] = latents[i]
+            features = self.autoencoder.decode(
+                Latents(torch.from_numpy(padded).to(self.device), lengths.to(self.device))
+            )
+            out += self.synthesise(features)
+        return out
+
+    @torch.inference_mode()
+    def reconstruct(self, waveforms: list[Waveform]) -> list[Waveform]:
+        """Each clip through encoder, decoder and vocoder, at its own length."""
+        out: list[Waveform] = []
+        for group in self._groups(waveforms):
+            if len(group) == 1:
+                stream = self.reconstruct_stream()
+                out.append(np.concatenate([stream.push(group[0]), stream.finish()]))
+                continue
+            made = self.synthesise(self.autoencoder.reconstruct(self.analyse(group)))
+            out += [new[: len(old)] for new, old in zip(made, group, strict=True)]
+        return out
+
+    @torch.inference_mode()
+    def synthesise(self, features: Features) -> list[Waveform]:
+        """Waveforms of frames · hop_length samples."""
+        waveform = self._synthesiser().synthesise(features).cpu().numpy()
+        hop = self.representation.hop_length
+        return [waveform[i, : length * hop] for i, length in enumerate(features.lengths.tolist())]
+
+    def encode_stream(self) -> EncoderStream:
+        """Start to encode a clip that comes in pieces."""
+        return EncoderStream(self.representation, self.autoencoder, self.device, self.chunk_frames)
+
+    def decode_stream(self) -> DecoderStream:
+        """Start to decode latents that come in pieces."""
+        return DecoderStream(self.autoencoder, self._synthesiser(), self.device, self.chunk_frames)
+
+    def reconstruct_stream(self) -> ReconstructionStream:
+        """Start to reconstruct a clip that comes in pieces."""
+        return ReconstructionStream(
+            self.representation, self.autoencoder, self._synthesiser(), self.device, self.chunk_frames
+        )
+
+    def _synthesiser(self) -> Vocoder:
+        if self.vocoder is None:
+            raise ConfigError("no vocoder was loaded")
+        return self.vocoder
+
+    def _groups(self, waveforms: list[Waveform]) -> Iterator[list[Waveform]]:
+        frames = [units.n_frames(len(waveform), self.representation.hop_length) for waveform in waveforms]
+        for group in in_batches(frames, BATCH_FRAMES):
+            yield [waveforms[i] for i in group]
+
+
+def in_batches(sizes: list[int], limit: int, most: int = 64) -> Iterator[list[int]]:
+    """Consecutive items whose padded size stays under `limit`: at least one at a time."""
+    group: list[int] = []
+    for i, size in enumerate(sizes):
+        longest = max([size, *(sizes[j] for j in group)])
+        if group and (longest * (len(group) + 1) > limit or len(group) >= most):
+            yield group
+            group = []
+        group.append(i)
+    if group:
+        yield group

@@ -1,0 +1,374 @@
+"""From a request to sound: prior → latents → decoder → vocoder, and the join of a continuation with its seed.
+
+Everything is a stream: the prior hands out chunks of latents, each clip decodes what it is given, and what is final goes
+on. So an hour takes the memory of a minute, and a clip that is kept whole is nothing but its pieces in a row.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from actseq import units
+from actseq.errors import ConfigError
+from actseq.inference.codec import Codec
+from actseq.priors.base import PLAIN, Chunk, Prior, Request, Sampling
+from actseq.priors.sequence import SequencePrior
+
+Waveform = NDArray[np.float32]
+CROSSFADE_SECONDS = 0.03
+ALIGN_SECONDS = 0.008
+END_FADE_SECONDS = 0.005
+SETTLE_SECONDS = 0.5
+"""Of a seed that are decoded before the join, beyond the decoder's context: the vocoder's phases settle on it."""
+GAP_SECONDS = 0.25
+"""Silence between clips in a row."""
+BATCH_CLIPS = 64
+"""Clips that are sampled together."""
+
+
+@dataclass(frozen=True)
+class SeedAudio:
+    """What generation continues.
+
+    Attributes:
+        waveform: (samples,) at the model's sample rate, as recorded.
+        gain: what brings it to the level that the model knows.
+        in_output: put the recording itself before what continues it.
+    """
+
+    waveform: Waveform
+    gain: float
+    in_output: bool = True
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to generate.
+
+    Attributes:
+        n: clips.
+        seconds: length of what is new; None lets the prior end each clip.
+        max_seconds: bound where the prior ends clips.
+        min_seconds: the prior may not end a clip earlier.
+        restart: where `seconds` is given, begin anew whenever the prior ends a sequence; otherwise its ends are ignored.
+        condition: (1, condition_dim), or None.
+        condition_end: (1, condition_dim) to glide to over the clip; None stays.
+        unconditional: (1, condition_dim), the condition that says nothing.
+        sampling: how to draw.
+        gain: what the result is turned down by, of what was brought to the level that the model knows.
+        best_of: candidates for each clip, of which the likeliest per frame is kept.
+        seed: of the random numbers; the same seed, device and thread count give the same bytes.
+        seed_audio: what to continue.
+    """
+
+    n: int
+    seconds: float | None
+    max_seconds: float
+    min_seconds: float = 0.0
+    restart: bool = True
+    condition: Tensor | None = None
+    condition_end: Tensor | None = None
+    unconditional: Tensor | None = None
+    sampling: Sampling = PLAIN
+    gain: float = 1.0
+    best_of: int = 1
+    seed: int = 0
+    seed_audio: SeedAudio | None = None
+
+
+class End(NamedTuple):
+    """How a clip ended.
+
+    Attributes:
+        stopped: the prior ended it; otherwise it was cut at the asked length.
+        join: sample at which the continuation of a seed begins; None without one in the output.
+    """
+
+    stopped: bool
+    join: int | None
+
+
+class Piece(NamedTuple):
+    """What was added to one clip.
+
+    Attributes:
+        clip: its number.
+        waveform: (samples,), final.
+        latents: (frames, latent_dim) that were sampled for it; their sound may come in later pieces.
+        end: with its last piece.
+    """
+
+    clip: int
+    waveform: Waveform
+    latents: Waveform
+    end: End | None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One new clip.
+
+    Attributes:
+        waveform: (samples,).
+        latents: (frames, latent_dim) that were sampled for it.
+        stopped: as in `End`.
+        join: as in `End`.
+    """
+
+    waveform: Waveform
+    latents: Waveform
+    stopped: bool
+    join: int | None
+
+
+def generate(codec: Codec, prior: Prior, order: Order) -> Iterator[Piece]:
+    """New clips, piece by piece; `BATCH_CLIPS` of them grow side by side.
+
+    Args:
+        codec: decoder and vocoder.
+        prior: over the codec's latents.
+        order: what is asked.
+
+    Raises:
+        ConfigError: what the prior cannot do.
+    """
+    prompt = None
+    if order.seed_audio is not None:
+        prompt = torch.from_numpy(encode_seed(codec, order.seed_audio)).to(codec.device)[None]
+    for first in range(0, order.n, BATCH_CLIPS):
+        yield from _batch(codec, prior, order, prompt, first, min(BATCH_CLIPS, order.n - first))
+
+
+def collect(pieces: Iterator[Piece], n: int) -> list[Generated]:
+    """Whole clips of the pieces of `n`."""
+    waveforms: list[list[Waveform]] = [[] for _ in range(n)]
+    latents: list[list[Waveform]] = [[] for _ in range(n)]
+    ends: dict[int, End] = {}
+    for piece in pieces:
+        waveforms[piece.clip].append(piece.waveform)
+        latents[piece.clip].append(piece.latents)
+        if piece.end is not None:
+            ends[piece.clip] = piece.end
+    return [Generated(np.concatenate(waveforms[i]), np.concatenate(latents[i]), *ends[i]) for i in range(n)]
+
+
+def _batch(codec: Codec, prior: Prior, order: Order, prompt: Tensor | None, first: int, n: int) -> Iterator[Piece]:
+    until_stop = order.seconds is None
+    request = _request(codec, order, prompt, n, _derived(order.seed, first))
+    clips = [_Clip(codec, order, prompt) for _ in range(n)]
+    left, done = [request.max_frames] * n, [False] * n
+    for again in itertools.count():
+        grew = False
+        for chunk in _candidates(prior, request, order.best_of):
+            latents, inside = chunk.latents.cpu().numpy(), (~chunk.stopped).sum(1).tolist()
+            for row, clip in enumerate(clips):
+                taken = latents[row, : 0 if done[row] else min(inside[row], left[row])]
+                if len(taken):
+                    grew = True
+                    left[row] -= len(taken)
+                    yield Piece(first + row, clip.push(taken), taken, None)
+                if until_stop and not done[row] and inside[row] < latents.shape[1]:
+                    done[row] = True
+                    yield clip.end(first + row, True)
+        if until_stop or not request.until_stop or not any(left) or (again and not grew):
+            break
+        # Those that ended before their time begin anew; the others are full, and are not looked at.
+        request = replace(request, prompt=None, min_frames=1, seed=_derived(order.seed, first, again + 1))
+    for row, clip in enumerate(clips):
+        if not done[row]:
+            yield clip.end(first + row, until_stop and left[row] > 0)
+
+
+def _request(codec: Codec, order: Order, prompt: Tensor | None, n: int, seed: int) -> Request:
+    rate = codec.autoencoder.latent_rate
+    # Where the seed is part of the clip, there is sound without anything new.
+    at_least = 0 if order.seed_audio is not None and order.seed_audio.in_output else 1
+    seconds = order.max_seconds if order.seconds is None else order.seconds
+    # A join may shift what is new by a little: there must be enough to fill the asked length.
+    spare = ALIGN_SECONDS if order.seed_audio is not None and order.seconds is not None else 0.0
+    max_frames = units.seconds_to_frames(seconds + spare, rate)
+    min_frames = units.seconds_to_frames(order.min_seconds, rate) if order.min_seconds else 0
+    return Request(
+        n=n,
+        max_frames=max_frames,
+        min_frames=min(max(at_least, min_frames), max_frames),
+        until_stop=order.seconds is None or (order.restart and order.condition_end is None),
+        condition=None if order.condition is None else order.condition.expand(n, -1),
+        condition_end=None if order.condition_end is None else order.condition_end.expand(n, -1),
+        unconditional=order.unconditional,
+        prompt=prompt,
+        sampling=order.sampling,
+        seed=seed,
+    )
+
+
+def _derived(seed: int, *path: int) -> int:
+    """Seeds for what else is drawn under one seed, none of which a neighbouring seed has; the first is the seed itself."""
+    if not any(path):
+        return seed
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 2)
+
+
+def _candidates(prior: Prior, request: Request, best_of: int) -> Iterator[Chunk]:
+    return prior.sample(request) if best_of == 1 else best(prior, request, best_of)
+
+
+@torch.no_grad()
+def best(prior: Prior, request: Request, best_of: int) -> Iterator[Chunk]:
+    """Of so many candidates for each sequence the one whose new frames are the likeliest on average; held whole.
+
+    Raises:
+        ConfigError: the prior has no likelihood, or the condition glides.
+    """
+    if not isinstance(prior, SequencePrior) or not prior.has_likelihood or request.condition_end is not None:
+        raise ConfigError(
+            "the likeliest of several cannot be chosen here",
+            "a sequence prior with head mixture or gaussian, and one label",
+            "leave out best_of",
+        )
+
+    def repeated(tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.repeat_interleave(best_of, dim=0)
+
+    n, condition = request.n * best_of, repeated(request.condition)
+    chunks = list(prior.sample(replace(request, n=n, condition=condition)))
+    if not chunks:
+        return
+    latents = torch.cat([chunk.latents for chunk in chunks], dim=1)
+    stopped = torch.cat([chunk.stopped for chunk in chunks], dim=1)
+    lengths = (~stopped).sum(1)
+    before = 0 if request.prompt is None else request.prompt.shape[1]
+    whole = latents if request.prompt is None else torch.cat([request.prompt.expand(n, -1, -1), latents], dim=1)
+    density = prior.log_prob(whole, before + lengths, condition)[:, before:].sum(1) / lengths.clamp(min=1)
+    rows = density.reshape(-1, best_of).argmax(1) + torch.arange(request.n, device=density.device) * best_of
+    yield Chunk(latents[rows], stopped[rows])
+
+
+class _Clip:
+    """One growing clip: it decodes, joins what is new to the seed, keeps the asked length, fades where it was cut."""
+
+    def __init__(self, codec: Codec, order: Order, prompt: Tensor | None) -> None:
+        rate, seconds, seed = codec.sample_rate, order.seconds, order.seed_audio
+        self.rate, self.seed, self.decoder = rate, seed, codec.decode_stream()
+        self.gain = np.float32(order.gain if seed is None else seed.gain)
+        self.waiting: list[Any] = []
+        self.nothing = np.zeros((0, codec.autoencoder.latent_dim), np.float32)
+        self.tail = np.zeros(0, np.float32)
+        self.fade = units.seconds_to_samples(END_FADE_SECONDS, rate)
+        self.left = None if seconds is None else units.seconds_to_samples(seconds, rate)
+        self.join: int | None = None
+        self.joined = seed is None
+        if seed is None or prompt is None:
+            return
+        start = _settled(codec, prompt.shape[1])
+        self.begin = start * codec.samples_per_latent
+        self.original = seed.waveform[self.begin :]
+        if seed.in_output:
+            self.join = len(seed.waveform)
+            self.left = None if self.left is None else self.left + len(seed.waveform)
+        self.waiting = [self.decoder.push(prompt[0, start:].cpu().numpy()) / self.gain]
+
+    def push(self, latents: Waveform) -> Waveform:
+        """Sound that is final."""
+        return self._shape(self.decoder.push(latents), False)
+
+    def end(self, number: int, stopped: bool) -> Piece:
+        """The rest of it."""
+        made = np.concatenate([self._shape(self.decoder.finish(), True), self.tail])
+        if not stopped and len(made):
+            n = min(len(made), self.fade)
+            made[-n:] *= np.linspace(1, 0, n, dtype=np.float32)
+        return Piece(number, made, self.nothing, End(stopped, self.join))
+
+    def _shape(self, made: Waveform, last: bool) -> Waveform:
+        made = made / self.gain
+        if not self.joined:
+            self.waiting.append(made)
+            enough = units.seconds_to_samples(CROSSFADE_SECONDS + ALIGN_SECONDS, self.rate)
+            if sum(map(len, self.waiting)) < len(self.original) + enough and not last:
+                return np.zeros(0, np.float32)
+            made, self.joined = self._begin(np.concatenate(self.waiting)), True
+        if self.left is not None:
+            made = made[: self.left]
+            self.left -= len(made)
+        made = np.concatenate([self.tail, made])
+        cut = max(0, len(made) - self.fade)
+        self.tail = made[cut:]
+        return made[:cut]
+
+    def _begin(self, made: Waveform) -> Waveform:
+        """The seed and what follows it, or only that."""
+        assert self.seed is not None
+        if not self.seed.in_output:
+            return made[len(self.original) :]
+        return np.concatenate([self.seed.waveform[: self.begin], splice(self.original, made, self.rate)])
+
+
+def _settled(codec: Codec, frames: int) -> int:
+    """The frame of a prompt from which on it is decoded, so that the sound at its end does not depend on where that was."""
+    if codec.autoencoder.context_frames is None:
+        return 0
+    context = -(-codec.autoencoder.context_frames // codec.autoencoder.stride)
+    return max(0, frames - context - units.seconds_to_frames(SETTLE_SECONDS, codec.autoencoder.latent_rate))
+
+
+def encode_seed(codec: Codec, seed_audio: SeedAudio) -> Waveform:
+    """Latents (frames, latent_dim) that cover a seed.
+
+    The recording is mirrored at its end before it is encoded: silence there would tell the encoder, and so the prior, that
+    the sound ends where the recording was cut.
+    """
+    waveform = seed_audio.waveform * np.float32(seed_audio.gain)
+    frames = -(-len(waveform) // codec.samples_per_latent)
+    context = (
+        codec.autoencoder.context_frames or 64
+    ) * codec.representation.hop_length + codec.representation.context_samples
+    extended = np.pad(
+        waveform, (0, context + codec.samples_per_latent), mode="reflect" if len(waveform) > 1 else "edge"
+    )
+    return codec.encode([extended.astype(np.float32)])[0][0][:frames]
+
+
+def splice(original: Waveform, made: Waveform, sample_rate: int) -> Waveform:
+    """The original, crossfaded at its end into `made`, which runs on the same clock.
+
+    `made` is shifted by up to 8 ms to where it agrees best with the original; the crossfade keeps the power that this
+    agreement leaves.
+    """
+    at = len(original)
+    fade = min(units.seconds_to_samples(CROSSFADE_SECONDS, sample_rate), at, max(0, len(made) - at))
+    if fade < 2:
+        return np.concatenate([original, made[at:]]).astype(np.float32)
+    reach = min(units.seconds_to_samples(ALIGN_SECONDS, sample_rate), at - fade, len(made) - at)
+    end = original[at - fade : at].astype(np.float64)
+    best, lag = -np.inf, 0
+    for candidate in range(-reach, reach + 1):
+        piece = made[at - fade + candidate : at + candidate].astype(np.float64)
+        agreement = float(end @ piece) / (float(np.linalg.norm(end) * np.linalg.norm(piece)) + 1e-12)
+        # Among near-equals the smallest shift.
+        if agreement - 1e-3 * abs(candidate) / max(1, reach) > best:
+            best, lag = agreement - 1e-3 * abs(candidate) / max(1, reach), candidate
+    piece = made[at - fade + lag : at + lag].astype(np.float64)
+    agreement = float(np.clip(end @ piece / (np.linalg.norm(end) * np.linalg.norm(piece) + 1e-12), 0, 1))
+    angle = np.linspace(0, np.pi / 2, fade)
+    out, inn = np.cos(angle), np.sin(angle)
+    mixed = (out * end + inn * piece) / np.sqrt(1 + 2 * agreement * out * inn)
+    return np.concatenate([original[: at - fade], mixed, made[at + lag :]]).astype(np.float32)
+
+
+def compile_clips(waveforms: list[Waveform], sample_rate: int, gap_seconds: float = GAP_SECONDS) -> Waveform:
+    """All clips in a row with silence between; one beyond full scale is turned down by itself, as in its own file."""
+    gap = np.zeros(units.seconds_to_samples(gap_seconds, sample_rate), dtype=np.float32)
+    parts: list[Any] = []
+    for waveform in waveforms:
+        peak = float(np.abs(waveform).max(initial=0.0))
+        parts += [waveform * np.float32(1 / peak) if peak > 1 else waveform, gap]
+    return np.concatenate(parts[:-1]) if parts else gap[:0]

@@ -1,0 +1,151 @@
+"""Some clips of a run, drawn by chance, and what the run makes of them: plain arrays to be drawn and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from actseq import units
+from actseq.data.corpus import Corpus
+from actseq.data.excerpts import Excerpt, excerpts
+from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
+from actseq.plots import spectra as bands
+from actseq.plots.latent_statistics import Codes
+from actseq.plots.sound_charts import Frame
+from actseq.progress import Reporter
+
+CLIPS = 200
+SECONDS = 60.0
+"""Sound of all clips together, where no number of clips is asked for."""
+SHORTEST_CUT = 5.0
+"""Seconds: a clip is never cut shorter than this, however many there are."""
+FRAMES = 6
+"""Single frames that are shown."""
+SOUNDING = 0.01
+"""Share of a clip's loudest amplitude that a frame must have to be shown."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What the run made of the chosen clips.
+
+    Attributes:
+        codes: all latent frames; None beside skip connections, where they do not hold the sound.
+        clip: of each latent frame, as a position in what was chosen.
+        frames: single frames, before and after.
+        spectra: mean power of original, output and their difference, `n_fft` as `bands.window_length` says.
+    """
+
+    codes: Codes | None
+    clip: NDArray[np.int64]
+    frames: list[Frame]
+    spectra: Float[np.ndarray, "3 bins"]
+
+
+def choose(
+    corpus: Corpus, split: str, labels: Collection[str] | None, sample_rate: int, n: int | None, seed: int
+) -> list[Excerpt]:
+    """Clips of a split, drawn by chance, each from a place drawn by chance where it is too long.
+
+    Args:
+        corpus: the clips.
+        split: which of them.
+        labels: of those that may be chosen; None: all.
+        sample_rate: of the corpus, Hz.
+        n: how many; None: up to 200 that make a minute together.
+        seed: of the choice.
+
+    Returns:
+        In the corpus's order. Empty clips are left out.
+    """
+    whole = [
+        excerpt for excerpt in excerpts(corpus, split, sample_rate, None) if labels is None or excerpt.label in labels
+    ]
+    rng = np.random.default_rng(seed)
+    order = [whole[i] for i in rng.permutation(len(whole))[: CLIPS if n is None else n]]
+    longest = units.seconds_to_samples(max(SHORTEST_CUT, SECONDS / max(1, len(order))), sample_rate)
+    left = units.seconds_to_samples(SECONDS, sample_rate) if n is None else len(order) * longest
+    chosen = []
+    for excerpt in order:
+        size = min(excerpt.samples, longest)
+        if size > left:
+            break
+        start = excerpt.start + int(rng.integers(excerpt.samples - size + 1))
+        chosen.append(replace(excerpt, start=start, stop=start + size))
+        left -= size
+    return sorted(chosen, key=lambda excerpt: excerpt.index)
+
+
+@torch.inference_mode()
+def observe(codec: Codec, corpus: Corpus, chosen: list[Excerpt], seed: int, reporter: Reporter) -> Observed:
+    """Send clips through the run, group by group; only what is drawn is kept."""
+    hop, rate = codec.representation.hop_length, codec.sample_rate
+    n_fft = bands.window_length(rate)
+    shown = _places(corpus, chosen, hop, seed)
+    drawn, means, log_variances, clip = [], [], [], []
+    frames: list[Frame] = []
+    spectra, windows = np.zeros((3, n_fft // 2 + 1)), 0
+    reporter.begin("clips", len(chosen), unit="clips")
+    for group in in_batches([units.n_frames(excerpt.samples, hop) for excerpt in chosen], BATCH_FRAMES):
+        originals = [chosen[at].read(corpus) for at in group]
+        features = codec.analyse(originals)
+        output = codec.autoencoder.reconstruct(features)
+        made = [new[: len(old)] for new, old in zip(codec.synthesise(output), originals, strict=True)]
+        for row, at in enumerate(group):
+            for k, signal in enumerate((originals[row], made[row], made[row] - originals[row])):
+                total, n = bands.power(signal, n_fft)
+                spectra[k] += total
+            windows += n
+            for frame in shown.get(at, []):
+                t = min(frame, int(features.lengths[row]) - 1)
+                pair = torch.stack([features.values[row, :, t], output.values[row, :, t]]).double().cpu().numpy()
+                cut = [_window(signal, t * hop, n_fft) for signal in (originals[row], made[row])]
+                key = corpus.store.records[chosen[at].index].key
+                seconds = units.samples_to_seconds(chosen[at].start + t * hop, rate)
+                frames.append(Frame(key, seconds, pair, np.stack(cut).astype(np.float64)))
+        if codec.autoencoder.generative:
+            posterior = codec.autoencoder.encode(features)
+            for row, at in enumerate(group):
+                length = int(posterior.lengths[row])
+                mean = posterior.mean[row, :length].cpu().numpy()
+                means.append(mean)
+                clip.append(np.full(length, at))
+                if posterior.log_variance is not None:
+                    log_variances.append(posterior.log_variance[row, :length].cpu().numpy())
+                    noise = np.random.default_rng([seed, chosen[at].index]).standard_normal(mean.shape, np.float32)
+                    mean = mean + noise * np.exp(0.5 * log_variances[-1])
+                drawn.append(mean)
+        reporter.advance(group[-1] + 1)
+    reporter.end()
+    found = None
+    if means:
+        found = Codes(
+            np.concatenate(drawn),
+            np.concatenate(means),
+            np.concatenate(log_variances) if log_variances else None,
+            codec.autoencoder.bottleneck.deviation,
+        )
+    return Observed(found, np.concatenate(clip) if clip else np.zeros(0, np.int64), frames, spectra / max(1, windows))
+
+
+def _places(corpus: Corpus, chosen: list[Excerpt], hop: int, seed: int) -> dict[int, list[int]]:
+    """Frames to be shown of each clip, drawn by chance among those that sound; another clip for each, if there are so many."""
+    rng = np.random.default_rng([seed, FRAMES])
+    order = rng.permutation(len(chosen))
+    places: dict[int, list[int]] = {}
+    for at in (int(order[k % len(order)]) for k in range(FRAMES)):
+        waveform = np.abs(chosen[at].read(corpus))
+        peaks = np.maximum.reduceat(waveform, np.arange(0, len(waveform), hop))
+        places.setdefault(at, []).append(int(rng.choice(np.flatnonzero(peaks >= SOUNDING * peaks.max()))))
+    return places
+
+
+def _window(waveform: NDArray[np.float32], centre: int, size: int) -> NDArray[np.float32]:
+    """Samples around a place, silence beyond the ends."""
+    padded = np.pad(waveform, size)
+    return padded[centre + size - size // 2 :][:size]

@@ -1,0 +1,95 @@
+"""The hazard of ending, calibrated on what the prior itself makes.
+
+On real sequences the hazard learns when they end. Left to run free a prior is a little off, and comes upon what looks like an
+end too early or too late; lengths, which multiply many small chances, show it first. So after training it makes sequences
+without ending them, and a slope and an offset of the hazard's logit are chosen under which the lengths of the corpus are the
+likeliest, label by label. Nothing else of the prior changes.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from actseq.priors.base import PLAIN
+from actseq.priors.labels import ConditionedPrior
+from actseq.priors.sequence import SequencePrior
+
+SEQUENCES = 256
+FRAMES = 1024
+"""How far sequences are made: of longer ones it counts only that they did not end before."""
+SMALLEST = 20
+"""Fewer lengths say too little."""
+
+
+def calibrate(
+    model: ConditionedPrior, lengths: Int[np.ndarray, " m"], labels: Int[np.ndarray, " m"], seed: int
+) -> bool:
+    """Set a prior's `end_calibration`; leave it alone, and say False, where too few lengths are known.
+
+    Args:
+        model: a sequence prior with its labels.
+        lengths: in latent frames, of sequences of the corpus that begin and end.
+        labels: of those, rows of the table.
+        seed: of what the prior makes.
+    """
+    prior = model.prior
+    if not isinstance(prior, SequencePrior) or len(lengths) < SMALLEST:
+        return False
+    made = np.sort(labels)[np.arange(SEQUENCES) * len(labels) // SEQUENCES]
+    frames = min(FRAMES, int(lengths.max()))
+    logits = _end_logits(model, made, frames, seed)
+    slope, offset = fit(logits, made, lengths, labels)
+    prior.end_calibration.copy_(torch.tensor([slope, offset]))
+    return True
+
+
+@torch.no_grad()
+def _end_logits(
+    model: ConditionedPrior, labels: Int[np.ndarray, " n"], frames: int, seed: int
+) -> Float[np.ndarray, "n frames"]:
+    """Logits of having ended with length 1 … frames, on sequences that go on regardless."""
+    prior, n = model.prior, len(labels)
+    assert isinstance(prior, SequencePrior)
+    device = prior.start.device
+    generator = torch.Generator(device).manual_seed(seed)
+    condition = model.condition(torch.from_numpy(labels).to(device))
+    prediction, state = prior.step(None, condition, prior.init_state(n), n)
+    logits = []
+    for _ in range(frames):
+        value = prior.head.sample(prediction.numbers[:, 0], PLAIN, generator)
+        prediction, state = prior.step(value, condition, state, n)
+        logits.append(prediction.end_logit[:, 0])
+    return torch.stack(logits, dim=1).double().cpu().numpy()
+
+
+def fit(
+    logits: Float[np.ndarray, "n frames"],
+    made: Int[np.ndarray, " n"],
+    lengths: Int[np.ndarray, " m"],
+    labels: Int[np.ndarray, " m"],
+) -> tuple[float, float]:
+    """Slope and offset of the logits under which lengths are the likeliest; drawn a little towards 1 and 0.
+
+    Args:
+        logits: of having ended with length 1 … frames.
+        made: label of each of those sequences.
+        lengths: of sequences of the corpus.
+        labels: of those.
+    """
+    from scipy.optimize import minimize
+
+    last = logits.shape[1]
+    at = {label: np.minimum(lengths[labels == label], last + 1) - 1 for label in np.unique(labels)}
+
+    def cost(parameters: NDArray[np.float64]) -> float:
+        slope, offset = parameters
+        z = slope * logits + offset
+        on = np.cumsum(np.concatenate([np.zeros((len(z), 1)), -np.logaddexp(0, z)], axis=1), axis=1)
+        # Ended with length 1 … last, or not by then.
+        ended = np.concatenate([np.exp(on[:, :-1] - np.logaddexp(0, -z)), np.exp(on[:, -1:])], axis=1)
+        nats = -sum(np.log(ended[made == label].mean(axis=0)[own] + 1e-6).sum() for label, own in at.items())
+        return float(nats / len(lengths) + 1e-3 * ((slope - 1) ** 2 + offset**2))
+
+    found = minimize(cost, np.array([1.0, 0.0]), method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-6})
+    return float(found.x[0]), float(found.x[1])

@@ -1,0 +1,226 @@
+"""Ways through or around given sounds: `Interpolate` and `Vary`. What they make is as long as those sounds."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from actseq.errors import ConfigError
+from actseq.priors.base import Chunk, Request
+from actseq.priors.heads import normal
+from actseq.priors.untrained import CONTROLS, RandomWalk, _chunks, _label
+
+MAX_CELLS = 2**22
+"""Frames of one sequence times frames of the other that are aligned at most: 2048 and 2048, 80 MB."""
+POSTERIOR_AMOUNT = 0.2
+"""Amount of variation from which on a sound's whole posterior is drawn from."""
+PARALLEL = 1e-5
+"""Sine of an angle under which a great circle is not told from its chord."""
+
+
+class Interpolate:
+    """`interpolate`: through given sequences, from the first to the last.
+
+    From each to the next leads a passage. The two are warped on to each other in time, so that what is alike in them
+    coincides, and mixed frame by frame, the weight gliding from the one to the other: a passage begins exactly as the one
+    begins and ends exactly as the other ends. Its natural length is the mean of their lengths. The mixture is spherical,
+    about the origin: the direction moves along the great circle, the norm in a straight line.
+
+    Args:
+        sequences: two or more.
+
+    Raises:
+        ConfigError: fewer than two.
+
+    Source: Sakoe, Chiba 1978 (dynamic time warping); Shoemake 1985 (spherical interpolation).
+    """
+
+    has_likelihood = False
+    controls: tuple[str, ...] = ()
+
+    def __init__(self, sequences: Sequence[Float[Tensor, "_frames latent_dim"]]) -> None:
+        if len(sequences) < 2:
+            raise ConfigError(f"an interpolation through {len(sequences)} sounds", "at least 2")
+        self.device, self.latent_dim = sequences[0].device, sequences[0].shape[1]
+        arrays = [sequence.cpu().double().numpy() for sequence in sequences]
+        self.passages = [_Passage(one, other) for one, other in pairwise(arrays)]
+
+    @property
+    def natural_frames(self) -> int:
+        """Length with `until_stop`."""
+        return round(sum(passage.natural_frames for passage in self.passages))
+
+    def sample(self, request: Request) -> Iterator[Chunk]:
+        """See `Prior.sample`; all sequences are the same.
+
+        With `until_stop` it has its natural length where the request allows, else the nearest that it does.
+
+        Raises:
+            ConfigError: a prompt, a label, a control, or less than two frames for each passage.
+        """
+        _refuse_prompt(request, "an interpolation")
+        if request.condition is not None:
+            raise ConfigError("an interpolation knows no label", action="leave out the label")
+        request.sampling.only(self.controls, "an interpolation")
+        total = request.max_frames
+        if request.until_stop:
+            total = min(max(self.natural_frames, request.min_frames), request.max_frames)
+        return _chunks(request, self._frames(request.n, self._split(total)), [total] * request.n)
+
+    def _split(self, total: int) -> list[int]:
+        """Frames of each passage: two, and of the rest its share by natural length."""
+        least = 2 * len(self.passages)
+        if total < least:
+            raise ConfigError(
+                f"an interpolation through {len(self.passages) + 1} sounds was given {total} latent frames",
+                f"at least {least}",
+                "ask for more seconds",
+            )
+        surplus = np.array([passage.natural_frames - 2 for passage in self.passages])
+        share = surplus / surplus.sum() if surplus.any() else np.full(len(surplus), 1 / len(surplus))
+        ends = np.floor((2 + share * (total - least)).cumsum() + 1e-6).astype(int)
+        return [int(frames) for frames in np.diff(ends, prepend=0)]
+
+    def _frames(self, n: int, split: list[int]) -> Iterator[Tensor]:
+        for passage, frames in zip(self.passages, split, strict=True):
+            for k in range(frames):
+                value = torch.from_numpy(passage.at(k / (frames - 1)).astype(np.float32))
+                yield value.to(self.device).expand(n, -1)
+
+
+class _Passage:
+    """From one sequence to the other."""
+
+    def __init__(self, one: Float[np.ndarray, "_frames dims"], other: Float[np.ndarray, "_frames2 dims"]) -> None:
+        self.one, self.other = one, other
+        path = warping_path(one, other)
+        self.in_one, self.in_other = path.T
+        # Time that runs at the mean pace of the two.
+        self.clock = path.mean(axis=1)
+        self.natural_frames = max(2.0, (len(one) + len(other)) / 2)
+
+    def at(self, share: float) -> Float[np.ndarray, " dims"]:
+        """The frame where so much of the passage is over, 0 to 1."""
+        time = share * self.clock[-1]
+        one = _between(self.one, float(np.interp(time, self.clock, self.in_one)))
+        other = _between(self.other, float(np.interp(time, self.clock, self.in_other)))
+        return spherical(one, other, share)
+
+
+def _between(sequence: Float[np.ndarray, "_frames dims"], at: float) -> Float[np.ndarray, " dims"]:
+    before = min(int(at), len(sequence) - 1)
+    return spherical(sequence[before], sequence[min(before + 1, len(sequence) - 1)], at - before)
+
+
+def warping_path(
+    one: Float[np.ndarray, "_frames dims"], other: Float[np.ndarray, "_frames2 dims"]
+) -> Int[np.ndarray, "steps 2"]:
+    """Pairs of frames that belong together, from the first two to the last two.
+
+    No frame of either is left out; but of sequences that make more than `MAX_CELLS` pairs only every second frame, third
+    frame and so on is aligned.
+    """
+    from librosa.sequence import dtw
+
+    step = math.ceil(math.sqrt(len(one) * len(other) / MAX_CELLS))
+    rows = [np.unique([*range(0, len(sequence), step), len(sequence) - 1]) for sequence in (one, other)]
+    path = dtw(one[rows[0]].T, other[rows[1]].T, metric="euclidean")[1][::-1]
+    aligned: Int[np.ndarray, "steps 2"] = np.stack([rows[0][path[:, 0]], rows[1][path[:, 1]]], axis=1)
+    return aligned
+
+
+def spherical(
+    one: Float[np.ndarray, " dims"], other: Float[np.ndarray, " dims"], weight: float
+) -> Float[np.ndarray, " dims"]:
+    """The direction on the great circle from one to the other, the norm on a straight line; exact at both ends.
+
+    In a straight line altogether where there is no circle: next to parallel or opposite, or one of them next to nothing.
+    """
+    norms = np.linalg.norm(one), np.linalg.norm(other)
+    norm = (1 - weight) * norms[0] + weight * norms[1]
+    if min(norms) > 1e-6:
+        angle = np.arccos(np.clip(one @ other / (norms[0] * norms[1]), -1, 1))
+        if np.sin(angle) > PARALLEL:
+            shares = np.sin(np.array([1 - weight, weight]) * angle) / np.sin(angle) * (norm / np.array(norms))
+            return np.asarray(shares[0] * one + shares[1] * other)
+    return np.asarray((1 - weight) * one + weight * other)
+
+
+class Vary:
+    """`vary`: variations of a sound, of its length, between the sound itself and any of the corpus.
+
+    z = m + √(1 − a²) (x − m) + a (w − m) for an amount a, with the mean m of the corpus or label, a draw x from the sound's
+    posterior and a random walk w. A sum of such squares keeps the covariance of the corpus whatever the amount. The walk is
+    smooth in time, so what changes is a gesture and not the noise of single frames. The noise of x has min(1, a / 0.2) times
+    the posterior's deviation: 0 is the mean of the posterior exactly, small amounts stay near what the autoencoder holds for
+    the same sound, and of 1 nothing is left of it.
+
+    Args:
+        mean: of the sound's posterior.
+        log_variance: of the same; None where the code is a point.
+        walk: of the corpus.
+        amount: 0 to 1.
+
+    Raises:
+        ConfigError: another amount.
+
+    Source: Cotter et al. 2013, MCMC Methods for Functions, section 4 (the proposal that keeps a Gaussian).
+    """
+
+    has_likelihood = False
+    controls: tuple[str, ...] = CONTROLS
+
+    def __init__(
+        self,
+        mean: Float[Tensor, "frames latent_dim"],
+        log_variance: Float[Tensor, "frames latent_dim"] | None,
+        walk: RandomWalk,
+        *,
+        amount: float,
+    ) -> None:
+        if not 0 <= amount <= 1:
+            raise ConfigError(f"amount of variation {amount:g}", "0 (the sound itself) to 1 (nothing of it left)")
+        self.latent_dim, self.mean, self.walk, self.amount = mean.shape[1], mean, walk, amount
+        self.deviation = torch.zeros_like(mean) if log_variance is None else (0.5 * log_variance).exp()
+
+    @property
+    def natural_frames(self) -> int:
+        """Length of the sound."""
+        return len(self.mean)
+
+    def sample(self, request: Request) -> Iterator[Chunk]:
+        """See `Prior.sample`; a condition says which label's statistics to go to, as of the walk.
+
+        Raises:
+            ConfigError: a prompt, a control that the walk does not know, or more frames than the sound has.
+        """
+        _refuse_prompt(request, "a variation")
+        request.sampling.only(self.controls, "a variation")
+        asked = request.min_frames if request.until_stop else request.max_frames
+        if asked > len(self.mean):
+            raise ConfigError(
+                f"a variation was asked for {asked} latent frames",
+                f"at most {len(self.mean)}, as many as the sound has",
+                "leave out the length",
+            )
+        total = min(len(self.mean), request.max_frames)
+        return _chunks(request, self._frames(request), [total] * request.n)
+
+    def _frames(self, request: Request) -> Iterator[Tensor]:
+        generator = torch.Generator(self.mean.device).manual_seed(request.seed)
+        walk = self.walk.path(request, generator)
+        for frame, (mean, deviation) in enumerate(zip(self.mean, self.deviation, strict=True)):
+            noise = normal((request.n, self.latent_dim), request.sampling, generator, mean.device)
+            drawn = mean + min(1.0, self.amount / POSTERIOR_AMOUNT) * deviation * noise
+            centre = self.walk.centre[_label(request, frame, len(self.walk.lengths)).to(mean.device)]
+            kept = torch.lerp(centre, drawn, (1 - self.amount**2) ** 0.5)
+            yield kept + self.amount * (next(walk) - centre)
+
+
+def _refuse_prompt(request: Request, who: str) -> None:
+    if request.prompt is not None:
+        raise ConfigError(f"{who} cannot continue a recording", action="leave out the seed audio")

@@ -1,0 +1,315 @@
+"""The sequence prior: a causal network, a head over latents, and a hazard of ending.
+
+Order of events: the state after consuming z_0 … z_{t−1} says first whether the sequence has ended with length t, and if it
+has not, how z_t is distributed. Position 0 has consumed a learned start vector only. A sequence of T frames therefore has
+T + 1 positions, the last of which can only say "ended".
+
+A sequence prior lives in standardised coordinates of the dimensions that carry information; the others are drawn from
+N(0, 1). All of that is kept in its buffers.
+
+In training it may be shown latents with noise on them, and is told how much: what it makes itself is never as clean as
+what it learned from, and a prior that has only seen clean latents drifts. Sources: Ho et al. 2022 for the told level;
+Pasini et al. 2024 (Continuous Autoregressive Models).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from actseq.errors import ConfigError
+from actseq.priors.base import Chunk, DensityHead, Head, Network, Request, Standardiser, State
+
+PREFILL_FRAMES = 1024
+"""Frames of a prompt that are consumed at a time: a long one needs no more memory than a short one."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says at each position.
+
+    Attributes:
+        numbers: (batch, positions, n_numbers), parameters of the head for the next latent.
+        end_logit: (batch, positions), hazard of having ended before it.
+    """
+
+    numbers: Float[Tensor, "batch positions n_numbers"]
+    end_logit: Float[Tensor, "batch positions"]
+
+
+class SequencePrior(nn.Module):
+    """A causal network with a head, a condition and a learned start and end.
+
+    Args:
+        network: a causal network.
+        head: a distribution over `n_active` numbers.
+        latent_dim: of the autoencoder.
+        n_active: dimensions that carry information.
+        condition_dim: size of the condition vector.
+    """
+
+    def __init__(self, network: Network, head: Head, *, latent_dim: int, n_active: int, condition_dim: int) -> None:
+        super().__init__()
+        input_dim = network.input_dim
+        self.network, self.head = network, head
+        self.latent_dim = latent_dim
+        self.standardiser = Standardiser(latent_dim, n_active)
+        self.read = nn.Linear(n_active, input_dim)
+        self.start = nn.Parameter(torch.randn(input_dim) * 0.1)
+        self.condition = nn.Linear(condition_dim, input_dim, bias=False)
+        # How noisy the latents are that it is shown; 0, which is what sampling says, adds nothing.
+        self.noise_level = nn.Linear(1, input_dim, bias=False)
+        self.numbers = nn.Linear(network.hidden_dim, head.n_numbers)
+        # Straight from the last latent to the next one's parameters: what a vector autoregression knows need not pass the
+        # network, and its dropout.
+        self.skip = nn.Linear(n_active, head.n_numbers, bias=False)
+        nn.init.zeros_(self.skip.weight)
+        self.end = nn.Linear(network.hidden_dim, 1)
+        nn.init.constant_(self.end.bias, -4.0)
+        # What sampling makes of the logit of the end, slope and offset: see `actseq.priors.ends`.
+        self.end_calibration: Tensor
+        self.register_buffer("end_calibration", torch.tensor([1.0, 0.0]))
+
+    @property
+    def has_likelihood(self) -> bool:
+        """Whether `log_prob` can be asked."""
+        return isinstance(self.head, DensityHead)
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """Those of its head, and guidance."""
+        return (*self.head.controls, "guidance")
+
+    def init_state(self, batch: int) -> State:
+        """The state before anything was consumed."""
+        return self.network.init_state(batch, self.start.device)
+
+    def _inputs(self, values: Tensor, condition: Tensor | None) -> Tensor:
+        inputs: Tensor = self.read(values)
+        if condition is not None:
+            shift = self.condition(condition)
+            inputs = inputs + (shift[:, None] if inputs.ndim == 3 else shift)
+        return inputs
+
+    def _start(self, batch: int, condition: Tensor | None) -> Tensor:
+        start = self.start.expand(batch, -1)
+        return start if condition is None else start + self.condition(condition)
+
+    def _predict(self, hidden: Tensor, last: Tensor) -> Prediction:
+        return Prediction(self.numbers(hidden) + self.skip(last), self.end(hidden).squeeze(-1))
+
+    def forward(
+        self,
+        values: Float[Tensor, "batch frames dims"],
+        condition: Float[Tensor, "batch condition_dim"] | None,
+        previous: Float[Tensor, "batch dims"] | None = None,
+        begins: Bool[Tensor, " batch"] | None = None,
+        noise_level: Float[Tensor, " batch"] | None = None,
+    ) -> Prediction:
+        """Predictions at frames + 1 positions, in parallel; for training.
+
+        Args:
+            values: standardised latents.
+            condition: condition vectors.
+            previous: the standardised latent before `values`, for sequences that do not begin at their start.
+            begins: which sequences begin at their start; None means all.
+            noise_level: deviation of the noise that `values` and `previous` are shown with, at their power; None: none.
+        """
+        if noise_level is not None:
+            level = noise_level[:, None, None]
+            values = _with_noise(values, level)
+            previous = None if previous is None else _with_noise(previous, level[:, 0])
+        first = self._start(len(values), condition)
+        before = torch.zeros_like(values[:, :1])
+        if previous is not None and begins is not None:
+            first = torch.where(begins[:, None], first, self._inputs(previous, condition))
+            before = torch.where(begins[:, None, None], before, previous[:, None])
+        inputs = torch.cat([first[:, None], self._inputs(values, condition)], dim=1)
+        if noise_level is not None:
+            inputs = inputs + self.noise_level(noise_level[:, None])[:, None]
+        hidden, _ = self.network.forward(inputs, self.init_state(len(values)))
+        return self._predict(hidden, torch.cat([before, values], dim=1))
+
+    def step(
+        self,
+        value: Float[Tensor, "batch dims"] | None,
+        condition: Float[Tensor, "batch condition_dim"] | None,
+        state: State,
+        batch: int,
+    ) -> tuple[Prediction, State]:
+        """Consume one standardised latent (None: the start) and predict the next; positions = 1."""
+        hidden, last, state = self._consume(value, condition, state, batch)
+        return self._predict(hidden, last), state
+
+    def _consume(
+        self, value: Tensor | None, condition: Tensor | None, state: State, batch: int
+    ) -> tuple[Tensor, Tensor, State]:
+        """Hidden vectors and last latents (batch, 1, …), and the state."""
+        inputs = self._start(batch, condition) if value is None else self._inputs(value, condition)
+        hidden, state = self.network.step(inputs, state)
+        last = hidden.new_zeros(batch, len(self.standardiser.mean)) if value is None else value
+        return hidden[:, None], last[:, None], state
+
+    def prefill(
+        self,
+        values: Float[Tensor, "batch frames dims"],
+        condition: Float[Tensor, "batch condition_dim"] | None,
+    ) -> tuple[Prediction, State]:
+        """Consume the start and a whole prompt; the prediction after its last frame, and the state."""
+        hidden, last, state = self._consume_prompt(values, condition)
+        return self._predict(hidden, last), state
+
+    def _consume_prompt(self, values: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, State]:
+        hidden, last, state = self._consume(None, condition, self.init_state(len(values)), len(values))
+        for piece in torch.split(values, PREFILL_FRAMES, dim=1):
+            hidden, state = self.network.forward(self._inputs(piece, condition), state)
+            hidden, last = hidden[:, -1:], piece[:, -1:]
+        return hidden, last, state
+
+    def log_prob(
+        self,
+        latents: Float[Tensor, "batch frames latent_dim"],
+        lengths: Int[Tensor, " batch"],
+        condition: Float[Tensor, "batch condition_dim"] | None = None,
+    ) -> Float[Tensor, "batch frames"]:
+        """Log-density in nats of each latent frame given those before, active dimensions only; 0 beyond `lengths`.
+
+        Raises:
+            ConfigError: the head has no likelihood.
+        """
+        if not isinstance(self.head, DensityHead):
+            raise ConfigError(
+                f"a prior with head {type(self.head).__name__.lower()} has no likelihood",
+                action="use one with head mixture or gaussian",
+            )
+        values = self.standardiser.standardise(latents)
+        prediction = self.forward(values, condition)
+        density = self.head.log_prob(prediction.numbers[:, :-1], values) - self.standardiser.deviation.log().sum()
+        inside = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]
+        return density * inside
+
+    def sample(self, request: Request) -> Iterator[Chunk]:
+        """Sample frame by frame; see `Prior.sample`.
+
+        Raises:
+            ConfigError: a control that the head does not know.
+        """
+        sampling = request.sampling
+        sampling.only(self.controls, f"a prior with head {type(self.head).__name__.lower()}")
+        device, n = self.start.device, request.n
+        generator = torch.Generator(device).manual_seed(request.seed)
+        # Of its own, so that dimensions without information take no draws from those with.
+        filler = torch.Generator(device).manual_seed(request.seed + 1)
+        earliest = max(request.min_frames, 1 if request.prompt is None else 0)
+        stopped = torch.zeros(n, dtype=torch.bool, device=device)
+        prediction, state = self._begin(request)
+        latents: list[Tensor] = []
+        ends: list[Tensor] = []
+        for frame in range(request.max_frames):
+            if request.until_stop:
+                slope, offset = self.end_calibration
+                hazard = torch.sigmoid(slope * prediction.end_logit[:, 0] + offset)
+                drawn = torch.rand(n, generator=generator, device=device) < hazard
+                if frame >= earliest:
+                    stopped = stopped | drawn
+                if bool(stopped.all()):
+                    break
+            with torch.no_grad():
+                value = self.head.sample(prediction.numbers[:, 0], sampling, generator)
+                latents.append(self.standardiser.restore(value, filler))
+                prediction, state = self._advance(value, state, request, frame + 1)
+            ends.append(stopped)
+            if len(latents) == request.chunk_frames:
+                yield Chunk(torch.stack(latents, dim=1), torch.stack(ends, dim=1))
+                latents, ends = [], []
+        if latents:
+            yield Chunk(torch.stack(latents, dim=1), torch.stack(ends, dim=1))
+
+    @torch.no_grad()
+    def _begin(self, request: Request) -> tuple[Prediction, State]:
+        """The prediction of the first new frame. One prompt is consumed once, whatever the number of its continuations."""
+        condition = request.condition_at(0)
+        alike = condition is None or bool((condition == condition[:1]).all())
+        once = request.prompt is not None and len(request.prompt) == 1 and alike and not self._guided(request)
+        n = 1 if once else request.n
+        condition = self._doubled(None if condition is None else condition[:n], request)
+        rows = 2 * n if self._guided(request) else n
+        if request.prompt is None:
+            hidden, last, state = self._consume(None, condition, self.init_state(rows), rows)
+        else:
+            values = self.standardiser.standardise(request.prompt).expand(n, -1, -1)
+            values = values.repeat(2, 1, 1) if self._guided(request) else values
+            hidden, last, state = self._consume_prompt(values, condition)
+        if once:
+            hidden, last, state = (
+                _repeat(part, request.n, axis) for part, axis in ((hidden, 0), (last, 0), (state, 1))
+            )
+        return self._predict(*self._guide(hidden, last, request)), state
+
+    def _advance(self, value: Tensor, state: State, request: Request, frame: int) -> tuple[Prediction, State]:
+        """Consume one frame and predict the one of the given number."""
+        rows = request.n
+        condition = self._doubled(request.condition_at(frame), request)
+        if self._guided(request):
+            value, rows = value.repeat(2, 1), 2 * rows
+        hidden, last, state = self._consume(value, condition, state, rows)
+        return self._predict(*self._guide(hidden, last, request)), state
+
+    def _guided(self, request: Request) -> bool:
+        return request.sampling.guidance != 1 and request.condition is not None and request.unconditional is not None
+
+    def _doubled(self, condition: Tensor | None, request: Request) -> Tensor | None:
+        """With guidance every sequence runs twice: the second half of the batch is without its condition."""
+        if condition is None or not self._guided(request):
+            return condition
+        assert request.unconditional is not None
+        return torch.cat([condition, request.unconditional.expand_as(condition)])
+
+    def _guide(self, hidden: Tensor, last: Tensor, request: Request) -> tuple[Tensor, Tensor]:
+        if not self._guided(request):
+            return hidden, last
+        given, bare = hidden.chunk(2)
+        return torch.lerp(bare, given, request.sampling.guidance), last.chunk(2)[0]
+
+    def sequence_loss(
+        self,
+        prediction: Prediction,
+        values: Float[Tensor, "batch frames dims"],
+        lengths: Int[Tensor, " batch"],
+        ends: Bool[Tensor, " batch"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """Means of the head's loss of a latent number, in nats where it is a likelihood, and of the end's in nats a position.
+
+        Args:
+            prediction: at frames + 1 positions.
+            values: standardised latents.
+            lengths: valid frames.
+            ends: whether the sequence really ends after its last frame, or was cut there.
+        """
+        frames = values.shape[1]
+        positions = torch.arange(frames + 1, device=values.device)
+        inside = positions[:-1] < lengths[:, None]
+        loss = self.head.loss(prediction.numbers[:, :-1], values)
+        latent_loss = (loss * inside).sum() / (inside.sum() * values.shape[2])
+        # Positions 1 … length − 1 did not end; position `length` did, where the end is known.
+        asked = (positions >= 1) & ((positions < lengths[:, None]) | ((positions == lengths[:, None]) & ends[:, None]))
+        ended = (positions == lengths[:, None]).to(values.dtype)
+        end_nll = F.binary_cross_entropy_with_logits(prediction.end_logit, ended, reduction="none")
+        return latent_loss, (end_nll * asked).sum() / asked.sum().clamp(min=1)
+
+
+def _with_noise(values: Tensor, level: Tensor) -> Tensor:
+    """Noise of a level, the power staying what it is for standardised values."""
+    return (1 - level.square()).sqrt() * values + level * torch.randn_like(values)
+
+
+def _repeat(state: State, n: int, axis: int) -> State:
+    """Every row n times in a row."""
+    if isinstance(state, Tensor):
+        return state.repeat_interleave(n, dim=axis)
+    if isinstance(state, tuple):
+        return tuple(_repeat(part, n, axis) for part in state)
+    return state

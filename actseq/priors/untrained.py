@@ -1,0 +1,234 @@
+"""Priors that need no training: frames of the corpus drawn one by one, or a random walk with its statistics.
+
+`Iid` and `RandomWalk` are made from a corpus's latents when they are needed. Their condition has one value a label, the first
+for no label in particular; the largest value decides, so a glide flips in its middle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from actseq.errors import ConfigError
+from actseq.priors.base import Chunk, Request
+from actseq.priors.heads import normal
+
+CONTROLS = ("temperature", "noise_temperature", "bias", "noise_clamp")
+
+
+@dataclass(frozen=True)
+class TrainingFrames:
+    """What priors without training are made from.
+
+    Attributes:
+        mean: of the posterior of each frame.
+        log_variance: of the same; −inf where the code is a point.
+        label: 0 for none, else the number of the label from 1 on; never falling.
+        follows: whether a frame comes right after the row before it, in the same sequence.
+        lengths: of whole sequences, for each label; those of all come first.
+    """
+
+    mean: Float[np.ndarray, "frames latent_dim"]
+    log_variance: Float[np.ndarray, "frames latent_dim"]
+    label: Int[np.ndarray, " frames"]
+    follows: Bool[np.ndarray, " frames"]
+    lengths: list[Int[np.ndarray, " _sequences"]]
+
+
+class Iid(nn.Module):
+    """`iid`: every frame is one of the training frames, drawn anew from its posterior, whatever came before.
+
+    Args:
+        frames: of the corpus.
+    """
+
+    has_likelihood = False
+    controls: tuple[str, ...] = CONTROLS
+    mean: Tensor
+    deviation: Tensor
+    first: Tensor
+    number: Tensor
+
+    def __init__(self, frames: TrainingFrames) -> None:
+        super().__init__()
+        self.latent_dim, self.lengths = frames.mean.shape[1], frames.lengths
+        number = np.bincount(frames.label, minlength=len(frames.lengths))
+        first = number.cumsum() - number
+        # No label in particular: all of them, and those without.
+        first[0], number[0] = 0, len(frames.mean)
+        self.register_buffer("mean", torch.from_numpy(frames.mean))
+        self.register_buffer("deviation", torch.from_numpy(np.exp(0.5 * frames.log_variance)))
+        self.register_buffer("first", torch.from_numpy(first))
+        self.register_buffer("number", torch.from_numpy(number))
+
+    def sample(self, request: Request) -> Iterator[Chunk]:
+        """See `Prior.sample`. A prompt matters only for how long it goes on; temperatures scale the posterior's noise.
+
+        Raises:
+            ConfigError: a control that it does not know, or a condition of another prior.
+        """
+        request.sampling.only(self.controls, "prior iid")
+        return _chunks(request, self._frames(request), _lengths(request, self.lengths))
+
+    def _frames(self, request: Request) -> Iterator[Tensor]:
+        device = self.mean.device
+        generator = torch.Generator(device).manual_seed(request.seed)
+        for frame in count():
+            label = _label(request, frame, len(self.lengths)).to(device)
+            # The remainder of so large a number is as good as uniform.
+            drawn = torch.randint(2**62, (request.n,), generator=generator, device=device)
+            row = self.first[label] + drawn % self.number[label]
+            noise = normal((request.n, self.latent_dim), request.sampling, generator, device)
+            yield self.mean[row] + self.deviation[row] * noise
+
+
+class RandomWalk(nn.Module):
+    """`random-walk`: an Ornstein-Uhlenbeck process with the corpus's mean, covariance and slowness.
+
+    Each component of the covariance decays towards the mean at a rate of its own: that of its autocorrelation from a frame
+    to the next, the posterior's noise included, which is not correlated. The process is discretised exactly, so its
+    covariance and that autocorrelation are those of the corpus; it cannot alternate, and where a component does, it is
+    white. The statistics of a label are taken from its frames and `latent_dim` more that are like the corpus: a label with
+    many frames has its own, one with few resembles the corpus.
+
+    Args:
+        frames: of the corpus.
+
+    Source: Uhlenbeck, Ornstein 1930; Gillespie 1996 for the exact discretisation.
+    """
+
+    has_likelihood = False
+    controls: tuple[str, ...] = CONTROLS
+    centre: Tensor
+    spread: Tensor
+    decay: Tensor
+    push: Tensor
+
+    def __init__(self, frames: TrainingFrames) -> None:
+        super().__init__()
+        self.latent_dim, self.lengths = frames.mean.shape[1], frames.lengths
+        origin = frames.mean.mean(axis=0, dtype=np.float64)
+        corpus = _moments(frames, np.ones(len(frames.mean), dtype=bool), origin)
+        alike = corpus * self.latent_dim / len(frames.mean)
+        own = [_moments(frames, frames.label == k, origin) + alike for k in range(1, len(frames.lengths))]
+        fitted = [_fit(moments) for moments in (corpus, *own)]
+        centre, spread, decay, push = (torch.from_numpy(np.stack(part)).float() for part in zip(*fitted, strict=True))
+        self.register_buffer("centre", centre + torch.from_numpy(origin).float())
+        self.register_buffer("spread", spread)
+        self.register_buffer("decay", decay)
+        self.register_buffer("push", push)
+
+    def sample(self, request: Request) -> Iterator[Chunk]:
+        """See `Prior.sample`. After a prompt it goes on from the last frame; temperatures scale the deviation.
+
+        Raises:
+            ConfigError: a control that it does not know, or a condition of another prior.
+        """
+        request.sampling.only(self.controls, "prior random-walk")
+        generator = torch.Generator(self.centre.device).manual_seed(request.seed)
+        return _chunks(request, self.path(request, generator), _lengths(request, self.lengths))
+
+    def path(self, request: Request, generator: torch.Generator) -> Iterator[Float[Tensor, "n latent_dim"]]:
+        """Frames without end."""
+        value = None if request.prompt is None else request.prompt[:, -1].expand(request.n, -1)
+        for frame in count():
+            label = _label(request, frame, len(self.lengths)).to(self.centre.device)
+            centre = self.centre[label]
+            noise = normal((request.n, self.latent_dim), request.sampling, generator, centre.device)
+            if value is None:
+                value = centre + _apply(self.spread, label, noise)
+            else:
+                value = centre + _apply(self.decay, label, value - centre) + _apply(self.push, label, noise)
+            yield value
+
+
+def _label(request: Request, frame: int, n: int) -> Int[Tensor, " n"]:
+    """The number of each sequence's label."""
+    condition = request.condition_at(frame)
+    if condition is None:
+        return torch.zeros(request.n, dtype=torch.long)
+    if condition.shape[1] != n:
+        raise ConfigError(
+            f"a condition of {condition.shape[1]} numbers", f"{n}, one a label and one for none", "ask its own prior"
+        )
+    return condition.argmax(1)
+
+
+def _lengths(request: Request, lengths: Sequence[Int[np.ndarray, " _sequences"]]) -> list[int]:
+    """New frames of each sequence: drawn from those lengths of its first label that it can still have.
+
+    A label without any takes those of all; without any at all, and where all are too short, the limits decide.
+    """
+    if not request.until_stop or not len(lengths[0]):
+        return [request.max_frames] * request.n
+    given = 0 if request.prompt is None else request.prompt.shape[1]
+    least = max(request.min_frames, 1 if request.prompt is None else 0)
+    rng = np.random.default_rng(request.seed)
+    new = []
+    for label in _label(request, 0, len(lengths)).tolist():
+        known = lengths[label] if len(lengths[label]) else lengths[0]
+        possible = known[known >= given + least] - given
+        new.append(min(request.max_frames, int(rng.choice(possible)) if len(possible) else least))
+    return new
+
+
+def _chunks(request: Request, frames: Iterator[Tensor], lengths: list[int]) -> Iterator[Chunk]:
+    """Frames (n, latent_dim) in pieces, until the longest sequence has ended."""
+    for start in range(0, max(lengths), request.chunk_frames):
+        stop = min(start + request.chunk_frames, max(lengths))
+        latents = torch.stack(list(islice(frames, stop - start)), dim=1)
+        positions = torch.arange(start, stop, device=latents.device)
+        yield Chunk(latents, positions >= torch.tensor(lengths, device=latents.device)[:, None])
+
+
+def _apply(matrices: Tensor, label: Tensor, values: Tensor) -> Tensor:
+    """To each row the matrix of its label."""
+    out = torch.empty_like(values)
+    for k in set(label.tolist()):
+        out[label == k] = values[label == k] @ matrices[k].T
+    return out
+
+
+def _moments(
+    frames: TrainingFrames, rows: Bool[np.ndarray, " frames"], origin: Float[np.ndarray, " latent_dim"]
+) -> Float[np.ndarray, "3 dims dims"]:
+    """Sums of products y yᵀ, y = (z − origin, 1): of frames, of each with the next, and of both of such a pair by themselves.
+
+    The posterior's variance is in the first and the last: from one frame to the next it is not correlated.
+    """
+    chosen = np.flatnonzero(rows)
+    y = np.append(frames.mean[chosen] - origin, np.ones((len(chosen), 1)), axis=1)
+    variance = np.pad(np.exp(frames.log_variance[chosen], dtype=np.float64), ((0, 0), (0, 1)))
+    after = np.flatnonzero(frames.follows[chosen])
+    before = after - 1
+
+    def power(of: Int[np.ndarray, " _frames"] | slice) -> Float[np.ndarray, "dims dims"]:
+        return np.asarray(y[of].T @ y[of] + np.diag(variance[of].sum(axis=0)))
+
+    cross = y[before].T @ y[after]
+    return np.stack([power(slice(None)), (cross + cross.T) / 2, (power(before) + power(after)) / 2])
+
+
+def _fit(moments: Float[np.ndarray, "3 dims dims"]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Centre, spread, decay, push: z₀ = centre + spread ε, z − centre = decay (z₋₁ − centre) + push ε."""
+    centre = moments[0, :-1, -1] / moments[0, -1, -1]
+    dims = len(centre)
+    centring = np.append(np.eye(dims), -centre[:, None], axis=1)
+    frames, cross, pairs = centring @ moments @ centring.T
+    covariance = frames / moments[0, -1, -1]
+    ridge = RIDGE * np.trace(covariance) / dims + np.finfo(np.float32).tiny
+    variance, basis = np.linalg.eigh(covariance + ridge * np.eye(dims))
+    likeness = np.diag(basis.T @ cross @ basis) / (np.diag(basis.T @ pairs @ basis) + np.finfo(np.float64).tiny)
+    rate = np.clip(likeness, 0, 1)
+    deviation = np.sqrt(variance)
+    return centre, basis * deviation, basis * rate @ basis.T, basis * (deviation * np.sqrt(1 - rate**2))
+
+
+RIDGE = 1e-6
+"""Share of the mean variance that is added to the variance of every dimension."""

@@ -1,0 +1,178 @@
+"""Artifacts: a folder with `model.safetensors` and `model.json`, and the JSON and tensors of a run.
+
+The JSON is written last, names the hash of the weights and is the commit. Its hash is the artifact's fingerprint. Nothing is
+ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from actseq.errors import ArtifactError, ConfigError
+from actseq.storage.store import write_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys: what hashes are taken of."""
+    return json.dumps(value, sort_keys=True, default=str).encode()
+
+
+def content_hash(value: Any) -> str:
+    """Hash of a JSON value."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Readable JSON, written whole or not at all."""
+    write_file(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ArtifactError: missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist") from None
+    except ValueError:
+        raise ArtifactError(
+            f"{path} is damaged (not JSON)", action=f"delete {path.parent} and run its stage again"
+        ) from None
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{path} holds no JSON object")
+    return value
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write safetensors whole or not at all; the hash of the file."""
+    from safetensors.torch import save
+
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    write_file(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Read safetensors.
+
+    Raises:
+        ArtifactError: missing, cut short, not the file that was written, or a pickle.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        raise ArtifactError(f"{path} does not exist", action="run its stage again") from None
+    # Safetensors begin with the length of their header, whose first byte may be any, and then the header's brace.
+    if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):
+        raise ArtifactError(
+            f"{path} is a pickle (a .ckpt or .pt file)",
+            "safetensors",
+            "nothing is unpickled, since a pickle can run any code",
+        )
+    try:
+        tensors = load(content)
+    except SafetensorError as error:
+        raise ArtifactError(
+            f"{path} is cut short or damaged ({error})",
+            "whole safetensors",
+            "copy the run again, or delete the stage's folder and run the stage again",
+        ) from None
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ArtifactError(
+            f"{path} is not the file that its JSON describes", action="copy the run again, or run its stage again"
+        )
+    return dict(tensors)
+
+
+def write_artifact(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
+    """Write weights, then their JSON; the fingerprint."""
+    (folder / "model.json").unlink(missing_ok=True)
+    sha256 = save_tensors(folder / "model.safetensors", tensors)
+    write_json(folder / "model.json", {"format": FORMAT, **meta, "weights_sha256": sha256})
+    return fingerprint(folder)
+
+
+def read_meta(folder: Path, made_by: str) -> dict[str, Any]:
+    """The JSON of a finished artifact.
+
+    Raises:
+        ArtifactError: the stage has not finished, or another format.
+    """
+    path = folder / "model.json"
+    if not path.is_file():
+        raise ArtifactError(f"{folder} holds no finished model", action=f"run {made_by} first")
+    meta = read_json(path)
+    if meta.get("format") != FORMAT:
+        raise ArtifactError(
+            f"{path} has format {meta.get('format')}", f"format {FORMAT}", "use the version of actseq that made it"
+        )
+    return meta
+
+
+def read_weights(folder: Path, meta: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The weights that the JSON of an artifact names."""
+    return load_tensors(folder / "model.safetensors", str(meta["weights_sha256"]))
+
+
+def fingerprint(folder: Path) -> str:
+    """Content hash of a finished artifact."""
+    return content_hash(read_json(folder / "model.json"))
+
+
+def same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], what: str, remedy: str) -> None:
+    """Refuse to go on with other settings than an artifact was begun with; the differing keys are named.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    differing = [f"{key} ({old} → {new})" for key, old, new in _differences(dict(made), dict(asked))]
+    if differing:
+        shown = ", ".join(differing[:4]) + (f" and {len(differing) - 4} more" if len(differing) > 4 else "")
+        raise ConfigError(f"{what} was made with other settings: {shown}", action=remedy)
+
+
+def begin_store(folder: Path, inputs: Mapping[str, Any], what: str) -> dict[str, Any] | None:
+    """Make ready to begin a store at `folder`, or to go on with one; what its JSON says, where it is done already.
+
+    Args:
+        folder: where it lies; its JSON has the folder's name.
+        inputs: what the content depends on; a store that was begun from other inputs is begun anew.
+        what: what it holds, for the user.
+
+    Raises:
+        ConfigError: it is done, from other inputs.
+    """
+    marker, plan = folder / f"{folder.name}.json", folder / "plan.json"
+    if marker.is_file():
+        meta = read_json(marker)
+        same_settings(meta["inputs"], inputs, what, f"delete {folder} to make them again")
+        return meta
+    if plan.is_file() and read_json(plan) != inputs:
+        for path in folder.glob("[!.]*"):
+            path.unlink()
+    write_json(plan, inputs)
+    return None
+
+
+def _differences(made: Mapping[str, Any], asked: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for key in sorted({*made, *asked}):
+        old, new = made.get(key), asked.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif json.loads(canonical(old)) != json.loads(canonical(new)):
+            yield f"{prefix}{key}", old, new

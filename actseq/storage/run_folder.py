@@ -1,0 +1,207 @@
+"""The run folder: paths, configuration and provenance."""
+
+from __future__ import annotations
+
+import fcntl
+import platform
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from actseq.config import Config, nearest, parse
+from actseq.errors import ArtifactError
+from actseq.storage.store import write_file
+
+if TYPE_CHECKING:
+    pass
+RUNS = Path("runs")
+
+
+def versions() -> dict[str, str]:
+    """What computed a run."""
+    found = {"python": platform.python_version(), "actseq": _version("actseq")}
+    for name in ("torch", "torchaudio", "numpy", "librosa", "soundfile", "soxr", "lightning-fabric"):
+        found[name] = _version(name)
+    return found
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def commit() -> str | None:
+    """Commit of the checkout that actseq runs from, `-dirty` where it has changes; None for an installed package."""
+    here = Path(__file__).parents[1]
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+class Run:
+    """Paths and provenance of one run.
+
+    Args:
+        path: the run's folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.corpus, self.features, self.autoencoder = path / "corpus", path / "features", path / "autoencoder"
+        self.latents, self.priors, self.generated = path / "latents", path / "priors", path / "generated"
+        self.vocoders, self.choice = path / "vocoders", path / "vocoders" / "choice.json"
+
+    @staticmethod
+    def locate(run: str | Path) -> Run:
+        """A run that may not exist yet: a name under `runs/`, or a path."""
+        text = str(run)
+        if (
+            "/" in text
+            or text in (".", "..")
+            or (Path(text) / "config.yaml").is_file()
+            or text.endswith((".ckpt", ".pt", ".pth", ".pkl"))
+        ):
+            return Run(Path(text))
+        return Run(RUNS / text)
+
+    @staticmethod
+    def open(run: str | Path) -> Run:
+        """A run that exists.
+
+        Raises:
+            ArtifactError: no such folder, or it is no run; names what there is.
+        """
+        found = Run.locate(run)
+        if found.path.is_file():
+            kind = (
+                "; checkpoints of other programs and pickles are not read"
+                if found.path.suffix in (".ckpt", ".pt", ".pth", ".pkl")
+                else ""
+            )
+            raise ArtifactError(f"{found.path} is a file", f"the folder of a run{kind}")
+        if not found.path.is_dir():
+            known = sorted(p.name for p in RUNS.iterdir() if (p / "config.yaml").is_file()) if RUNS.is_dir() else []
+            hint = nearest(found.path.name, known) if known else "train one first: actseq train-ae FOLDER --preset NAME"
+            raise ArtifactError(f"no run at {found.path}", action=hint)
+        if not (found.path / "config.yaml").is_file():
+            raise ArtifactError(
+                f"{found.path} is no run (it has no config.yaml)", action="give the folder that train-ae made"
+            )
+        return found
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    def trained_priors(self) -> list[str]:
+        """Names of the finished ones."""
+        return sorted(path.parent.name for path in self.priors.glob("*/model.json"))
+
+    def usual_prior(self) -> str | None:
+        """The prior that is meant where none is named: `default`, or the only one there is; None where that leaves it open."""
+        known = self.trained_priors()
+        return "default" if "default" in known else known[0] if len(known) == 1 else None
+
+    def prior_folder(self, name: str | None) -> Path:
+        """The folder of a finished prior; None takes `usual_prior`.
+
+        Raises:
+            ArtifactError: none, or not that one; names what there is.
+        """
+        known = self.trained_priors()
+        if not known:
+            raise ArtifactError(
+                f"run {self.name} has no finished prior", action=f"run actseq train-prior {self.name} first"
+            )
+        if name is None:
+            name = self.usual_prior() or "default"
+        if name not in known:
+            raise ArtifactError(f"run {self.name} has no prior '{name}'", action=nearest(name, known))
+        return self.priors / name
+
+    def vocoder_folder(self, name: str) -> Path:
+        """The folder of a finished vocoder.
+
+        Raises:
+            ArtifactError: none, or not that one; names what there is.
+        """
+        known = self.trained_vocoders()
+        if not known:
+            raise ArtifactError(
+                f"run {self.name} has no trained vocoder", action=f"run actseq train-vocoder {self.name} first"
+            )
+        if name not in known:
+            raise ArtifactError(f"run {self.name} has no vocoder '{name}'", action=nearest(name, known))
+        return self.vocoders / name
+
+    def trained_vocoders(self) -> list[str]:
+        """Names of the finished ones."""
+        return sorted(path.parent.name for path in self.vocoders.glob("*/model.json"))
+
+    def write_config(self, config: Config, source: str, corpus_fingerprint: str | None) -> None:
+        """Write what the run is made from."""
+        tree = {
+            "config": config.model_dump(mode="json"),
+            "provenance": {
+                "source": source,
+                "seed": config.seed,
+                "corpus_fingerprint": corpus_fingerprint,
+                "commit": commit(),
+                "versions": versions(),
+            },
+        }
+        write_file(self.path / "config.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode())
+
+    def read_provenance(self) -> dict[str, Any]:
+        """The provenance part of config.yaml."""
+        return dict(self._read_config()["provenance"])
+
+    def read_config(self) -> Config:
+        """The configuration that the run was started with."""
+        return parse(Config, self._read_config()["config"], "config")
+
+    def _read_config(self) -> dict[str, Any]:
+        path = self.path / "config.yaml"
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if not isinstance(tree["config"], dict) or not isinstance(tree["provenance"], dict):
+                raise TypeError
+        except (OSError, yaml.YAMLError, TypeError, KeyError):
+            raise ArtifactError(f"{path} is damaged", "a config.yaml as train-ae writes it") from None
+        return dict(tree)
+
+    @contextmanager
+    def lock(self, stage: Path) -> Iterator[None]:
+        """Hold a stage's folder against a second process that would train in it.
+
+        Raises:
+            ArtifactError: another process holds it.
+        """
+        stage.mkdir(parents=True, exist_ok=True)
+        with (stage / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ArtifactError(
+                    f"another process is working in {stage}", action="wait for it, or stop it"
+                ) from None
+            yield

@@ -1,0 +1,467 @@
+"""One loop for every objective.
+
+What makes it exact: a batch and the random numbers of a step depend on (seed, step, rank) alone; `minutes` is turned into
+`total_steps` by timing throw-away steps before step 0, written down, and from then on only steps count; a checkpoint is a
+folder of safetensors and JSON renamed into place, and `metrics.csv` is cut back to it on resuming. A killed training
+therefore ends with the same bytes as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import copy
+import csv
+import io
+import math
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from actseq.config import TrainingConfig
+from actseq.errors import ArtifactError, ConfigError, Interrupted, TrainingError
+from actseq.objectives.base import Batch, Loss, Objective
+from actseq.progress import Reporter
+from actseq.storage.artifacts import load_tensors, read_json, save_tensors, write_json
+from actseq.storage.store import write_file
+
+CALIBRATION_SECONDS = 3.0
+LOG_ROWS = 200
+CHECKPOINT_SECONDS = 60.0
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where batches come from; a batch is a pure function of (its seed, step, rank)."""
+
+    def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
+        """Arrays by name."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training leaves.
+
+    Attributes:
+        tensors: state of the model with the best validation, weights averaged.
+        figures: the validation figures of that moment.
+        total_steps: steps made in all.
+        best_step: steps made at that moment.
+    """
+
+    tensors: dict[str, Tensor]
+    figures: dict[str, float]
+    total_steps: int
+    best_step: int
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is CUDA, else MPS, else the CPU.
+
+    Raises:
+        ConfigError: the device is unknown or not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    kind = name.partition(":")[0]
+    if kind not in there:
+        raise ConfigError(f"device '{name}'", "auto, cpu, cuda or mps")
+    if not there[kind]:
+        raise ConfigError(
+            f"device '{name}' is not available here", action="actseq doctor tells why; --device cpu always works"
+        )
+    return torch.device(name)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of torch's generator for one step."""
+    return int(np.random.SeedSequence([seed, step, rank, 7]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class _Trainer:
+    """State of one training."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        train: Source,
+        validation: Source | None,
+        config: TrainingConfig,
+        folder: Path,
+        seed: int,
+        device: torch.device,
+        reporter: Reporter,
+    ) -> None:
+        from lightning_fabric import Fabric
+
+        self.config, self.folder, self.seed, self.reporter = config, folder, seed, reporter
+        self.train_source, self.validation_source = train, validation
+        self.fabric = Fabric(accelerator=device.type, devices=1, precision=config.precision)
+        self.objective = objective
+        self.rank = self.fabric.global_rank
+        module: nn.Module = objective  # type: ignore[assignment]
+        groups = self.objective.parameter_groups()
+        optimisers = [
+            torch.optim.AdamW(
+                parameters,
+                lr=self.config.learning_rate,
+                betas=self.config.betas,
+                weight_decay=self.config.weight_decay,
+                fused=True,
+            )
+            for parameters in groups.values()
+        ]
+        wrapped = self.fabric.setup(module, *optimisers)
+        self.wrapped = wrapped[0] if isinstance(wrapped, tuple) else wrapped
+        self.wrapped.mark_forward_method("losses")
+        self.optimisers = dict(zip(groups, wrapped[1:], strict=True))
+        self.average = {name: value.detach().clone() for name, value in self.objective.kept().state_dict().items()}
+        self.step = 0
+        self.best: float | None = None
+        self.best_step = 0
+        self.best_figures: dict[str, float] = {}
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    # -- one step -------------------------------------------------------------------------------------------------
+
+    def batch(self, source: Source, step: int, progress: float) -> Batch:
+        data = {
+            name: self.fabric.to_device(torch.from_numpy(np.ascontiguousarray(array)))
+            for name, array in source.batch(step, self.rank).items()
+        }
+        return Batch(data, progress)
+
+    def learning_rate(self, total: int) -> float:
+        """Linear warm-up, then a cosine to the final rate."""
+        low, high = self.config.final_learning_rate, self.config.learning_rate
+        warmup = min(self.config.warmup_steps, total // 10)
+        if self.step < warmup:
+            return high * (self.step + 1) / warmup
+        share = (self.step - warmup) / max(1, total - warmup)
+        return low + (high - low) * 0.5 * (1 + math.cos(math.pi * share))
+
+    def train_step(self, total: int) -> dict[str, float]:
+        torch.manual_seed(step_seed(self.seed, self.step, self.rank))
+        rate = self.learning_rate(total)
+        batch = self.batch(self.train_source, self.step, self.step / total)
+        losses: dict[str, Loss] = self.wrapped.losses(batch)
+        figures: dict[str, float] = {}
+        for name, loss in losses.items():
+            if not bool(torch.isfinite(loss.total)):
+                raise TrainingError(
+                    f"the loss of '{name}' became {loss.total.item()} at step {self.step}",
+                    "a finite number",
+                    "lower learning_rate or clip_norm; if that does not help, look for broken audio with actseq verify",
+                )
+            optimiser = self.optimisers[name]
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.zero_grad(set_to_none=True)
+            self.fabric.backward(loss.total)
+            self.fabric.clip_gradients(
+                self.wrapped, optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
+            )
+            optimiser.step()
+            figures |= {key: float(value) for key, value in loss.figures.items()}
+        self.update_average()
+        self.step += 1
+        return figures
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        # Short of 1/(1 − ema) steps an average with a fixed decay would still remember the initial weights.
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        for name, value in self.objective.kept().state_dict().items():
+            if value.is_floating_point():
+                self.average[name].lerp_(value, 1 - decay)
+            else:
+                self.average[name].copy_(value)
+
+    # -- validation -----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model with its averaged weights."""
+        model = self.objective.kept()
+        kept = copy.deepcopy(model.state_dict())
+        model.load_state_dict(self.average)
+        model.eval()
+        try:
+            yield
+        finally:
+            model.load_state_dict(kept)
+            model.train()
+
+    def validate(self) -> dict[str, float]:
+        if self.validation_source is None:
+            return {}
+        sums: dict[str, float] = {}
+        with self.averaged():
+            for i in range(self.config.validation_batches):
+                torch.manual_seed(step_seed(self.seed, i, 10_000 + self.rank))
+                figures = self.objective.validate(self.batch(self.validation_source, i, 1.0))
+                for name, value in figures.items():
+                    sums[name] = sums.get(name, 0.0) + float(value) / self.config.validation_batches
+        return sums
+
+    def worn_out(self, validate_every: int) -> bool:
+        """Whether the last validation was one too many without a better one."""
+        if self.config.patience is None or self.best is None or self.step % validate_every:
+            return False
+        return self.step - self.best_step >= self.config.patience * validate_every
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Tensor]:
+        tensors = {f"model.{name}": value for name, value in self.wrapped.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.items()}
+        for name, optimiser in self.optimisers.items():
+            for index, entries in optimiser.state_dict()["state"].items():
+                tensors |= {f"optimiser.{name}.{index}.{key}": torch.as_tensor(value) for key, value in entries.items()}
+        # Tied or aliased storage would be refused; clones are cheap beside a write.
+        return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+    def save(self, total: int) -> None:
+        """Write a checkpoint beside its final name, rename it, then drop older ones."""
+        checkpoints = self.folder / "checkpoints"
+        final = checkpoints / f"step-{self.step:08d}"
+        if not final.is_dir():
+            temporary = checkpoints / f".{final.name}.part"
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            sha256 = save_tensors(temporary / "state.safetensors", self.state())
+            write_json(
+                temporary / "state.json",
+                {
+                    "step": self.step,
+                    "total_steps": total,
+                    "best": self.best,
+                    "best_step": self.best_step,
+                    "best_figures": self.best_figures,
+                    "sums": self.sums,
+                    "count": self.count,
+                    "sha256": sha256,
+                },
+            )
+            temporary.rename(final)
+        for old in checkpoints.glob("step-*"):
+            if old != final:
+                shutil.rmtree(old)
+        for old in checkpoints.glob("best-*.safetensors"):
+            if old != self.best_path():
+                old.unlink()
+
+    def best_path(self) -> Path:
+        return self.folder / "checkpoints" / f"best-{self.best_step:08d}.safetensors"
+
+    def resume(self) -> bool:
+        """Go on from the last checkpoint, if there is one."""
+        found = sorted((self.folder / "checkpoints").glob("step-*"))
+        if not found:
+            return False
+        meta = read_json(found[-1] / "state.json")
+        tensors = load_tensors(found[-1] / "state.safetensors", meta["sha256"])
+        self.wrapped.load_state_dict(
+            {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        )
+        self.average = {
+            k.removeprefix("average."): v.to(self.fabric.device) for k, v in tensors.items() if k.startswith("average.")
+        }
+        for name, optimiser in self.optimisers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"optimiser.{name}."):
+                    _, _, index, entry = key.split(".")
+                    state.setdefault(int(index), {})[entry] = value
+            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        self.step, self.best, self.best_step = meta["step"], meta["best"], meta["best_step"]
+        self.best_figures, self.sums, self.count = meta["best_figures"], meta["sums"], meta["count"]
+        return True
+
+    # -- log ------------------------------------------------------------------------------------------------------
+
+    def cut_metrics(self) -> None:
+        """Drop rows that a killed training wrote after its last checkpoint."""
+        path = self.folder / "metrics.csv"
+        if path.is_file():
+            with path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            self.write_metrics([row for row in rows if row["step"].isdigit() and int(row["step"]) <= self.step])
+
+    def log(self, prefix: str, figures: Mapping[str, float]) -> None:
+        """Append one row; columns may grow."""
+        path = self.folder / "metrics.csv"
+        rows: list[dict[str, str]] = []
+        if path.is_file():
+            with path.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+        row = {"step": str(self.step)} | {f"{prefix}/{name}": f"{value:.6g}" for name, value in figures.items()}
+        if rows and rows[-1]["step"] == row["step"]:
+            rows[-1] |= row
+        else:
+            rows.append(row)
+        self.write_metrics(rows)
+
+    def write_metrics(self, rows: list[dict[str, str]]) -> None:
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_file(self.folder / "metrics.csv", text.getvalue().encode())
+
+
+def calibrate(trainer: _Trainer, minutes: float) -> int:
+    """How many steps fit into `minutes`, validations included; leaves the trainer as it was at step 0."""
+    initial = copy.deepcopy(trainer.objective.state_dict())  # type: ignore[attr-defined]
+    begun = time.perf_counter()
+    for _ in range(3):
+        trainer.train_step(1000)
+    times: list[float] = []
+    while len(times) < 5 or time.perf_counter() - begun < CALIBRATION_SECONDS:
+        start = time.perf_counter()
+        trainer.train_step(1000)
+        times.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    trainer.validate()
+    validation = time.perf_counter() - start
+    trainer.objective.load_state_dict(initial)  # type: ignore[attr-defined]
+    left = 60 * minutes - (time.perf_counter() - begun) - trainer.config.validations * validation
+    return max(10, int(left / float(np.median(times))))
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; outside the main thread there is nothing to collect."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+
+    try:
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def train(
+    objective: Objective,
+    train_source: Source,
+    validation_source: Source | None,
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    name: str,
+    seed: int,
+    device: torch.device,
+    reporter: Reporter,
+) -> Outcome:
+    """Train to the end, resuming what was left unfinished in `folder`.
+
+    Args:
+        objective: what is trained.
+        train_source: batches to train on.
+        validation_source: held-out batches; None keeps the last weights instead of the best.
+        config: budget, optimiser, validation.
+        folder: gets `metrics.csv`, `plan.json` and `checkpoints/`.
+        name: shown to the user.
+        seed: of batches and random numbers.
+        device: where.
+        reporter: is told of progress.
+
+    Raises:
+        TrainingError: a loss that is not finite.
+        Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _signals() as received:
+
+        def start() -> _Trainer:
+            return _Trainer(objective, train_source, validation_source, config, folder, seed, device, reporter)
+
+        trainer = start()
+        plan = folder / "plan.json"
+        if plan.is_file():
+            total = int(read_json(plan)["total_steps"])
+        else:
+            if config.steps is not None:
+                total = config.steps
+            else:
+                assert config.minutes is not None
+                reporter.say(f"timing steps to see how many fit into {config.minutes:g} minutes")
+                total = calibrate(trainer, config.minutes)
+                trainer = start()
+            write_json(plan, {"total_steps": total, "minutes": config.minutes})
+        if trainer.resume():
+            reporter.say(f"resuming at step {trainer.step} of {total}")
+        trainer.cut_metrics()
+        _run(trainer, total, name, received)
+        best = trainer.best_path()
+        tensors = load_tensors(best) if trainer.best is not None else trainer.average
+        return Outcome(
+            dict(tensors),
+            trainer.best_figures,
+            trainer.step,
+            trainer.best_step if trainer.best is not None else trainer.step,
+        )
+
+
+def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
+    reporter = trainer.reporter
+    log_every = max(1, total // LOG_ROWS)
+    validate_every = max(1, total // trainer.config.validations)
+    saved = time.perf_counter()
+    shown: dict[str, float] = {}
+    reporter.begin(name, total, trainer.step)
+    # A resumed training comes to the same end: what this asks for is in the checkpoint.
+    while trainer.step < total and not trainer.worn_out(validate_every):
+        figures = trainer.train_step(total)
+        for key, value in figures.items():
+            trainer.sums[key] = trainer.sums.get(key, 0.0) + value
+        trainer.count += 1
+        if trainer.step % log_every == 0 or trainer.step == total:
+            means = {key: value / trainer.count for key, value in trainer.sums.items()}
+            shown |= means
+            trainer.log("train", means)
+            trainer.sums, trainer.count = {}, 0
+        reporter.advance(trainer.step, shown or figures)
+        if trainer.step % validate_every == 0 or trainer.step == total:
+            held_out = trainer.validate()
+            if held_out:
+                trainer.log("validation", held_out)
+                shown |= {f"held-out {key}": value for key, value in held_out.items()}
+                monitored = held_out[trainer.objective.monitor]
+                if math.isfinite(monitored) and (trainer.best is None or monitored < trainer.best):
+                    trainer.best, trainer.best_step, trainer.best_figures = monitored, trainer.step, held_out
+                    save_tensors(trainer.best_path(), trainer.average)
+            trainer.save(total)
+            saved = time.perf_counter()
+        elif received or time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            trainer.save(total)
+            saved = time.perf_counter()
+        if received:
+            reporter.end()
+            raise Interrupted(received[0])
+    reporter.end()
+    if trainer.step < total:
+        reporter.say(f"{name}: no better since step {trainer.best_step}, stopped at {trainer.step} of {total}")
+    if not (trainer.folder / "checkpoints").is_dir():
+        raise ArtifactError(f"{trainer.folder / 'checkpoints'} vanished during training")
