@@ -15,7 +15,7 @@ from torch import nn
 
 from actseq import effects
 from actseq.autoencoders.base import Autoencoder
-from actseq.config import Config, Member, nearest, parse
+from actseq.config import Config, Member, parse, suggest_name
 from actseq.errors import ConfigError
 from actseq.priors.labels import ConditionedPrior, LabelledPrior
 from actseq.priors.sequence import SequencePrior
@@ -54,7 +54,7 @@ def options_model(member: Callable[..., Any]) -> type[BaseModel]:
     return create_model(f"{member.__name__}Options", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
 
 
-def choose(
+def select_member(
     family: Mapping[str, Callable[..., Any]], config: Member, where: str
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The member and its checked keys.
@@ -64,13 +64,13 @@ def choose(
     """
     member = family.get(config.kind)
     if member is None:
-        raise ConfigError(f"'{where}.kind' is '{config.kind}'", action=nearest(config.kind, family))
+        raise ConfigError(f"'{where}.kind' is '{config.kind}'", action=suggest_name(config.kind, family))
     return member, parse(options_model(member), config.options, where).model_dump()
 
 
 def construct(family: Mapping[str, Callable[..., Any]], config: Member, where: str, *given: Any) -> Any:
     """Build a member; a value that its constructor refuses becomes a ConfigError."""
-    member, options = choose(family, config, where)
+    member, options = select_member(family, config, where)
     try:
         return member(*given, **options)
     except (ValueError, TypeError) as error:
@@ -85,7 +85,7 @@ def complete(config: Config) -> Config:
     """
 
     def full(family: Mapping[str, Callable[..., Any]], member: Member, where: str) -> Member:
-        completed = Member(kind=member.kind, **choose(family, member, where)[1])
+        completed = Member(kind=member.kind, **select_member(family, member, where)[1])
         # As it will be read back from a file, where a tuple is a list.
         return Member(**completed.model_dump(mode="json"))
 
@@ -198,9 +198,9 @@ def build_autoencoder(config: Config, representation: Representation) -> Autoenc
         ConfigError: a network with features or a bottleneck that it cannot work with.
     """
     section = config.autoencoder
-    takes = getattr(NETWORKS.get(section.network.kind), "takes", None)
-    if takes is not None and not isinstance(representation, takes):
-        fits = [kind for kind, member in REPRESENTATIONS.items() if member in takes]
+    accepts = getattr(NETWORKS.get(section.network.kind), "accepts", None)
+    if accepts is not None and not isinstance(representation, accepts):
+        fits = [kind for kind, member in REPRESENTATIONS.items() if member in accepts]
         raise ConfigError(
             f"autoencoder.network {section.network.kind} with representation {config.representation.kind}",
             f"representation {' or '.join(fits)}",
@@ -219,7 +219,7 @@ def build_autoencoder(config: Config, representation: Representation) -> Autoenc
         "autoencoder.network",
         representation.channels,
         section.latent_dim,
-        section.latent_dim * bottleneck.numbers_per_dim,
+        section.latent_dim * bottleneck.params_per_dim,
     )
     return Autoencoder(
         network,
@@ -234,7 +234,7 @@ def build_autoencoder(config: Config, representation: Representation) -> Autoenc
 
 def is_generative(network: Member) -> bool:
     """Whether sound can be made from the latents of a network alone."""
-    return bool(getattr(choose(NETWORKS, network, "autoencoder.network")[0], "generative"))  # noqa: B009
+    return bool(getattr(select_member(NETWORKS, network, "autoencoder.network")[0], "generative"))  # noqa: B009
 
 
 def build_corruption(config: Config) -> Any:
@@ -292,7 +292,7 @@ def untrained_vocoder(representation: Representation) -> Member:
         except TypeError as refusal:
             refusals.append(f"{kind}: {refusal}")
         else:
-            return Member(kind=kind, **choose(VOCODERS, Member(kind=kind), "vocoder")[1])
+            return Member(kind=kind, **select_member(VOCODERS, Member(kind=kind), "vocoder")[1])
     raise ConfigError(f"no vocoder takes these features ({'; '.join(refusals)})", action="use another representation")
 
 

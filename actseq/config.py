@@ -189,7 +189,7 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
 """Which sections a command may override; `run` takes them all."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def suggest_name(name: str, known: Iterable[str]) -> str:
     """What the user may have meant: `did you mean 'x'?`, or the list of what there is."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -259,7 +259,7 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     path = [str(part) for part in first["loc"]]
     key = ".".join(([where] if where else []) + path)
     if first["type"] == "extra_forbidden":
-        return f"'{key}' is no key of the configuration; {nearest(path[-1], _keys(model, path[:-1]))}"
+        return f"'{key}' is no key of the configuration; {suggest_name(path[-1], _keys(model, path[:-1]))}"
     if first["type"] == "missing":
         return f"'{key}' is missing"
     reason = first["msg"].removeprefix("Value error, ")
@@ -280,7 +280,7 @@ def _read_with_includes(preset: str, seen: tuple[str, ...] = ()) -> dict[str, An
     if not path.is_file():
         if path.parent != preset_folder():
             raise ConfigError(f"no configuration at {path}", action=f"presets: {', '.join(preset_names())}")
-        raise ConfigError(f"no preset '{preset}'", action=nearest(preset, preset_names()))
+        raise ConfigError(f"no preset '{preset}'", action=suggest_name(preset, preset_names()))
     if preset in seen:
         raise ConfigError(f"preset '{preset}' includes itself: {' → '.join((*seen, preset))}")
     try:
@@ -332,7 +332,7 @@ def _set(tree: dict[str, Any], text: str) -> None:
         if not isinstance(node, Mapping) or part not in node:
             raise ConfigError(
                 f"'{key}' is no key of the configuration",
-                action=nearest(part, node if isinstance(node, Mapping) else ()),
+                action=suggest_name(part, node if isinstance(node, Mapping) else ()),
             )
         node = node[part]
     # One budget replaces the other: nobody who asks for steps also wants the preset's minutes.

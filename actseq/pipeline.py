@@ -9,7 +9,7 @@ from actseq.commands.reconstruct import reconstruct
 from actseq.commands.report import report
 from actseq.commands.restore import restore
 from actseq.commands.run import run_all
-from actseq.commands.train_ae import find_rate, rate_lines, train_ae
+from actseq.commands.train_ae import find_learning_rate, learning_rate_lines, train_ae
 from actseq.commands.train_prior import train_prior
 from actseq.commands.train_vocoder import choice_lines, train_vocoder
 from actseq.commands.verify import verify
@@ -19,12 +19,12 @@ __all__ = [
     "evaluate",
     "evaluation_lines",
     "extract_latents",
-    "find_rate",
+    "find_learning_rate",
     "generate",
     "info",
+    "learning_rate_lines",
     "plot",
     "plot_lines",
-    "rate_lines",
     "reconstruct",
     "report",
     "restore",

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 
-from actseq.audio.headers import _check_whole
+from actseq.audio.headers import check_whole
 from actseq.errors import AudioError
 from actseq.units import db_to_amplitude
 
@@ -38,7 +38,7 @@ def load(path: str | Path, sample_rate: int | None = None) -> tuple[Float32[np.n
     Raises:
         AudioError: the file is missing, not to be decoded, cut short, empty, silent throughout, or not finite.
     """
-    decoding = _Decoding(Path(path))
+    decoding = Decoding(Path(path))
     with _named(path):
         waveform = np.concatenate(list(decoding))
     own_rate = decoding.sample_rate
@@ -75,7 +75,7 @@ class Recording:
         Raises:
             AudioError: as `load`; or the file has changed since.
         """
-        decoding = _Decoding(self.path)
+        decoding = Decoding(self.path)
         with _named(self.path):
             yield from _changed(decoding, self.offset, self.sample_rate)
             if (decoding.sample_rate, decoding.samples) != (self.own_rate, self.own_samples):
@@ -100,7 +100,7 @@ def measure(path: str | Path, sample_rate: int) -> Recording:
         AudioError: as `load`.
     """
     path = Path(path)
-    decoding = _Decoding(path)
+    decoding = Decoding(path)
     low, high, counts = 0.0, 0.0, np.zeros(HALF, np.int64)
     with _named(path):
         for block in decoding:
@@ -110,12 +110,12 @@ def measure(path: str | Path, sample_rate: int) -> Recording:
         offset = _offset(path, counts, peak)
         if offset or decoding.sample_rate != sample_rate:
             samples, peak = 0, 0.0
-            for block in _changed(_Decoding(path), offset, sample_rate):
+            for block in _changed(Decoding(path), offset, sample_rate):
                 samples, peak = samples + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
     return Recording(path, sample_rate, decoding.sample_rate, decoding.samples, offset, samples, peak)
 
 
-def _changed(decoding: "_Decoding", offset: float, sample_rate: int) -> Iterator[Float32[np.ndarray, " samples"]]:
+def _changed(decoding: "Decoding", offset: float, sample_rate: int) -> Iterator[Float32[np.ndarray, " samples"]]:
     """Blocks without an offset, resampled as `resample` does with the whole."""
     import soxr
 
@@ -184,7 +184,7 @@ def _offset(path: Path, counts: NDArray[np.int64], peak: float) -> float:
     if not _is_fault(float(np.abs(bounds).max()), peak):
         return 0.0
     lower = {int(half): np.zeros(HALF, np.int64) for half in upper}
-    for block in _Decoding(path):
+    for block in Decoding(path):
         keys = _keys(block)
         for half, found in lower.items():
             found += np.bincount(keys[keys >> 16 == half] % HALF, minlength=HALF)
@@ -225,7 +225,7 @@ def trim_bounds(waveform: Float[np.ndarray, " samples"], threshold_db: float = -
     return int(loud[0]), int(loud[-1]) + 1
 
 
-class _Decoding:
+class Decoding:
     """The mono blocks of a file, to be iterated once. Its rate is known from the first block on, the rest at the end.
 
     Raises:
@@ -242,9 +242,9 @@ class _Decoding:
         path = self.path
         try:
             with path.open("rb") as file:
-                _check_whole(file)
+                check_whole(file)
         except OSError as error:
-            raise AudioError(_unreadable(error)) from error
+            raise AudioError(unreadable(error)) from error
         mono_peak, channel_peak = 0.0, 0.0
         try:
             with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path)) as stream:
@@ -260,7 +260,7 @@ class _Decoding:
                 declared, kind = stream.frames, stream.format
         except (soundfile.SoundFileError, TypeError, ValueError) as error:
             raise AudioError(
-                f"cannot be decoded: {_words(error)}", action="convert it to WAV, or leave it out"
+                f"cannot be decoded: {error_text(error)}", action="convert it to WAV, or leave it out"
             ) from error
         # 2^63 - 1 stands for a length that is not known beforehand. What an MP3 says of its length is a guess.
         if kind != "MP3" and self.samples < declared < 2**62:
@@ -324,13 +324,15 @@ def _feed(path: Path, writing: int) -> None:
         shutil.copyfileobj(file, pipe)
 
 
-def _unreadable(error: OSError) -> str:
+def unreadable(error: OSError) -> str:
+    """Why a file cannot be opened, in words."""
     if isinstance(error, FileNotFoundError):
         return "missing: there is no such file"
     return f"cannot be read: {error.strerror or error}"
 
 
-def _words(error: Exception) -> str:
+def error_text(error: Exception) -> str:
+    """What a decoder says of a failure, without its codes."""
     import soundfile
 
     words = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)

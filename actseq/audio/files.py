@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 
-from actseq.audio.decoding import _Decoding, _unreadable
+from actseq.audio.decoding import Decoding, unreadable
 from actseq.audio.formats import extensions
-from actseq.audio.writing import _replacing
+from actseq.audio.writing import replacing
 from actseq.errors import AudioError, ConfigError
 from actseq.units import samples_to_seconds
 
@@ -74,7 +74,7 @@ class Scan:
         names = [field.name for field in fields(ScanRow)]
         # A name that is not UTF-8 on disk comes as surrogates, and goes back as the bytes it was.
         with (
-            _replacing(path) as partial_path,
+            replacing(path) as partial_path,
             partial_path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
             writer = csv.writer(file)
@@ -231,11 +231,11 @@ def _scan_one(path: Path, name: str, label: str | None) -> ScanRow:
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        decoding = _Decoding(path)
+        decoding = Decoding(path)
         for _ in decoding:
             pass
     except (AudioError, OSError) as error:
-        reason = error.found if isinstance(error, AudioError) else _unreadable(error)
+        reason = error.found if isinstance(error, AudioError) else unreadable(error)
         return ScanRow(name, label, 0, 0, 0.0, "skipped", reason, digest)
     seconds = samples_to_seconds(decoding.samples, decoding.sample_rate)
     return ScanRow(name, label, decoding.sample_rate, decoding.channels, seconds, "usable", "", digest)

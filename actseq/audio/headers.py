@@ -12,7 +12,7 @@ from typing import BinaryIO
 from actseq.errors import AudioError
 
 
-def _check_whole(file: BinaryIO) -> None:
+def check_whole(file: BinaryIO) -> None:
     """Raise AudioError if the header declares more bytes of sound than there are, or an Ogg stream has no end.
 
     Source: the descriptions of RIFF, RF64 (EBU Tech 3306), AIFF-C, AU, CAF and Wave64; RFC 3533, section 6 (Ogg pages).

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 
-from actseq.audio.decoding import BLOCK, _words
+from actseq.audio.decoding import BLOCK, error_text
 from actseq.audio.formats import ALIASES, extensions
 from actseq.errors import AudioError
 
@@ -166,7 +166,7 @@ def _store(
     import soundfile
 
     with (
-        _replacing(path) as partial_path,
+        replacing(path) as partial_path,
         soundfile.SoundFile(os.fsencode(partial_path), "w", sample_rate, channels, subtype, format=kind) as file,
     ):
         for piece in pieces:
@@ -185,11 +185,11 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, soundfile.SoundFileError, ValueError) as error:
-        raise AudioError(f"{path}: cannot be written ({_words(error)})") from error
+        raise AudioError(f"{path}: cannot be written ({error_text(error)})") from error
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
     """A hidden path beside `path`, renamed to it if all went well."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

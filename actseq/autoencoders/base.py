@@ -63,7 +63,7 @@ class Posterior:
 
 
 @runtime_checkable
-class Network(Protocol):
+class EncoderDecoder(Protocol):
     """Maps normalised features to numbers per latent frame, and latents back."""
 
     stride: int
@@ -89,16 +89,16 @@ class Network(Protocol):
 class Bottleneck(Protocol):
     """Turns a network's numbers into a posterior."""
 
-    numbers_per_dim: int
+    params_per_dim: int
 
     @property
     def deviation(self) -> float | None:
         """Of the prior of codes, N(0, deviation²) in every dimension; None where there is none."""
 
-    def posterior(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
+    def encode(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
         """The posterior over latents."""
 
-    def opened(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
+    def decode(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
         """What the network decodes, from a code."""
 
     def calibrate(self, codes: Iterator[Float[Tensor, "frames latent_dim"]]) -> None:
@@ -106,7 +106,7 @@ class Bottleneck(Protocol):
 
 
 @runtime_checkable
-class Skipping(Network, Protocol):
+class Skipping(EncoderDecoder, Protocol):
     """A network whose output sees more than the latents: `generative` is False."""
 
     def reconstruct(
@@ -128,7 +128,7 @@ class Autoencoder(nn.Module):
 
     def __init__(
         self,
-        network: Network,
+        network: EncoderDecoder,
         bottleneck: Bottleneck,
         *,
         channels: int,
@@ -166,11 +166,11 @@ class Autoencoder(nn.Module):
     ) -> Posterior:
         """As `encode`, from features that are normalised already."""
         numbers = self.network.encode(values, lengths)
-        return self.bottleneck.posterior(numbers, -(-lengths // self.stride))
+        return self.bottleneck.encode(numbers, -(-lengths // self.stride))
 
     def decode_normalised(self, latents: Latents) -> Float[Tensor, "batch channels frames"]:
         """As `decode`, but without undoing the normalisation: what a reconstruction loss compares."""
-        return self.network.decode(self.bottleneck.opened(latents.values), latents.lengths)
+        return self.network.decode(self.bottleneck.decode(latents.values), latents.lengths)
 
     def decode(self, latents: Latents) -> Features:
         """Features (batch, channels, latent frames · stride)."""

@@ -20,17 +20,17 @@ class Plain(nn.Module):
         latent_dim: numbers of a code.
     """
 
-    numbers_per_dim = 1
+    params_per_dim = 1
     deviation = None
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
 
-    def posterior(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
+    def encode(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
         """A point posterior."""
         return Posterior(numbers, None, lengths)
 
-    def opened(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
+    def decode(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
         """The code itself."""
         return latents
 
@@ -51,7 +51,7 @@ class Adversarial(nn.Module):
     Source: Makhzani et al., Adversarial Autoencoders (2015).
     """
 
-    numbers_per_dim = 1
+    params_per_dim = 1
     centre: Tensor
     whitening: Tensor
     colouring: Tensor
@@ -64,11 +64,11 @@ class Adversarial(nn.Module):
         self.register_buffer("whitening", torch.eye(latent_dim))
         self.register_buffer("colouring", torch.eye(latent_dim))
 
-    def posterior(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
+    def encode(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
         """A point posterior."""
         return Posterior((numbers - self.centre) @ self.whitening * self.deviation, None, lengths)
 
-    def opened(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
+    def decode(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
         """The numbers that a code was made from."""
         return latents / self.deviation @ self.colouring + self.centre
 
@@ -77,7 +77,7 @@ class Adversarial(nn.Module):
 
         Of all ways to do so the one that moves codes least. Where no code differs from another, only the mean.
         """
-        numbers = self.opened(torch.cat(list(codes))).double()
+        numbers = self.decode(torch.cat(list(codes))).double()
         centred = numbers - numbers.mean(0)
         variances, vectors = torch.linalg.eigh(centred.T @ centred / len(numbers))
         largest = float(variances.max())
@@ -97,19 +97,19 @@ class Variational(nn.Module):
     Source: Kingma and Welling, Auto-Encoding Variational Bayes (2014).
     """
 
-    numbers_per_dim = 2
+    params_per_dim = 2
     deviation = 1.0
 
     def __init__(self, latent_dim: int, *, min_log_variance: float = -10.0) -> None:
         super().__init__()
         self.min_log_variance = min_log_variance
 
-    def posterior(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
+    def encode(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
         """Halves of the numbers as mean and log-variance."""
         mean, log_variance = numbers.chunk(2, dim=2)
         return Posterior(mean, log_variance.clamp(self.min_log_variance, 4.0), lengths)
 
-    def opened(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
+    def decode(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
         """The code itself."""
         return latents
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from actseq import units
 from actseq.autoencoders.linear_path import (
-    add_codes,
+    add_latents,
     set_to_principal_components,
     stack_frames,
     unstack_frames,
@@ -18,7 +18,7 @@ from actseq.autoencoders.linear_path import (
 )
 from actseq.errors import require
 from actseq.modules.attention import LocalAttention
-from actseq.modules.convnext import KERNEL, Block, run_blocks
+from actseq.modules.convnext import KERNEL, ConvNeXtBlock, run_blocks
 from actseq.modules.frames import frame_mask
 from actseq.representations.base import Features
 
@@ -70,15 +70,15 @@ class Conv(nn.Module):
             KERNEL // 2 * (1 + blocks + stride * latent_blocks) + stride * attention + stride - 1
         )
         self.read = nn.Conv1d(channels, width, KERNEL, padding=KERNEL // 2)
-        self.encoder = nn.ModuleList(Block(width, inner) for _ in range(blocks))
+        self.encoder = nn.ModuleList(ConvNeXtBlock(width, inner) for _ in range(blocks))
         self.merge = nn.Linear(stride * width, width)
-        self.encoder_latent = nn.ModuleList(Block(width, inner) for _ in range(latent_blocks))
+        self.encoder_latent = nn.ModuleList(ConvNeXtBlock(width, inner) for _ in range(latent_blocks))
         last = nn.Linear(width, out_dim)
         self.encoder_out = nn.Sequential(nn.LayerNorm(width), last)
         self.decoder_in = nn.Linear(latent_dim, width)
-        self.decoder_latent = nn.ModuleList(Block(width, inner) for _ in range(latent_blocks))
+        self.decoder_latent = nn.ModuleList(ConvNeXtBlock(width, inner) for _ in range(latent_blocks))
         self.split = nn.Linear(width, stride * width)
-        self.decoder = nn.ModuleList(Block(width, inner) for _ in range(blocks))
+        self.decoder = nn.ModuleList(ConvNeXtBlock(width, inner) for _ in range(blocks))
         self.write = nn.Conv1d(width, channels, KERNEL, padding=KERNEL // 2)
         self.linear_encode = nn.Linear(stride * channels, latent_dim)
         self.linear_decode = nn.Linear(latent_dim, stride * channels)
@@ -102,7 +102,7 @@ class Conv(nn.Module):
         x = self.merge(rearrange(x, "b (t s) w -> b t (s w)", s=self.stride))
         latent_mask = frame_mask(-(-lengths // self.stride), x.shape[1])[:, :, None].to(values.dtype)
         out: Tensor = self.encoder_out(run_blocks(self.encoder_latent, x, latent_mask))
-        return add_codes(out, self.linear_encode(stack_frames(values, lengths, self.stride)))
+        return add_latents(out, self.linear_encode(stack_frames(values, lengths, self.stride)))
 
     def decode(
         self, latents: Float[Tensor, "batch latent_frames latent_dim"], lengths: Int[Tensor, " batch"]

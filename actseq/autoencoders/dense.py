@@ -19,7 +19,7 @@ MOST_DEVIATIONS = 5.0
 """Of a log-energy from its mean: what no code has ever meant must not become infinitely loud."""
 
 
-class Energies(nn.Module):
+class EnergyFilterbank(nn.Module):
     """Pairs of units that start as windowed cosines and sines; logarithms of their energy, standardised.
 
     A wave has the same energy wherever it begins, which a layer of plain units would have to learn for every phase.
@@ -50,7 +50,7 @@ class Energies(nn.Module):
         return (self.logarithms(values) - self.mean) / self.deviation
 
 
-class Waves(nn.Module):
+class CosineSynthesis(nn.Module):
     """The reverse: waves of given energies and fixed random phases, all of them periods of a loop.
 
     A sound that is eighty decibels weaker in one place than in another is two numbers a little apart; to a layer of plain
@@ -62,7 +62,7 @@ class Waves(nn.Module):
 
     waves: Tensor
 
-    def __init__(self, energies: Energies) -> None:
+    def __init__(self, energies: EnergyFilterbank) -> None:
         super().__init__()
         n_pairs, size = energies.cosine.shape
         # The first has no period: it stands for all that is slower than the loop, in whose place 44 Hz would be heard.
@@ -116,11 +116,11 @@ class Dense(nn.Module):
         self.stride = stride
         self.context_frames: int | None = stride - 1
         size, hidden = channels * stride, [width] * layers
-        self.energies = Energies(size, width // 2) if energies else None
+        self.energies = EnergyFilterbank(size, width // 2) if energies else None
         inside = [width // 2, *hidden[1:]] if energies else [size, *hidden]
         self.encoder = _perceptron([*inside, out_dim])
         self.decoder = _perceptron([latent_dim, *reversed(inside)])
-        self.waves = Waves(self.energies) if self.energies else None
+        self.waves = CosineSynthesis(self.energies) if self.energies else None
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Features]) -> None:

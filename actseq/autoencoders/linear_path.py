@@ -77,7 +77,7 @@ def zero_last_layers(encoder_last: nn.Linear, decoder_last: nn.Module, latent_di
     encoder_last.bias[latent_dim:] = -3.0
 
 
-def add_codes(
+def add_latents(
     numbers: Float[Tensor, "batch latent_frames out"], codes: Float[Tensor, "batch latent_frames latent_dim"]
 ) -> Float[Tensor, "batch latent_frames out"]:
     """Codes of a linear path added to an encoder's numbers; the log-variances, where there are any, come last."""

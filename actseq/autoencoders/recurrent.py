@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from actseq.autoencoders.linear_path import (
-    add_codes,
+    add_latents,
     set_to_principal_components,
     stack_frames,
     unstack_frames,
@@ -75,7 +75,7 @@ class Recurrent(nn.Module):
         """Numbers for the bottleneck, (batch, ceil(frames / stride), out_dim)."""
         stacked = stack_frames(values, lengths, self.stride)
         numbers = self.encoder_out(_read(self.encoder, stacked, -(-lengths // self.stride)))
-        return add_codes(numbers, self.linear_encode(stacked))
+        return add_latents(numbers, self.linear_encode(stacked))
 
     def decode(
         self, latents: Float[Tensor, "batch latent_frames latent_dim"], lengths: Int[Tensor, " batch"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from actseq import units
 from actseq.errors import ConfigError, require
-from actseq.modules.convnext import KERNEL, Block, run_blocks
+from actseq.modules.convnext import KERNEL, ConvNeXtBlock, run_blocks
 from actseq.modules.frames import frame_mask, moments, valid_frames
 from actseq.representations.base import Features
 from actseq.representations.stft import Stft
@@ -29,7 +29,7 @@ class Stack(nn.Module):
 
     def __init__(self, width: int, inner: int, blocks: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, inner) for _ in range(blocks))
+        self.blocks = nn.ModuleList(ConvNeXtBlock(width, inner) for _ in range(blocks))
 
     def forward(
         self, x: Float[Tensor, "batch frames width"], mask: Float[Tensor, "batch frames 1"]
@@ -59,7 +59,7 @@ class Unet(nn.Module):
 
     trainable = True
     generative = False
-    takes = (Stft,)
+    accepts = (Stft,)
     centre: Tensor
     spread: Tensor
 

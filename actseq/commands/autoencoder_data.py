@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from actseq import units
 from actseq.commands.common import GAIN_DB
-from actseq.config import Config, nearest
+from actseq.config import Config, suggest_name
 from actseq.data.corpus import Corpus
 from actseq.data.features import FeatureBatches, FeatureSource, store_features
-from actseq.data.segments import BesideOthers, SegmentSource
+from actseq.data.segments import SegmentSource, WithNoiseClips
 from actseq.errors import ConfigError
 from actseq.progress import Reporter
 from actseq.storage.run_folder import Run
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from actseq.representations.base import Representation
     from actseq.training.loop import Source
 
-SEED_OF_OTHERS = 2**32
+NOISE_CLIPS_SEED = 2**32
 """Added to the seed of what draws noise of other classes: it must not draw as what draws the clips does."""
 
 
@@ -40,10 +40,10 @@ def divide_labels(
         if target not in labels:
             raise ConfigError(
                 f"train_ae.targets names '{target}', but no training clip has that label",
-                action=nearest(target, labels),
+                action=suggest_name(target, labels),
             )
     others = [] if targets is None else sorted(set(labels) - set(targets))
-    if objective.corruption is not None and objective.corruption.of_others and not others:
+    if objective.corruption is not None and objective.corruption.uses_noise_clips and not others:
         found = f"only clips of {', '.join(targets)}" if targets else "train_ae.targets is null: all clips are learned"
         raise ConfigError(
             f"there is no noise of other classes ({found})",
@@ -55,7 +55,7 @@ def divide_labels(
     return targets, others
 
 
-def crop_samples(config: Config, hop_length: int) -> int:
+def segment_samples(config: Config, hop_length: int) -> int:
     """Length of a training crop, in whole hops: none, where it is shorter than one, makes one frame."""
     seconds = config.train_ae.segment_seconds or config.corpus.segment_seconds
     return units.seconds_to_samples(seconds, config.corpus.sample_rate) // hop_length * hop_length
@@ -67,7 +67,7 @@ def _long_enough(config: Config, model: Autoencoder, hop_length: int) -> None:
     Raises:
         ConfigError: it has one, and the network looks at several.
     """
-    if model.network.trainable and model.context_frames != 0 and crop_samples(config, hop_length) == 0:
+    if model.network.trainable and model.context_frames != 0 and segment_samples(config, hop_length) == 0:
         raise ConfigError(
             f"a training segment of {config.train_ae.segment_seconds or config.corpus.segment_seconds:g} s is a single frame, "
             f"and network {config.autoencoder.network.kind} looks at several",
@@ -77,7 +77,7 @@ def _long_enough(config: Config, model: Autoencoder, hop_length: int) -> None:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class AutoencoderData:
     """A model that has been told the statistics of its clips, and all that it is to learn from.
 
     Attributes:
@@ -113,23 +113,23 @@ class Lesson:
         self, split: str, gain_db: tuple[float, float], jitter: int, speed: float, reporter: Reporter
     ) -> Source:
         config, corpus, hop = self.config, self.corpus, self.representation.hop_length
-        segment = crop_samples(config, hop)
+        segment = segment_samples(config, hop)
         size, seed = config.train_ae.batch_size, config.seed
         if self.stored is not None:
             frames = units.n_frames(segment, hop)
             return FeatureSource(corpus, self.stored, split, frames, hop, size, seed, self.targets)
         given = (segment, self.objective.margin, size)
         sounds = SegmentSource(corpus, split, *given, seed, gain_db, jitter, speed, self.targets)
-        if self.objective.corruption is None or not self.objective.corruption.of_others:
+        if self.objective.corruption is None or not self.objective.corruption.uses_noise_clips:
             return sounds
         if not corpus.indices(split, self.others):
             reporter.warn(f"no {split} clips of other labels: their training clips are the noise there too")
             split = "train"
-        noise = SegmentSource(corpus, split, *given, seed + SEED_OF_OTHERS, speed=speed, labels=self.others)
-        return BesideOthers(sounds, noise)
+        noise = SegmentSource(corpus, split, *given, seed + NOISE_CLIPS_SEED, speed=speed, labels=self.others)
+        return WithNoiseClips(sounds, noise)
 
 
-def make_lesson(run: Run, config: Config, corpus_fingerprint: str, reporter: Reporter) -> Lesson:
+def prepare_autoencoder_data(run: Run, config: Config, corpus_fingerprint: str, reporter: Reporter) -> AutoencoderData:
     """The model of a complete configuration, and what a run's corpus has for it."""
     import torch
 
@@ -159,4 +159,4 @@ def make_lesson(run: Run, config: Config, corpus_fingerprint: str, reporter: Rep
     # Of what is to come out alone: errors are told in its deviations, and the output is kept within what it spans.
     features = FeatureBatches(corpus, representation, torch.device("cpu"), targets, stored)
     model.fit(features)
-    return Lesson(config, corpus, representation, model, objective, targets, others, features, stored)
+    return AutoencoderData(config, corpus, representation, model, objective, targets, others, features, stored)

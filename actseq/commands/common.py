@@ -65,7 +65,7 @@ def begin_training(run: Run, what: str, folder: Path, settings: Mapping[str, Any
     return True
 
 
-def trained(run: Run, what: str, folder: Path, *keys: str) -> Result:
+def trained_result(run: Run, what: str, folder: Path, *keys: str) -> Result:
     """What a training has left: where it lies, and what its JSON says under the keys."""
     meta = read_meta(folder, "its stage")
     return {

@@ -76,7 +76,7 @@ def evaluate(
     if restores(loaded.config):
         others = [] if targets is None else corpus.indices(split, set(corpus.labels) - set(targets))
         corruption = build.build_corruption(loaded.config)
-        if corruption.of_others and not others:
+        if corruption.uses_noise_clips and not others:
             result["notes"].append(f"restoration is left out: there are no clips of other labels in the {split} split")
         else:
             result["restoration"] = fidelity.restoration(measured, corruption, indices, others, seed, reporter)
@@ -139,9 +139,9 @@ def evaluation_lines(result: Result) -> list[str]:
         tables = page.tables(result)
         lines = [page.headline(result), page.LEGEND, *result["notes"]]
         last = f"to look and listen: {result['page']}"
-    return [*lines, *_below_each_other(tables), "", last]
+    return [*lines, *below_each_other(tables), "", last]
 
 
-def _below_each_other(tables: Iterable[list[list[str]]]) -> list[str]:
+def below_each_other(tables: Iterable[list[list[str]]]) -> list[str]:
     """Tables as lines, an empty one before each."""
     return [line for table in tables for line in ("", *aligned(table))]

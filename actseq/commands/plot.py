@@ -15,7 +15,7 @@ from actseq.storage.run_folder import Run
 if TYPE_CHECKING:
     pass
 
-from actseq.commands.evaluate import _below_each_other
+from actseq.commands.evaluate import below_each_other
 
 
 def plot(
@@ -75,4 +75,4 @@ def plot_lines(result: Result) -> list[str]:
     from actseq.plots.diagnostics import headline, tables
 
     pictures = f"{len(result['pictures'])} pictures, each with its numbers in a CSV: {result['folder']}"
-    return [headline(result), *result["notes"], *_below_each_other(tables(result)), "", pictures]
+    return [headline(result), *result["notes"], *below_each_other(tables(result)), "", pictures]

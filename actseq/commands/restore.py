@@ -46,4 +46,4 @@ def restores(config: Config) -> bool:
     from actseq import build
 
     corruption = build.build_corruption(config)
-    return corruption is not None and not corruption.of_grains
+    return corruption is not None and not corruption.works_on_grains

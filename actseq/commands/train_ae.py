@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actseq import config as configuration
-from actseq.commands.autoencoder_data import divide_labels, make_lesson
-from actseq.commands.common import Result, trained, use_threads
+from actseq.commands.autoencoder_data import divide_labels, prepare_autoencoder_data
+from actseq.commands.common import Result, trained_result, use_threads
 from actseq.commands.corpus import labels_of, listing_of, make_corpus
 from actseq.config import Config
 from actseq.errors import ArtifactError, ConfigError
@@ -69,10 +69,10 @@ def train_configured(
         else:
             _train(asked, corpus_fingerprint, reporter)
     keys = ("figures", "total_steps", "n_parameters", "latent_rate", "generative")
-    return trained(made, "autoencoder", made.autoencoder, *keys)
+    return trained_result(made, "autoencoder", made.autoencoder, *keys)
 
 
-def find_rate(
+def find_learning_rate(
     folder: Path,
     preset: str,
     *,
@@ -99,9 +99,9 @@ def find_rate(
     use_threads(threads)
     with made.lock(made.path):
         corpus_fingerprint = make_corpus(made, folder, asked.listing, config, reporter)
-        lesson = make_lesson(made, config, corpus_fingerprint, reporter)
+        lesson = prepare_autoencoder_data(made, config, corpus_fingerprint, reporter)
         training, validation = lesson.sources(reporter)
-        found = learning_rate.find_rate(
+        found = learning_rate.find_learning_rate(
             lesson.objective,
             training,
             validation or training,
@@ -125,8 +125,8 @@ def find_rate(
     }
 
 
-def rate_lines(result: Result) -> list[str]:
-    """The result of `find_rate` for a person."""
+def learning_rate_lines(result: Result) -> list[str]:
+    """The result of `find_learning_rate` for a person."""
     suggested = result["suggested"]
     if suggested is None:
         found = "the loss fell at no rate: look at the curve, the data and the network"
@@ -193,7 +193,7 @@ def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None
     from actseq.training.loop import train
 
     run, config = asked.run, asked.config
-    lesson = make_lesson(run, config, corpus_fingerprint, reporter)
+    lesson = prepare_autoencoder_data(run, config, corpus_fingerprint, reporter)
     model, representation = lesson.model, lesson.representation
     figures: dict[str, float] = {}
     steps = best = 0

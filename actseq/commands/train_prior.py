@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from actseq.commands.common import Result, begin_training, check_name, trained, use_threads
+from actseq.commands.common import Result, begin_training, check_name, trained_result, use_threads
 from actseq.data.latents import SequenceSource
 from actseq.errors import ConfigError
 from actseq.inference.loading import load_latents, read_autoencoder, require_generative, stage_config
@@ -101,4 +101,4 @@ def train_prior(
 
 
 def _result(run: Run, folder: Path) -> Result:
-    return trained(run, "prior", folder, "labels", "figures", "total_steps", "n_parameters")
+    return trained_result(run, "prior", folder, "labels", "figures", "total_steps", "n_parameters")

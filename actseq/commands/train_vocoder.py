@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actseq.commands.common import GAIN_DB, Result, aligned, begin_training, check_name, trained, use_threads
+from actseq.commands.common import GAIN_DB, Result, aligned, begin_training, check_name, trained_result, use_threads
 from actseq.data.corpus import Corpus
 from actseq.data.features import FeatureBatches
 from actseq.data.segments import SegmentSource
@@ -96,7 +96,7 @@ def train_vocoder(
                     "figures": outcome.figures,
                 },
             )
-    result = trained(opened, "vocoder", folder, "figures", "total_steps", "n_parameters")
+    result = trained_result(opened, "vocoder", folder, "figures", "total_steps", "n_parameters")
     return result | {"choice": _choose(opened, name, codec, corpus, inputs, reporter)}
 
 

@@ -31,8 +31,8 @@ def verify(run: str | Path, *, reporter: Reporter | None = None) -> Result:
                 found = [f"{folder.name}: the manifest is not the one that {marker} names"]
             problems += found
             checked.append(f"{folder.name}: {len(store)} sequences")
-    trained = ("priors/*/model.json", "vocoders/*/model.json", "classifier/model.json")
-    made = sorted(path for pattern in trained for path in opened.path.glob(pattern))
+    trained_result = ("priors/*/model.json", "vocoders/*/model.json", "classifier/model.json")
+    made = sorted(path for pattern in trained_result for path in opened.path.glob(pattern))
     for folder in (opened.autoencoder, *(path.parent for path in made)):
         if (folder / "model.json").is_file():
             try:

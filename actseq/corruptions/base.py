@@ -28,9 +28,9 @@ class Corrupted:
 class Corruption(Protocol):
     """Makes the input of a network from what is to come out."""
 
-    of_grains: bool
+    works_on_grains: bool
     """It works on the frames of a granular representation, not on crops."""
-    of_others: bool
+    uses_noise_clips: bool
     """It wants crops of other classes as `noise`."""
 
     def corrupt(
@@ -38,5 +38,5 @@ class Corruption(Protocol):
     ) -> Corrupted:
         """Input and target; `noise` are crops of other classes, where the source has any."""
 
-    def vary(self, output: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
+    def perturb(self, output: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
         """What an output may turn into on its way to the ear: it has to sound like the target all the same."""

@@ -34,7 +34,7 @@ class Noise(nn.Module):
         turned_down_db: input and target are turned down by up to so much.
     """
 
-    of_grains = False
+    works_on_grains = False
 
     def __init__(
         self,
@@ -72,9 +72,9 @@ class Noise(nn.Module):
         self.clipping, self.clipping_db = clipping, clipping_db
         self.quantisation, self.bits = quantisation, bits
         self.dropouts, self.dropout_gaps, self.dropout_samples = dropouts, dropout_gaps, dropout_samples
-        self.of_others = other_weight > 0
+        self.uses_noise_clips = other_weight > 0
 
-    def vary(self, output: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
+    def perturb(self, output: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
         """The output itself."""
         return output
 
@@ -86,7 +86,7 @@ class Noise(nn.Module):
         Raises:
             ValueError: noise of other classes has a weight, and there is none.
         """
-        if self.of_others and noise is None:
+        if self.uses_noise_clips and noise is None:
             raise ValueError("other_weight is above 0, but there are no crops of other classes")
         n, device = len(waveform), waveform.device
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from actseq.corruptions.base import Corrupted
 from actseq.errors import require
-from actseq.representations.grain import turn
+from actseq.representations.grain import rotate_grains
 
 
 class Rotation(nn.Module):
@@ -20,8 +20,8 @@ class Rotation(nn.Module):
         output_fade: the same for outputs, before they are compared; as the vocoder does it.
     """
 
-    of_grains = True
-    of_others = False
+    works_on_grains = True
+    uses_noise_clips = False
 
     def __init__(self, *, share: float = 1.0, fade: float = 0.25, output_fade: float = 0.25) -> None:
         super().__init__()
@@ -36,11 +36,11 @@ class Rotation(nn.Module):
         self, waveform: Float[Tensor, "batch samples"], noise: Float[Tensor, "batch samples"] | None
     ) -> Corrupted:
         """Each row rotated by its own share."""
-        return Corrupted(turn(waveform, self._shares(waveform), self.fade), waveform)
+        return Corrupted(rotate_grains(waveform, self._shares(waveform), self.fade), waveform)
 
-    def vary(self, output: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
+    def perturb(self, output: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
         """Each row rotated by its own share."""
-        return turn(output, self._shares(output), self.output_fade)
+        return rotate_grains(output, self._shares(output), self.output_fade)
 
     def _shares(self, grains: Tensor) -> Tensor:
         return self.share * torch.rand(len(grains), device=grains.device)

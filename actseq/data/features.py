@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from actseq import units
 from actseq.data.corpus import SPLITS, Corpus
-from actseq.data.segments import Windows
+from actseq.data.segments import RandomWindows
 from actseq.progress import Reporter
 from actseq.storage.artifacts import begin_store, write_json
 from actseq.storage.store import SequenceStore, StoreWriter, group_shards
@@ -112,8 +112,8 @@ class FeatureSource:
     labels: Collection[str] | None = None
 
     @cached_property
-    def _windows(self) -> Windows:
-        return Windows(self.store, self.corpus.indices(self.split, self.labels), self.frames)
+    def _windows(self) -> RandomWindows:
+        return RandomWindows(self.store, self.corpus.indices(self.split, self.labels), self.frames)
 
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
         """Crops.

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actseq.data.corpus import SPLITS
-from actseq.data.segments import Windows
+from actseq.data.segments import RandomWindows
 from actseq.errors import ArtifactError
 from actseq.storage.store import Record, SequenceStore
 
@@ -170,11 +170,11 @@ class SequenceSource:
     seed: int
 
     @cached_property
-    def _windows(self) -> Windows:
+    def _windows(self) -> RandomWindows:
         indices = self.latents.indices(self.split)
         if self.split == "train":
             indices += self.latents.indices(COPIES)
-        return Windows(self.latents.store, indices, self.frames)
+        return RandomWindows(self.latents.store, indices, self.frames)
 
     def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
         """Arrays by name, padded with zeros to the longest; see `SequenceLikelihood`."""

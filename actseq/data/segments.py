@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 from actseq.data.corpus import SPLITS, Corpus, random_speed
 
 
-class Windows:
+class RandomWindows:
     """Random windows over some sequences of a store.
 
     Sequences are drawn in proportion to their length, none counting less than one window. Starts are drawn from half a window
@@ -70,8 +70,8 @@ class SegmentSource:
     labels: Collection[str] | None = None
 
     @cached_property
-    def _windows(self) -> Windows:
-        return Windows(self.corpus.store, self.corpus.indices(self.split, self.labels), self.samples)
+    def _windows(self) -> RandomWindows:
+        return RandomWindows(self.corpus.store, self.corpus.indices(self.split, self.labels), self.samples)
 
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
         """Crops.
@@ -102,7 +102,7 @@ class SegmentSource:
 
 
 @dataclass(frozen=True)
-class BesideOthers:
+class WithNoiseClips:
     """Random crops with others beside them, as `noise`.
 
     Attributes:

@@ -22,7 +22,7 @@ _MAX_MIXTURE_FRAMES = 20_000
 Sequences = Sequence[Float[np.ndarray, "_frames dims"]]
 
 
-class Mixture(NamedTuple):
+class GaussianMixture(NamedTuple):
     """A diagonal Gaussian mixture.
 
     Attributes:
@@ -137,7 +137,7 @@ def likelihood_baselines(train: Sequences, held_out: Sequences) -> dict[str, flo
     }
 
 
-def fit_mixture(train: Sequences, n_components: int = 8, seed: int = 0, iterations: int = 50) -> Mixture:
+def fit_mixture(train: Sequences, n_components: int = 8, seed: int = 0, iterations: int = 50) -> GaussianMixture:
     """Fit a diagonal Gaussian mixture to single frames by EM from a k-means++ start.
 
     At most 20 000 frames, drawn at random, are used, and no more components than frames. Variances stay above a
@@ -173,7 +173,7 @@ def fit_mixture(train: Sequences, n_components: int = 8, seed: int = 0, iteratio
         weights = count / count.sum()
         means = share.T @ x / count[:, None]
         variances = np.maximum(share.T @ np.square(x) / count[:, None] - np.square(means), floor)
-    return Mixture(weights, centre + scale * means, variances * scale**2, np.array(log_likelihoods))
+    return GaussianMixture(weights, centre + scale * means, variances * scale**2, np.array(log_likelihoods))
 
 
 def _spread_points(

@@ -28,7 +28,7 @@ from actseq.data.corpus import Corpus
 from actseq.data.excerpts import Excerpt, excerpts, spread
 from actseq.evaluation.clip_features import BANDS, analysis
 from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
-from actseq.modules.convnext import Block, run_blocks
+from actseq.modules.convnext import ConvNeXtBlock, run_blocks
 from actseq.modules.frames import frame_mask
 from actseq.objectives.base import Batch, Loss
 from actseq.progress import Reporter
@@ -64,7 +64,7 @@ WIDTH, INNER, BLOCKS, EMBEDDING = 96, 192, 3, 64
 
 
 @dataclass(frozen=True)
-class Heard:
+class ClassifierOutput:
     """What a classifier makes of clips.
 
     Attributes:
@@ -91,7 +91,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.mel, self.labels = analysis(sample_rate), labels
         self.stem = nn.Linear(BANDS, WIDTH)
-        self.blocks = nn.ModuleList(Block(WIDTH, INNER) for _ in range(BLOCKS))
+        self.blocks = nn.ModuleList(ConvNeXtBlock(WIDTH, INNER) for _ in range(BLOCKS))
         self.norm = nn.LayerNorm(WIDTH)
         self.embed, self.decide = nn.Linear(2 * WIDTH, EMBEDDING), nn.Linear(EMBEDDING, len(labels))
         self.dropout = nn.Dropout(dropout)
@@ -116,7 +116,7 @@ class Classifier(nn.Module):
         return out
 
     @torch.inference_mode()
-    def hear(self, waveforms: list[Waveform]) -> Heard:
+    def hear(self, waveforms: list[Waveform]) -> ClassifierOutput:
         """What it makes of clips of at least one sample each, at any level."""
         device = self.stem.weight.device
         embedding = np.zeros((len(waveforms), EMBEDDING))
@@ -129,7 +129,7 @@ class Classifier(nn.Module):
             found = self.embedding(torch.from_numpy(padded).to(device), torch.from_numpy(lengths).to(device))
             embedding[chosen] = found.double().cpu().numpy()
             probabilities[chosen] = self.logits(found).softmax(dim=1).double().cpu().numpy()
-        return Heard(probabilities, embedding)
+        return ClassifierOutput(probabilities, embedding)
 
 
 class Classification(nn.Module):
@@ -141,7 +141,7 @@ class Classification(nn.Module):
         super().__init__()
         self.model = model
 
-    def kept(self) -> nn.Module:
+    def exported(self) -> nn.Module:
         """The model."""
         return self.model
 
@@ -177,7 +177,7 @@ class Clips:
 
 
 @dataclass(frozen=True)
-class Shuffled:
+class AugmentedClips:
     """Random clips as a training hears them: labels and ways in equal share, moved in time, at another level, with noise."""
 
     clips: Clips
@@ -209,7 +209,7 @@ class Shuffled:
 
 
 @dataclass(frozen=True)
-class InTurn:
+class EvaluationBatches:
     """All clips, real and reconstructed, as they are: batch k of n holds every n-th."""
 
     clips: Clips
@@ -280,8 +280,8 @@ def _train(
     )
     outcome = train(
         Classification(model),
-        Shuffled(clips["train"], codec.sample_rate, 0),
-        InTurn(clips["validation"], n_batches) if n_batches else None,
+        AugmentedClips(clips["train"], codec.sample_rate, 0),
+        EvaluationBatches(clips["validation"], n_batches) if n_batches else None,
         config,
         folder,
         name="classifier",

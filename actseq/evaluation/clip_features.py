@@ -31,7 +31,7 @@ LOUD_DB = 30.0
 
 
 @dataclass(frozen=True)
-class Descriptions:
+class ClipFeatures:
     """A row for each clip.
 
     Attributes:
@@ -50,15 +50,15 @@ class Descriptions:
     envelope: Float[np.ndarray, "clips numbers"]
     picture: Float[np.ndarray, "clips levels"]
 
-    def chosen(self, rows: Int[np.ndarray, " _"]) -> Descriptions:
+    def chosen(self, rows: Int[np.ndarray, " _"]) -> ClipFeatures:
         """Of some of the clips."""
-        return Descriptions(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return ClipFeatures(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
-def joined(parts: Sequence[Descriptions]) -> Descriptions:
+def joined(parts: Sequence[ClipFeatures]) -> ClipFeatures:
     """Of all clips, one part after the other."""
-    return Descriptions(
-        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Descriptions))
+    return ClipFeatures(
+        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(ClipFeatures))
     )
 
 
@@ -69,11 +69,11 @@ def analysis(sample_rate: int) -> Mel:
 
 
 @torch.inference_mode()
-def describe(waveforms: Sequence[Waveform], sample_rate: int) -> Descriptions:
+def describe(waveforms: Sequence[Waveform], sample_rate: int) -> ClipFeatures:
     """All there is to say of clips of at least one sample each."""
     mel = analysis(sample_rate)
     rows = [_describe(waveform, mel) for waveform in waveforms]
-    return Descriptions(*(np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)))
+    return ClipFeatures(*(np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)))
 
 
 def _describe(waveform: Waveform, mel: Mel) -> tuple[float | Float[np.ndarray, " _"], ...]:

@@ -46,7 +46,7 @@ SHOWN = 12
 
 
 @dataclass(frozen=True)
-class Systems:
+class ComparedSystems:
     """What is measured on the same clips.
 
     Attributes:
@@ -104,7 +104,7 @@ def systems(
     seed: int,
     reporter: Reporter,
     labels: Collection[str] | None = None,
-) -> Systems:
+) -> ComparedSystems:
     """The run, what bounds it and what it has to beat.
 
     Args:
@@ -149,10 +149,10 @@ def systems(
         renders[f"{name} at {kbit_per_s:.2f} kbit/s"] = lambda _, waveforms: _through(
             pca, waveforms, lambda posterior: posterior.mean * shrink
         )
-    return Systems(codec, corpus, renders, _speech_measures(codec.sample_rate, notes), rate, notes)
+    return ComparedSystems(codec, corpus, renders, _speech_measures(codec.sample_rate, notes), rate, notes)
 
 
-def fidelity(measured: Systems, indices: list[int], reporter: Reporter) -> Fidelity:
+def fidelity(measured: ComparedSystems, indices: list[int], reporter: Reporter) -> Fidelity:
     """Every measure of every system on the given clips."""
     codec, corpus = measured.codec, measured.corpus
     lengths = [corpus.store.records[index].length for index in indices]
@@ -177,7 +177,12 @@ def fidelity(measured: Systems, indices: list[int], reporter: Reporter) -> Fidel
 
 
 def restoration(
-    measured: Systems, corruption: Corruption, indices: list[int], others: list[int], seed: int, reporter: Reporter
+    measured: ComparedSystems,
+    corruption: Corruption,
+    indices: list[int],
+    others: list[int],
+    seed: int,
+    reporter: Reporter,
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """What is left of a corruption, as in training but of whole clips, each a pure function of (seed, index).
 
@@ -198,7 +203,11 @@ def restoration(
     for done, index in enumerate(indices, 1):
         clean = corpus.waveform(index)
         rng = np.random.default_rng([seed, index])
-        noise = torch.from_numpy(other_sound(corpus, others, len(clean), rng))[None] if corruption.of_others else None
+        noise = (
+            torch.from_numpy(other_sound(corpus, others, len(clean), rng))[None]
+            if corruption.uses_noise_clips
+            else None
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**32)))
             pair = corruption.corrupt(torch.from_numpy(clean)[None], noise)
@@ -223,7 +232,9 @@ def other_sound(corpus: Corpus, others: list[int], samples: int, rng: np.random.
     return np.resize(np.roll(sound, -int(rng.integers(len(sound)))), samples)
 
 
-def shown_clips(measured: Systems, indices: list[int], errors: list[float], reporter: Reporter) -> Iterator[ShownClip]:
+def shown_clips(
+    measured: ComparedSystems, indices: list[int], errors: list[float], reporter: Reporter
+) -> Iterator[ShownClip]:
     """Clips to listen to, as `choose_clips` says, one after the other: what the run and its anchors make of them."""
     names = ["reconstructed", "copy synthesis", next(name for name in measured.renders if name.startswith("pca"))]
     rate = measured.codec.sample_rate

@@ -22,7 +22,7 @@ from actseq.data.excerpts import Excerpt, excerpts, spread
 from actseq.data.latents import LatentSequences
 from actseq.evaluation import metrics, set_distances
 from actseq.evaluation.classifier import STEPS, Classifier, obtain
-from actseq.evaluation.clip_features import Descriptions, describe, joined
+from actseq.evaluation.clip_features import ClipFeatures, describe, joined
 from actseq.evaluation.set_distances import Estimate
 from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
 from actseq.inference.loaded_run import LoadedRun
@@ -70,7 +70,7 @@ class ClipSet:
 
     labels: list[str]
     frames: Int[np.ndarray, " clips"]
-    of_clip: Descriptions
+    of_clip: ClipFeatures
     embedding: Float[np.ndarray, "clips dims"]
     heard: list[str]
 
@@ -320,7 +320,7 @@ def _compared(
         )
 
     from_train = {
-        name: set_distances.nearest(train.of_clip.picture, found[name].of_clip.picture)
+        name: set_distances.nearest_distances(train.of_clip.picture, found[name].of_clip.picture)
         for name in (*candidates, "copies")
     }
     figures: dict[str, Any] = {}

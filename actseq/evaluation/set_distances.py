@@ -132,7 +132,9 @@ def overlap(reference: Float[np.ndarray, "m dims"], candidate: Float[np.ndarray,
     )
 
 
-def nearest(reference: Float[np.ndarray, "m dims"], candidate: Float[np.ndarray, "n dims"]) -> Float[np.ndarray, " n"]:
+def nearest_distances(
+    reference: Float[np.ndarray, "m dims"], candidate: Float[np.ndarray, "n dims"]
+) -> Float[np.ndarray, " n"]:
     """Root mean square difference of each clip of the candidate from the clip of the reference that is nearest to it."""
     return np.asarray(cdist(candidate, reference).min(axis=1) / np.sqrt(reference.shape[1]))
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from actseq import units
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
-from actseq.priors.base import PLAIN, Chunk, Prior, Request, Sampling
+from actseq.priors.base import PLAIN, Chunk, Prior, Sampling, SamplingRequest
 from actseq.priors.sequence import SequencePrior
 
 Waveform = NDArray[np.float32]
@@ -187,7 +187,7 @@ def _batch(codec: Codec, prior: Prior, order: Order, prompt: Tensor | None, firs
             yield clip.end(first + row, until_stop and left[row] > 0)
 
 
-def _request(codec: Codec, order: Order, prompt: Tensor | None, n: int, seed: int) -> Request:
+def _request(codec: Codec, order: Order, prompt: Tensor | None, n: int, seed: int) -> SamplingRequest:
     rate = codec.autoencoder.latent_rate
     # Where the seed is part of the clip, there is sound without anything new.
     at_least = 0 if order.seed_audio is not None and order.seed_audio.in_output else 1
@@ -196,7 +196,7 @@ def _request(codec: Codec, order: Order, prompt: Tensor | None, n: int, seed: in
     spare = ALIGN_SECONDS if order.seed_audio is not None and order.seconds is not None else 0.0
     max_frames = units.seconds_to_frames(seconds + spare, rate)
     min_frames = units.seconds_to_frames(order.min_seconds, rate) if order.min_seconds else 0
-    return Request(
+    return SamplingRequest(
         n=n,
         max_frames=max_frames,
         min_frames=min(max(at_least, min_frames), max_frames),
@@ -217,12 +217,12 @@ def _derived(seed: int, *path: int) -> int:
     return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 2)
 
 
-def _candidates(prior: Prior, request: Request, best_of: int) -> Iterator[Chunk]:
+def _candidates(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk]:
     return prior.sample(request) if best_of == 1 else best(prior, request, best_of)
 
 
 @torch.no_grad()
-def best(prior: Prior, request: Request, best_of: int) -> Iterator[Chunk]:
+def best(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk]:
     """Of so many candidates for each sequence the one whose new frames are the likeliest on average; held whole.
 
     Raises:

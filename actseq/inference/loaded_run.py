@@ -328,7 +328,7 @@ def _label_indices(label: str | None, labels: list[str]) -> list[int]:
         if name not in labels:
             raise ConfigError(
                 f"no label '{name}'",
-                action=configuration.nearest(name, labels)
+                action=configuration.suggest_name(name, labels)
                 if labels
                 else "this corpus has no labels: put files into folders named after their labels",
             )

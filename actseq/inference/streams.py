@@ -34,7 +34,7 @@ def analyse(representation: Representation, waveforms: list[Array], device: torc
     return representation.analyse(torch.from_numpy(padded).to(device), lengths.to(device))
 
 
-class Windows:
+class ChunkedWindows:
     """Cuts a sequence that comes in pieces into chunks, each with what lies around it.
 
     Args:
@@ -83,12 +83,12 @@ def _latent_windows(autoencoder: Autoencoder, chunk_frames: int, passes: int) ->
 
 def _sample_windows(
     representation: Representation, autoencoder: Autoencoder, chunk_frames: int, passes: int
-) -> Windows:
+) -> ChunkedWindows:
     """Windows that begin where a latent frame does."""
     size, context = _latent_windows(autoencoder, chunk_frames, passes)
     per_latent = representation.hop_length * autoencoder.stride
     context += -(-representation.context_samples // per_latent)
-    return Windows(np.zeros(0, np.float32), size * per_latent, context * per_latent)
+    return ChunkedWindows(np.zeros(0, np.float32), size * per_latent, context * per_latent)
 
 
 class EncoderStream:
@@ -141,7 +141,7 @@ class DecoderStream:
     def __init__(self, autoencoder: Autoencoder, vocoder: Vocoder, device: torch.device, chunk_frames: int) -> None:
         self.autoencoder, self.device, self.vocoder = autoencoder, device, vocoder.stream()
         empty = np.zeros((0, autoencoder.latent_dim), np.float32)
-        self.windows = Windows(empty, *_latent_windows(autoencoder, chunk_frames, 1))
+        self.windows = ChunkedWindows(empty, *_latent_windows(autoencoder, chunk_frames, 1))
 
     @torch.inference_mode()
     def push(self, latents: Float32[np.ndarray, "frames latent_dim"]) -> Float32[np.ndarray, " made"]:

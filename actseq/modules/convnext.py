@@ -9,7 +9,7 @@ from torch import Tensor, nn
 KERNEL = 7
 
 
-class Block(nn.Module):
+class ConvNeXtBlock(nn.Module):
     """ConvNeXt block over frames: depthwise convolution, norm over channels, two-layer perceptron, residual.
 
     The depthwise convolution runs as a 2-d one over a (frames × 1) picture, channels last: on CPUs about twice as fast as

@@ -23,7 +23,16 @@ from torch import Tensor, nn
 from actseq.errors import require
 from actseq.objectives.base import Batch, Loss
 from actseq.objectives.sequence import draw
-from actseq.priors.gan import GAIN, N_CLOCK, SLOPE, Block, Even, Gan, Noise, Places
+from actseq.priors.gan import (
+    GAIN,
+    N_POSITION_FEATURES,
+    SLOPE,
+    EqualizedLinear,
+    Gan,
+    GeneratorNoise,
+    PackedBlock,
+    PackedPositions,
+)
 from actseq.priors.labels import ConditionedPrior
 
 PACE = 2.0
@@ -46,18 +55,20 @@ class Discriminator(nn.Module):
 
     def __init__(self, dims: int, n_labels: int, width: int, blocks: int) -> None:
         super().__init__()
-        self.begin = Even(dims + N_CLOCK, width, pace=PACE)
+        self.begin = EqualizedLinear(dims + N_POSITION_FEATURES, width, pace=PACE)
         self.begin_label, self.label = nn.Embedding(n_labels, width), nn.Embedding(n_labels, width)
-        self.blocks = nn.ModuleList(Block(width, 2 ** (i % 4), pace=PACE) for i in range(blocks))
-        self.frame_score = Even(width, 1, pace=PACE)
-        self.whole = Even(width, width, GAIN, PACE)
-        self.score = Even(width, 1, pace=PACE)
+        self.blocks = nn.ModuleList(PackedBlock(width, 2 ** (i % 4), pace=PACE) for i in range(blocks))
+        self.frame_score = EqualizedLinear(width, 1, pace=PACE)
+        self.whole = EqualizedLinear(width, width, GAIN, PACE)
+        self.score = EqualizedLinear(width, 1, pace=PACE)
 
     def forward(
-        self, values: Float[Tensor, "packed dims"], places: Places, label: Int[Tensor, " batch"]
+        self, values: Float[Tensor, "packed dims"], places: PackedPositions, label: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " packed"]]:
         """Scores of sequences and of frames; higher is more real."""
-        values = self.begin(torch.cat([values, places.clock()], dim=1)) + self.begin_label(label)[places.row]
+        values = (
+            self.begin(torch.cat([values, places.position_features()], dim=1)) + self.begin_label(label)[places.row]
+        )
         for block in self.blocks:
             values = block(values, places)
         frames = F.leaky_relu(values, SLOPE)
@@ -112,7 +123,7 @@ class AdversarialSequences(nn.Module):
         assert isinstance(prior, Gan)
         return prior
 
-    def kept(self) -> nn.Module:
+    def exported(self) -> nn.Module:
         """The model, without the discriminator."""
         return self.model
 
@@ -120,20 +131,20 @@ class AdversarialSequences(nn.Module):
         """The prior, then the discriminator."""
         return {"prior": list(self.model.parameters()), "discriminator": list(self.discriminator.parameters())}
 
-    def _make(self, places: Places, label: Tensor) -> Tensor:
+    def _make(self, places: PackedPositions, label: Tensor) -> Tensor:
         prior, n = self.prior, len(places.row)
         shapes = ((len(label), prior.noise_dim), (n, prior.frame_noise_dim), (n, len(prior.log_spread)))
-        noise = Noise(*(torch.randn(shape, device=label.device) for shape in shapes))
-        return prior.say(places, self.model.condition(label)[:, None], noise)
+        noise = GeneratorNoise(*(torch.randn(shape, device=label.device) for shape in shapes))
+        return prior.generate(places, self.model.condition(label)[:, None], noise)
 
-    def _real(self, data: Mapping[str, Tensor], places: Places) -> tuple[Tensor, Tensor]:
+    def _real(self, data: Mapping[str, Tensor], places: PackedPositions) -> tuple[Tensor, Tensor]:
         """A draw from the posteriors of the frames, without the padding, and their log-deviations; standardised."""
         mean, log_variance = (data[name][places.row, places.position] for name in ("mean", "log_variance"))
         standardiser = self.prior.standardiser
         log_deviation = 0.5 * log_variance[:, standardiser.active] - standardiser.deviation.log()
         return standardiser.standardise(draw(mean, log_variance)), log_deviation
 
-    def _judge(self, values: Tensor, places: Places, label: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _judge(self, values: Tensor, places: PackedPositions, label: Tensor) -> tuple[list[Tensor], Tensor]:
         """Scores of sequences and frames, and the squared gradient of either score by a sequence, on average."""
         values = values.detach().requires_grad_()
         whole, frames = self.discriminator(values, places, label)
@@ -146,7 +157,7 @@ class AdversarialSequences(nn.Module):
     def losses(self, batch: Batch) -> dict[str, Loss]:
         """Of the prior, through a discriminator that stands still; of the discriminator, on sequences that stand still."""
         lengths = batch.data["lengths"]
-        places = Places.of(lengths)
+        places = PackedPositions.of(lengths)
         self.prior.lengths_seen[lengths - 1] = True
         shown = torch.rand(len(lengths), device=lengths.device) >= self.label_dropout
         label = batch.data["label"] * shown
@@ -177,7 +188,7 @@ class AdversarialSequences(nn.Module):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """How far generated sequences are from held-out ones of the same labels and lengths."""
         lengths, label = batch.data["lengths"], batch.data["label"]
-        places = Places.of(lengths)
+        places = PackedPositions.of(lengths)
         real, log_deviation = self._real(batch.data, places)
         made = [time_courses(self._make(places, label), places) for _ in range(DRAWS)]
         length, _ = self.prior.likelihood_loss(lengths, self.model.condition(label), log_deviation)
@@ -192,7 +203,7 @@ def _behind(low: Iterable[Tensor], high: Iterable[Tensor]) -> Float[Tensor, ""]:
     return torch.stack([F.softplus(a - b).mean() for a, b in zip(low, high, strict=True)]).sum()
 
 
-def time_courses(values: Float[Tensor, "packed dims"], places: Places) -> Float[Tensor, "batch numbers"]:
+def time_courses(values: Float[Tensor, "packed dims"], places: PackedPositions) -> Float[Tensor, "batch numbers"]:
     """The first `WAVES` cosine coefficients of every dimension over each sequence: how it goes, whatever its length."""
     length = places.lengths[places.row]
     share = (places.position + 0.5) / length

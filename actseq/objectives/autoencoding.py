@@ -19,8 +19,8 @@ from actseq.errors import require
 from actseq.losses import free_bits, kl_per_dimension, masked_delta_l1, masked_l1
 from actseq.modules.frames import frame_mask
 from actseq.objectives.base import Batch, Loss
-from actseq.objectives.latent_discriminator import Adjudication
-from actseq.representations.base import Features, Granular, Heard, Representation
+from actseq.objectives.latent_discriminator import LatentDiscriminator
+from actseq.representations.base import Features, Granular, HasMagnitude, Representation
 
 DB_PER_NEPER = 20 / math.log(10)
 ACTIVE_NATS = 0.01
@@ -92,18 +92,18 @@ class Autoencoding(nn.Module):
         require(0, value_weight=value_weight, delta_weight=delta_weight, magnitude_weight=magnitude_weight)
         require(0, adversarial_weight=adversarial_weight, matching_weight=matching_weight)
         require(1, adjudicator_width=adjudicator_width)
-        if magnitude_weight and not isinstance(representation, Heard):
+        if magnitude_weight and not isinstance(representation, HasMagnitude):
             raise ValueError(
                 f"magnitude_weight is {magnitude_weight}, expected 0 but with representation stft, grain or spectrum"
             )
-        if corruption is not None and corruption.of_grains and not isinstance(representation, Granular):
+        if corruption is not None and corruption.works_on_grains and not isinstance(representation, Granular):
             raise ValueError("the corruption works on grains; use it with representation grain or spectrum")
         self.model, self.representation, self.margin, self.corruption = model, representation, margin, corruption
         self.value_weight, self.delta_weight, self.magnitude_weight = value_weight, delta_weight, magnitude_weight
         self.kl_weight, self.kl_warmup, self.free_bits_nats = kl_weight, kl_warmup, free_bits_nats
         self.adjudication = None
         if isinstance(model.bottleneck, Adversarial):
-            self.adjudication = Adjudication(
+            self.adjudication = LatentDiscriminator(
                 model.latent_dim,
                 model.bottleneck.deviation,
                 adjudicator_width,
@@ -111,7 +111,7 @@ class Autoencoding(nn.Module):
                 matching_weight,
             )
 
-    def kept(self) -> nn.Module:
+    def exported(self) -> nn.Module:
         """The model, without the adjudicator."""
         return self.model
 
@@ -124,7 +124,7 @@ class Autoencoding(nn.Module):
     def pair(self, batch: Batch) -> tuple[Features, Features]:
         """Normalised features that the encoder sees, and those that are to come out."""
         corruption = self.corruption
-        if corruption is None or corruption.of_grains:
+        if corruption is None or corruption.works_on_grains:
             target = self._stored(batch) if "features" in batch.data else self._features(batch.data["waveform"], batch)
             if corruption is None:
                 return target, target
@@ -139,7 +139,7 @@ class Autoencoding(nn.Module):
         return Features(self.model.normaliser.normalise(values), lengths.clamp(max=values.shape[2]))
 
     def _features(self, waveform: Tensor, batch: Batch) -> Features:
-        return crop_features(self.representation, self.model, waveform, batch.data["n_samples"], self.margin)
+        return segment_features(self.representation, self.model, waveform, batch.data["n_samples"], self.margin)
 
     def _grain_by_grain(self, change: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
         """Normalised features with changed grains."""
@@ -169,10 +169,10 @@ class Autoencoding(nn.Module):
             {"error_db": error * deviation * DB_PER_NEPER} if self.representation.log_magnitude else {"error": error}
         )
         if self.magnitude_weight:
-            assert isinstance(self.representation, Heard)
+            assert isinstance(self.representation, HasMagnitude)
             heard = output
-            if self.corruption is not None and self.corruption.of_grains:
-                heard = self._grain_by_grain(self.corruption.vary, output)
+            if self.corruption is not None and self.corruption.works_on_grains:
+                heard = self._grain_by_grain(self.corruption.perturb, output)
             restore = self.model.normaliser.restore
             magnitude = self.representation.magnitude_distance(restore(heard), restore(target.values), inside)
             loss = loss + self.magnitude_weight * magnitude
@@ -196,9 +196,9 @@ class Autoencoding(nn.Module):
         measured = self._measure(batch, weight, posterior_sample=True)
         found, loss, told = measured.figures, measured.loss, {}
         if self.adjudication is not None and measured.codes is not None:
-            fooled = self.adjudication.of_encoder(measured.codes)
+            fooled = self.adjudication.encoder_loss(measured.codes)
             loss = loss + fooled.total
-            told = {"adjudicator": self.adjudication.of_adjudicator(measured.codes.detach())}
+            told = {"adjudicator": self.adjudication.discriminator_loss(measured.codes.detach())}
             found = found | {"loss": loss, **fooled.figures}
         return {"autoencoder": Loss(loss, {name: value.detach() for name, value in found.items()}), **told}
 
@@ -213,7 +213,7 @@ class Autoencoding(nn.Module):
         return measured.figures | {"loss": loss, "matching": matching}
 
 
-def crop_features(
+def segment_features(
     representation: Representation, model: Autoencoder, waveform: Tensor, n_samples: Tensor, margin: int
 ) -> Features:
     """Normalised features of crops that carry `margin` samples to either side: analysed with them, then cut to size."""

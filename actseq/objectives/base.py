@@ -43,7 +43,7 @@ class Objective(Protocol):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """One optimiser each, stepped in this order."""
 
-    def kept(self) -> nn.Module:
+    def exported(self) -> nn.Module:
         """What the run keeps: its weights are averaged, validated and exported."""
 
     def losses(self, batch: Batch) -> dict[str, Loss]:

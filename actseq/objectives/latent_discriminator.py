@@ -16,7 +16,7 @@ PENALTY = 0.1
 DIRECTIONS = 64
 
 
-class Adjudication(nn.Module):
+class LatentDiscriminator(nn.Module):
     """An adjudicator of two hidden layers, and the sliced distance.
 
     Args:
@@ -42,7 +42,7 @@ class Adjudication(nn.Module):
             nn.Linear(width, 1),
         )
 
-    def of_encoder(self, codes: Float[Tensor, "frames latent_dim"]) -> Loss:
+    def encoder_loss(self, codes: Float[Tensor, "frames latent_dim"]) -> Loss:
         """What the encoder pays for codes that are told from draws; the adjudicator stands still."""
         self.adjudicator.requires_grad_(False)
         fooled = F.softplus(-self.adjudicator(codes / self.deviation)).mean()
@@ -51,7 +51,7 @@ class Adjudication(nn.Module):
         total = self.adversarial_weight * fooled + self.matching_weight * matching
         return Loss(total, {"fooled": fooled.detach(), "matching": matching.detach()})
 
-    def of_adjudicator(self, codes: Float[Tensor, "frames latent_dim"]) -> Loss:
+    def discriminator_loss(self, codes: Float[Tensor, "frames latent_dim"]) -> Loss:
         """What the adjudicator pays for taking codes for draws and draws for codes."""
         both = torch.cat([torch.randn_like(codes), codes / self.deviation]).requires_grad_()
         score = self.adjudicator(both)[:, 0]

@@ -44,7 +44,7 @@ class SequenceLikelihood(nn.Module):
         self.model, self.label_dropout, self.end_weight = model, label_dropout, end_weight
         self.input_noise, self.posterior = input_noise, posterior
 
-    def kept(self) -> nn.Module:
+    def exported(self) -> nn.Module:
         """The model."""
         return self.model
 

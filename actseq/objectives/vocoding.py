@@ -166,7 +166,7 @@ class MagnitudeLikeness(nn.Module):
         """Samples that crops must carry to either side."""
         return self.crops.margin
 
-    def kept(self) -> nn.Module:
+    def exported(self) -> nn.Module:
         """The network."""
         return self.model
 
@@ -241,7 +241,7 @@ class AdversarialVocoding(nn.Module):
         """Samples that crops must carry to either side."""
         return self.crops.margin
 
-    def kept(self) -> nn.Module:
+    def exported(self) -> nn.Module:
         """The vocoder, without the discriminators."""
         return self.model
 

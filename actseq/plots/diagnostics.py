@@ -21,8 +21,8 @@ from actseq.errors import ArtifactError
 from actseq.inference.codec import Codec
 from actseq.plots import latent_charts, latent_statistics, sound_charts
 from actseq.plots import spectra as bands
-from actseq.plots.latent_statistics import Codes
-from actseq.plots.observation import choose, observe
+from actseq.plots.latent_statistics import LatentValues
+from actseq.plots.observation import choose_excerpts, observe
 from actseq.plots.training_curves import training_curves
 from actseq.progress import Reporter
 from actseq.storage.run_folder import Run
@@ -85,7 +85,7 @@ def write_diagnostics(
         why = "nothing was held out" if used == "train" else f"nothing is in the {split} split"
         notes.append(f"{why}: these are {shown_as} clips" + (", which the model has seen" if used == "train" else ""))
     rate = codec.sample_rate
-    chosen = choose(corpus, used, targets, rate, n, seed)
+    chosen = choose_excerpts(corpus, used, targets, rate, n, seed)
     if not chosen:
         raise ArtifactError(f"run {run.name} has no clip with any sound to draw", action="train on other files")
     seconds = units.samples_to_seconds(sum(excerpt.samples for excerpt in chosen), rate)
@@ -155,7 +155,7 @@ def _trainings(run: Run) -> dict[str, Path]:
 
 
 def _draw_codes(
-    sheet: _Folder, found: Codes, clip: NDArray[np.int64], names: list[str], labels: list[str]
+    sheet: _Folder, found: LatentValues, clip: NDArray[np.int64], names: list[str], labels: list[str]
 ) -> dict[str, Any]:
     standardised = found.standardised()
     frames, dims = standardised.shape
@@ -243,7 +243,7 @@ def _spread(values: NDArray[Any]) -> dict[str, Any]:
 
 
 def _draw_map(
-    sheet: _Folder, found: Codes, clip: NDArray[np.int64], names: list[str], labels: list[str]
+    sheet: _Folder, found: LatentValues, clip: NDArray[np.int64], names: list[str], labels: list[str]
 ) -> dict[str, float]:
     """Frames, and clips as means over their frames, each on their own first two principal components."""
     frames, shares = latent_statistics.principal(found.mean)

@@ -15,7 +15,7 @@ CONSTANT = 1e-6
 
 
 @dataclass(frozen=True)
-class Codes:
+class LatentValues:
     """Latent frames of some clips, one clip after the other.
 
     Attributes:
@@ -106,7 +106,7 @@ def nearest_relative(
     return others.max(1), np.where(others.max(1) > 0, others.argmax(1), np.arange(len(others)))
 
 
-def kl_nats(codes: Codes) -> Float[np.ndarray, " dims"] | None:
+def kl_nats(codes: LatentValues) -> Float[np.ndarray, " dims"] | None:
     """Mean KL divergence of the posteriors from N(0, 1) in each dimension; None where the code is a point."""
     if codes.log_variance is None:
         return None

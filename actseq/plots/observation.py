@@ -15,7 +15,7 @@ from actseq.data.corpus import Corpus
 from actseq.data.excerpts import Excerpt, excerpts
 from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
 from actseq.plots import spectra as bands
-from actseq.plots.latent_statistics import Codes
+from actseq.plots.latent_statistics import LatentValues
 from actseq.plots.sound_charts import Frame
 from actseq.progress import Reporter
 
@@ -41,13 +41,13 @@ class Observed:
         spectra: mean power of original, output and their difference, `n_fft` as `bands.window_length` says.
     """
 
-    codes: Codes | None
+    codes: LatentValues | None
     clip: NDArray[np.int64]
     frames: list[Frame]
     spectra: Float[np.ndarray, "3 bins"]
 
 
-def choose(
+def choose_excerpts(
     corpus: Corpus, split: str, labels: Collection[str] | None, sample_rate: int, n: int | None, seed: int
 ) -> list[Excerpt]:
     """Clips of a split, drawn by chance, each from a place drawn by chance where it is too long.
@@ -124,7 +124,7 @@ def observe(codec: Codec, corpus: Corpus, chosen: list[Excerpt], seed: int, repo
     reporter.end()
     found = None
     if means:
-        found = Codes(
+        found = LatentValues(
             np.concatenate(drawn),
             np.concatenate(means),
             np.concatenate(log_variances) if log_variances else None,

@@ -51,7 +51,7 @@ class Sampling:
         factor = self.temperature if self.noise_temperature is None else self.noise_temperature
         return factor * math.exp(-self.bias)
 
-    def only(self, known: Collection[str], who: str) -> None:
+    def require_supported(self, known: Collection[str], who: str) -> None:
         """Refuse what a prior cannot do.
 
         Raises:
@@ -71,7 +71,7 @@ PLAIN = Sampling()
 
 
 @dataclass(frozen=True)
-class Request:
+class SamplingRequest:
     """What to sample.
 
     Attributes:
@@ -130,12 +130,12 @@ class Prior(Protocol):
     def controls(self) -> tuple[str, ...]:
         """Attributes of `Sampling` that mean something to it."""
 
-    def sample(self, request: Request) -> Iterator[Chunk]:
+    def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
         """Chunks in time order, until all sequences have stopped or `max_frames` is reached."""
 
 
 @runtime_checkable
-class Network(Protocol):
+class CausalNetwork(Protocol):
     """A causal network over inputs (batch, frames, input_dim): it gives one hidden vector a position."""
 
     input_dim: int
@@ -159,18 +159,18 @@ class Network(Protocol):
 class Head(Protocol):
     """A distribution over the next latent, given a hidden vector."""
 
-    n_numbers: int
+    n_params: int
     """Of parameters; a linear map from the hidden vector makes them."""
     controls: tuple[str, ...]
     """Attributes of `Sampling` that mean something to it."""
 
     def loss(
-        self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
+        self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
     ) -> Float[Tensor, "*batch"]:
         """What training makes small: the negative log-density in nats where there is one."""
 
     def sample(
-        self, numbers: Float[Tensor, "batch n_numbers"], sampling: Sampling, generator: torch.Generator
+        self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
         """One draw each."""
 
@@ -180,7 +180,7 @@ class DensityHead(Head, Protocol):
     """A head with a likelihood: its loss is −`log_prob`."""
 
     def log_prob(
-        self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
+        self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
     ) -> Float[Tensor, "*batch"]:
         """Log-density in nats."""
 

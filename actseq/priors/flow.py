@@ -49,7 +49,7 @@ class Flow(nn.Module):
     ) -> None:
         super().__init__()
         require(1, width=width, blocks=blocks, steps=steps, draws=draws)
-        self.n_numbers = width
+        self.n_params = width
         self.dims, self.draws = dims, draws
         self.angles = [math.pi / 2 * (1 - (1 - k / steps) ** CROWDING) for k in range(steps + 1)]
         self.drop = nn.Dropout(dropout)
@@ -85,7 +85,7 @@ class Flow(nn.Module):
         return out
 
     def loss(
-        self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
+        self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
     ) -> Float[Tensor, "*batch"]:
         """Squared error of the velocity, the mean over angles.
 
@@ -106,7 +106,7 @@ class Flow(nn.Module):
         return (velocity - (cosine * value - sine * noise)).square().sum(-1).mean(0)
 
     def sample(
-        self, numbers: Float[Tensor, "batch n_numbers"], sampling: Sampling, generator: torch.Generator
+        self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
         """One draw each. The temperature scales the noise that is carried; 0 carries its mean."""
         place = normal((len(numbers), self.dims), sampling, generator, numbers.device)

@@ -21,8 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import ConfigError, require
-from actseq.priors.base import PLAIN, Chunk, Request, Standardiser
-from actseq.priors.heads import choose, normal
+from actseq.priors.base import PLAIN, Chunk, SamplingRequest, Standardiser
+from actseq.priors.heads import draw_component, normal
 
 SLOPE = 0.2
 GAIN = math.sqrt(2)
@@ -35,7 +35,7 @@ EDGE_FRAMES = 2.0
 
 
 @dataclass(frozen=True)
-class Places:
+class PackedPositions:
     """Where packed frames belong.
 
     Attributes:
@@ -49,11 +49,11 @@ class Places:
     position: Int[Tensor, " packed"]
 
     @staticmethod
-    def of(lengths: Int[Tensor, " batch"]) -> "Places":
+    def of(lengths: Int[Tensor, " batch"]) -> "PackedPositions":
         """Sequences of these lengths, one after the other."""
         row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
         starts = lengths.cumsum(0) - lengths
-        return Places(lengths, row, torch.arange(len(row), device=lengths.device) - starts[row])
+        return PackedPositions(lengths, row, torch.arange(len(row), device=lengths.device) - starts[row])
 
     def neighbours(self, distance: int) -> Int[Tensor, "packed 3"]:
         """The frame `distance` before, the frame itself, the one `distance` after; beyond an end the number of frames."""
@@ -66,7 +66,7 @@ class Places:
         """For each frame its own of what is given for each frame of each sequence, or once for a sequence."""
         return values[self.row, self.position if values.shape[1] > 1 else 0]
 
-    def clock(self) -> Float[Tensor, "packed n_features"]:
+    def position_features(self) -> Float[Tensor, "packed n_features"]:
         """How far each frame is: cosines over the sequence, nearness to either end, and the length."""
         length = self.lengths[self.row]
         share = (self.position + 0.5) / length
@@ -80,10 +80,10 @@ class Places:
         return total / self.lengths[:, None]
 
 
-N_CLOCK = N_WAVES + 3
+N_POSITION_FEATURES = N_WAVES + 3
 
 
-class Even(nn.Module):
+class EqualizedLinear(nn.Module):
     """A linear map whose weights are all of one size, and scaled when used: with Adam they learn at one pace.
 
     Args:
@@ -106,7 +106,7 @@ class Even(nn.Module):
         return F.linear(values, self.weight * self.scale, self.bias * self.pace)
 
 
-class Block(nn.Module):
+class PackedBlock(nn.Module):
     """A residual block over packed frames and those beside them.
 
     Args:
@@ -119,13 +119,13 @@ class Block(nn.Module):
     def __init__(self, width: int, distance: int, style_dim: int = 0, pace: float = 1.0) -> None:
         super().__init__()
         self.distance = distance
-        self.mix, self.out = Even(3 * width, width, GAIN, pace), Even(width, width, GAIN, pace)
-        self.style = Even(style_dim, 2 * width, 0.5) if style_dim else None
+        self.mix, self.out = EqualizedLinear(3 * width, width, GAIN, pace), EqualizedLinear(width, width, GAIN, pace)
+        self.style = EqualizedLinear(style_dim, 2 * width, 0.5) if style_dim else None
 
     def forward(
         self,
         values: Float[Tensor, "packed width"],
-        places: Places,
+        places: PackedPositions,
         style: Float[Tensor, "batch frames_or_1 style_dim"] | None = None,
     ) -> Float[Tensor, "packed width"]:
         """Values of the same deviation."""
@@ -139,7 +139,7 @@ class Block(nn.Module):
 
 
 @dataclass(frozen=True)
-class Noise:
+class GeneratorNoise:
     """What is drawn for sequences of known lengths; all of deviation 1.
 
     Attributes:
@@ -189,21 +189,27 @@ class Gan(nn.Module):
         self.noise_dim, self.frame_noise_dim = noise_dim, frame_noise_dim
         self.standardiser = Standardiser(latent_dim, n_active)
         self.style = nn.Sequential(
-            Even(noise_dim + condition_dim, 2 * width, GAIN),
+            EqualizedLinear(noise_dim + condition_dim, 2 * width, GAIN),
             nn.LeakyReLU(SLOPE),
-            Even(2 * width, 2 * width, GAIN),
+            EqualizedLinear(2 * width, 2 * width, GAIN),
             nn.LeakyReLU(SLOPE),
         )
-        self.begin, self.shift = Even(N_CLOCK + frame_noise_dim, width), Even(2 * width + condition_dim, width)
-        self.blocks = nn.ModuleList(Block(width, 2 ** (i % 4), 2 * width + condition_dim) for i in range(blocks))
-        self.values = Even(width, 2 * n_active)
-        self.length = nn.Sequential(Even(condition_dim, width), nn.LeakyReLU(SLOPE), Even(width, frames))
+        self.begin = EqualizedLinear(N_POSITION_FEATURES + frame_noise_dim, width)
+        self.shift = EqualizedLinear(2 * width + condition_dim, width)
+        self.blocks = nn.ModuleList(PackedBlock(width, 2 ** (i % 4), 2 * width + condition_dim) for i in range(blocks))
+        self.values = EqualizedLinear(width, 2 * n_active)
+        self.length = nn.Sequential(
+            EqualizedLinear(condition_dim, width), nn.LeakyReLU(SLOPE), EqualizedLinear(width, frames)
+        )
         self.log_spread = nn.Parameter(torch.full((n_active,), -1.0))
         # Index i stands for i + 1 frames. What never occurred is not said.
         self.register_buffer("lengths_seen", torch.zeros(frames, dtype=torch.bool))
 
-    def say(
-        self, places: Places, condition: Float[Tensor, "batch frames_or_1 condition_dim"], noise: Noise
+    def generate(
+        self,
+        places: PackedPositions,
+        condition: Float[Tensor, "batch frames_or_1 condition_dim"],
+        noise: GeneratorNoise,
     ) -> Float[Tensor, "packed dims"]:
         """Standardised activations of sequences of known lengths.
 
@@ -216,13 +222,15 @@ class Gan(nn.Module):
         styles = self.style(torch.cat([sequence, condition], dim=2))
         # Once more by itself, and loud: beside all the noise a label is soon not heard.
         styles = torch.cat([styles, CONDITION_GAIN * condition], dim=2)
-        values = self.begin(torch.cat([places.clock(), noise.frame], dim=1)) + places.pick(self.shift(styles))
+        values = self.begin(torch.cat([places.position_features(), noise.frame], dim=1)) + places.pick(
+            self.shift(styles)
+        )
         for block in self.blocks:
             values = block(values, places, styles)
         middle, raw = self.values(F.leaky_relu(values, SLOPE)).chunk(2, dim=1)
         return middle + (self.log_spread.exp() + F.softplus(raw + ADDED_SPREAD)) * noise.spread  # type: ignore[no-any-return]
 
-    def sample(self, request: Request) -> Iterator[Chunk]:
+    def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
         """Whole sequences, handed out in pieces; see `Prior.sample`. The temperature leaves their lengths alone.
 
         Raises:
@@ -230,7 +238,7 @@ class Gan(nn.Module):
         """
         if request.prompt is not None:
             raise ConfigError("prior gan cannot continue a recording", action="use a sequence prior, such as lstm")
-        request.sampling.only(self.controls, "prior gan")
+        request.sampling.require_supported(self.controls, "prior gan")
         device = self.log_spread.device
         generator = torch.Generator(device).manual_seed(request.seed)
         filler = torch.Generator(device).manual_seed(request.seed + 1)
@@ -243,7 +251,7 @@ class Gan(nn.Module):
             stop = min(frames, start + request.chunk_frames)
             yield Chunk(latents[:, start:stop], stopped[:, start:stop])
 
-    def _lengths(self, request: Request, generator: torch.Generator) -> Int[Tensor, " batch"]:
+    def _lengths(self, request: SamplingRequest, generator: torch.Generator) -> Int[Tensor, " batch"]:
         seen = self.lengths_seen.nonzero()[:, 0] + 1
         longest = int(seen.max()) if len(seen) else 0
         asked = request.min_frames if request.until_stop else request.max_frames
@@ -258,9 +266,9 @@ class Gan(nn.Module):
         at = torch.arange(1, len(self.lengths_seen) + 1, device=self.lengths_seen.device)
         possible = self.lengths_seen & (at >= request.min_frames)
         logits = self.length(self._condition(request)[:, 0]).masked_fill(~possible, -math.inf)
-        return choose(logits, PLAIN, generator) + 1
+        return draw_component(logits, PLAIN, generator) + 1
 
-    def _condition(self, request: Request) -> Float[Tensor, "batch frames_or_1 condition_dim"]:
+    def _condition(self, request: SamplingRequest) -> Float[Tensor, "batch frames_or_1 condition_dim"]:
         first = request.condition_at(0)
         if first is None:
             return self.log_spread.new_zeros(request.n, 1, self.condition_dim)
@@ -270,17 +278,17 @@ class Gan(nn.Module):
         return torch.stack(glide, dim=1)  # type: ignore[arg-type]
 
     def _latents(
-        self, request: Request, lengths: Tensor, generator: torch.Generator, filler: torch.Generator
+        self, request: SamplingRequest, lengths: Tensor, generator: torch.Generator, filler: torch.Generator
     ) -> Float[Tensor, "batch frames latent_dim"]:
-        places, device = Places.of(lengths), lengths.device
+        places, device = PackedPositions.of(lengths), lengths.device
         # What is said is one thing, how it differs from frame to frame another.
         of_sequence = replace(request.sampling, noise_temperature=None)
-        noise = Noise(
+        noise = GeneratorNoise(
             normal((len(lengths), self.noise_dim), of_sequence, generator, device),
             normal((len(places.row), self.frame_noise_dim), request.sampling, generator, device),
             normal((len(places.row), len(self.log_spread)), request.sampling, generator, device),
         )
-        said = self.say(places, self._condition(request), noise)
+        said = self.generate(places, self._condition(request), noise)
         values = said.new_zeros(len(lengths), int(lengths.max()), said.shape[1])
         values[places.row, places.position] = said
         return self.standardiser.restore(values, filler)

@@ -42,10 +42,10 @@ class Gaussian(nn.Module):
 
     def __init__(self, dims: int) -> None:
         super().__init__()
-        self.n_numbers = 2 * dims
+        self.n_params = 2 * dims
 
     def log_prob(
-        self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
+        self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
     ) -> Float[Tensor, "*batch"]:
         """Log-density in nats."""
         mean, raw = numbers.chunk(2, dim=-1)
@@ -54,13 +54,13 @@ class Gaussian(nn.Module):
         return (-0.5 * z.square() - log_deviation - HALF_LOG_TAU).sum(-1)
 
     def loss(
-        self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
+        self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
     ) -> Float[Tensor, "*batch"]:
         """Negative log-density in nats."""
         return -self.log_prob(numbers, value)
 
     def sample(
-        self, numbers: Float[Tensor, "batch n_numbers"], sampling: Sampling, generator: torch.Generator
+        self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
         """One draw each."""
         mean, raw = numbers.chunk(2, dim=-1)
@@ -104,7 +104,7 @@ class Mixture(nn.Module):
         direct = [n_components * (1 + 2 * size) for size in sizes]
         contexts = [hidden] * blocks if blocks > 1 else []
         self.parts = contexts + direct
-        self.n_numbers = sum(self.parts)
+        self.n_params = sum(self.parts)
         self.triangle = nn.ParameterList(torch.zeros(n_components, size, size) for size in sizes)
         self.drop = nn.Dropout(dropout)
         self.read, self.write, self.skip = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
@@ -135,7 +135,7 @@ class Mixture(nn.Module):
         return logits, mean.reshape(shape), _bounded(raw.reshape(shape))
 
     def log_prob(
-        self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
+        self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
     ) -> Float[Tensor, "*batch"]:
         """Log-density in nats."""
         parts = torch.split(numbers, self.parts, dim=-1)
@@ -150,13 +150,13 @@ class Mixture(nn.Module):
         return total
 
     def loss(
-        self, numbers: Float[Tensor, "*batch n_numbers"], value: Float[Tensor, "*batch dims"]
+        self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
     ) -> Float[Tensor, "*batch"]:
         """Negative log-density in nats."""
         return -self.log_prob(numbers, value)
 
     def sample(
-        self, numbers: Float[Tensor, "batch n_numbers"], sampling: Sampling, generator: torch.Generator
+        self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
         """One draw each."""
         n, dims = len(numbers), self.slices[-1].stop
@@ -166,7 +166,7 @@ class Mixture(nn.Module):
         for block, where in enumerate(self.slices):
             triangle = self.triangle[block].tril(-1)
             logits, mean, log_deviation = self._block(block, parts, value, triangle)
-            chosen = choose(logits, sampling, generator)
+            chosen = draw_component(logits, sampling, generator)
             own = mean[rows, chosen] + noise[:, where] * log_deviation[rows, chosen].exp()
             # (1 − T) v = own; a triangular solver takes ones on the diagonal for granted.
             solved = torch.linalg.solve_triangular(-triangle[chosen], own[..., None], upper=False, unitriangular=True)
@@ -174,7 +174,7 @@ class Mixture(nn.Module):
         return value
 
 
-def choose(
+def draw_component(
     logits: Float[Tensor, "batch components"], sampling: Sampling, generator: torch.Generator
 ) -> Int[Tensor, " batch"]:
     """Draw a component each."""

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from actseq.errors import ConfigError
-from actseq.priors.base import Chunk, Request
+from actseq.priors.base import Chunk, SamplingRequest
 from actseq.priors.heads import normal
-from actseq.priors.untrained import CONTROLS, RandomWalk, _chunks, _label
+from actseq.priors.untrained import CONTROLS, RandomWalk, in_chunks, label_at
 
 MAX_CELLS = 2**22
 """Frames of one sequence times frames of the other that are aligned at most: 2048 and 2048, 80 MB."""
@@ -54,7 +54,7 @@ class Interpolate:
         """Length with `until_stop`."""
         return round(sum(passage.natural_frames for passage in self.passages))
 
-    def sample(self, request: Request) -> Iterator[Chunk]:
+    def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
         """See `Prior.sample`; all sequences are the same.
 
         With `until_stop` it has its natural length where the request allows, else the nearest that it does.
@@ -65,11 +65,11 @@ class Interpolate:
         _refuse_prompt(request, "an interpolation")
         if request.condition is not None:
             raise ConfigError("an interpolation knows no label", action="leave out the label")
-        request.sampling.only(self.controls, "an interpolation")
+        request.sampling.require_supported(self.controls, "an interpolation")
         total = request.max_frames
         if request.until_stop:
             total = min(max(self.natural_frames, request.min_frames), request.max_frames)
-        return _chunks(request, self._frames(request.n, self._split(total)), [total] * request.n)
+        return in_chunks(request, self._frames(request.n, self._split(total)), [total] * request.n)
 
     def _split(self, total: int) -> list[int]:
         """Frames of each passage: two, and of the rest its share by natural length."""
@@ -192,14 +192,14 @@ class Vary:
         """Length of the sound."""
         return len(self.mean)
 
-    def sample(self, request: Request) -> Iterator[Chunk]:
+    def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
         """See `Prior.sample`; a condition says which label's statistics to go to, as of the walk.
 
         Raises:
             ConfigError: a prompt, a control that the walk does not know, or more frames than the sound has.
         """
         _refuse_prompt(request, "a variation")
-        request.sampling.only(self.controls, "a variation")
+        request.sampling.require_supported(self.controls, "a variation")
         asked = request.min_frames if request.until_stop else request.max_frames
         if asked > len(self.mean):
             raise ConfigError(
@@ -208,19 +208,19 @@ class Vary:
                 "leave out the length",
             )
         total = min(len(self.mean), request.max_frames)
-        return _chunks(request, self._frames(request), [total] * request.n)
+        return in_chunks(request, self._frames(request), [total] * request.n)
 
-    def _frames(self, request: Request) -> Iterator[Tensor]:
+    def _frames(self, request: SamplingRequest) -> Iterator[Tensor]:
         generator = torch.Generator(self.mean.device).manual_seed(request.seed)
         walk = self.walk.path(request, generator)
         for frame, (mean, deviation) in enumerate(zip(self.mean, self.deviation, strict=True)):
             noise = normal((request.n, self.latent_dim), request.sampling, generator, mean.device)
             drawn = mean + min(1.0, self.amount / POSTERIOR_AMOUNT) * deviation * noise
-            centre = self.walk.centre[_label(request, frame, len(self.walk.lengths)).to(mean.device)]
+            centre = self.walk.centre[label_at(request, frame, len(self.walk.lengths)).to(mean.device)]
             kept = torch.lerp(centre, drawn, (1 - self.amount**2) ** 0.5)
             yield kept + self.amount * (next(walk) - centre)
 
 
-def _refuse_prompt(request: Request, who: str) -> None:
+def _refuse_prompt(request: SamplingRequest, who: str) -> None:
     if request.prompt is not None:
         raise ConfigError(f"{who} cannot continue a recording", action="leave out the seed audio")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from actseq.errors import require
 
-State = tuple[Tensor, ...]
+CellState = tuple[Tensor, ...]
 
 
 class Lstm(nn.Module):
@@ -30,21 +30,21 @@ class Lstm(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.rnn = nn.LSTM(width, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
 
-    def init_state(self, batch: int, device: torch.device) -> State:
+    def init_state(self, batch: int, device: torch.device) -> CellState:
         """Hidden and cell, each (layers, batch, width)."""
         zero = torch.zeros(self.layers, batch, self.hidden_dim, device=device)
         return zero, zero
 
     def forward(
-        self, inputs: Float[Tensor, "batch positions input_dim"], state: State
-    ) -> tuple[Float[Tensor, "batch positions hidden_dim"], State]:
+        self, inputs: Float[Tensor, "batch positions input_dim"], state: CellState
+    ) -> tuple[Float[Tensor, "batch positions hidden_dim"], CellState]:
         """All positions at once."""
         hidden, state = self.rnn(self.drop(inputs), (state[0], state[1]))
         return self.drop(hidden), state
 
     def step(
-        self, inputs: Float[Tensor, "batch input_dim"], state: State
-    ) -> tuple[Float[Tensor, "batch hidden_dim"], State]:
+        self, inputs: Float[Tensor, "batch input_dim"], state: CellState
+    ) -> tuple[Float[Tensor, "batch hidden_dim"], CellState]:
         """One position."""
         hiddens, cells = [], []
         for layer in range(self.layers):
@@ -66,20 +66,20 @@ class Gru(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.rnn = nn.GRU(width, width, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
 
-    def init_state(self, batch: int, device: torch.device) -> State:
+    def init_state(self, batch: int, device: torch.device) -> CellState:
         """Hidden, (layers, batch, width)."""
         return (torch.zeros(self.layers, batch, self.hidden_dim, device=device),)
 
     def forward(
-        self, inputs: Float[Tensor, "batch positions input_dim"], state: State
-    ) -> tuple[Float[Tensor, "batch positions hidden_dim"], State]:
+        self, inputs: Float[Tensor, "batch positions input_dim"], state: CellState
+    ) -> tuple[Float[Tensor, "batch positions hidden_dim"], CellState]:
         """All positions at once."""
         hidden, last = self.rnn(self.drop(inputs), state[0])
         return self.drop(hidden), (last,)
 
     def step(
-        self, inputs: Float[Tensor, "batch input_dim"], state: State
-    ) -> tuple[Float[Tensor, "batch hidden_dim"], State]:
+        self, inputs: Float[Tensor, "batch input_dim"], state: CellState
+    ) -> tuple[Float[Tensor, "batch hidden_dim"], CellState]:
         """One position."""
         hiddens = []
         for layer in range(self.layers):

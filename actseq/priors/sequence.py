@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import ConfigError
-from actseq.priors.base import Chunk, DensityHead, Head, Network, Request, Standardiser, State
+from actseq.priors.base import CausalNetwork, Chunk, DensityHead, Head, SamplingRequest, Standardiser, State
 
 PREFILL_FRAMES = 1024
 """Frames of a prompt that are consumed at a time: a long one needs no more memory than a short one."""
@@ -32,11 +32,11 @@ class Prediction:
     """What the network says at each position.
 
     Attributes:
-        numbers: (batch, positions, n_numbers), parameters of the head for the next latent.
+        numbers: (batch, positions, n_params), parameters of the head for the next latent.
         end_logit: (batch, positions), hazard of having ended before it.
     """
 
-    numbers: Float[Tensor, "batch positions n_numbers"]
+    numbers: Float[Tensor, "batch positions n_params"]
     end_logit: Float[Tensor, "batch positions"]
 
 
@@ -51,7 +51,9 @@ class SequencePrior(nn.Module):
         condition_dim: size of the condition vector.
     """
 
-    def __init__(self, network: Network, head: Head, *, latent_dim: int, n_active: int, condition_dim: int) -> None:
+    def __init__(
+        self, network: CausalNetwork, head: Head, *, latent_dim: int, n_active: int, condition_dim: int
+    ) -> None:
         super().__init__()
         input_dim = network.input_dim
         self.network, self.head = network, head
@@ -62,10 +64,10 @@ class SequencePrior(nn.Module):
         self.condition = nn.Linear(condition_dim, input_dim, bias=False)
         # How noisy the latents are that it is shown; 0, which is what sampling says, adds nothing.
         self.noise_level = nn.Linear(1, input_dim, bias=False)
-        self.numbers = nn.Linear(network.hidden_dim, head.n_numbers)
+        self.numbers = nn.Linear(network.hidden_dim, head.n_params)
         # Straight from the last latent to the next one's parameters: what a vector autoregression knows need not pass the
         # network, and its dropout.
-        self.skip = nn.Linear(n_active, head.n_numbers, bias=False)
+        self.skip = nn.Linear(n_active, head.n_params, bias=False)
         nn.init.zeros_(self.skip.weight)
         self.end = nn.Linear(network.hidden_dim, 1)
         nn.init.constant_(self.end.bias, -4.0)
@@ -191,14 +193,14 @@ class SequencePrior(nn.Module):
         inside = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]
         return density * inside
 
-    def sample(self, request: Request) -> Iterator[Chunk]:
+    def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
         """Sample frame by frame; see `Prior.sample`.
 
         Raises:
             ConfigError: a control that the head does not know.
         """
         sampling = request.sampling
-        sampling.only(self.controls, f"a prior with head {type(self.head).__name__.lower()}")
+        sampling.require_supported(self.controls, f"a prior with head {type(self.head).__name__.lower()}")
         device, n = self.start.device, request.n
         generator = torch.Generator(device).manual_seed(request.seed)
         # Of its own, so that dimensions without information take no draws from those with.
@@ -229,7 +231,7 @@ class SequencePrior(nn.Module):
             yield Chunk(torch.stack(latents, dim=1), torch.stack(ends, dim=1))
 
     @torch.no_grad()
-    def _begin(self, request: Request) -> tuple[Prediction, State]:
+    def _begin(self, request: SamplingRequest) -> tuple[Prediction, State]:
         """The prediction of the first new frame. One prompt is consumed once, whatever the number of its continuations."""
         condition = request.condition_at(0)
         alike = condition is None or bool((condition == condition[:1]).all())
@@ -249,7 +251,7 @@ class SequencePrior(nn.Module):
             )
         return self._predict(*self._guide(hidden, last, request)), state
 
-    def _advance(self, value: Tensor, state: State, request: Request, frame: int) -> tuple[Prediction, State]:
+    def _advance(self, value: Tensor, state: State, request: SamplingRequest, frame: int) -> tuple[Prediction, State]:
         """Consume one frame and predict the one of the given number."""
         rows = request.n
         condition = self._doubled(request.condition_at(frame), request)
@@ -258,17 +260,17 @@ class SequencePrior(nn.Module):
         hidden, last, state = self._consume(value, condition, state, rows)
         return self._predict(*self._guide(hidden, last, request)), state
 
-    def _guided(self, request: Request) -> bool:
+    def _guided(self, request: SamplingRequest) -> bool:
         return request.sampling.guidance != 1 and request.condition is not None and request.unconditional is not None
 
-    def _doubled(self, condition: Tensor | None, request: Request) -> Tensor | None:
+    def _doubled(self, condition: Tensor | None, request: SamplingRequest) -> Tensor | None:
         """With guidance every sequence runs twice: the second half of the batch is without its condition."""
         if condition is None or not self._guided(request):
             return condition
         assert request.unconditional is not None
         return torch.cat([condition, request.unconditional.expand_as(condition)])
 
-    def _guide(self, hidden: Tensor, last: Tensor, request: Request) -> tuple[Tensor, Tensor]:
+    def _guide(self, hidden: Tensor, last: Tensor, request: SamplingRequest) -> tuple[Tensor, Tensor]:
         if not self._guided(request):
             return hidden, last
         given, bare = hidden.chunk(2)

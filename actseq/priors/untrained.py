@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import ConfigError
-from actseq.priors.base import Chunk, Request
+from actseq.priors.base import Chunk, SamplingRequest
 from actseq.priors.heads import normal
 
 CONTROLS = ("temperature", "noise_temperature", "bias", "noise_clamp")
@@ -67,20 +67,20 @@ class Iid(nn.Module):
         self.register_buffer("first", torch.from_numpy(first))
         self.register_buffer("number", torch.from_numpy(number))
 
-    def sample(self, request: Request) -> Iterator[Chunk]:
+    def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
         """See `Prior.sample`. A prompt matters only for how long it goes on; temperatures scale the posterior's noise.
 
         Raises:
             ConfigError: a control that it does not know, or a condition of another prior.
         """
-        request.sampling.only(self.controls, "prior iid")
-        return _chunks(request, self._frames(request), _lengths(request, self.lengths))
+        request.sampling.require_supported(self.controls, "prior iid")
+        return in_chunks(request, self._frames(request), _lengths(request, self.lengths))
 
-    def _frames(self, request: Request) -> Iterator[Tensor]:
+    def _frames(self, request: SamplingRequest) -> Iterator[Tensor]:
         device = self.mean.device
         generator = torch.Generator(device).manual_seed(request.seed)
         for frame in count():
-            label = _label(request, frame, len(self.lengths)).to(device)
+            label = label_at(request, frame, len(self.lengths)).to(device)
             # The remainder of so large a number is as good as uniform.
             drawn = torch.randint(2**62, (request.n,), generator=generator, device=device)
             row = self.first[label] + drawn % self.number[label]
@@ -124,21 +124,21 @@ class RandomWalk(nn.Module):
         self.register_buffer("decay", decay)
         self.register_buffer("push", push)
 
-    def sample(self, request: Request) -> Iterator[Chunk]:
+    def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
         """See `Prior.sample`. After a prompt it goes on from the last frame; temperatures scale the deviation.
 
         Raises:
             ConfigError: a control that it does not know, or a condition of another prior.
         """
-        request.sampling.only(self.controls, "prior random-walk")
+        request.sampling.require_supported(self.controls, "prior random-walk")
         generator = torch.Generator(self.centre.device).manual_seed(request.seed)
-        return _chunks(request, self.path(request, generator), _lengths(request, self.lengths))
+        return in_chunks(request, self.path(request, generator), _lengths(request, self.lengths))
 
-    def path(self, request: Request, generator: torch.Generator) -> Iterator[Float[Tensor, "n latent_dim"]]:
+    def path(self, request: SamplingRequest, generator: torch.Generator) -> Iterator[Float[Tensor, "n latent_dim"]]:
         """Frames without end."""
         value = None if request.prompt is None else request.prompt[:, -1].expand(request.n, -1)
         for frame in count():
-            label = _label(request, frame, len(self.lengths)).to(self.centre.device)
+            label = label_at(request, frame, len(self.lengths)).to(self.centre.device)
             centre = self.centre[label]
             noise = normal((request.n, self.latent_dim), request.sampling, generator, centre.device)
             if value is None:
@@ -148,7 +148,7 @@ class RandomWalk(nn.Module):
             yield value
 
 
-def _label(request: Request, frame: int, n: int) -> Int[Tensor, " n"]:
+def label_at(request: SamplingRequest, frame: int, n: int) -> Int[Tensor, " n"]:
     """The number of each sequence's label."""
     condition = request.condition_at(frame)
     if condition is None:
@@ -160,7 +160,7 @@ def _label(request: Request, frame: int, n: int) -> Int[Tensor, " n"]:
     return condition.argmax(1)
 
 
-def _lengths(request: Request, lengths: Sequence[Int[np.ndarray, " _sequences"]]) -> list[int]:
+def _lengths(request: SamplingRequest, lengths: Sequence[Int[np.ndarray, " _sequences"]]) -> list[int]:
     """New frames of each sequence: drawn from those lengths of its first label that it can still have.
 
     A label without any takes those of all; without any at all, and where all are too short, the limits decide.
@@ -171,14 +171,14 @@ def _lengths(request: Request, lengths: Sequence[Int[np.ndarray, " _sequences"]]
     least = max(request.min_frames, 1 if request.prompt is None else 0)
     rng = np.random.default_rng(request.seed)
     new = []
-    for label in _label(request, 0, len(lengths)).tolist():
+    for label in label_at(request, 0, len(lengths)).tolist():
         known = lengths[label] if len(lengths[label]) else lengths[0]
         possible = known[known >= given + least] - given
         new.append(min(request.max_frames, int(rng.choice(possible)) if len(possible) else least))
     return new
 
 
-def _chunks(request: Request, frames: Iterator[Tensor], lengths: list[int]) -> Iterator[Chunk]:
+def in_chunks(request: SamplingRequest, frames: Iterator[Tensor], lengths: list[int]) -> Iterator[Chunk]:
     """Frames (n, latent_dim) in pieces, until the longest sequence has ended."""
     for start in range(0, max(lengths), request.chunk_frames):
         stop = min(start + request.chunk_frames, max(lengths))

@@ -52,7 +52,7 @@ class Representation(Protocol):
 
 
 @runtime_checkable
-class Heard(Protocol):
+class HasMagnitude(Protocol):
     """A representation that holds phases, and can say what of its features is heard whatever they are."""
 
     def magnitude_distance(

@@ -126,7 +126,7 @@ def cut_grains(
     return padded.unfold(1, grain_length, hop_length).transpose(1, 2)
 
 
-def turn(
+def rotate_grains(
     grains: Float[Tensor, "batch samples"], share: Float[Tensor, " batch"], fade: float
 ) -> Float[Tensor, "batch samples"]:
     """Grains rotated around by a share of themselves, as loops: no edge is carried into the middle.

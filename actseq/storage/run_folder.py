@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from actseq.config import Config, nearest, parse
+from actseq.config import Config, parse, suggest_name
 from actseq.errors import ArtifactError
 from actseq.storage.store import write_file
 
@@ -99,7 +99,11 @@ class Run:
             raise ArtifactError(f"{found.path} is a file", f"the folder of a run{kind}")
         if not found.path.is_dir():
             known = sorted(p.name for p in RUNS.iterdir() if (p / "config.yaml").is_file()) if RUNS.is_dir() else []
-            hint = nearest(found.path.name, known) if known else "train one first: actseq train-ae FOLDER --preset NAME"
+            hint = (
+                suggest_name(found.path.name, known)
+                if known
+                else "train one first: actseq train-ae FOLDER --preset NAME"
+            )
             raise ArtifactError(f"no run at {found.path}", action=hint)
         if not (found.path / "config.yaml").is_file():
             raise ArtifactError(
@@ -135,7 +139,7 @@ class Run:
         if name is None:
             name = self.usual_prior() or "default"
         if name not in known:
-            raise ArtifactError(f"run {self.name} has no prior '{name}'", action=nearest(name, known))
+            raise ArtifactError(f"run {self.name} has no prior '{name}'", action=suggest_name(name, known))
         return self.priors / name
 
     def vocoder_folder(self, name: str) -> Path:
@@ -150,7 +154,7 @@ class Run:
                 f"run {self.name} has no trained vocoder", action=f"run actseq train-vocoder {self.name} first"
             )
         if name not in known:
-            raise ArtifactError(f"run {self.name} has no vocoder '{name}'", action=nearest(name, known))
+            raise ArtifactError(f"run {self.name} has no vocoder '{name}'", action=suggest_name(name, known))
         return self.vocoders / name
 
     def trained_vocoders(self) -> list[str]:

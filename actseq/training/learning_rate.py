@@ -33,7 +33,7 @@ _REACH = 4
 
 
 @dataclass(frozen=True)
-class RateTest:
+class LearningRateTest:
     """What the steps gave.
 
     Attributes:
@@ -51,7 +51,7 @@ class RateTest:
     suggested: float | None
 
 
-def find_rate(
+def find_learning_rate(
     objective: Objective,
     train_source: Source,
     held_out: Source,
@@ -60,7 +60,7 @@ def find_rate(
     seed: int,
     device: torch.device,
     reporter: Reporter,
-) -> RateTest:
+) -> LearningRateTest:
     """Raise the rate of all groups of parameters together, from 10⁻⁶ to 1, until the loss goes up for good.
 
     The objective is spoilt by it; nothing is written.
@@ -113,13 +113,13 @@ def find_rate(
     return judge(rates[: len(losses)], np.array(losses))
 
 
-def judge(rates: Float[np.ndarray, " steps"], losses: Float[np.ndarray, " steps"]) -> RateTest:
+def judge(rates: Float[np.ndarray, " steps"], losses: Float[np.ndarray, " steps"]) -> LearningRateTest:
     """Smooth the losses, and read the rate off them."""
     weights = np.bartlett(2 * _REACH + 3)[1:-1]
     smooth = np.convolve(losses, weights)[_REACH:-_REACH] / np.convolve(np.ones_like(losses), weights)[_REACH:-_REACH]
     at = int(smooth.argmin())
     jumps = np.abs(np.diff(losses[: at + 2 * _REACH]))
     if at == 0 or smooth[0] - smooth[at] <= FELL * np.median(jumps):
-        return RateTest(rates, losses, smooth, float(rates[at]), None)
+        return LearningRateTest(rates, losses, smooth, float(rates[at]), None)
     fastest = int(np.diff(smooth[: at + 1]).argmin())
-    return RateTest(rates, losses, smooth, float(rates[at]), float(rates[fastest]))
+    return LearningRateTest(rates, losses, smooth, float(rates[at]), float(rates[fastest]))

@@ -125,7 +125,7 @@ class _Trainer:
         self.wrapped = wrapped[0] if isinstance(wrapped, tuple) else wrapped
         self.wrapped.mark_forward_method("losses")
         self.optimisers = dict(zip(groups, wrapped[1:], strict=True))
-        self.average = {name: value.detach().clone() for name, value in self.objective.kept().state_dict().items()}
+        self.average = {name: value.detach().clone() for name, value in self.objective.exported().state_dict().items()}
         self.step = 0
         self.best: float | None = None
         self.best_step = 0
@@ -182,7 +182,7 @@ class _Trainer:
     def update_average(self) -> None:
         # Short of 1/(1 − ema) steps an average with a fixed decay would still remember the initial weights.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-        for name, value in self.objective.kept().state_dict().items():
+        for name, value in self.objective.exported().state_dict().items():
             if value.is_floating_point():
                 self.average[name].lerp_(value, 1 - decay)
             else:
@@ -193,7 +193,7 @@ class _Trainer:
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The model with its averaged weights."""
-        model = self.objective.kept()
+        model = self.objective.exported()
         kept = copy.deepcopy(model.state_dict())
         model.load_state_dict(self.average)
         model.eval()
@@ -215,7 +215,7 @@ class _Trainer:
                     sums[name] = sums.get(name, 0.0) + float(value) / self.config.validation_batches
         return sums
 
-    def worn_out(self, validate_every: int) -> bool:
+    def out_of_patience(self, validate_every: int) -> bool:
         """Whether the last validation was one too many without a better one."""
         if self.config.patience is None or self.best is None or self.step % validate_every:
             return False
@@ -322,7 +322,7 @@ class _Trainer:
         write_file(self.folder / "metrics.csv", text.getvalue().encode())
 
 
-def calibrate(trainer: _Trainer, minutes: float) -> int:
+def plan_steps(trainer: _Trainer, minutes: float) -> int:
     """How many steps fit into `minutes`, validations included; leaves the trainer as it was at step 0."""
     initial = copy.deepcopy(trainer.objective.state_dict())  # type: ignore[attr-defined]
     begun = time.perf_counter()
@@ -407,7 +407,7 @@ def train(
             else:
                 assert config.minutes is not None
                 reporter.say(f"timing steps to see how many fit into {config.minutes:g} minutes")
-                total = calibrate(trainer, config.minutes)
+                total = plan_steps(trainer, config.minutes)
                 trainer = start()
             write_json(plan, {"total_steps": total, "minutes": config.minutes})
         if trainer.resume():
@@ -432,7 +432,7 @@ def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
     shown: dict[str, float] = {}
     reporter.begin(name, total, trainer.step)
     # A resumed training comes to the same end: what this asks for is in the checkpoint.
-    while trainer.step < total and not trainer.worn_out(validate_every):
+    while trainer.step < total and not trainer.out_of_patience(validate_every):
         figures = trainer.train_step(total)
         for key, value in figures.items():
             trainer.sums[key] = trainer.sums.get(key, 0.0) + value

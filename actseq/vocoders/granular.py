@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from actseq.errors import require
 from actseq.representations.base import Features, Granular, Representation
-from actseq.representations.grain import turn
+from actseq.representations.grain import rotate_grains
 from actseq.vocoders.base import Stream, synthesise_streamed
 
 LEAST_WEIGHT = 0.05
@@ -132,7 +132,7 @@ class _GrainStream:
             torch.from_numpy(row.astype(np.float32)) for row in self.rng.random((n, 4)).T
         )
         if vocoder.rotate:
-            grains = turn(grains, turned, vocoder.loop_fade) * self._signs(flipped)[:, None]
+            grains = rotate_grains(grains, turned, vocoder.loop_fade) * self._signs(flipped)[:, None]
         length = size * (1 - vocoder.length_jitter * shortened)
         window = blackman(size, length)
         place = ((2 * placed - 1) * vocoder.reach).round().long() + vocoder.reach

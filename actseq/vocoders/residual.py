@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from actseq.errors import require
-from actseq.modules.convnext import KERNEL, Block
+from actseq.modules.convnext import KERNEL, ConvNeXtBlock
 from actseq.representations.normaliser import Normaliser
 
 RESIDUAL = (-10.0, 5.0)
@@ -30,7 +30,7 @@ class ResidualNetwork(nn.Module):
         self.bins = bins
         self.normaliser = Normaliser(channels, log_magnitude=True)
         self.read = nn.Conv1d(channels, width, KERNEL, padding=KERNEL // 2)
-        self.blocks = nn.ModuleList(Block(width, inner) for _ in range(blocks))
+        self.blocks = nn.ModuleList(ConvNeXtBlock(width, inner) for _ in range(blocks))
         self.norm, self.write = nn.LayerNorm(width), nn.Linear(width, bins + more)
         self.context_frames = KERNEL // 2 * (1 + blocks)
         with torch.no_grad():

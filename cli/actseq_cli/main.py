@@ -40,9 +40,9 @@ class _Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            from actseq.config import nearest
+            from actseq.config import suggest_name
 
-            ctx.fail(f"No such command '{args[0]}'; {nearest(args[0], self.list_commands(ctx))}")
+            ctx.fail(f"No such command '{args[0]}'; {suggest_name(args[0], self.list_commands(ctx))}")
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -257,7 +257,7 @@ def train_ae(
     """Stage one: decode FOLDER into a corpus and train an autoencoder on it."""
     from actseq import pipeline
 
-    stage = pipeline.find_rate if find_lr else pipeline.train_ae
+    stage = pipeline.find_learning_rate if find_lr else pipeline.train_ae
     result = stage(
         folder,
         preset,
@@ -268,7 +268,7 @@ def train_ae(
         reporter=reporter(),
     )
     if find_lr:
-        show(result, json_output, *pipeline.rate_lines(result))
+        show(result, json_output, *pipeline.learning_rate_lines(result))
         return
     show(
         result,

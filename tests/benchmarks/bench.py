@@ -17,7 +17,7 @@ from actseq.config import Member, load_preset
 from actseq.data.drumkit import synthesise
 from actseq.inference.codec import Codec
 from actseq.objectives.base import Batch
-from actseq.priors.base import Request
+from actseq.priors.base import SamplingRequest
 from actseq.representations.linear import Linear
 from actseq.representations.mel import Mel
 from actseq.representations.stft import Stft
@@ -99,7 +99,7 @@ def preset(name: str, overrides: tuple[str, ...] = ()) -> None:
         row("  latents → waveform", f"{SECONDS / best(lambda: codec.decode([latents]), 2):8.0f} × real time")
         for batch in (1, 64):
             frames = 100
-            request = Request(
+            request = SamplingRequest(
                 n=batch, max_frames=frames, condition=prior.condition(torch.ones(batch, dtype=torch.long))
             )
             seconds = best(lambda r=request: list(prior.prior.sample(r)))
@@ -146,7 +146,9 @@ def priors() -> None:
                 inputs = [torch.zeros(batch, weight.shape[1]) for weight in weights]
                 steps, bare = [], []
                 for _ in range(3):
-                    chunks = model.prior.sample(Request(n=batch, max_frames=356, condition=condition, chunk_frames=1))
+                    chunks = model.prior.sample(
+                        SamplingRequest(n=batch, max_frames=356, condition=condition, chunk_frames=1)
+                    )
                     for _ in range(256):
                         next(chunks)
                     begun = time.perf_counter()

@@ -16,7 +16,7 @@ from actseq.config import Config, Member, load_preset
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
 from actseq.objectives.base import Batch
-from actseq.priors.base import Request
+from actseq.priors.base import SamplingRequest
 from actseq.progress import Silent
 from actseq.training.loop import train
 
@@ -139,7 +139,7 @@ def test_a_corruption_trains_or_is_refused(representation: str, corruption: str)
     crops = Crops(1600).batch(0)
     model.fit([analysis.analyse(torch.from_numpy(crops["waveform"]), torch.tensor([1600, 800]))])
     grains = representation in ("grain", "spectrum")
-    if build.build_corruption(config).of_grains and not grains:
+    if build.build_corruption(config).works_on_grains and not grains:
         with pytest.raises(ConfigError, match="grain"):
             build.build_autoencoding(config, model, analysis, 256)
         return
@@ -206,7 +206,7 @@ def test_every_prior_goes_from_training_to_latents(network: str, head: str | Non
     model.load_state_dict(outcome.tensors)
     model.eval()
     assert outcome.total_steps == STEPS
-    request = Request(n=2, max_frames=7, seed=3, condition=model.condition(torch.tensor([1, 2])))
+    request = SamplingRequest(n=2, max_frames=7, seed=3, condition=model.condition(torch.tensor([1, 2])))
     with torch.inference_mode():
         chunks = list(model.prior.sample(request))
     assert all(chunk.latents.isfinite().all() for chunk in chunks)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from actseq.priors import end_calibration
-from actseq.priors.base import Request
+from actseq.priors.base import SamplingRequest
 from actseq.priors.labels import ConditionedPrior
 
 
@@ -41,7 +41,9 @@ def test_a_prior_that_ends_too_early_is_mended() -> None:
     def mean_length() -> float:
         chunks = list(
             prior.sample(
-                Request(n=400, max_frames=80, until_stop=True, condition=model.condition(torch.from_numpy(labels)))
+                SamplingRequest(
+                    n=400, max_frames=80, until_stop=True, condition=model.condition(torch.from_numpy(labels))
+                )
             )
         )
         return float((~torch.cat([chunk.stopped for chunk in chunks], 1)).sum(1).float().mean())

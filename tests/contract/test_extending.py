@@ -121,8 +121,8 @@ def test_the_bottleneck_keeps_its_contract(network: str) -> None:
     with torch.no_grad():
         code = model.encode_normalised(wild, torch.tensor([11, 6])).mean
     assert 1.9 < code.abs().max() <= 2
-    assert torch.equal(model.bottleneck.opened(code), code)
-    assert model.bottleneck.opened(3 * code).abs().max() == 2
+    assert torch.equal(model.bottleneck.decode(code), code)
+    assert model.bottleneck.decode(3 * code).abs().max() == 2
 
 
 @pytest.mark.usefixtures("documented")

@@ -29,8 +29,8 @@ from actseq.objectives.adversarial_sequence import (
     time_courses,
 )
 from actseq.objectives.base import Batch, Loss
-from actseq.priors.base import Prior, Request, Sampling
-from actseq.priors.gan import Gan, Noise, Places
+from actseq.priors.base import Prior, Sampling, SamplingRequest
+from actseq.priors.gan import Gan, GeneratorNoise, PackedPositions
 from actseq.priors.labels import ConditionedPrior
 from actseq.progress import Silent
 from actseq.training.loop import Outcome, train
@@ -80,7 +80,7 @@ def sampled(prior: Gan, **settings: Any) -> tuple[Tensor, Tensor]:
     given |= settings
     if given["condition"] is not None:
         given["condition"] = given["condition"].expand(given["n"], -1)
-    chunks = list(prior.sample(Request(**given)))
+    chunks = list(prior.sample(SamplingRequest(**given)))
     return torch.cat([chunk.latents for chunk in chunks], 1), torch.cat([chunk.stopped for chunk in chunks], 1)
 
 
@@ -118,7 +118,9 @@ def test_chunks_do_not_change_what_is_said(until_stop: bool) -> None:
     whole = sampled(prior, **settings)
     for chunk_frames in (1, 3, 8):
         chunks = list(
-            prior.sample(Request(chunk_frames=chunk_frames, condition=numbers(1, 8, seed=7).expand(4, -1), **settings))
+            prior.sample(
+                SamplingRequest(chunk_frames=chunk_frames, condition=numbers(1, 8, seed=7).expand(4, -1), **settings)
+            )
         )
         assert all(chunk.latents.shape[1] == chunk_frames for chunk in chunks[:-1])
         assert 0 < chunks[-1].latents.shape[1] <= chunk_frames
@@ -143,7 +145,7 @@ def test_limits_of_the_length() -> None:
     assert cut.shape[1] == 4
     assert torch.equal((~stopped_cut).sum(1), lengths.clamp(max=4))
     assert torch.equal(cut[:, :, ::2][~stopped_cut], latents[:, :4, ::2][~stopped_cut]), "cut, not said in other words"
-    assert not list(prior.sample(Request(n=2, max_frames=0)))
+    assert not list(prior.sample(SamplingRequest(n=2, max_frames=0)))
     prior.lengths_seen[:] = False
     prior.lengths_seen[4] = True
     assert sampled(prior, n=5, max_frames=100, until_stop=True)[0].shape[1] == 5
@@ -230,7 +232,7 @@ def test_what_it_cannot_do_is_refused(settings: dict[str, Any], expected: str) -
 def test_untrained_it_says_nothing() -> None:
     fresh = build.build_prior(config(), LATENT_DIM, DIMS, [])
     with pytest.raises(ConfigError, match="at most 0"):
-        next(fresh.prior.sample(Request(n=1, max_frames=3)))
+        next(fresh.prior.sample(SamplingRequest(n=1, max_frames=3)))
 
 
 def test_state_dict_makes_a_copy() -> None:
@@ -248,7 +250,7 @@ def test_state_dict_makes_a_copy() -> None:
 
 def test_places_are_those_of_a_loop() -> None:
     lengths = [3, 1, 5]
-    places = Places.of(torch.tensor(lengths))
+    places = PackedPositions.of(torch.tensor(lengths))
     expected = [(row, position) for row, length in enumerate(lengths) for position in range(length)]
     assert list(zip(places.row.tolist(), places.position.tolist(), strict=True)) == expected
     for distance in (1, 2, 4):
@@ -271,18 +273,22 @@ def test_sequences_of_a_batch_do_not_meet() -> None:
     prior, lengths = gan(), [4, 1, 9]
     torch.manual_seed(0)
     judge = Discriminator(DIMS, 3, 10, 2)
-    places, condition, label = Places.of(torch.tensor(lengths)), numbers(3, 1, CONDITION_DIM), torch.tensor([1, 0, 2])
-    noise = Noise(numbers(3, 4), numbers(14, 3, seed=1), numbers(14, DIMS, seed=2))
+    places, condition, label = (
+        PackedPositions.of(torch.tensor(lengths)),
+        numbers(3, 1, CONDITION_DIM),
+        torch.tensor([1, 0, 2]),
+    )
+    noise = GeneratorNoise(numbers(3, 4), numbers(14, 3, seed=1), numbers(14, DIMS, seed=2))
     with torch.no_grad():
-        together = prior.say(places, condition, noise)
+        together = prior.generate(places, condition, noise)
         wholes, frames = judge(together, places, label)
         start = 0
         for row, length in enumerate(lengths):
             here = slice(start, start + length)
             start += length
-            alone = Places.of(torch.tensor([length]))
-            own = Noise(noise.sequence[row : row + 1], noise.frame[here], noise.spread[here])
-            said = prior.say(alone, condition[row : row + 1], own)
+            alone = PackedPositions.of(torch.tensor([length]))
+            own = GeneratorNoise(noise.sequence[row : row + 1], noise.frame[here], noise.spread[here])
+            said = prior.generate(alone, condition[row : row + 1], own)
             torch.testing.assert_close(said, together[here], atol=1e-5, rtol=1e-5)
             whole, frame = judge(together[here], alone, label[row : row + 1])
             torch.testing.assert_close(whole, wholes[row : row + 1], atol=1e-5, rtol=1e-5)
@@ -347,7 +353,7 @@ def test_each_loss_is_for_its_own_group() -> None:
                 assert slope.isfinite().all()
             else:
                 assert slope is None
-    assert not any(name.startswith("discriminator") for name in trained.kept().state_dict())
+    assert not any(name.startswith("discriminator") for name in trained.exported().state_dict())
 
 
 def test_lengths_are_noted() -> None:
@@ -364,7 +370,7 @@ def test_codes_without_a_variance_can_be_learned() -> None:
 
 
 def test_the_penalty_is_the_squared_gradient() -> None:
-    trained, places, label = objective(), Places.of(torch.tensor([4, 2, 7])), torch.tensor([0, 1, 2])
+    trained, places, label = objective(), PackedPositions.of(torch.tensor([4, 2, 7])), torch.tensor([0, 1, 2])
     values = numbers(13, DIMS).requires_grad_()
     whole, frames = trained.discriminator(values, places, label)
     length = places.lengths[places.row]
@@ -385,7 +391,7 @@ def test_the_penalty_is_the_squared_gradient() -> None:
 def test_time_courses_are_cosine_transforms() -> None:
     lengths = [6, 2, 11]
     values = numbers(sum(lengths), DIMS)
-    found = time_courses(values, Places.of(torch.tensor(lengths)))
+    found = time_courses(values, PackedPositions.of(torch.tensor(lengths)))
     for row, sequence in zip(found, torch.split(values, lengths), strict=True):
         expected = np.zeros((WAVES, DIMS))
         whole = scipy.fft.dct(sequence.double().numpy(), norm="ortho", axis=0)[:WAVES]

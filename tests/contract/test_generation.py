@@ -22,7 +22,7 @@ from actseq.inference.generation import (
     collect,
     generate,
 )
-from actseq.priors.base import Chunk, Request
+from actseq.priors.base import Chunk, SamplingRequest
 from actseq.priors.sequence import SequencePrior
 from actseq.vocoders.phase import Phase
 
@@ -65,7 +65,7 @@ class Cut:
     def __init__(self, prior: SequencePrior, chunk_frames: int) -> None:
         self.prior, self.chunk_frames, self.latent_dim = prior, chunk_frames, prior.latent_dim
 
-    def sample(self, request: Request) -> Any:
+    def sample(self, request: SamplingRequest) -> Any:
         return self.prior.sample(replace(request, chunk_frames=self.chunk_frames))
 
 
@@ -194,7 +194,7 @@ def test_the_best_of_several_is_the_likeliest() -> None:
     prior, n, candidates = prior_of(-1.0), 3, 5
     for prompt in (None, torch.randn(1, 4, LATENT_DIM, generator=torch.Generator().manual_seed(0))):
         condition = torch.ones(n, 8)
-        request = Request(n=n, max_frames=12, until_stop=True, condition=condition, prompt=prompt, seed=3)
+        request = SamplingRequest(n=n, max_frames=12, until_stop=True, condition=condition, prompt=prompt, seed=3)
         [chosen] = list(best(prior, request, candidates))
         many = replace(request, n=n * candidates, condition=torch.ones(n * candidates, 8))
         chunks = list(prior.sample(many))
@@ -214,12 +214,12 @@ def test_the_best_is_refused_where_there_is_no_likelihood() -> None:
     class Other:
         latent_dim, has_likelihood, controls = LATENT_DIM, False, ()
 
-        def sample(self, request: Request) -> list[Chunk]:
+        def sample(self, request: SamplingRequest) -> list[Chunk]:
             return []
 
     with pytest.raises(ConfigError, match="likeliest"):
-        list(best(Other(), Request(n=1, max_frames=3), 2))  # type: ignore[arg-type]
-    glide = Request(n=1, max_frames=3, condition=torch.zeros(1, 8), condition_end=torch.ones(1, 8))
+        list(best(Other(), SamplingRequest(n=1, max_frames=3), 2))  # type: ignore[arg-type]
+    glide = SamplingRequest(n=1, max_frames=3, condition=torch.zeros(1, 8), condition_end=torch.ones(1, 8))
     with pytest.raises(ConfigError, match="one label"):
         list(best(prior_of(), glide, 2))
 

@@ -13,7 +13,7 @@ from actseq.config import Member
 from actseq.corruptions.base import Corrupted
 from actseq.corruptions.noise import LEAST_RMS, Noise, coloured
 from actseq.data.corpus import Corpus
-from actseq.data.segments import BesideOthers, SegmentSource
+from actseq.data.segments import SegmentSource, WithNoiseClips
 from actseq.errors import ConfigError
 
 SAMPLES = 6000
@@ -178,7 +178,7 @@ def test_clips_beside_clips_are_a_pure_function_of_the_step(data_dir: Path, tmp_
     build_corpus(tmp_path / "in", tmp_path / "corpus", CorpusConfig(sample_rate=8000), 0, Silent())
     corpus = Corpus(tmp_path / "corpus", -3.0)
     sources = [SegmentSource(corpus, "train", 800, 0, 8, seed, labels=[label]) for label, seed in (("1", 0), ("2", 9))]
-    both = BesideOthers(sources[0], sources[1])
+    both = WithNoiseClips(sources[0], sources[1])
     one, same, next_one = both.batch(5), both.batch(5), both.batch(6)
     for name in ("waveform", "noise"):
         np.testing.assert_array_equal(one[name], same[name])

@@ -16,7 +16,7 @@ from actseq import build, registry
 from actseq.config import Member
 from actseq.errors import ConfigError
 from actseq.priors import sequence
-from actseq.priors.base import PLAIN, Chunk, Request, Sampling, State
+from actseq.priors.base import PLAIN, Chunk, Sampling, SamplingRequest, State
 from actseq.priors.sequence import Prediction, SequencePrior
 
 DENSITIES = [kind for kind, head in sorted(registry.HEADS.items()) if hasattr(head, "log_prob")]
@@ -69,7 +69,7 @@ def joined(chunks: list[Chunk]) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def sampled(model: SequencePrior, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return joined(list(model.sample(Request(**settings))))
+    return joined(list(model.sample(SamplingRequest(**settings))))
 
 
 def values_of(model: SequencePrior, **settings: Any) -> torch.Tensor:
@@ -101,7 +101,7 @@ def test_step_is_forward(network: str, head: str) -> None:
     with torch.no_grad():
         for condition in conditions():
             parallel = model.forward(values, condition)
-            assert parallel.numbers.shape == (BATCH, FRAMES + 1, model.head.n_numbers)
+            assert parallel.numbers.shape == (BATCH, FRAMES + 1, model.head.n_params)
             assert parallel.end_logit.shape == (BATCH, FRAMES + 1)
             prediction, state = model.step(None, condition, model.init_state(BATCH), BATCH)
             same(prediction, at(parallel, 0))
@@ -321,7 +321,7 @@ def test_the_same_seed_gives_the_same_bytes(network: str, head: str) -> None:
 
 @every_prior
 def test_samples_carry_no_gradient(network: str, head: str) -> None:
-    assert not next(members.prior(network, head).sample(Request(n=1, max_frames=2))).latents.requires_grad
+    assert not next(members.prior(network, head).sample(SamplingRequest(n=1, max_frames=2))).latents.requires_grad
 
 
 @every_prior
@@ -335,7 +335,7 @@ def test_chunks_do_not_change_what_is_said(network: str, head: str, until_stop: 
     whole = sampled(model, chunk_frames=64, **settings)
     for chunk_frames in (1, 7, 25):
         with torch.no_grad():
-            chunks = list(model.sample(Request(chunk_frames=chunk_frames, **settings)))
+            chunks = list(model.sample(SamplingRequest(chunk_frames=chunk_frames, **settings)))
         assert all(chunk.latents.shape[1] == chunk_frames for chunk in chunks[:-1])
         assert 0 < chunks[-1].latents.shape[1] <= chunk_frames
         latents, stopped = joined(chunks)
@@ -375,7 +375,7 @@ def test_limits_of_the_length(network: str, head: str) -> None:
     assert latents.shape[1] == 12
     assert not stopped.any()
     prompt = numbers(BATCH, 6, LATENT_DIM)
-    assert not list(eager.sample(Request(n=BATCH, max_frames=12, min_frames=0, until_stop=True, prompt=prompt)))
+    assert not list(eager.sample(SamplingRequest(n=BATCH, max_frames=12, min_frames=0, until_stop=True, prompt=prompt)))
     assert sampled(eager, n=BATCH, max_frames=12, min_frames=2, until_stop=True, prompt=prompt)[0].shape[1] == 2
 
 
@@ -506,7 +506,7 @@ def test_a_condition_glides(network: str, head: str) -> None:
 def test_unknown_controls_are_refused(network: str, head: str) -> None:
     model = members.prior(network, head)
     for control, value in CONTROLS.items():
-        request = Request(n=1, max_frames=1, sampling=replace(PLAIN, **{control: value}))
+        request = SamplingRequest(n=1, max_frames=1, sampling=replace(PLAIN, **{control: value}))
         if control in (*model.head.controls, "guidance"):
             next(model.sample(request))
         else:
@@ -534,18 +534,18 @@ def test_sequence_loss_is_a_loop(network: str, head: str) -> None:
         latent, end = model.sequence_loss(prediction, values, lengths, ends)
         loss = model.head.loss(prediction.numbers[:, :-1], values).double().numpy()
     hazard = torch.sigmoid(prediction.end_logit.double()).numpy()
-    latent_loss, n_numbers, end_nats, n_asked = 0.0, 0, 0.0, 0
+    latent_loss, n_params, end_nats, n_asked = 0.0, 0, 0.0, 0
     for row, length in enumerate(lengths.tolist()):
         for t in range(length):
             latent_loss += loss[row, t]
-            n_numbers += DIMS
+            n_params += DIMS
         for t in range(1, length):
             end_nats -= math.log(1 - hazard[row, t])
             n_asked += 1
         if ends[row]:
             end_nats -= math.log(hazard[row, length])
             n_asked += 1
-    assert float(latent) == pytest.approx(latent_loss / n_numbers, rel=1e-5)
+    assert float(latent) == pytest.approx(latent_loss / n_params, rel=1e-5)
     assert float(end) == pytest.approx(end_nats / n_asked, rel=1e-5)
 
 
@@ -604,7 +604,7 @@ REFERENCE = {"gaussian": gaussian, "mixture": mixture}
 @torch.no_grad()
 def test_log_prob_is_that_of_torch_distributions(kind: str) -> None:
     head = head_of(kind, 4)
-    parameters, value = 2 * numbers(6, 5, head.n_numbers), 2 * numbers(6, 5, 4, seed=1)
+    parameters, value = 2 * numbers(6, 5, head.n_params), 2 * numbers(6, 5, 4, seed=1)
     expected = REFERENCE[kind](head, parameters, 4).log_prob(value)
     torch.testing.assert_close(head.log_prob(parameters, value), expected, atol=1e-4, rtol=1e-5)
     assert torch.equal(head.loss(parameters, value), -head.log_prob(parameters, value))
@@ -615,7 +615,7 @@ def test_log_prob_is_that_of_torch_distributions(kind: str) -> None:
 def test_density_integrates_to_one(kind: str) -> None:
     head, grid = head_of(kind, 1).double(), torch.linspace(-60, 60, 60001, dtype=torch.float64)
     for seed in range(5):
-        parameters = numbers(head.n_numbers, seed=seed).double()
+        parameters = numbers(head.n_params, seed=seed).double()
         density = head.log_prob(parameters.expand(len(grid), -1), grid[:, None]).exp()
         assert float(torch.trapezoid(density, grid)) == pytest.approx(1, abs=1e-3)
 
@@ -627,7 +627,7 @@ def test_samples_follow_the_density(kind: str) -> None:
     head, n, grid = head_of(kind, 1), 20000, torch.linspace(-60, 60, 60001, dtype=torch.float64)
     exact = copy.deepcopy(head).double()
     for seed in range(3):
-        parameters = numbers(head.n_numbers, seed=seed)
+        parameters = numbers(head.n_params, seed=seed)
         drawn = head.sample(parameters.expand(n, -1), PLAIN, torch.Generator().manual_seed(seed))
         assert drawn.shape == (n, 1)
         density = exact.log_prob(parameters.double().expand(len(grid), -1), grid[:, None]).exp()
@@ -644,7 +644,7 @@ def test_samples_follow_the_density(kind: str) -> None:
 def test_samples_of_several_dimensions_belong_together(kind: str, options: dict[str, Any]) -> None:
     """Mean and covariance of the samples are those of the density: a mixture's components are joint."""
     head, n = head_of(kind, 2, **options), 40000
-    parameters = 1.5 * numbers(head.n_numbers, seed=4)
+    parameters = 1.5 * numbers(head.n_params, seed=4)
     axis = torch.linspace(-30, 30, 601, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
     weight = copy.deepcopy(head).double().log_prob(parameters.double().expand(len(grid), -1), grid).exp()
@@ -662,7 +662,7 @@ def test_samples_of_several_dimensions_belong_together(kind: str, options: dict[
 @every_head
 def test_temperature_zero_takes_the_likeliest(kind: str) -> None:
     head = head_of(kind, 3)
-    parameters = numbers(50, head.n_numbers)
+    parameters = numbers(50, head.n_params)
     drawn = [head.sample(parameters, COLD, torch.Generator().manual_seed(seed)) for seed in (0, 1)]
     assert torch.equal(drawn[0], drawn[1])
     spread = [
@@ -685,7 +685,7 @@ def one_place(kind: str, n: int) -> tuple[Any, torch.Tensor]:
     """A head and its parameters whose samples lie around 0 with deviation 2; 1 for `flow`, which has not learned anything."""
     head = head_of(kind, 1)
     if kind == "flow":
-        return head, torch.zeros(n, head.n_numbers)
+        return head, torch.zeros(n, head.n_params)
     raw = torch.full((n, 1), 3.5 * math.atanh((math.log(2.0) + 1.5) / 3.5) - 1.5)
     return head, torch.cat([torch.zeros(n, 1), raw], 1) if kind == "gaussian" else three_places(n)
 

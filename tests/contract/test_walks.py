@@ -17,7 +17,7 @@ from actseq.inference import loading
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.priors import morphs
-from actseq.priors.base import Chunk, Prior, Request, Sampling
+from actseq.priors.base import Chunk, Prior, Sampling, SamplingRequest
 from actseq.priors.labels import ConditionedPrior, LabelledPrior
 from actseq.priors.morphs import Interpolate, Vary, spherical
 from actseq.storage.artifacts import fingerprint, read_json
@@ -85,7 +85,7 @@ def joined(chunks: list[Chunk]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def sampled(prior: Any, n: int = 3, max_frames: int = MAX_FRAMES, **settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return joined(list(prior.sample(Request(n=n, max_frames=max_frames, **settings))))
+    return joined(list(prior.sample(SamplingRequest(n=n, max_frames=max_frames, **settings))))
 
 
 def lengths_of(stopped: torch.Tensor) -> np.ndarray:
@@ -136,7 +136,7 @@ def test_chunks_do_not_change_what_is_said(kind: str, until_stop: bool, prior_of
     settings = {"n": 3, "max_frames": max_frames, "seed": 5, "until_stop": until_stop}
     whole = sampled(prior, chunk_frames=max_frames, **settings)
     for chunk_frames in (1, 7, max_frames - 1):
-        chunks = list(prior.sample(Request(chunk_frames=chunk_frames, **settings)))
+        chunks = list(prior.sample(SamplingRequest(chunk_frames=chunk_frames, **settings)))
         assert all(chunk.latents.shape[1] == chunk_frames for chunk in chunks[:-1])
         assert 0 < chunks[-1].latents.shape[1] <= chunk_frames
         for a, b in zip(joined(chunks), whole, strict=True):
@@ -145,7 +145,7 @@ def test_chunks_do_not_change_what_is_said(kind: str, until_stop: bool, prior_of
 
 @every_free
 def test_an_endless_one_is_made_piece_by_piece(kind: str, prior_of: Callable[[str], Any]) -> None:
-    chunks = prior_of(kind).sample(Request(n=1, max_frames=10**12))
+    chunks = prior_of(kind).sample(SamplingRequest(n=1, max_frames=10**12))
     first, second = next(chunks), next(chunks)
     assert first.latents.shape == second.latents.shape == (1, 64, prior_of(kind).latent_dim)
     assert not second.stopped.any()
@@ -304,7 +304,7 @@ def test_limits_of_the_length(kind: str, latents: LatentSequences, prior_of: Cal
     found = lengths_of(sampled(prior, n=200, until_stop=True, prompt=prompt)[1])
     assert set(found) == set(known[known > least] - least)
     prompt = torch.zeros(1, longest, latent_dim)
-    assert not list(prior.sample(Request(n=2, max_frames=9, min_frames=0, until_stop=True, prompt=prompt)))
+    assert not list(prior.sample(SamplingRequest(n=2, max_frames=9, min_frames=0, until_stop=True, prompt=prompt)))
     assert sampled(prior, until_stop=True, min_frames=2, prompt=prompt)[0].shape[1] == 2
     # Frames do not depend on whether the end is drawn.
     ended = sampled(prior, until_stop=True)[0]

@@ -16,7 +16,7 @@ from actseq import units
 from actseq.autoencoders.base import Autoencoder, Latents
 from actseq.autoencoders.bottlenecks import Variational
 from actseq.autoencoders.conv import Conv
-from actseq.priors.base import Request
+from actseq.priors.base import SamplingRequest
 from actseq.priors.flow import Flow
 from actseq.priors.heads import Mixture
 from actseq.priors.recurrent import Gru, Lstm
@@ -126,7 +126,7 @@ def test_prior_sample(name: str) -> None:
     prior.standardiser.mean.copy_(torch.tensor([1.0, 0.0, -1.0]))
     prior.standardiser.deviation.copy_(torch.tensor([0.5, 1.0, 2.0]))
     with torch.no_grad():
-        chunks = list(prior.sample(Request(n=2, max_frames=12, condition=numbers(2, 4), seed=3)))
+        chunks = list(prior.sample(SamplingRequest(n=2, max_frames=12, condition=numbers(2, 4), seed=3)))
         assert len(chunks) == 1
         check(f"{name} sample", chunks[0].latents)
         if prior.has_likelihood:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from actseq.autoencoders.bottlenecks import Adversarial
-from actseq.autoencoders.dense import Dense, Energies
-from actseq.objectives.latent_discriminator import Adjudication
+from actseq.autoencoders.dense import Dense, EnergyFilterbank
+from actseq.objectives.latent_discriminator import LatentDiscriminator
 from actseq.representations.base import Features
 
 DIM = 4
@@ -18,9 +18,9 @@ def draws(n: int, deviation: float = 5.0, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, DIM, generator=torch.Generator().manual_seed(seed)) * deviation
 
 
-def judge() -> Adjudication:
+def judge() -> LatentDiscriminator:
     torch.manual_seed(0)
-    return Adjudication(DIM, 5.0, 32, 0.5, 2.0)
+    return LatentDiscriminator(DIM, 5.0, 32, 0.5, 2.0)
 
 
 def test_draws_match_and_others_do_not() -> None:
@@ -37,7 +37,7 @@ def test_draws_match_and_others_do_not() -> None:
 
 
 def test_the_matching_of_one_dimension_is_its_distance_from_sorted_draws() -> None:
-    one = Adjudication(1, 2.0, 8, 1.0, 1.0)
+    one = LatentDiscriminator(1, 2.0, 8, 1.0, 1.0)
     codes = np.random.default_rng(0).uniform(-3, 3, 5000).astype(np.float32)
     expected = np.mean(
         (np.sort(codes) / 2 - np.sort(np.random.default_rng(1).standard_normal((400, 5000))).mean(0)) ** 2
@@ -49,17 +49,17 @@ def test_an_adjudicator_learns_to_tell_and_the_encoder_to_fool_him() -> None:
     judged = judge()
     optimiser = torch.optim.Adam(judged.parameters(), 1e-2)
     wrong = draws(512, seed=1) * 0.3
-    first = float(judged.of_adjudicator(wrong).figures["adjudicator"])
+    first = float(judged.discriminator_loss(wrong).figures["adjudicator"])
     for step in range(60):
         torch.manual_seed(step)
-        loss = judged.of_adjudicator(wrong)
+        loss = judged.discriminator_loss(wrong)
         optimiser.zero_grad()
         loss.total.backward()
         optimiser.step()
     assert float(loss.figures["adjudicator"]) < 0.8 * first
     codes = wrong.clone().requires_grad_()
     judged.zero_grad()
-    judged.of_encoder(codes).total.backward()
+    judged.encoder_loss(codes).total.backward()
     assert codes.grad is not None
     # Too narrow codes are pushed outwards, and the adjudicator himself is left alone.
     assert float((codes.grad * codes.detach()).sum()) < 0
@@ -71,13 +71,13 @@ def test_calibration_makes_codes_of_the_prior_and_decoding_undoes_it() -> None:
     bottleneck = Adversarial(DIM, deviation=5.0)
     mix = torch.tensor([[1.0, 0.8, 0, 0], [0, 0.5, 0.2, 0], [0, 0, 2.0, 0], [0.3, 0, 0, 1.0]])
     numbers = (draws(4000, 1.0) @ mix + torch.tensor([1.0, -2, 0, 3]))[None]
-    before = bottleneck.posterior(numbers, torch.tensor([4000])).mean
+    before = bottleneck.encode(numbers, torch.tensor([4000])).mean
     torch.testing.assert_close(before, 5 * numbers)
     bottleneck.calibrate(iter([before[0]]))
-    codes = bottleneck.posterior(numbers, torch.tensor([4000])).mean
+    codes = bottleneck.encode(numbers, torch.tensor([4000])).mean
     np.testing.assert_allclose(codes[0].mean(0), np.zeros(DIM), atol=1e-3)
     np.testing.assert_allclose(np.cov(codes[0].numpy().T), 25 * np.eye(DIM), atol=0.05)
-    torch.testing.assert_close(bottleneck.opened(codes), numbers, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(bottleneck.decode(codes), numbers, atol=1e-4, rtol=1e-4)
     again = Adversarial(DIM, deviation=5.0)
     again.load_state_dict(bottleneck.state_dict())
     torch.testing.assert_close(again.posterior(numbers, torch.tensor([4000])).mean, codes)
@@ -86,23 +86,23 @@ def test_calibration_makes_codes_of_the_prior_and_decoding_undoes_it() -> None:
 def test_calibrating_twice_changes_nothing() -> None:
     bottleneck = Adversarial(DIM)
     numbers = draws(3000, 2.0)[None] + 1
-    bottleneck.calibrate(iter([bottleneck.posterior(numbers, torch.tensor([3000])).mean[0]]))
-    once = bottleneck.posterior(numbers, torch.tensor([3000])).mean
+    bottleneck.calibrate(iter([bottleneck.encode(numbers, torch.tensor([3000])).mean[0]]))
+    once = bottleneck.encode(numbers, torch.tensor([3000])).mean
     bottleneck.calibrate(iter([once[0]]))
-    torch.testing.assert_close(bottleneck.posterior(numbers, torch.tensor([3000])).mean, once, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(bottleneck.encode(numbers, torch.tensor([3000])).mean, once, atol=1e-3, rtol=1e-3)
 
 
 def test_codes_that_are_all_the_same_stay_numbers() -> None:
     bottleneck = Adversarial(DIM)
     numbers = draws(20, 1.0)[None]
-    bottleneck.calibrate(iter([bottleneck.posterior(numbers[:, :1], torch.tensor([1])).mean[0]]))
-    codes = bottleneck.posterior(numbers, torch.tensor([20])).mean
+    bottleneck.calibrate(iter([bottleneck.encode(numbers[:, :1], torch.tensor([1])).mean[0]]))
+    codes = bottleneck.encode(numbers, torch.tensor([20])).mean
     torch.testing.assert_close(codes, 5 * (numbers - numbers[:, :1]))
-    torch.testing.assert_close(bottleneck.opened(codes), numbers)
+    torch.testing.assert_close(bottleneck.decode(codes), numbers)
 
 
 def test_energies_do_not_mind_where_a_wave_begins() -> None:
-    energies = Energies(200, 40)
+    energies = EnergyFilterbank(200, 40)
     phase = torch.linspace(0, 2 * math.pi, 33)[:, None]
     waves = torch.sin(2 * math.pi * 0.113 * torch.arange(200) + phase)
     found = energies.logarithms(waves)

@@ -21,7 +21,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 @torch.no_grad()
 def test_untrained_it_carries_the_noise_as_it_is() -> None:
     head = Flow(6).eval()
-    parameters = noise(5000, head.n_numbers)
+    parameters = noise(5000, head.n_params)
     drawn = head.sample(parameters, PLAIN, seeded(3))
     assert torch.equal(drawn, torch.randn((5000, 6), generator=seeded(3)))
     assert not head.sample(parameters, Sampling(temperature=0.0), seeded(3)).any()
@@ -31,7 +31,7 @@ def test_untrained_it_carries_the_noise_as_it_is() -> None:
 def test_loss_of_no_velocity() -> None:
     """E |cos θ v − sin θ n|² over angles and noise is (|v|² + dims) / 2."""
     head, value = Flow(6), noise(4000, 6, seed=5)
-    parameters = torch.zeros(4000, head.n_numbers)
+    parameters = torch.zeros(4000, head.n_params)
     expected = (value.square().sum(1) + 6) / 2
     for training in (True, False):
         torch.manual_seed(0)
@@ -44,7 +44,7 @@ def test_loss_of_no_velocity() -> None:
 @torch.no_grad()
 def test_loss_is_drawn_anew_in_training_only() -> None:
     head, value = Flow(6), noise(3, 5, 6)
-    parameters = noise(3, 5, head.n_numbers)
+    parameters = noise(3, 5, head.n_params)
     head.write.weight.normal_()
     torch.manual_seed(0)
     first = head.loss(parameters, value)
@@ -75,7 +75,7 @@ def learned() -> Flow:
 
 def condition(head: Flow, n: int) -> torch.Tensor:
     """The first half 0, the second half 1."""
-    return torch.eye(2).repeat_interleave(n // 2, 0) @ noise(2, head.n_numbers, seed=9)
+    return torch.eye(2).repeat_interleave(n // 2, 0) @ noise(2, head.n_params, seed=9)
 
 
 FACTOR = torch.tensor([[0.8, 0.0], [0.5, 0.3]])

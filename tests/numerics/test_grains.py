@@ -11,7 +11,7 @@ from scipy import signal
 from actseq import audio, losses
 from actseq.corruptions.rotation import Rotation
 from actseq.representations.base import Features
-from actseq.representations.grain import Grain, band_means, turn
+from actseq.representations.grain import Grain, band_means, rotate_grains
 from actseq.representations.spectrum import Spectrum
 from actseq.vocoders.granular import GrainSynthesis, blackman
 
@@ -136,16 +136,16 @@ def test_a_turned_grain_is_a_loop() -> None:
     grain = torch.from_numpy(noise(200))[None]
     faded = 50
     period = 200 - faded
-    still = turn(grain, torch.tensor([0.0]), 0.25)[0]
+    still = rotate_grains(grain, torch.tensor([0.0]), 0.25)[0]
     torch.testing.assert_close(still[faded:period], grain[0, faded:period])
     torch.testing.assert_close(still[period:], still[:faded])
     angle = (np.arange(faded) + 0.5) * np.pi / 2 / faded
     expected = grain[0, :faded].numpy() * np.sin(angle) + grain[0, period:].numpy() * np.cos(angle)
     np.testing.assert_allclose(still[:faded], expected, atol=1e-6)
-    quarter = turn(grain, torch.tensor([0.25]), 0.25)[0]
+    quarter = rotate_grains(grain, torch.tensor([0.25]), 0.25)[0]
     first = int(0.25 * period)
     torch.testing.assert_close(quarter[: period - first], still[first:period])
-    whole = turn(grain, torch.tensor([0.25]), 0.0)[0]
+    whole = rotate_grains(grain, torch.tensor([0.25]), 0.0)[0]
     torch.testing.assert_close(whole, grain[0].roll(-50))
 
 
@@ -155,7 +155,7 @@ def test_rotation_leaves_the_target_and_turns_every_grain_its_own_way() -> None:
     pair = Rotation().corrupt(grains, None)
     assert torch.equal(pair.target, grains)
     assert len({tuple(row.tolist()) for row in pair.input}) == 8
-    assert torch.equal(Rotation(share=0.0).corrupt(grains, None).input, turn(grains, torch.zeros(8), 0.25))
+    assert torch.equal(Rotation(share=0.0).corrupt(grains, None).input, rotate_grains(grains, torch.zeros(8), 0.25))
     with pytest.raises(ValueError, match=r"share is 1\.5"):
         Rotation(share=1.5)
 

@@ -14,7 +14,7 @@ def mixture(dims: int, blocks: int) -> tuple[Mixture, torch.Tensor]:
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.add_(0.4 * torch.randn_like(parameter))
-    return head, torch.randn(1, head.n_numbers)
+    return head, torch.randn(1, head.n_params)
 
 
 @pytest.mark.parametrize("blocks", [1, 2])
@@ -42,7 +42,7 @@ def test_a_component_is_a_gaussian_with_a_full_covariance() -> None:
     torch.manual_seed(0)
     head = Mixture(4, n_components=1)
     head.triangle[0].data.normal_()
-    numbers = torch.randn(1, head.n_numbers)
+    numbers = torch.randn(1, head.n_params)
     mean, raw = numbers[0, 1:5].double().numpy(), numbers[0, 5:]
     deviation = (-1.5 + 3.5 * torch.tanh((raw + 1.5) / 3.5)).exp().double().numpy()
     inverse = np.linalg.inv(np.eye(4) - np.tril(head.triangle[0][0].double().numpy(), -1))

@@ -7,7 +7,14 @@ import pytest
 from scipy.linalg import sqrtm
 
 from actseq.evaluation import set_distances
-from actseq.evaluation.set_distances import discrepancy, frechet, nearest, overlap, ratio_of_medians, standardised
+from actseq.evaluation.set_distances import (
+    discrepancy,
+    frechet,
+    nearest_distances,
+    overlap,
+    ratio_of_medians,
+    standardised,
+)
 
 
 def normal(n: int, dims: int, seed: int = 0) -> np.ndarray:
@@ -108,8 +115,8 @@ def test_overlap_of_known_cases() -> None:
 def test_nearest_is_that_of_loops() -> None:
     reference, candidate = normal(12, 5, 1), normal(7, 5, 2)
     expected = [min(np.sqrt(np.mean((x - y) ** 2)) for x in reference) for y in candidate]
-    np.testing.assert_allclose(nearest(reference, candidate), expected)
-    assert nearest(reference, reference[3:5]).tolist() == [0, 0]
+    np.testing.assert_allclose(nearest_distances(reference, candidate), expected)
+    assert nearest_distances(reference, reference[3:5]).tolist() == [0, 0]
 
 
 def test_ratio_of_medians() -> None:

@@ -9,7 +9,7 @@ from scipy.linalg import expm, solve_discrete_lyapunov
 from scipy.spatial import geometric_slerp
 from scipy.spatial.distance import cdist
 
-from actseq.priors.base import Request, Sampling
+from actseq.priors.base import Sampling, SamplingRequest
 from actseq.priors.morphs import Vary, spherical, warping_path
 from actseq.priors.untrained import RandomWalk, TrainingFrames
 
@@ -52,7 +52,7 @@ def autocovariance_of(walk: RandomWalk, label: int = 0) -> np.ndarray:
 
 
 def sampled(prior: RandomWalk | Vary, **settings: object) -> np.ndarray:
-    return torch.cat([chunk.latents for chunk in prior.sample(Request(**settings))], 1).double().numpy()
+    return torch.cat([chunk.latents for chunk in prior.sample(SamplingRequest(**settings))], 1).double().numpy()
 
 
 # -- random walk ----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,16 @@ from actseq.data.corpus import Corpus, build_corpus
 from actseq.data.excerpts import excerpts
 from actseq.data.features import FeatureBatches
 from actseq.errors import ArtifactError
-from actseq.evaluation.classifier import GAIN_DB, RMS, WAYS, Classifier, Clips, InTurn, Shuffled, obtain
+from actseq.evaluation.classifier import (
+    GAIN_DB,
+    RMS,
+    WAYS,
+    AugmentedClips,
+    Classifier,
+    Clips,
+    EvaluationBatches,
+    obtain,
+)
 from actseq.inference.codec import Codec
 from actseq.progress import Silent
 from actseq.storage.run_folder import Run
@@ -116,7 +125,7 @@ def test_batches_hold_labels_and_ways_in_equal_share() -> None:
     seconds = dict(zip(WAYS, (1000, 3000, 5000), strict=True))
     pitch = (0.1, 0.8)
     ways = {way: [np.sin(pitch[k] * np.arange(n)).astype(np.float32) for k in label] for way, n in seconds.items()}
-    source = Shuffled(Clips(ways, label), RATE, 0)
+    source = AugmentedClips(Clips(ways, label), RATE, 0)
     counts: dict[tuple[int, int], int] = {}
     levels = []
     for step in range(8):
@@ -136,19 +145,19 @@ def test_batches_hold_labels_and_ways_in_equal_share() -> None:
     assert min(levels) >= -GAIN_DB - 0.1
     assert max(levels) <= GAIN_DB + 1
     assert np.std(levels) > 2
-    assert not np.array_equal(source.batch(0)["label"], Shuffled(source.clips, RATE, 1).batch(0)["label"])
+    assert not np.array_equal(source.batch(0)["label"], AugmentedClips(source.clips, RATE, 1).batch(0)["label"])
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(0.1, 48), (1.0, 25), (2.0, 12)])
 def test_batches_of_long_clips_are_smaller(seconds: float, expected: int) -> None:
     ways = {way: [np.ones(int(seconds * RATE), np.float32)] for way in WAYS}
-    assert len(Shuffled(Clips(ways, np.zeros(1, np.int64)), RATE, 0).batch(0)["label"]) == expected
+    assert len(AugmentedClips(Clips(ways, np.zeros(1, np.int64)), RATE, 0).batch(0)["label"]) == expected
 
 
 def test_validation_hears_every_clip_once_real_and_once_reconstructed() -> None:
     ways = {way: [np.full(100 + i, 1.0, np.float32) for i in range(7)] for way in WAYS}
     ways["reconstructed"] = [-waveform for waveform in ways["real"]]
-    source = InTurn(Clips(ways, np.arange(7)), 3)
+    source = EvaluationBatches(Clips(ways, np.arange(7)), 3)
     found = []
     for step in range(3):
         batch = source.batch(step)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from actseq import build, config, registry
-from actseq.config import Config, load_preset, nearest, override, preset_folder, preset_names, resolve
+from actseq.config import Config, load_preset, override, preset_folder, preset_names, resolve, suggest_name
 from actseq.errors import ConfigError
 
 PRESETS = preset_names()
@@ -337,5 +337,5 @@ def test_a_configuration_is_frozen() -> None:
 
 
 def test_the_nearest_name() -> None:
-    assert nearest("snar", ["snare", "kick"]) == "did you mean 'snare'?"
-    assert nearest("xyz", ["snare", "kick"]) == "there are: kick, snare"
+    assert suggest_name("snar", ["snare", "kick"]) == "did you mean 'snare'?"
+    assert suggest_name("xyz", ["snare", "kick"]) == "there are: kick, snare"

@@ -22,12 +22,12 @@ from actseq.objectives.base import Batch, Loss
 from actseq.plots import latent_charts, latent_statistics, sound_charts
 from actseq.plots import spectra as bands
 from actseq.plots.diagnostics import write_diagnostics
-from actseq.plots.latent_statistics import Codes
-from actseq.plots.observation import SECONDS, choose
+from actseq.plots.latent_statistics import LatentValues
+from actseq.plots.observation import SECONDS, choose_excerpts
 from actseq.progress import Silent
 from actseq.storage.run_folder import Run
 from actseq.storage.store import StoreWriter
-from actseq.training.learning_rate import HIGHEST, LOWEST, STEPS, RateTest, find_rate, judge
+from actseq.training.learning_rate import HIGHEST, LOWEST, STEPS, LearningRateTest, find_learning_rate, judge
 
 RATE = 8000
 
@@ -39,8 +39,8 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def compared(values: np.ndarray, deviation: float | None = 1.0, log_variance: np.ndarray | None = None) -> Codes:
-    return Codes(values, values, log_variance, deviation)
+def compared(values: np.ndarray, deviation: float | None = 1.0, log_variance: np.ndarray | None = None) -> LatentValues:
+    return LatentValues(values, values, log_variance, deviation)
 
 
 # -- numbers ------------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_correlations_are_those_of_numpy_and_nothing_beside_a_constant() -> None
 
 def test_kl_is_that_of_torch() -> None:
     mean, log_variance = normal(50, 3), normal(50, 3, seed=1) - 1
-    found = latent_statistics.kl_nats(Codes(mean, mean, log_variance, 1.0))
+    found = latent_statistics.kl_nats(LatentValues(mean, mean, log_variance, 1.0))
     posterior = torch.distributions.Normal(torch.from_numpy(mean), torch.from_numpy(np.exp(0.5 * log_variance)))
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).mean(0)
     assert found is not None
@@ -172,21 +172,25 @@ def corpus_of(folder: Path, seconds: list[float], splits: list[str], labels: lis
 
 def test_choice_is_bounded_seeded_and_spread(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path, [0.0, *[8.0] * 20, *[0.5] * 10], ["test"] * 31, ["a", *["long"] * 20, *["short"] * 10])
-    found = choose(corpus, "test", None, RATE, None, 3)
-    assert found == choose(corpus, "test", None, RATE, None, 3) != choose(corpus, "test", None, RATE, None, 4)
+    found = choose_excerpts(corpus, "test", None, RATE, None, 3)
+    assert (
+        found
+        == choose_excerpts(corpus, "test", None, RATE, None, 3)
+        != choose_excerpts(corpus, "test", None, RATE, None, 4)
+    )
     assert sum(excerpt.samples for excerpt in found) <= SECONDS * RATE
     assert len(found) >= 12
     assert {excerpt.samples for excerpt in found if excerpt.label == "long"} == {5 * RATE}
     assert len({excerpt.start for excerpt in found if excerpt.label == "long"}) > 5
     for excerpt in found:
         assert 0 <= excerpt.start < excerpt.stop <= corpus.store.records[excerpt.index].length
-    assert {excerpt.label for excerpt in choose(corpus, "test", ["short"], RATE, None, 0)} == {"short"}
-    assert len(choose(corpus, "test", None, RATE, 2, 0)) == 2
-    assert len(choose(corpus, "test", None, RATE, 999, 0)) == 30
+    assert {excerpt.label for excerpt in choose_excerpts(corpus, "test", ["short"], RATE, None, 0)} == {"short"}
+    assert len(choose_excerpts(corpus, "test", None, RATE, 2, 0)) == 2
+    assert len(choose_excerpts(corpus, "test", None, RATE, 999, 0)) == 30
 
 
 def test_a_single_long_clip_gives_a_minute(tmp_path: Path) -> None:
-    [found] = choose(corpus_of(tmp_path, [70.0], ["test"]), "test", None, RATE, None, 0)
+    [found] = choose_excerpts(corpus_of(tmp_path, [70.0], ["test"]), "test", None, RATE, None, 0)
     assert found.samples == 60 * RATE
 
 
@@ -355,7 +359,7 @@ class Bowl(nn.Module):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {name: [self.model[name]] for name in ("a", "b")}
 
-    def kept(self) -> nn.Module:
+    def exported(self) -> nn.Module:
         return self.model
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
@@ -384,9 +388,11 @@ class Nothing:
         return {"step": np.array([step])}
 
 
-def looked_for(objective: Bowl) -> RateTest:
+def looked_for(objective: Bowl) -> LearningRateTest:
     config = TrainingConfig(objective=Member(kind="bowl"), steps=1, batch_size=1, learning_rate=0.5)
-    return find_rate(objective, Nothing(), Nothing(), config, seed=0, device=torch.device("cpu"), reporter=Silent())
+    return find_learning_rate(
+        objective, Nothing(), Nothing(), config, seed=0, device=torch.device("cpu"), reporter=Silent()
+    )
 
 
 def test_a_rate_is_found_for_a_bowl_of_any_size() -> None:

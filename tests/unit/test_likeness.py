@@ -17,7 +17,7 @@ from actseq.data.excerpts import excerpts
 from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError
 from actseq.evaluation import page, set_distances
-from actseq.evaluation.clip_features import Descriptions
+from actseq.evaluation.clip_features import ClipFeatures
 from actseq.evaluation.generated_clips import ClipSet, Likeness, _compared, alike, evenly, independent, likeness
 from actseq.inference.codec import Codec
 from actseq.inference.loaded_run import LoadedRun
@@ -217,7 +217,7 @@ def clip_set(labels: str) -> ClipSet:
     """A clip for each letter; its number is its number of frames."""
     n = len(labels)
     column, table = np.arange(n, dtype=np.float64), np.zeros((n, 2))
-    rows = Descriptions(column, column, column, table, table, table)
+    rows = ClipFeatures(column, column, column, table, table, table)
     return ClipSet([label.strip() for label in labels], np.arange(n), rows, table, list(labels))
 
 

@@ -48,7 +48,7 @@ class Line(nn.Module):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {"first": list(self.model[0].parameters()), "last": list(self.model[2].parameters())}
 
-    def kept(self) -> nn.Module:
+    def exported(self) -> nn.Module:
         return self.model
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
