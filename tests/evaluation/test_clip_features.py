@@ -18,7 +18,7 @@ from actseq.evaluation.clip_features import (
     mfcc,
     mfcc_statistics,
 )
-from actseq.evaluation.set_distances import nearest
+from actseq.evaluation.set_distances import nearest_distances
 
 RATE = 8000
 NAMES = ("duration", "attack", "decay", "place", "centroid", "spread", "crest", "level", "change")
@@ -76,8 +76,8 @@ def test_a_clip_comes_again_in_its_picture(digits: list[np.ndarray]) -> None:
     waveform = digits[5]
     slower = librosa.effects.time_stretch(waveform, rate=0.85, n_fft=256)
     again = describe([3 * waveform, np.pad(waveform, (300, 700)), slower], RATE).picture
-    own = nearest(found.picture[5:6], again)
-    other = nearest(np.delete(found.picture, 5, axis=0), found.picture[5:6])[0]
+    own = nearest_distances(found.picture[5:6], again)
+    other = nearest_distances(np.delete(found.picture, 5, axis=0), found.picture[5:6])[0]
     assert own[0] < 1e-3
     assert own[1] < 0.5 * other
     assert own[2] < other

@@ -10,12 +10,12 @@ from typing import Any
 
 import members
 import pytest
-import test_autoencoder_contract as autoencoders
-import test_prior_contract as priors
-import test_representation_contract as representations
-import test_vocoder_contract as vocoders
 import torch
+from autoencoders import test_autoencoder_contract as autoencoders
+from priors import test_prior_contract as priors
+from representations import test_representation_contract as representations
 from torch import distributions
+from vocoders import test_vocoder_contract as vocoders
 
 from actseq import pipeline, registry
 from actseq.storage.run_folder import Run
