@@ -88,7 +88,8 @@ def test_small_decoder_chunks_give_the_same_sound(data_dir: Path) -> None:
     prior, given = prior_of(), order(n=2, seconds=0.8, seed_audio=a_digit(data_dir))
     made = [collect(generate(codec_of(size), prior, given), 2) for size in (2048, 8)]
     for a, b in zip(*made, strict=True):
-        np.testing.assert_allclose(a.waveform, b.waveform, atol=1e-5)
+        # Rounding grows with the largest values that a layer sums; these waveforms reach 47.
+        np.testing.assert_allclose(a.waveform, b.waveform, rtol=0, atol=1e-6 * np.abs(b.waveform).max())
 
 
 def test_a_clip_is_the_decoded_latents(codec: Codec) -> None:

@@ -104,7 +104,9 @@ def one_pass(codec: Codec, waveform: np.ndarray) -> tuple[Any, np.ndarray, np.nd
 
 
 def close(actual: np.ndarray, expected: Any) -> None:
-    np.testing.assert_allclose(actual, np.asarray(expected), atol=1e-5, rtol=1e-5)
+    # Rounding grows with the largest values that a layer sums, which need not be those at the same place.
+    expected = np.asarray(expected)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max(initial=0.0))
 
 
 @every_network

@@ -34,7 +34,9 @@ def check_alone_equals_batch(kind: str, waveforms: list[np.ndarray]) -> None:
         frames = int(alone.lengths[0])
         assert alone.values.shape[2] >= frames
         assert int(together.lengths[i]) == frames == units.n_frames(len(waveform), analysis.hop_length)
-        torch.testing.assert_close(together.values[i, :, :frames], alone.values[0, :, :frames], atol=1e-6, rtol=1e-6)
+        # Unwrapping sums phases: an error of a large value stays in the small ones that follow it.
+        atol = 1e-6 * float(alone.values.abs().max())
+        torch.testing.assert_close(together.values[i, :, :frames], alone.values[0, :, :frames], atol=atol, rtol=1e-6)
 
 
 @every_kind
