@@ -8,7 +8,8 @@ RUNS := runs
 install: .venv/installed
 
 .venv/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "actseq needs Python 3.11 or newer: make install PYTHON=python3.11")'
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) \
+		and "actseq needs Python 3.11 or newer: make install PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	$(BIN)/python -c 'from actseq.vocoders.phase import compile_loops; compile_loops()'

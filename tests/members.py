@@ -94,7 +94,7 @@ def autoencoder(
     n_mels: int = 24,
     awake: bool = True,
 ) -> Autoencoder:
-    """Over mel features or what else fits, with seeded weights, fitted to made-up features; awake, no layer is left at zero."""
+    """A member with seeded weights, fitted to made-up features (mel if they fit); `awake` leaves no layer at zero."""
     config = load_preset(
         "smoke",
         [

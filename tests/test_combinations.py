@@ -1,4 +1,4 @@
-"""Every legal combination works from training to sound, at the smallest size; every illegal one is refused with what fits."""
+"""Every legal combination works from training to sound, at the smallest size; an illegal one is refused with a cure."""
 
 import itertools
 import json

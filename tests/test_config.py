@@ -17,7 +17,7 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-# -- presets ------------------------------------------------------------------------------------------------------------
+# -- presets -----------------------------------------------------------------------------------------------------------
 
 
 def test_there_are_presets() -> None:
@@ -90,7 +90,7 @@ def test_presets_are_found_in_a_wheel_and_in_a_checkout(tmp_path: Path, monkeypa
         assert load_preset(f"in-{layout}").preset == f"in-{layout}"
 
 
-# -- includes -----------------------------------------------------------------------------------------------------------
+# -- includes ----------------------------------------------------------------------------------------------------------
 
 
 def test_includes_form_a_chain(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_preset_path_that_does_not_exist(tmp_path: Path) -> None:
         load_preset(str(tmp_path / "gone.yaml"))
 
 
-# -- overrides ----------------------------------------------------------------------------------------------------------
+# -- overrides ---------------------------------------------------------------------------------------------------------
 
 
 def test_overrides_apply_in_order() -> None:

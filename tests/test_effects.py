@@ -85,7 +85,7 @@ def hits(data_dir: Path) -> list[tuple[np.ndarray, int]]:
     return [audio.load(path) for path in paths]
 
 
-# -- every effect -------------------------------------------------------------------------------------------------------
+# -- every effect ------------------------------------------------------------------------------------------------------
 
 
 def test_each_one_is_tested() -> None:
@@ -135,7 +135,7 @@ def test_a_chain_is_its_effects_in_order() -> None:
     assert np.abs(effects.chain(reversed(made))(clip)).max() > 0.9
 
 
-# -- filters ------------------------------------------------------------------------------------------------------------
+# -- filters -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slope", [6, 12, 24, 48])
@@ -171,7 +171,7 @@ def test_an_equaliser_band_moves_its_band_alone() -> None:
     assert narrow < 2 < 7 < wide
 
 
-# -- level --------------------------------------------------------------------------------------------------------------
+# -- level -------------------------------------------------------------------------------------------------------------
 
 
 def test_gain_is_exact() -> None:
@@ -205,7 +205,7 @@ def test_the_standards_sine_has_the_standards_loudness(rate: int) -> None:
 
 
 def test_loudness_weights_frequencies_as_an_independent_computation() -> None:
-    """The standard's coefficients, and the figure of pyloudnorm 0.2 (filter class DeMan) for the same noise at 48 kHz."""
+    """The standard's coefficients, and pyloudnorm 0.2's value (filter class DeMan) for the same noise at 48 kHz."""
     frequencies = np.array([31.5, 100, 997, 3000, 10000, 20000])
     _, response = sosfreqz(np.array(effects.K_WEIGHTING), frequencies, fs=48000)
     for frequency, power in zip(frequencies, 20 * np.log10(np.abs(response)), strict=True):
@@ -248,7 +248,7 @@ def test_a_short_clip_is_as_loud_as_in_silence() -> None:
     assert effects.integrated_loudness(late, 48000) == pytest.approx(-13 - 0.5, abs=1)
 
 
-# -- space --------------------------------------------------------------------------------------------------------------
+# -- space -------------------------------------------------------------------------------------------------------------
 
 
 def tail_seconds(room_size: float) -> float:
@@ -355,7 +355,7 @@ def test_what_is_no_impulse_response(tmp_path: Path) -> None:
         process("convolution", impulse_response=str(tmp_path / "long.wav"))
 
 
-# -- ends ---------------------------------------------------------------------------------------------------------------
+# -- ends --------------------------------------------------------------------------------------------------------------
 
 
 def test_fades_are_straight_lines() -> None:
@@ -379,7 +379,7 @@ def test_trim_cuts_what_is_silent_at_the_ends() -> None:
     np.testing.assert_array_equal(wet("trim", clip, threshold_db=-100), clip[:-500])
 
 
-# -- configuration ------------------------------------------------------------------------------------------------------
+# -- configuration -----------------------------------------------------------------------------------------------------
 
 
 def completed(*overrides: str) -> Any:
@@ -440,7 +440,7 @@ def test_nothing_slow_is_imported_before_it_is_needed() -> None:
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-# -- in a file ----------------------------------------------------------------------------------------------------------
+# -- in a file ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_writer_sends_the_whole_through_at_its_final_level(tmp_path: Path) -> None:

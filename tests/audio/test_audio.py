@@ -566,7 +566,7 @@ def test_a_constant_offset_is_removed_and_nothing_else() -> None:
     assert audio.remove_offset(np.zeros(0, np.float32))[1] == 0.0
 
 
-# -- in pieces ----------------------------------------------------------------------------------------------------------
+# -- in pieces ---------------------------------------------------------------------------------------------------------
 
 
 def whole(path: Path, rate: int) -> tuple[np.ndarray, float]:

@@ -1,7 +1,7 @@
-"""Speed of every stage, one thread unless told otherwise: `make bench`, or `tests/benchmarks/bench.py [THREADS [priors]]`.
+"""Speed of every stage, by default on one thread: `make bench`, or `tests/benchmarks/bench.py [THREADS [priors]]`.
 
-Untrained networks at the sizes of the presets: speed does not depend on what they have learned. Each figure is the best of
-several runs; compare figures of one run only, machines are noisy.
+The networks are untrained and have the sizes of the presets: speed does not depend on weights. Each figure is the best
+of several runs. Compare figures of one run only, because machines are noisy.
 """
 
 import subprocess

@@ -1,11 +1,12 @@
-"""Codes and resynthesis of an autoencoder over grains, on its held-out clips.
+"""Latents and resynthesis of an autoencoder over grains, on its held-out clips.
 
 python tests/benchmarks/grains.py RUN [--split test] [--set key=value of the vocoder]…
 
-Resynthesis: level in every octave band, and the line at the hop rate over its neighbours, beside the same decoder with a
-low-pass and no jitter. Codes: mean, deviation and Kolmogorov–Smirnov distance from the prior of every dimension, largest
-correlation. Draws: maximum mean discrepancy, from real grains, of the log-spectra of grains decoded from draws of the prior
-(without one: of the Gaussian of equal mean and deviation), of reconstructed ones, and of other real ones.
+Resynthesis: the level in every octave band, and the level of the spectral line at the hop rate above its neighbours,
+next to the same decoder with a low-pass and no jitter. Latents: mean, deviation and Kolmogorov–Smirnov distance from
+the prior in every dimension, and the largest correlation. Draws: maximum mean discrepancy between log-spectra of real
+grains and those of grains decoded from draws of the prior, of reconstructed grains, and of other real grains. Where a
+bottleneck has no prior, draws come from the Gaussian with the mean and deviation of the latents.
 """
 
 import argparse
@@ -98,9 +99,8 @@ def main() -> None:
     print("mean      " + " ".join(f"{value:6.2f}" for value in encoded.mean(0)))
     print("deviation " + " ".join(f"{value:6.2f}" for value in encoded.std(0)))
     print("KS        " + " ".join(f"{value:6.3f}" for value in latent_statistics.kolmogorov_smirnov(standardised)))
-    print(
-        f"largest correlation {latent_statistics.nearest_relative(latent_statistics.correlations(encoded))[0].max():.3f}"
-    )
+    correlations = latent_statistics.correlations(encoded)
+    print(f"largest correlation {latent_statistics.nearest_relative(correlations)[0].max():.3f}")
 
     rng = np.random.default_rng(0)
     features = codec.analyse(clips)

@@ -1,8 +1,8 @@
-"""Whether a prior hears what belongs together: `python tests/benchmarks/halves.py RUN PRIOR [SPLIT]`.
+"""Whether a prior prefers halves that belong together: `python tests/benchmarks/halves.py RUN PRIOR [SPLIT]`.
 
-Sentences are cut in two. Which second half is likelier after a first one: its own, or that of another sentence? Asked for all
-ordered pairs of held-out sentences, in nats per frame over the halves' common length, and the same less what the second half
-has without any first: some halves are simply likelier than others.
+Held-out sentences are cut in two. For all ordered pairs of sentences the program compares the log-likelihood of a
+second half after its own first half and after another sentence's, in nats per frame over the halves' common length.
+A second comparison first subtracts the second half's log-likelihood on its own: some halves are likelier than others.
 """
 
 import sys

@@ -36,8 +36,9 @@ def main() -> None:
         )
     ratios = np.array(rows)
     print(
-        f"{len(rows)} joins; jump / 99th percentile inside the real clip: waveform median {np.median(ratios[:, 0]):.2f}, "
-        f"largest {ratios[:, 0].max():.2f}; spectrum median {np.median(ratios[:, 1]):.2f}, largest {ratios[:, 1].max():.2f}; "
+        f"{len(rows)} joins; jump / 99th percentile inside the real clip: "
+        f"waveform median {np.median(ratios[:, 0]):.2f}, largest {ratios[:, 0].max():.2f}; "
+        f"spectrum median {np.median(ratios[:, 1]):.2f}, largest {ratios[:, 1].max():.2f}; "
         f"within: {(ratios <= 1).all(1).sum()} of {len(rows)}"
     )
 

@@ -1,7 +1,7 @@
 """Quality of the phase vocoder alone: `python tests/benchmarks/phase.py RUN [TURNS …]`.
 
-Test clips of a run through true magnitudes and back, by the run's own features, by `linear` ones of the same framing, and by
-Griffin-Lim beside them.
+Test clips of a run are analysed and resynthesised without the autoencoder: by `phase` from the run's own features, by
+`phase` from `linear` features of the same framing, and by Griffin-Lim.
 """
 
 import sys

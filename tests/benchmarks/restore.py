@@ -1,11 +1,11 @@
-"""How well a restoration run takes noise away: `python tests/benchmarks/restore.py RUN [SPLIT [CLIPS]]`.
+"""How well a restoration run removes noise: `python tests/benchmarks/restore.py RUN [SPLIT [CLIPS]]`.
 
-Held-out clips of the labels that were learned get white noise, and held-out clips of the other labels, at 5 and 10 dB (RMS
-over the clip), or are clipped, coarsely quantised or torn. What each system makes of them is scored by wide-band PESQ and
-SI-SDR. `gating` is spectral gating by noisereduce with its defaults: stationary, not stationary, and stationary with the very
-noise that was added to take its threshold from. `best gating` is the better of the first two, clip by clip and measure by
-measure. `oracle mask` has the clean magnitudes as far as a mask over the run's own spectrum gets there, with noisy phases.
-Wants the package noisereduce.
+Held-out clips of the learned labels are damaged: by white noise or held-out clips of the other labels at 5 and 10 dB
+(RMS over the clip), by clipping, coarse quantisation or gaps. The output of each system is scored by wide-band PESQ and
+SI-SDR. `gating` is spectral gating by noisereduce with its defaults: stationary, non-stationary, and stationary with a
+threshold taken from the very noise that was added. `best gating` is the better of the first two, for each clip and
+measure. `oracle mask` brings magnitudes as close to the clean ones as a mask over the run's spectrum can, with noisy
+phases. The program needs the package noisereduce.
 """
 
 import sys

@@ -1,7 +1,8 @@
-"""Whether a prior stays where the corpus is: `python tests/benchmarks/stability.py RUN PRIOR [MINUTES]`.
+"""Whether a prior stays in the range of the corpus: `python tests/benchmarks/stability.py RUN PRIOR [MINUTES]`.
 
-A window of two seconds has a mean and a deviation in every latent dimension. The share of those outside the corpus's own 1 to
-99 % range is given for held-out sequences in a row and for what the prior makes, whole and in quarters of the time.
+Every window of two seconds has a mean and a deviation in each latent dimension. The program prints the share of these
+values outside the corpus's 1 to 99 % range: for held-out sequences in a row, and for one generated sequence, as a whole
+and in each quarter.
 """
 
 import sys

@@ -120,7 +120,7 @@ def products(run: Path) -> dict[str, bytes]:
     }
 
 
-# -- what commands give -------------------------------------------------------------------------------------------------
+# -- what commands give ------------------------------------------------------------------------------------------------
 
 
 def test_help_describes_every_command() -> None:
@@ -524,7 +524,7 @@ def test_complex_features_all_the_way(workplace: Path) -> None:
         assert np.abs(sound(path)[-2400:]).max() > 0
 
 
-# -- bad input ----------------------------------------------------------------------------------------------------------
+# -- bad input ---------------------------------------------------------------------------------------------------------
 
 
 def test_bad_folders(here: Path) -> None:
@@ -727,7 +727,7 @@ def test_a_prior_of_another_run_is_refused(here: Path) -> None:
     assert "autoencoder" in bad("extract-latents", "other")
 
 
-# -- being stopped ------------------------------------------------------------------------------------------------------
+# -- being stopped -----------------------------------------------------------------------------------------------------
 
 
 def _command(arguments: list[str], folder: Path, number: int, at: int | None) -> None:
@@ -853,7 +853,7 @@ def test_ctrl_c_before_the_training(reference: Path, tmp_path: Path) -> None:
     assert made["autoencoder/model.safetensors"] == products(reference / "runs/r")["autoencoder/model.safetensors"]
 
 
-# -- imports ------------------------------------------------------------------------------------------------------------
+# -- imports -----------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:

@@ -1,4 +1,4 @@
-"""`restore`: trained on one label with another as noise, from the command line; who is refused, and what they are told."""
+"""`restore` from the command line: trained on one label with another as noise; runs that are refused, and the error."""
 
 import json
 from collections.abc import Iterator

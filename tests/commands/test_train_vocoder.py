@@ -69,7 +69,7 @@ def perturb(folder: Path, amount: float) -> None:
     write_artifact(folder, tensors, {k: v for k, v in meta.items() if k not in ("format", "weights_sha256")})
 
 
-# -- who wins -----------------------------------------------------------------------------------------------------------
+# -- who wins ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_better_one_wins_and_is_used(finished: Path) -> None:
@@ -186,7 +186,7 @@ def test_without_validation_clips_nothing_is_chosen_on_trust(tmp_path: Path) -> 
     assert LoadedRun.open(run, device="cpu").config.vocoder.kind == "phase"
 
 
-# -- training -----------------------------------------------------------------------------------------------------------
+# -- training ----------------------------------------------------------------------------------------------------------
 
 
 class Cut(Silent):
@@ -240,7 +240,7 @@ def test_a_neural_one_trains_against_discriminators(run: Path) -> None:
     assert not (run / "vocoders" / "unfit").exists()
 
 
-# -- use ----------------------------------------------------------------------------------------------------------------
+# -- use ---------------------------------------------------------------------------------------------------------------
 
 
 def test_commands_use_the_winner_and_say_so(run: Path, tmp_path: Path) -> None:

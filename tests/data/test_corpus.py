@@ -54,7 +54,7 @@ def by_key(corpus: Corpus) -> dict[str, int]:
     return {record.key: i for i, record in enumerate(corpus.store.records)}
 
 
-# -- splits -------------------------------------------------------------------------------------------------------------
+# -- splits ------------------------------------------------------------------------------------------------------------
 
 
 def test_labels_with_enough_files_are_split_by_file_and_stratified() -> None:
@@ -141,7 +141,7 @@ def test_no_sample_is_in_two_splits(tmp_path: Path) -> None:
     assert max(seen["test"]) == 14999
 
 
-# -- what is stored -----------------------------------------------------------------------------------------------------
+# -- what is stored ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lowest", [-32767, -32768])
@@ -280,7 +280,7 @@ def test_outside_a_clip_there_is_silence(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(corpus.waveform(0, start, stop), laid_out[150 + start : 150 + stop])
 
 
-# -- training crops -----------------------------------------------------------------------------------------------------
+# -- training crops ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -408,7 +408,7 @@ def test_splits_are_kept_apart_in_batches(mixed: Corpus) -> None:
         assert any(wanted[0] in whole and wanted[-1] in whole for whole in held_out)
 
 
-# -- latent sequences ---------------------------------------------------------------------------------------------------
+# -- latent sequences --------------------------------------------------------------------------------------------------
 
 DIM = 3
 
@@ -508,7 +508,7 @@ def test_draws_have_the_spread_of_the_posterior(tmp_path: Path) -> None:
     np.testing.assert_array_equal(latents.draw(1, seed=1), both[:5, :1])
 
 
-# -- real sound ---------------------------------------------------------------------------------------------------------
+# -- real sound --------------------------------------------------------------------------------------------------------
 
 
 def link(data: Path, folder: Path, pattern: str, n: int) -> Path:

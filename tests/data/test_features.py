@@ -54,7 +54,7 @@ def source(corpus: Corpus, stored: SequenceStore, **changes: Any) -> FeatureSour
 
 
 def place(corpus: Corpus, stored: SequenceStore, frame: np.ndarray, n_samples: int, hop: int) -> tuple[int, int]:
-    """The clip and the sample in it where a crop begins that has this first frame, and so many samples to the clip's end."""
+    """The clip that has this first frame, the segment's first sample, and the samples from there to the end."""
     for i, record in enumerate(corpus.store.records):
         start = record.length - n_samples
         if start >= 0 and start % hop == 0 and np.array_equal(stored.read(i)[start // hop], frame):

@@ -1,4 +1,4 @@
-"""The examples of docs/extending.md: each file as printed there, and its one line in a table, make a member that works."""
+"""The examples of docs/extending.md: each printed file and its one line in a table make a member that works."""
 
 import functools
 import importlib
@@ -154,7 +154,7 @@ def test_the_head_is_a_density(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("documented")
 @pytest.mark.parametrize("kind", list(EXAMPLES))
 def test_a_member_goes_from_sounds_to_new_sounds(kind: str, sounds: Path, tmp_path: Path) -> None:
-    """Chosen by the settings on the page; trained, written down with all of its keys; the same seed gives the same bytes."""
+    """Chosen by the settings on the page, trained, stored with all of its keys; the same seed gives the same bytes."""
     run = tmp_path / "run"
     [command] = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if f".kind={kind}" in line]
     settings = re.findall(r"--set ([^\s`]+)", command)

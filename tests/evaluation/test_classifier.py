@@ -88,7 +88,7 @@ def clips_of(corpus: Corpus) -> tuple[list[np.ndarray], list[str]]:
     return [excerpt.read(corpus) for excerpt in found], [excerpt.label for excerpt in found]
 
 
-# -- what it learns -----------------------------------------------------------------------------------------------------
+# -- what it learns ----------------------------------------------------------------------------------------------------
 
 
 def test_it_hears_digits_through_the_codec_too(run: Run, codec: Codec, corpus: Corpus) -> None:
@@ -116,7 +116,7 @@ def test_a_clip_is_heard_as_it_is_alone_and_at_any_level(run: Run, codec: Codec,
     assert np.isfinite(odd.probabilities).all()
 
 
-# -- what it hears ------------------------------------------------------------------------------------------------------
+# -- what it hears -----------------------------------------------------------------------------------------------------
 
 
 def test_batches_hold_labels_and_ways_in_equal_share() -> None:
@@ -166,7 +166,7 @@ def test_validation_hears_every_clip_once_real_and_once_reconstructed() -> None:
     assert sorted(found) == [(k, real) for k in range(7) for real in (False, True)]
 
 
-# -- that it is kept ----------------------------------------------------------------------------------------------------
+# -- that it is kept ---------------------------------------------------------------------------------------------------
 
 
 def test_same_inputs_same_bytes(run: Run, codec: Codec, corpus: Corpus, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_damage_is_found(run: Run, codec: Codec, corpus: Corpus, tmp_path: Path)
         kept(Run(tmp_path / "run"), codec, corpus)
 
 
-# -- pieces of the corpus -----------------------------------------------------------------------------------------------
+# -- pieces of the corpus ----------------------------------------------------------------------------------------------
 
 
 def test_pieces_of_clips(corpus: Corpus) -> None:

@@ -39,7 +39,7 @@ def envelope(waveform: np.ndarray) -> dict[str, float]:
     return dict(zip(NAMES, envelope_statistics(waveform, RATE).tolist(), strict=True))
 
 
-# -- spectrum -----------------------------------------------------------------------------------------------------------
+# -- spectrum ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("rate", "hop"), [(8000, 128), (16000, 256), (22050, 256), (44100, 512), (48000, 512)])
@@ -83,7 +83,7 @@ def test_a_clip_comes_again_in_its_picture(digits: list[np.ndarray]) -> None:
     assert own[2] < other
 
 
-# -- course -------------------------------------------------------------------------------------------------------------
+# -- course ------------------------------------------------------------------------------------------------------------
 
 
 def test_envelope_of_an_even_sound() -> None:
@@ -135,7 +135,7 @@ def test_level_and_drift() -> None:
     assert found.mfcc_drift[1] < 0.5 < 2 < found.mfcc_drift[2]
 
 
-# -- rows ---------------------------------------------------------------------------------------------------------------
+# -- rows --------------------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_those_of_single_clips(digits: list[np.ndarray]) -> None:

@@ -57,7 +57,7 @@ def codec(corpus: Corpus) -> Codec:
     return codec_of(corpus)
 
 
-# -- rate ---------------------------------------------------------------------------------------------------------------
+# -- rate --------------------------------------------------------------------------------------------------------------
 
 
 def bits_at(level: float, variances: np.ndarray) -> float:
@@ -142,7 +142,7 @@ def test_a_draw_is_of_the_clip_alone() -> None:
     assert (fidelity._draw(alone, [8], seed=4) - drawn[1:2, :4000]).abs().mean() > 0.1
 
 
-# -- systems and figures ------------------------------------------------------------------------------------------------
+# -- systems and figures -----------------------------------------------------------------------------------------------
 
 
 def test_figures_are_those_of_single_clips(corpus: Corpus, codec: Codec) -> None:
@@ -224,7 +224,7 @@ def test_a_clip_without_a_score_is_not_counted() -> None:
     assert fidelity._mean([np.nan]) == {"mean": None, "low": None, "high": None, "n": 0}
 
 
-# -- choosing clips -----------------------------------------------------------------------------------------------------
+# -- choosing clips ----------------------------------------------------------------------------------------------------
 
 
 def test_worst_median_best_and_first() -> None:
@@ -252,7 +252,7 @@ def test_n_clips_are_spread_evenly() -> None:
         assert steps.max() - steps.min() <= 1
 
 
-# -- the page -----------------------------------------------------------------------------------------------------------
+# -- the page ----------------------------------------------------------------------------------------------------------
 
 
 class Page(HTMLParser):

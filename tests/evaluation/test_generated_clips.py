@@ -75,13 +75,14 @@ def found(run: Path) -> Likeness:
     return measured(run)
 
 
-# -- on a run -----------------------------------------------------------------------------------------------------------
+# -- on a run ----------------------------------------------------------------------------------------------------------
 
 
 def test_everything_is_measured_and_at_equal_size(found: Likeness) -> None:
     figures = found.figures
     assert figures["clips"] == {
-        "train": 36, "real": 18, "reconstructed": 18, "reconstructed from a draw": 18, "generated": 20, "iid": 20, "copies": 20
+        "train": 36, "real": 18, "reconstructed": 18, "reconstructed from a draw": 18, "generated": 20, "iid": 20,
+        "copies": 20,
     }  # fmt: skip
     # 20 over three labels are 6, 7 and 7; there are 6 real ones of each.
     assert (figures["compared"], figures["reference"], figures["seconds"]) == (18, 36, None)
@@ -192,7 +193,7 @@ def test_without_labels_there_is_no_classifier(data_dir: Path, tmp_path: Path) -
     assert not any("accuracy" in cell or "Fréchet" in cell for table in shown for row in table for cell in row)
 
 
-# -- the command's function ---------------------------------------------------------------------------------------------
+# -- the command's function --------------------------------------------------------------------------------------------
 
 
 def test_bad_requests(run: Path, tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_bad_requests(run: Path, tmp_path: Path) -> None:
         pipeline.evaluate(tmp_path / "run", prior="default", split="validation", device="cpu")
 
 
-# -- sets of clips ------------------------------------------------------------------------------------------------------
+# -- sets of clips -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("n", "expected"), [(300, [75, 75, 75, 75]), (6, [1, 2, 1, 2]), (2, [0, 1, 0, 1])])
@@ -279,7 +280,7 @@ def test_independent_frames_are_training_frames_of_the_label(run: Path, monkeypa
     }
 
 
-# -- how it is shown ----------------------------------------------------------------------------------------------------
+# -- how it is shown ---------------------------------------------------------------------------------------------------
 
 
 def test_tables_hold_what_was_measured(found: Likeness) -> None:

@@ -26,7 +26,7 @@ def alone(n: int) -> np.ndarray:
     return np.zeros(n, dtype=np.int64)
 
 
-# -- Fréchet distance ---------------------------------------------------------------------------------------------------
+# -- Fréchet distance --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [40, 5])
@@ -51,7 +51,7 @@ def test_frechet_distance_of_known_cases() -> None:
     assert frechet(one, np.full((4, 1), 3.0), alone(4)).value == pytest.approx(expected)
 
 
-# -- maximum mean discrepancy -------------------------------------------------------------------------------------------
+# -- maximum mean discrepancy ------------------------------------------------------------------------------------------
 
 
 def test_discrepancy_is_that_of_loops() -> None:
@@ -79,7 +79,7 @@ def test_discrepancy_is_unbiased_and_grows(monkeypatch: pytest.MonkeyPatch) -> N
     assert discrepancy(same, same, alone(10)).value == pytest.approx(0)
 
 
-# -- overlap ------------------------------------------------------------------------------------------------------------
+# -- overlap -----------------------------------------------------------------------------------------------------------
 
 
 def test_overlap_is_that_of_loops() -> None:
@@ -109,7 +109,7 @@ def test_overlap_of_known_cases() -> None:
     assert max(collapsed.recall, collapsed.coverage) < 0.5
 
 
-# -- neighbours ---------------------------------------------------------------------------------------------------------
+# -- neighbours --------------------------------------------------------------------------------------------------------
 
 
 def test_nearest_is_that_of_loops() -> None:
@@ -126,7 +126,7 @@ def test_ratio_of_medians() -> None:
     assert 0.3 < found.low < 0.5 < found.high < 0.8
 
 
-# -- units and intervals ------------------------------------------------------------------------------------------------
+# -- units and intervals -----------------------------------------------------------------------------------------------
 
 
 def test_standardised_by_the_reference() -> None:

@@ -1,4 +1,4 @@
-"""From a prior to waveforms: streams, lengths, joins and choices. The clip must not depend on how it was cut into chunks."""
+"""From a prior to waveforms: streams, lengths, joins and choices. Chunks do not change the clip."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -33,7 +33,7 @@ LENGTHS = [0, 1, HOP * 5, *(k * CHUNK * HOP + d for k in (1, 3) for d in (-1, 0,
 
 
 class Show:
-    """A vocoder whose waveform shows the features: a frame's samples begin with its channels and those of the next frame."""
+    """A vocoder whose waveform shows the features: a frame's samples begin with its channels and the next frame's."""
 
     def stream(self) -> "ShowStream":
         return ShowStream()

@@ -1,4 +1,4 @@
-"""What is said of codes, spectra and learning rates: against independent computations; and that every run can be drawn."""
+"""Statistics of latents, spectra and learning rates, against independent computations; every run can be drawn."""
 
 import csv
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def compared(values: np.ndarray, deviation: float | None = 1.0, log_variance: np
     return LatentValues(values, values, log_variance, deviation)
 
 
-# -- numbers ------------------------------------------------------------------------------------------------------------
+# -- numbers -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("deviation", [1.0, 5.0, None])
@@ -151,7 +151,7 @@ def test_octaves_tell_how_much_louder_each_is() -> None:
     assert bands.decibels(np.zeros(3), np.zeros(3)).tolist() == [bands.NOTHING_DB] * 3
 
 
-# -- the choice of clips ------------------------------------------------------------------------------------------------
+# -- the choice of clips -----------------------------------------------------------------------------------------------
 
 
 def corpus_of(folder: Path, seconds: list[float], splits: list[str], labels: list[str] | None = None) -> Corpus:
@@ -194,7 +194,7 @@ def test_a_single_long_clip_gives_a_minute(tmp_path: Path) -> None:
     assert found.samples == 60 * RATE
 
 
-# -- pictures of whole runs ---------------------------------------------------------------------------------------------
+# -- pictures of whole runs --------------------------------------------------------------------------------------------
 
 
 def codec_of(corpus: Corpus, *settings: str) -> Codec:
@@ -343,7 +343,7 @@ def test_any_number_of_dimensions_labels_and_constants(
     assert path.stat().st_size > 1000
 
 
-# -- learning rates -----------------------------------------------------------------------------------------------------
+# -- learning rates ----------------------------------------------------------------------------------------------------
 
 
 class Bowl(nn.Module):

@@ -50,7 +50,7 @@ def config(*more: str) -> Config:
 
 
 def conditioned(seed: int = 0) -> ConditionedPrior:
-    """Seeded weights that matter, statistics away from zero and one, every other dimension active, lengths 2 to 9 seen."""
+    """Seeded weights that matter, statistics not 0 and 1, every other dimension active, lengths 2 to 9 seen."""
     torch.manual_seed(seed)
     model = build.build_prior(config(), LATENT_DIM, DIMS, ["a", "b"]).eval()
     with torch.no_grad():
@@ -84,7 +84,7 @@ def sampled(prior: Gan, **settings: Any) -> tuple[Tensor, Tensor]:
     return torch.cat([chunk.latents for chunk in chunks], 1), torch.cat([chunk.stopped for chunk in chunks], 1)
 
 
-# -- what is sampled ----------------------------------------------------------------------------------------------------
+# -- what is sampled ---------------------------------------------------------------------------------------------------
 
 
 def test_it_is_a_prior_without_likelihood() -> None:
@@ -245,7 +245,7 @@ def test_state_dict_makes_a_copy() -> None:
     assert torch.equal(sampled(other)[0], sampled(prior)[0])
 
 
-# -- packed frames ------------------------------------------------------------------------------------------------------
+# -- packed frames -----------------------------------------------------------------------------------------------------
 
 
 def test_places_are_those_of_a_loop() -> None:
@@ -295,7 +295,7 @@ def test_sequences_of_a_batch_do_not_meet() -> None:
             torch.testing.assert_close(frame, frames[here], atol=1e-5, rtol=1e-5)
 
 
-# -- what is learned ----------------------------------------------------------------------------------------------------
+# -- what is learned ---------------------------------------------------------------------------------------------------
 
 
 def objective(seed: int = 0, **options: Any) -> AdversarialSequences:
@@ -547,7 +547,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path, monkeypatch:
     assert files[0] == files[1]
 
 
-# -- in a run -----------------------------------------------------------------------------------------------------------
+# -- in a run ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

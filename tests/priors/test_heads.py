@@ -36,7 +36,7 @@ def test_the_density_integrates_to_one_and_is_what_is_drawn(blocks: int) -> None
 
 @torch.no_grad()
 def test_a_component_is_a_gaussian_with_a_full_covariance() -> None:
-    """Of one component v = m + T v + s·e, so its covariance is (1 − T)⁻¹ s² (1 − T)⁻ᵀ, and its log-density is SciPy's."""
+    """One component v = m + T v + s·e has the covariance (1 − T)⁻¹ s² (1 − T)⁻ᵀ and SciPy's log-density."""
     from scipy.stats import multivariate_normal
 
     torch.manual_seed(0)

@@ -682,7 +682,7 @@ def three_places(n: int) -> torch.Tensor:
 
 
 def one_place(kind: str, n: int) -> tuple[Any, torch.Tensor]:
-    """A head and its parameters whose samples lie around 0 with deviation 2; 1 for `flow`, which has not learned anything."""
+    """A head and parameters whose samples have mean 0 and deviation 2 (1 for an untrained `flow`)."""
     head = head_of(kind, 1)
     if kind == "flow":
         return head, torch.zeros(n, head.n_params)
@@ -739,7 +739,7 @@ def test_noise_is_as_asked(kind: str) -> None:
 
 @pytest.mark.parametrize(("network", "head"), [("lstm", "gaussian"), ("gru", "mixture"), ("transformer", "flow")])
 def test_a_tiny_prior_learns_an_autoregression_and_its_length(network: str, head: str) -> None:
-    """z_t = ρ z_{t−1} + e for 5 frames: a loss as the process has, frames that follow from one another, clips of 5 frames."""
+    """z_t = ρ z_{t−1} + e for 5 frames: the loss of the process, frames with its correlation, clips of 5 frames."""
     rho, frames, dims, batch = 0.9, 5, 2, 64
     model = members.prior(network, head, latent_dim=dims, n_active=dims).train()
     model.standardiser.active.copy_(torch.arange(dims))
@@ -768,7 +768,8 @@ def test_a_tiny_prior_learns_an_autoregression_and_its_length(network: str, head
         schedule.step()
     model.eval()
     deviations = np.array([1.0] + [math.sqrt(1 - rho**2)] * (frames - 1))
-    # The least squared error of a velocity, averaged over the arc, is the deviation: ∫ s² / (cos² θ + s² sin² θ) dθ = s π/2.
+    # The least squared error of a velocity, averaged over the arc, is the deviation:
+    # ∫ s² / (cos² θ + s² sin² θ) dθ = s π/2.
     entropy = 0.5 * math.log(2 * math.pi * math.e) + np.log(deviations)
     expected = (entropy if model.has_likelihood else deviations).mean()
     with torch.no_grad():

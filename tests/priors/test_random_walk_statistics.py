@@ -22,7 +22,7 @@ CENTRE = np.array([3.0, -1.0, 0.0, 20.0, 0.5])
 
 
 def process(n: int, frames: int, seed: int) -> np.ndarray:
-    """(n, frames, DIMS) of the process with these rates, by its stochastic differential equation's transition matrix."""
+    """Samples (n, frames, DIMS) of the process with these rates, by its equation's transition matrix."""
     rng = np.random.default_rng(seed)
     covariance = BASIS * VARIANCE @ BASIS.T
     transition = expm(-BASIS * SLOWNESS @ BASIS.T)
@@ -55,7 +55,7 @@ def sampled(prior: RandomWalk | Vary, **settings: object) -> np.ndarray:
     return torch.cat([chunk.latents for chunk in prior.sample(SamplingRequest(**settings))], 1).double().numpy()
 
 
-# -- random walk ----------------------------------------------------------------------------------------------------------
+# -- random walk -------------------------------------------------------------------------------------------------------
 
 
 def test_a_known_process_is_found() -> None:
@@ -169,7 +169,7 @@ def test_corpora_that_hardly_move(corpus: str) -> None:
         np.testing.assert_allclose(made.std((0, 1)), np.concatenate(sequences).std(0), rtol=0.15)
 
 
-# -- interpolation ------------------------------------------------------------------------------------------------------
+# -- interpolation -----------------------------------------------------------------------------------------------------
 
 
 def test_spherical_is_scipys() -> None:
@@ -220,7 +220,7 @@ def test_no_cheaper_warping_path_exists() -> None:
         assert distance[tuple(path.T)].sum() == pytest.approx(cost[-1, -1])
 
 
-# -- variation ------------------------------------------------------------------------------------------------------------
+# -- variation ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("amount", [0.05, 0.2, 0.5, 0.9])

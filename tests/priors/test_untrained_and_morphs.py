@@ -92,7 +92,7 @@ def lengths_of(stopped: torch.Tensor) -> np.ndarray:
     return np.asarray((~stopped).sum(1))
 
 
-# -- what all of them promise -------------------------------------------------------------------------------------------
+# -- what all of them promise ------------------------------------------------------------------------------------------
 
 
 @every_kind
@@ -160,7 +160,7 @@ def test_foreign_controls_are_refused_by_name(kind: str, prior_of: Callable[[str
         sampled(prior_of("interpolate"), sampling=Sampling(temperature=0.5))
 
 
-# -- frames to learn from -----------------------------------------------------------------------------------------------
+# -- frames to learn from ----------------------------------------------------------------------------------------------
 
 
 def test_training_frames_are_those_of_the_store(latents: LatentSequences) -> None:
@@ -224,7 +224,7 @@ def test_nothing_to_learn_from_is_said(tmp_path: Path) -> None:
         LatentSequences(tmp_path, 2).training_frames()
 
 
-# -- iid ----------------------------------------------------------------------------------------------------------------
+# -- iid ---------------------------------------------------------------------------------------------------------------
 
 
 def rows_of(made: torch.Tensor, mean: np.ndarray) -> np.ndarray:
@@ -328,7 +328,7 @@ def test_a_condition_of_another_prior_is_refused(kind: str, prior_of: Callable[[
         sampled(prior_of(kind), condition=torch.zeros(3, 8))
 
 
-# -- interpolation and variation ----------------------------------------------------------------------------------------
+# -- interpolation and variation ---------------------------------------------------------------------------------------
 
 
 def test_an_interpolation_goes_through_the_sounds(latents: LatentSequences, prior_of: Callable[[str], Any]) -> None:
@@ -442,7 +442,7 @@ def test_a_variation_follows_the_limits_of_the_request(
         torch.testing.assert_close(made[k], labelled.prior.centre[k].expand(frames, -1))
 
 
-# -- in a run -----------------------------------------------------------------------------------------------------------
+# -- in a run ----------------------------------------------------------------------------------------------------------
 
 
 @every_free

@@ -36,7 +36,7 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-# -- artifacts ----------------------------------------------------------------------------------------------------------
+# -- artifacts ---------------------------------------------------------------------------------------------------------
 
 
 def test_an_artifact_comes_back(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-# -- modules from tensors -----------------------------------------------------------------------------------------------
+# -- modules from tensors ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +257,7 @@ def test_a_prior_is_chosen_by_name(trained: Path, tmp_path: Path) -> None:
         only.prior_folder(None)
 
 
-# -- finding a run ------------------------------------------------------------------------------------------------------
+# -- finding a run -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_without_any_run_training_is_advised(tmp_path: Path, monkeypatch: pytest
         Run.open("mine")
 
 
-# -- configuration and provenance ---------------------------------------------------------------------------------------
+# -- configuration and provenance --------------------------------------------------------------------------------------
 
 
 def test_a_run_knows_what_made_it(tmp_path: Path, smoke: config.Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +348,7 @@ def test_other_settings_are_named() -> None:
         same_settings({str(i): 0 for i in range(6)}, {str(i): 1 for i in range(6)}, "it", "")
 
 
-# -- the lock -----------------------------------------------------------------------------------------------------------
+# -- the lock ----------------------------------------------------------------------------------------------------------
 
 
 def _hold(stage: Path, pipe: Any) -> None:

@@ -142,7 +142,7 @@ def signalling(at: int, number: int) -> Callable[[int], None]:
     return before
 
 
-# -- exactness ----------------------------------------------------------------------------------------------------------
+# -- exactness ---------------------------------------------------------------------------------------------------------
 
 
 def test_it_learns_and_repeats_exactly(uninterrupted: tuple[Outcome, Path], tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_what_a_kill_left_half_written_is_ignored(uninterrupted: tuple[Outcome, 
     assert (tmp_path / "metrics.csv").read_bytes() == (uninterrupted[1] / "metrics.csv").read_bytes()
 
 
-# -- random numbers and batches -----------------------------------------------------------------------------------------
+# -- random numbers and batches ----------------------------------------------------------------------------------------
 
 
 def test_seeds_of_steps_differ() -> None:
@@ -275,7 +275,7 @@ def test_each_step_has_its_own_batch_and_random_numbers(tmp_path: Path) -> None:
     assert objective.progress == pytest.approx([step / STEPS for step in range(STEPS)])
 
 
-# -- what is kept -------------------------------------------------------------------------------------------------------
+# -- what is kept ------------------------------------------------------------------------------------------------------
 
 
 def average(weights: list[dict[str, Tensor]], ema: float) -> dict[str, Tensor]:
@@ -377,7 +377,7 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     assert saved["step"] == 6, "the broken step is not in a checkpoint"
 
 
-# -- minutes ------------------------------------------------------------------------------------------------------------
+# -- minutes -----------------------------------------------------------------------------------------------------------
 
 
 def test_minutes_become_steps_once_and_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -416,7 +416,7 @@ def test_more_minutes_are_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert plan["total_steps"] == pytest.approx(steps, abs=4)
 
 
-# -- devices ------------------------------------------------------------------------------------------------------------
+# -- devices -----------------------------------------------------------------------------------------------------------
 
 
 def test_devices_are_checked() -> None:

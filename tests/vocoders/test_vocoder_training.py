@@ -48,7 +48,7 @@ def valid(values: torch.Tensor) -> np.ndarray:
     return np.concatenate([values[i, :, :n].double().numpy() for i, n in enumerate(LENGTHS)], axis=1)
 
 
-# -- losses -------------------------------------------------------------------------------------------------------------
+# -- losses ------------------------------------------------------------------------------------------------------------
 
 
 def test_log_magnitude_l1_is_numpys() -> None:
@@ -82,7 +82,7 @@ def test_adversarial_losses_are_numpys() -> None:
     assert float(matched) == pytest.approx((apart[0] + 2 * apart[1]) / 3, rel=1e-5)
 
 
-# -- networks -----------------------------------------------------------------------------------------------------------
+# -- networks ----------------------------------------------------------------------------------------------------------
 
 
 @both_kinds
@@ -155,7 +155,7 @@ def test_discriminators_tell_a_shifted_phase() -> None:
         assert not torch.allclose(one.scores, other.scores, atol=1e-6)
 
 
-# -- crops --------------------------------------------------------------------------------------------------------------
+# -- crops -------------------------------------------------------------------------------------------------------------
 
 
 def autoencoder(latent_blocks: int = 1) -> Autoencoder:
@@ -242,7 +242,7 @@ def test_the_share_went_through_the_autoencoder_from_a_draw(monkeypatch: pytest.
         draws.clear()
 
 
-# -- objectives ---------------------------------------------------------------------------------------------------------
+# -- objectives --------------------------------------------------------------------------------------------------------
 
 
 def test_objective_and_network_must_fit() -> None:

@@ -1,0 +1,134 @@
+"""The rooms of the project: how many there are, who may look into whom, and that CONTRIBUTING names each one."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from actseq import registry
+
+TOP = Path(__file__).parents[1]
+LIBRARY = TOP / "actseq"
+MODULES = sorted(path for path in LIBRARY.glob("*.py") if path.name != "__init__.py")
+PACKAGES = sorted(path.parent for path in LIBRARY.glob("*/__init__.py"))
+COLUMNS = 120
+HEAD = re.compile(r"^## (\d{4}-\d\d-\d\d)", flags=re.M)
+FIRST_SHORT_DECISION = "2026-11-29"
+
+
+def imported(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Every import of a file, also inside functions: the module, the name taken from it, the name it has here."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield from ((node.module, alias.name, alias.asname or alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "", alias.asname or alias.name) for alias in node.names)
+
+
+def test_the_library_has_few_rooms() -> None:
+    assert len(MODULES) <= 12
+    assert len(PACKAGES) <= 18
+
+
+def test_no_package_has_a_circle_inside() -> None:
+    for package in PACKAGES:
+        within = f"actseq.{package.name}"
+        names = {f"{within}.{path.stem}" for path in package.glob("*.py")}
+        graph: dict[str, set[str]] = {}
+        for path in package.glob("*.py"):
+            found = {name for module, taken, _ in imported(path) for name in (module, f"{module}.{taken}")}
+            graph[path.stem] = {name.rpartition(".")[2] for name in found & names}
+        TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def families() -> dict[str, str]:
+    """Every concrete member of a family, as module.name, and the package of its family."""
+    tables = [table for name, table in vars(registry).items() if name.isupper() and isinstance(table, dict)]
+    classes = {member for table in tables for member in table.values() if isinstance(member, type)}
+    assert len(classes) > 25
+    return {f"{member.__module__}.{member.__name__}": member.__module__.rpartition(".")[0] for member in classes}
+
+
+def asked_for(node: ast.AST) -> Iterator[ast.expr]:
+    """The classes that an `isinstance`, an `issubclass` or a `case` compares with."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
+        yield from (part for part in ast.walk(node.args[1]) if isinstance(part, ast.Name | ast.Attribute))
+    elif isinstance(node, ast.MatchClass):
+        yield node.cls
+
+
+# What is still to be mended.
+KNOWN = {
+    "actseq/inference/loaded_run.py: actseq.priors.untrained.RandomWalk",
+    "actseq/objectives/adversarial_sequence.py: actseq.priors.gan.Gan",
+    "actseq/objectives/autoencoding.py: actseq.autoencoders.bottlenecks.Adversarial",
+    "actseq/objectives/vocoding.py: actseq.vocoders.magnitude.LearnedMagnitude",
+    "actseq/objectives/vocoding.py: actseq.vocoders.neural.Neural",
+    "actseq/vocoders/inversion.py: actseq.representations.linear.Linear",
+    "actseq/vocoders/inversion.py: actseq.representations.mel.Mel",
+    "actseq/vocoders/istft.py: actseq.representations.stft.Stft",
+}
+
+
+def test_only_a_family_knows_its_members_by_class() -> None:
+    members = families()
+    found = set()
+    for path in (*LIBRARY.rglob("*.py"), *(TOP / "cli").rglob("*.py")):
+        package = ".".join(path.relative_to(TOP).parent.parts)
+        here = {local: f"{module}.{name}".rstrip(".") for module, name, local in imported(path)}
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for asked in asked_for(node):
+                first, dot, rest = ast.unparse(asked).partition(".")
+                name = here.get(first, first) + dot + rest
+                if name in members and members[name] != package:
+                    found.add(f"{path.relative_to(TOP)}: {name}")
+    assert found <= KNOWN
+
+
+def too_long(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    if path.name == "decisions.md":
+        text = "".join(part for part in re.split(r"^(?=## )", text, flags=re.M) if recent(part))
+    return [
+        f"{path.relative_to(TOP)}: {line}"
+        for line in text.splitlines()
+        if len(line) > COLUMNS and not line.startswith("|") and "://" not in line
+    ]
+
+
+def recent(section: str) -> bool:
+    date = HEAD.match(section)
+    return date is None or date[1] >= FIRST_SHORT_DECISION
+
+
+def test_no_line_is_longer_than_the_page() -> None:
+    code = [path for room in ("tests",) for path in (TOP / room).rglob("*.py")]
+    settings = [*(TOP / "configs").glob("*.yaml"), TOP / "Makefile", TOP / "pyproject.toml"]
+    prose = [*TOP.glob("*.md"), *(TOP / "docs").glob("*.md")]
+    left_out = {"benchmarks", "cli", "concepts", "configs", "extending", "systems", "README", "CHANGELOG"}
+    assert not [line for path in (*code, *settings, *prose) if path.stem not in left_out for line in too_long(path)]
+
+
+def contributing() -> list[str]:
+    """The text blocks of CONTRIBUTING: the map of the rooms, and the order of imports."""
+    text = (TOP / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return re.findall(r"^```text\n(.*?)^```", text, flags=re.M | re.S)
+
+
+def test_the_map_in_contributing_names_every_room_once() -> None:
+    named = re.findall(r"^ *([\w/.]+) ", contributing()[0], flags=re.M)
+    ignored = {line.strip("/") for line in (TOP / ".gitignore").read_text(encoding="utf-8").splitlines()}
+    folders = {path.name for path in TOP.iterdir() if path.is_dir() and not path.name.startswith(".")} - ignored
+    rooms = [path.name for path in MODULES] + [f"{path.name}/" for path in PACKAGES]
+    rooms += [f"{name}/" for name in folders if not name.endswith(".egg-info")]
+    assert sorted(named) == sorted(rooms)
+
+
+def test_contributing_has_the_order_of_imports_that_is_checked() -> None:
+    settings = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))
+    [layers] = [entry["layers"] for entry in settings["tool"]["importlinter"]["contracts"] if "layers" in entry]
+    checked = [{name.strip().removeprefix("actseq.") for name in layer.split(":")} for layer in layers]
+    written = [set(re.findall(r"\w+", layer)) for layer in contributing()[1].split("→")]
+    assert written == [{"cli"}, *checked[1:]]
