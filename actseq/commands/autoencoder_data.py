@@ -14,7 +14,7 @@ from actseq.data.features import FeatureBatches, FeatureSource, store_features
 from actseq.data.segments import SegmentSource, WithNoiseClips
 from actseq.errors import ConfigError
 from actseq.progress import Reporter
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore
 
 if TYPE_CHECKING:
@@ -129,7 +129,9 @@ class AutoencoderData:
         return WithNoiseClips(sounds, noise)
 
 
-def prepare_autoencoder_data(run: Run, config: Config, corpus_fingerprint: str, reporter: Reporter) -> AutoencoderData:
+def prepare_autoencoder_data(
+    run: RunFolder, config: Config, corpus_fingerprint: str, reporter: Reporter
+) -> AutoencoderData:
     """The model of a complete configuration, and what a run's corpus has for it."""
     import torch
 

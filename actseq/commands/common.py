@@ -13,7 +13,7 @@ from actseq.config import Config
 from actseq.errors import AudioError, ConfigError
 from actseq.progress import Reporter
 from actseq.storage.artifacts import fingerprint, read_json, read_meta, same_settings, write_json
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from actseq.effects import Process
@@ -44,7 +44,7 @@ def check_name(name: str, what: str) -> None:
         raise ConfigError(f"'{name}' is no name for a {what}", "letters, digits, '-', '_' and '.'")
 
 
-def begin_training(run: Run, what: str, folder: Path, settings: Mapping[str, Any], reporter: Reporter) -> bool:
+def begin_training(run: RunFolder, what: str, folder: Path, settings: Mapping[str, Any], reporter: Reporter) -> bool:
     """Make ready to train a prior or vocoder, or to go on with one; False where it is done already.
 
     Raises:
@@ -65,7 +65,7 @@ def begin_training(run: Run, what: str, folder: Path, settings: Mapping[str, Any
     return True
 
 
-def trained_result(run: Run, what: str, folder: Path, *keys: str) -> Result:
+def trained_result(run: RunFolder, what: str, folder: Path, *keys: str) -> Result:
     """What a training has left: where it lies, and what its JSON says under the keys."""
     meta = read_meta(folder, "its stage")
     return {

@@ -19,7 +19,7 @@ from actseq.data.corpus import Corpus, build_corpus
 from actseq.errors import ArtifactError
 from actseq.progress import Reporter
 from actseq.storage.artifacts import content_hash, read_json, write_json
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 
 def labels_of(folder: Path, labels: Path | None) -> set[str]:
@@ -60,7 +60,7 @@ def _same_content(folder: Path, labels: Path | None, scan_csv: Path) -> bool:
     return found.keys() == seen.keys() and all(_digest(path) == seen[name] for name, path in found.items())
 
 
-def make_corpus(run: Run, folder: Path, listing: str, config: Config, reporter: Reporter) -> str:
+def make_corpus(run: RunFolder, folder: Path, listing: str, config: Config, reporter: Reporter) -> str:
     """Make the corpus, or see that it is made; its fingerprint."""
     marker = run.corpus / "corpus.json"
     if marker.is_file():

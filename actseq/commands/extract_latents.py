@@ -18,7 +18,7 @@ from actseq.data.latents import COPIES
 from actseq.inference.loading import Waveform, load_codec, require_generative, stage_config
 from actseq.progress import Reporter, Silent
 from actseq.storage.artifacts import begin_store, read_json, write_json
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore, StoreWriter, group_shards
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def extract_latents(
 ) -> Result:
     """Encode every clip of a run's corpus. Resumes; does nothing where it is done."""
     reporter = reporter or Silent()
-    opened = Run.open(run)
+    opened = RunFolder.open(run)
     use_threads(threads)
     require_generative(opened)
     codec, config, autoencoder = load_codec(opened, device, None)
@@ -83,7 +83,9 @@ def _passes(corpus: Corpus, section: LatentsConfig, seed: int) -> list[_Pass]:
     return sorted(passes, key=lambda one: (one.samples, one.key))
 
 
-def _extract(run: Run, codec: Codec, corpus: Corpus, section: LatentsConfig, seed: int, reporter: Reporter) -> Result:
+def _extract(
+    run: RunFolder, codec: Codec, corpus: Corpus, section: LatentsConfig, seed: int, reporter: Reporter
+) -> Result:
     from actseq.inference.codec import BATCH_FRAMES, in_batches
 
     dtype = np.dtype(section.dtype)

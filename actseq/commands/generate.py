@@ -17,7 +17,7 @@ from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import Waveform, require_generative
 from actseq.progress import Reporter, Silent
 from actseq.storage.artifacts import read_json, write_json
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from actseq.effects import Process
@@ -75,7 +75,7 @@ def generate(
         raise ConfigError("--through knows no label, no --n and no sampling controls", action="leave them out")
     if vary and (seconds is not None or until_stop):
         raise ConfigError("a variation is as long as its sound", action="leave out the length")
-    require_generative(Run.open(run))
+    require_generative(RunFolder.open(run))
     loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides, need_prior=not through and not vary)
     through_effects = effects_of(loaded.config, keep_dry)
     given = {name: value for name, value in (controls or {}).items() if value is not None}

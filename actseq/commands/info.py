@@ -7,12 +7,12 @@ from pathlib import Path
 from actseq.commands.common import Result
 from actseq.inference.loading import chosen_vocoder, vocoder_inputs
 from actseq.storage.artifacts import fingerprint, read_json, read_meta
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 
 def info(run: str | Path) -> Result:
     """What a run holds and how far it is."""
-    opened = Run.open(run)
+    opened = RunFolder.open(run)
     config = opened.read_config()
     provenance = opened.read_provenance()
     result: Result = {

@@ -10,7 +10,7 @@ from actseq.commands.common import Result, make_folder, use_threads
 from actseq.data.corpus import Corpus
 from actseq.inference.loading import load_codec, read_autoencoder, stage_config
 from actseq.progress import Reporter, Silent
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     pass
@@ -41,7 +41,7 @@ def plot(
     from actseq.plots.diagnostics import write_diagnostics
 
     use_threads(threads)
-    opened = Run.open(run)
+    opened = RunFolder.open(run)
     config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
     codec, used, autoencoder = load_codec(opened, device, config.vocoder)
     corpus = Corpus(opened.corpus, codec.level_dbfs)

@@ -13,7 +13,7 @@ from actseq.data.corpus import level_gain
 from actseq.errors import AudioError, ConfigError
 from actseq.inference.loading import load_codec, read_autoencoder, stage_config
 from actseq.progress import Reporter, Silent
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 
 def reconstruct(
@@ -37,7 +37,7 @@ def reconstruct(
     """
     reporter = reporter or Silent()
     use_threads(threads)
-    opened = Run.open(run)
+    opened = RunFolder.open(run)
     config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
     through_effects = effects_of(config, keep_dry)
     codec, used, _ = load_codec(opened, device, config.vocoder)

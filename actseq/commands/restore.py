@@ -11,7 +11,7 @@ from actseq.config import Config
 from actseq.errors import ConfigError
 from actseq.inference.loading import read_autoencoder
 from actseq.progress import Reporter
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 
 def restore(
@@ -31,7 +31,7 @@ def restore(
     Raises:
         ConfigError: the run was not trained with a corruption of its crops.
     """
-    opened = Run.open(run)
+    opened = RunFolder.open(run)
     if not restores(read_autoencoder(opened)[1]):
         raise ConfigError(
             f"run {opened.name} was not trained to take anything away from a sound",

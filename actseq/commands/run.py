@@ -14,7 +14,7 @@ from actseq.commands.train_vocoder import train_vocoder
 from actseq.config import Config
 from actseq.progress import Reporter, Silent
 from actseq.storage.artifacts import same_settings
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 MINUTES_SHARE = {"train_ae": 0.7, "train_prior": 0.3}
 MINUTES_SHARE_WITH_VOCODER = {"train_ae": 0.6, "train_prior": 0.25, "train_vocoder": 0.15}
@@ -53,7 +53,7 @@ def run_all(
         build.build_vocoder_network(build.complete(config), build.build_representation(config))
     first = train_configured(folder, config, run=run, device=device, threads=threads, reporter=reporter)
     made = first["run"]
-    _same_later_sections(Run(Path(made)), config)
+    _same_later_sections(RunFolder(Path(made)), config)
     if not build.is_generative(config.autoencoder.network):
         reporter.say("latents and prior are left out: this autoencoder has skip connections, it restores")
         return {"run": made, "autoencoder": first}
@@ -68,7 +68,7 @@ def run_all(
     return result
 
 
-def _same_later_sections(run: Run, config: Config) -> None:
+def _same_later_sections(run: RunFolder, config: Config) -> None:
     """`run` promises its own settings for every stage: refuse a run whose configuration says otherwise."""
     from actseq import build
 

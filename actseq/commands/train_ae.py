@@ -20,7 +20,7 @@ from actseq.config import Config
 from actseq.errors import ArtifactError, ConfigError
 from actseq.progress import Reporter, Silent
 from actseq.storage.artifacts import read_meta, same_settings, write_artifact
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_table
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class _Request:
         begun: whether the autoencoder has been begun before.
     """
 
-    run: Run
+    run: RunFolder
     config: Config
     device: torch.device
     listing: str
@@ -170,7 +170,7 @@ def _request(folder: Path, config: Config, run: str | None, device: str) -> _Req
     resolved = resolve_device(device)
     divide_labels(labels_of(folder, config.corpus.labels), config, objective)
     listing = listing_of(folder, config.corpus.labels)
-    made = Run.locate(run or f"{folder.resolve().name}-{Path(config.preset).stem}")
+    made = RunFolder.locate(run or f"{folder.resolve().name}-{Path(config.preset).stem}")
     # A learning rate that was looked for in this run can still be taken up in it.
     begun = (made.autoencoder / "plan.json").is_file() or (made.autoencoder / "model.json").is_file()
     bound = [name for name in configuration.STAGE_SECTIONS["train-ae"] if begun or name != "train_ae"]

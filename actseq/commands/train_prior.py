@@ -11,7 +11,7 @@ from actseq.errors import ConfigError
 from actseq.inference.loading import load_latents, read_autoencoder, require_generative, stage_config
 from actseq.progress import Reporter, Silent
 from actseq.storage.artifacts import fingerprint, write_artifact
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 
 def train_prior(
@@ -37,7 +37,7 @@ def train_prior(
         raise ConfigError(
             f"'{name}' is the name of a prior that needs no training", action="give the new one another --name"
         )
-    opened = Run.open(run)
+    opened = RunFolder.open(run)
     require_generative(opened)
     config = stage_config(read_autoencoder(opened)[1], overrides, "train-prior")
     seed = config.seed if seed is None else seed
@@ -100,5 +100,5 @@ def train_prior(
     return _result(opened, folder)
 
 
-def _result(run: Run, folder: Path) -> Result:
+def _result(run: RunFolder, folder: Path) -> Result:
     return trained_result(run, "prior", folder, "labels", "figures", "total_steps", "n_parameters")

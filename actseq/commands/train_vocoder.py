@@ -14,7 +14,7 @@ from actseq.errors import ArtifactError
 from actseq.inference.loading import load_codec, load_vocoder, read_autoencoder, stage_config, vocoder_inputs
 from actseq.progress import Reporter, Silent
 from actseq.storage.artifacts import fingerprint, read_json, write_artifact, write_json
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from actseq.inference.codec import Codec
@@ -41,7 +41,7 @@ def train_vocoder(
 
     reporter = reporter or Silent()
     check_name(name, "vocoder")
-    opened = Run.open(run)
+    opened = RunFolder.open(run)
     meta_ae, config = read_autoencoder(opened)
     config = stage_config(config, overrides, "train-vocoder")
     section, seed = config.train_vocoder, config.seed if seed is None else seed
@@ -101,7 +101,7 @@ def train_vocoder(
 
 
 def _choose(
-    run: Run,
+    run: RunFolder,
     just_trained: str,
     codec: Codec,
     corpus: Corpus,

@@ -8,7 +8,7 @@ from actseq.commands.common import Result
 from actseq.errors import ArtifactError
 from actseq.progress import Reporter, Silent
 from actseq.storage.artifacts import read_json, read_meta, read_weights
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore
 
 
@@ -19,7 +19,7 @@ def verify(run: str | Path, *, reporter: Reporter | None = None) -> Result:
         ArtifactError: something is not what was written; each case is named.
     """
     reporter = reporter or Silent()
-    opened = Run.open(run)
+    opened = RunFolder.open(run)
     problems: list[str] = []
     checked: list[str] = []
     for folder in (opened.corpus, opened.features, opened.latents):

@@ -33,7 +33,7 @@ from actseq.modules.frames import frame_mask
 from actseq.objectives.base import Batch, Loss
 from actseq.progress import Reporter
 from actseq.storage.artifacts import read_json, read_meta, read_weights, write_artifact, write_json
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 from actseq.training.loop import train
 
 Waveform = NDArray[np.float32]
@@ -223,7 +223,7 @@ class EvaluationBatches:
 
 
 def obtain(
-    run: Run,
+    run: RunFolder,
     codec: Codec,
     corpus: Corpus,
     inputs: Mapping[str, Any],
@@ -264,7 +264,7 @@ def obtain(
 
 
 def _train(
-    run: Run, codec: Codec, corpus: Corpus, model: Classifier, settings: Mapping[str, Any], reporter: Reporter
+    run: RunFolder, codec: Codec, corpus: Corpus, model: Classifier, settings: Mapping[str, Any], reporter: Reporter
 ) -> None:
     folder = run.path / "classifier"
     found = {split: _labelled(corpus, split, codec.sample_rate) for split in ("train", "validation")}

@@ -15,7 +15,7 @@ from actseq.config import Config
 from actseq.data.corpus import level_gain
 from actseq.errors import ArtifactError, AudioError, ConfigError
 from actseq.storage.artifacts import fingerprint, read_json
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from actseq.inference.codec import Codec
@@ -47,7 +47,7 @@ class LoadedRun:
         prior_folder: where it lies; None where it needed no training.
     """
 
-    run: Run
+    run: RunFolder
     codec: Codec
     config: Config
     autoencoder: str
@@ -78,7 +78,7 @@ class LoadedRun:
         """
         from actseq import registry
 
-        opened = Run.open(run)
+        opened = RunFolder.open(run)
         if need_prior or prior is not None:
             require_generative(opened)
         config = stage_config(read_autoencoder(opened)[1], overrides, "generate")

@@ -14,7 +14,7 @@ from actseq.config import Config
 from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError, ConfigError
 from actseq.storage.artifacts import content_hash, fingerprint, read_json, read_meta, read_weights
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +34,7 @@ def stage_config(config: Config, overrides: Iterable[str], command: str) -> Conf
     return build.complete(configuration.override(config, overrides, command))
 
 
-def require_generative(run: Run) -> None:
+def require_generative(run: RunFolder) -> None:
     """Refuse a run whose latents do not hold the sound.
 
     Raises:
@@ -48,13 +48,13 @@ def require_generative(run: Run) -> None:
         )
 
 
-def read_autoencoder(run: Run) -> tuple[dict[str, Any], Config]:
+def read_autoencoder(run: RunFolder) -> tuple[dict[str, Any], Config]:
     """The JSON of a run's autoencoder, and the configuration that it was trained with."""
     meta = read_meta(run.autoencoder, f"actseq train-ae … --run {run.name}")
     return meta, configuration.parse(Config, meta["config"], str(run.autoencoder / "model.json"))
 
 
-def load_codec(run: Run, device_name: str, vocoder: configuration.Member | None) -> tuple[Codec, Config, str]:
+def load_codec(run: RunFolder, device_name: str, vocoder: configuration.Member | None) -> tuple[Codec, Config, str]:
     """The autoencoder of a run ready for use, its configuration with the vocoder that `auto` stands for, its fingerprint."""
     from actseq import build, registry
     from actseq.inference.codec import Codec
@@ -84,7 +84,7 @@ def load_codec(run: Run, device_name: str, vocoder: configuration.Member | None)
     return Codec(representation, model, built, config.corpus.level_dbfs, device), config, fingerprint(run.autoencoder)
 
 
-def vocoder_inputs(run: Run, autoencoder: Mapping[str, Any], config: Config) -> dict[str, str]:
+def vocoder_inputs(run: RunFolder, autoencoder: Mapping[str, Any], config: Config) -> dict[str, str]:
     """Fingerprints of what a vocoder of a run may have been made from; `autoencoder` is the JSON of the run's."""
     return {
         "corpus": str(autoencoder["inputs"]["corpus"]),
@@ -93,7 +93,7 @@ def vocoder_inputs(run: Run, autoencoder: Mapping[str, Any], config: Config) -> 
     }
 
 
-def chosen_vocoder(run: Run, inputs: Mapping[str, str]) -> configuration.Member | None:
+def chosen_vocoder(run: RunFolder, inputs: Mapping[str, str]) -> configuration.Member | None:
     """The winner that `train-vocoder` recorded, if it was a trained one and all that it was compared on is still there."""
     if not run.choice.is_file():
         return None
@@ -107,7 +107,7 @@ def chosen_vocoder(run: Run, inputs: Mapping[str, str]) -> configuration.Member 
     return configuration.Member(**winner["vocoder"])
 
 
-def load_vocoder(run: Run, name: str, representation: Representation, inputs: Mapping[str, str]) -> Vocoder:
+def load_vocoder(run: RunFolder, name: str, representation: Representation, inputs: Mapping[str, str]) -> Vocoder:
     """A vocoder that `train-vocoder` made.
 
     Raises:
@@ -143,7 +143,7 @@ def _load_state(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], pr
 
 
 def load_prior(
-    run: Run, name: str | None, device_name: str, autoencoder: str
+    run: RunFolder, name: str | None, device_name: str, autoencoder: str
 ) -> tuple[ConditionedPrior, dict[str, Any], Path]:
     """A finished prior, its JSON and its folder.
 
@@ -168,7 +168,7 @@ def load_prior(
     return model, meta, folder
 
 
-def make_prior(run: Run, name: str, device_name: str, autoencoder: str) -> LabelledPrior:
+def make_prior(run: RunFolder, name: str, device_name: str, autoencoder: str) -> LabelledPrior:
     """`iid` or `random-walk` of a run's latents, made in no time.
 
     Raises:
@@ -181,7 +181,7 @@ def make_prior(run: Run, name: str, device_name: str, autoencoder: str) -> Label
     return build.build_untrained_prior(name, *latents.training_frames()).to(resolve_device(device_name))
 
 
-def load_latents(run: Run, autoencoder: str) -> tuple[LatentSequences, dict[str, Any]]:
+def load_latents(run: RunFolder, autoencoder: str) -> tuple[LatentSequences, dict[str, Any]]:
     """The latents of a run, if they are those of its autoencoder."""
     marker = run.latents / "latents.json"
     if not marker.is_file():

@@ -25,7 +25,7 @@ from actseq.plots.latent_statistics import LatentValues
 from actseq.plots.observation import choose_excerpts, observe
 from actseq.plots.training_curves import training_curves
 from actseq.progress import Reporter
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_file, write_table
 
 MAP_FRAMES = 3000
@@ -51,7 +51,7 @@ class Diagnostics:
 
 
 def write_diagnostics(
-    run: Run,
+    run: RunFolder,
     codec: Codec,
     corpus: Corpus,
     folder: Path,
@@ -146,7 +146,7 @@ class _Folder:
         write_table(self.path / f"{name}.csv", columns)
 
 
-def _trainings(run: Run) -> dict[str, Path]:
+def _trainings(run: RunFolder) -> dict[str, Path]:
     return (
         {"autoencoder": run.autoencoder}
         | {f"prior-{name}": run.priors / name for name in run.trained_priors()}

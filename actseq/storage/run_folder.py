@@ -56,7 +56,7 @@ def commit() -> str | None:
     return done.stdout.strip()
 
 
-class Run:
+class RunFolder:
     """Paths and provenance of one run.
 
     Args:
@@ -70,7 +70,7 @@ class Run:
         self.vocoders, self.choice = path / "vocoders", path / "vocoders" / "choice.json"
 
     @staticmethod
-    def locate(run: str | Path) -> Run:
+    def locate(run: str | Path) -> RunFolder:
         """A run that may not exist yet: a name under `runs/`, or a path."""
         text = str(run)
         if (
@@ -79,17 +79,17 @@ class Run:
             or (Path(text) / "config.yaml").is_file()
             or text.endswith((".ckpt", ".pt", ".pth", ".pkl"))
         ):
-            return Run(Path(text))
-        return Run(RUNS / text)
+            return RunFolder(Path(text))
+        return RunFolder(RUNS / text)
 
     @staticmethod
-    def open(run: str | Path) -> Run:
+    def open(run: str | Path) -> RunFolder:
         """A run that exists.
 
         Raises:
             ArtifactError: no such folder, or it is no run; names what there is.
         """
-        found = Run.locate(run)
+        found = RunFolder.locate(run)
         if found.path.is_file():
             kind = (
                 "; checkpoints of other programs and pickles are not read"

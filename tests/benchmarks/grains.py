@@ -22,7 +22,7 @@ from actseq.evaluation import metrics, set_distances
 from actseq.inference.loading import load_codec
 from actseq.plots import latent_statistics
 from actseq.plots import spectra as bands
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 LINE_N_FFT = 32768
 """Transform in which the line at the hop rate is looked for."""
@@ -48,7 +48,7 @@ def line_db(power: np.ndarray, rate: int, hop_hz: float) -> float:
     return float(max(found))
 
 
-def resynthesis(run: Run, members: dict[str, Member], clips: list[np.ndarray], labels: list[str]) -> None:
+def resynthesis(run: RunFolder, members: dict[str, Member], clips: list[np.ndarray], labels: list[str]) -> None:
     """Octave levels, lines and distances of what every vocoder makes of the decoder's grains."""
     made = {"original": clips}
     for name, member in members.items():
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    run = Run.open(arguments.run)
+    run = RunFolder.open(arguments.run)
     changes = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
     members = {"run": Member(**(run.read_config().vocoder.model_dump() | changes)), "recipe": RECIPE}
     codec, config, _ = load_codec(run, "cpu", members["run"])

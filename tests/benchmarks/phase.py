@@ -15,13 +15,13 @@ from actseq.data.corpus import Corpus
 from actseq.evaluation import metrics
 from actseq.inference.loading import load_codec
 from actseq.representations.linear import Linear
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 
 def main() -> None:
     """One line for each."""
     torch.set_num_threads(1)
-    run = Run.open(sys.argv[1])
+    run = RunFolder.open(sys.argv[1])
     codec, config, _ = load_codec(run, "cpu", None)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     clips = [corpus.waveform(index) for index in corpus.indices("test")]

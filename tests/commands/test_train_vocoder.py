@@ -22,7 +22,7 @@ from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_codec
 from actseq.progress import Silent
 from actseq.storage.artifacts import load_tensors, read_json, write_artifact, write_json
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 from actseq.vocoders.magnitude import LearnedMagnitude
 from actseq.vocoders.neural import Neural
 from actseq.vocoders.phase import Phase
@@ -97,7 +97,7 @@ def test_a_better_one_wins_and_is_used(finished: Path) -> None:
 def test_figures_are_those_of_the_clips(finished: Path) -> None:
     """The recorded means are what the vocoders give, clip by clip, when asked by hand."""
     found = read_json(finished / "vocoders" / "choice.json")
-    run = Run.open(finished)
+    run = RunFolder.open(finished)
     members = {"default": Member(kind="trained", name="default"), UNTRAINED: Member(kind="phase")}
     for name, member in members.items():
         codec, config, _ = load_codec(run, "cpu", member)
@@ -129,7 +129,7 @@ def test_a_worse_one_loses_and_is_not_used(run: Path) -> None:
 
 def test_scores_are_of_the_candidates_given(finished: Path) -> None:
     """The same comparison for any vocoders: the best of several, whatever their order."""
-    run = Run.open(finished)
+    run = RunFolder.open(finished)
     codec, config, _ = load_codec(run, "cpu", Member(kind="trained", name="default"))
     assert isinstance(codec.vocoder, Phase)
     worse = LearnedMagnitude(codec.representation, width=8, inner=8, blocks=0, n_updates=0)
@@ -326,7 +326,7 @@ def test_run_trains_one_too_where_asked(finished: Path, tmp_path: Path) -> None:
     arguments = ["run", sounds, "--preset", "smoke", "--run", made, "--vocoder", "--device", "cpu", "--json", *options]
     result = CliRunner().invoke(main, [str(part) for part in arguments])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["vocoder"]["choice"] == read_json(Run(made).choice)
+    assert json.loads(result.stdout)["vocoder"]["choice"] == read_json(RunFolder(made).choice)
     assert (made / "vocoders" / "default" / "model.json").is_file()
     # What cannot have one is refused before any work is done.
     with pytest.raises(ConfigError, match="mel and linear"):

@@ -18,7 +18,7 @@ from torch import distributions
 from vocoders import test_vocoder_contract as vocoders
 
 from actseq import pipeline, registry
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 EXAMPLE = re.compile(
@@ -163,7 +163,9 @@ def test_a_member_goes_from_sounds_to_new_sounds(kind: str, sounds: Path, tmp_pa
     made = pipeline.train_ae(sounds, "smoke", run=str(run), overrides=[*QUICK, *settings], **USE)
     pipeline.extract_latents(run, **USE)
     assert made["total_steps"] == pipeline.train_prior(run, **USE)["total_steps"] == 3
-    written = functools.reduce(dict.__getitem__, where.split("."), Run.open(run).read_config().model_dump(mode="json"))
+    written = functools.reduce(
+        dict.__getitem__, where.split("."), RunFolder.open(run).read_config().model_dump(mode="json")
+    )
     assert written == {"kind": kind, **OPTIONS[kind]}
     first, again, other = (
         [

@@ -26,7 +26,7 @@ from actseq.evaluation.classifier import (
 )
 from actseq.inference.codec import Codec
 from actseq.progress import Silent
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 RATE = 8000
 STEPS = 24
@@ -67,18 +67,18 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def run(corpus: Corpus, codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def run(corpus: Corpus, codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """With a classifier of a few steps."""
-    made = Run(tmp_path_factory.mktemp("run"))
+    made = RunFolder(tmp_path_factory.mktemp("run"))
     obtain(made, codec, corpus, INPUTS, Silent(), steps=STEPS)
     return made
 
 
-def weights(run: Run) -> bytes:
+def weights(run: RunFolder) -> bytes:
     return (run.path / "classifier" / "model.safetensors").read_bytes()
 
 
-def kept(run: Run, codec: Codec, corpus: Corpus) -> Classifier:
+def kept(run: RunFolder, codec: Codec, corpus: Corpus) -> Classifier:
     return obtain(run, codec, corpus, INPUTS, Silent(), steps=STEPS)[0]
 
 
@@ -91,7 +91,7 @@ def clips_of(corpus: Corpus) -> tuple[list[np.ndarray], list[str]]:
 # -- what it learns ----------------------------------------------------------------------------------------------------
 
 
-def test_it_hears_digits_through_the_codec_too(run: Run, codec: Codec, corpus: Corpus) -> None:
+def test_it_hears_digits_through_the_codec_too(run: RunFolder, codec: Codec, corpus: Corpus) -> None:
     model, figures = obtain(run, codec, corpus, INPUTS, Silent(), steps=STEPS)
     assert list(figures) == list(WAYS)
     assert min(figures.values()) >= 0.8
@@ -104,7 +104,7 @@ def test_it_hears_digits_through_the_codec_too(run: Run, codec: Codec, corpus: C
         assert np.mean(hits) >= 0.8
 
 
-def test_a_clip_is_heard_as_it_is_alone_and_at_any_level(run: Run, codec: Codec, corpus: Corpus) -> None:
+def test_a_clip_is_heard_as_it_is_alone_and_at_any_level(run: RunFolder, codec: Codec, corpus: Corpus) -> None:
     model = kept(run, codec, corpus)
     waveforms = clips_of(corpus)[0]
     together = model.hear(waveforms)
@@ -169,19 +169,19 @@ def test_validation_hears_every_clip_once_real_and_once_reconstructed() -> None:
 # -- that it is kept ---------------------------------------------------------------------------------------------------
 
 
-def test_same_inputs_same_bytes(run: Run, codec: Codec, corpus: Corpus, tmp_path: Path) -> None:
+def test_same_inputs_same_bytes(run: RunFolder, codec: Codec, corpus: Corpus, tmp_path: Path) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    obtain(Run(tmp_path), codec, corpus, INPUTS, Silent(), steps=STEPS)
-    assert weights(Run(tmp_path)) == weights(run)
+    obtain(RunFolder(tmp_path), codec, corpus, INPUTS, Silent(), steps=STEPS)
+    assert weights(RunFolder(tmp_path)) == weights(run)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_it_is_made_once_and_again_for_other_inputs(
-    run: Run, codec: Codec, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, codec: Codec, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(run.path, tmp_path / "run")
-    made, before = Run(tmp_path / "run"), weights(run)
+    made, before = RunFolder(tmp_path / "run"), weights(run)
     with monkeypatch.context() as patch:
         patch.setattr("actseq.evaluation.classifier._train", None)
         model = kept(made, codec, corpus)
@@ -195,12 +195,12 @@ def test_it_is_made_once_and_again_for_other_inputs(
         before = after
 
 
-def test_damage_is_found(run: Run, codec: Codec, corpus: Corpus, tmp_path: Path) -> None:
+def test_damage_is_found(run: RunFolder, codec: Codec, corpus: Corpus, tmp_path: Path) -> None:
     shutil.copytree(run.path, tmp_path / "run")
     path = tmp_path / "run" / "classifier" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(ArtifactError, match="cut short"):
-        kept(Run(tmp_path / "run"), codec, corpus)
+        kept(RunFolder(tmp_path / "run"), codec, corpus)
 
 
 # -- pieces of the corpus ----------------------------------------------------------------------------------------------

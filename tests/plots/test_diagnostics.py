@@ -25,7 +25,7 @@ from actseq.plots.diagnostics import write_diagnostics
 from actseq.plots.latent_statistics import LatentValues
 from actseq.plots.observation import SECONDS, choose_excerpts
 from actseq.progress import Silent
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import StoreWriter
 from actseq.training.learning_rate import HIGHEST, LOWEST, STEPS, LearningRateTest, find_learning_rate, judge
 
@@ -211,7 +211,7 @@ def codec_of(corpus: Corpus, *settings: str) -> Codec:
 def draw(
     folder: Path, corpus: Corpus, codec: Codec, split: str = "test"
 ) -> tuple[dict[str, object], list[str], set[str]]:
-    run = Run(folder / "run")
+    run = RunFolder(folder / "run")
     run.autoencoder.mkdir(parents=True, exist_ok=True)
     (run.autoencoder / "metrics.csv").write_text("step,train/loss\n1,2\n2,1\n")
     made = write_diagnostics(

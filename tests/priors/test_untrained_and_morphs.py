@@ -21,7 +21,7 @@ from actseq.priors.base import Chunk, Prior, Sampling, SamplingRequest
 from actseq.priors.labels import ConditionedPrior, LabelledPrior
 from actseq.priors.morphs import Interpolate, Vary, spherical
 from actseq.storage.artifacts import fingerprint, read_json
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import StoreWriter
 
 LABELS = ["3", "7"]
@@ -57,12 +57,12 @@ def copied(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def latents(made: Path) -> LatentSequences:
-    return load_latents(Run(made), fingerprint(made / "autoencoder"))[0]
+    return load_latents(RunFolder(made), fingerprint(made / "autoencoder"))[0]
 
 
 @pytest.fixture(scope="module")
 def free(made: Path) -> Callable[[str], LabelledPrior]:
-    return lambda name: loading.make_prior(Run(made), name, "cpu", fingerprint(made / "autoencoder"))
+    return lambda name: loading.make_prior(RunFolder(made), name, "cpu", fingerprint(made / "autoencoder"))
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +315,7 @@ def test_limits_of_the_length(kind: str, latents: LatentSequences, prior_of: Cal
 def test_without_whole_sequences_there_is_no_end(kind: str, copied: Path, free: Callable[[str], LabelledPrior]) -> None:
     manifest = copied / "latents" / "manifest.jsonl"
     manifest.write_text(manifest.read_text().replace('"begins": true', '"begins": false'))
-    labelled = loading.make_prior(Run(copied), kind, "cpu", fingerprint(copied / "autoencoder"))
+    labelled = loading.make_prior(RunFolder(copied), kind, "cpu", fingerprint(copied / "autoencoder"))
     made, stopped = sampled(labelled.prior, until_stop=True)
     assert made.shape[1] == MAX_FRAMES
     assert not stopped.any()

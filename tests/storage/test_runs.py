@@ -20,7 +20,7 @@ from actseq.errors import ArtifactError, ConfigError
 from actseq.inference import loading
 from actseq.storage import artifacts, run_folder
 from actseq.storage.artifacts import fingerprint, load_tensors, read_meta, read_weights, same_settings, write_artifact
-from actseq.storage.run_folder import Run
+from actseq.storage.run_folder import RunFolder
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3), "b": torch.zeros(0, 2)}
 META = {"kind": "autoencoder", "figures": {"loss": 0.25}, "inputs": {"corpus": "abc"}}
@@ -156,7 +156,7 @@ def smoke() -> config.Config:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, smoke: config.Config) -> Path:
     """A run with an autoencoder and a prior as they leave their constructors."""
-    run = Run(tmp_path_factory.mktemp("runs") / "made")
+    run = RunFolder(tmp_path_factory.mktemp("runs") / "made")
     torch.manual_seed(0)
     representation = build.build_representation(smoke)
     model = build.build_autoencoder(smoke, representation)
@@ -214,9 +214,9 @@ def test_tensors_that_do_not_fit_are_refused(copied: Path, change: str, part: st
 
     def load() -> None:
         if part == "autoencoder":
-            loading.load_codec(Run(copied), "cpu", None)
+            loading.load_codec(RunFolder(copied), "cpu", None)
         else:
-            loading.load_prior(Run(copied), None, "cpu", meta["inputs"]["autoencoder"])
+            loading.load_prior(RunFolder(copied), None, "cpu", meta["inputs"]["autoencoder"])
 
     with pytest.raises(ArtifactError, match="do not fit their own") as caught:
         load()
@@ -242,14 +242,14 @@ def test_a_prior_of_another_autoencoder_is_refused(trained: Path) -> None:
 
 
 def test_a_prior_is_chosen_by_name(trained: Path, tmp_path: Path) -> None:
-    run = Run(trained)
+    run = RunFolder(trained)
     assert run.prior_folder(None).name == "default"
     assert run.prior_folder("other").name == "other"
     with pytest.raises(ArtifactError, match="no prior 'othr'; did you mean 'other'"):
         run.prior_folder("othr")
     with pytest.raises(ArtifactError, match="no finished prior; run actseq train-prior"):
-        Run(tmp_path).prior_folder(None)
-    only = Run(tmp_path / "only")
+        RunFolder(tmp_path).prior_folder(None)
+    only = RunFolder(tmp_path / "only")
     write_artifact(only.priors / "single", TENSORS, META)
     assert only.prior_folder(None).name == "single"
     write_artifact(only.priors / "second", TENSORS, META)
@@ -264,41 +264,41 @@ def test_a_prior_is_chosen_by_name(trained: Path, tmp_path: Path) -> None:
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smoke: config.Config) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("mine", "yours"):
-        Run(Path("runs") / name).write_config(smoke, "sounds", None)
+        RunFolder(Path("runs") / name).write_config(smoke, "sounds", None)
     return tmp_path
 
 
 def test_a_run_is_a_name_or_a_path(workplace: Path, smoke: config.Config) -> None:
-    assert Run.open("mine").path == Path("runs/mine")
-    assert Run.open("runs/mine").path == Path("runs/mine")
-    assert Run.open(workplace / "runs" / "mine").name == "mine"
-    assert Run.locate("new").path == Path("runs/new")
-    assert Run.locate("here/new").path == Path("here/new")
-    Run(Path("beside")).write_config(smoke, "sounds", None)
-    assert Run.open("beside").path == Path("beside")
+    assert RunFolder.open("mine").path == Path("runs/mine")
+    assert RunFolder.open("runs/mine").path == Path("runs/mine")
+    assert RunFolder.open(workplace / "runs" / "mine").name == "mine"
+    assert RunFolder.locate("new").path == Path("runs/new")
+    assert RunFolder.locate("here/new").path == Path("here/new")
+    RunFolder(Path("beside")).write_config(smoke, "sounds", None)
+    assert RunFolder.open("beside").path == Path("beside")
 
 
 def test_runs_that_are_none(workplace: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no run at runs/mien; did you mean 'mine'\?"):
-        Run.open("mien")
+        RunFolder.open("mien")
     Path("plain").mkdir()
     with pytest.raises(ArtifactError, match=r"no config\.yaml"):
-        Run.open("./plain")
+        RunFolder.open("./plain")
     with pytest.raises(ArtifactError, match="no run at runs/plain"):
-        Run.open("plain")
+        RunFolder.open("plain")
     for name in ("model.ckpt", "model.pt", "old.pkl"):
         Path(name).write_bytes(pickle.dumps({}))
         with pytest.raises(ArtifactError, match="pickles are not read"):
-            Run.open(name)
+            RunFolder.open(name)
     Path("notes.txt").write_text("")
     with pytest.raises(ArtifactError, match=r"notes\.txt is a file"):
-        Run.open("./notes.txt")
+        RunFolder.open("./notes.txt")
 
 
 def test_without_any_run_training_is_advised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ArtifactError, match="train one first: actseq train-ae"):
-        Run.open("mine")
+        RunFolder.open("mine")
 
 
 # -- configuration and provenance --------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_without_any_run_training_is_advised(tmp_path: Path, monkeypatch: pytest
 
 def test_a_run_knows_what_made_it(tmp_path: Path, smoke: config.Config, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_folder, "commit", lambda: "0123abc-dirty")
-    run = Run(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     run.write_config(smoke.model_copy(update={"seed": 11}), "my/sounds", "fingerprint of it")
     assert run.read_config() == smoke.model_copy(update={"seed": 11})
     provenance = run.read_provenance()
@@ -333,7 +333,7 @@ def test_the_commit_is_that_of_the_checkout_or_none(tmp_path: Path, monkeypatch:
 def test_a_damaged_configuration(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ArtifactError, match=r"config\.yaml is damaged"):
-        Run(tmp_path).read_config()
+        RunFolder(tmp_path).read_config()
 
 
 def test_other_settings_are_named() -> None:
@@ -352,7 +352,7 @@ def test_other_settings_are_named() -> None:
 
 
 def _hold(stage: Path, pipe: Any) -> None:
-    with Run(stage.parent).lock(stage):
+    with RunFolder(stage.parent).lock(stage):
         pipe.send("held")
         pipe.recv()
 
@@ -371,11 +371,11 @@ def holder(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
 
 def test_a_second_process_is_refused_until_the_first_is_gone(holder: tuple[Path, Any]) -> None:
     stage, process = holder
-    with pytest.raises(ArtifactError, match="another process is working in"), Run(stage.parent).lock(stage):
+    with pytest.raises(ArtifactError, match="another process is working in"), RunFolder(stage.parent).lock(stage):
         pass
     process.kill()
     process.join(60)
     entered = False
-    with Run(stage.parent).lock(stage):
+    with RunFolder(stage.parent).lock(stage):
         entered = True
     assert entered
