@@ -40,6 +40,7 @@ from actseq.registry import (
 )
 from actseq.representations.base import Representation
 from actseq.vocoders.base import Vocoder
+from actseq.vocoders.inversion import Inversion
 from actseq.vocoders.phase import Phase
 
 
@@ -200,7 +201,7 @@ def build_autoencoder(config: Config, representation: Representation) -> Autoenc
     section = config.autoencoder
     accepts = getattr(NETWORKS.get(section.network.kind), "accepts", None)
     if accepts is not None and not isinstance(representation, accepts):
-        fits = [kind for kind, member in REPRESENTATIONS.items() if member in accepts]
+        fits = [k for k, member in REPRESENTATIONS.items() if isinstance(member(config.corpus.sample_rate), accepts)]
         raise ConfigError(
             f"autoencoder.network {section.network.kind} with representation {config.representation.kind}",
             f"representation {' or '.join(fits)}",
@@ -321,7 +322,7 @@ def build_vocoding(config: Config, model: nn.Module, representation: Representat
     )
 
 
-def vocoder_of(network: nn.Module, representation: Representation) -> Vocoder:
+def vocoder_of(network: Vocoder | Inversion, representation: Representation) -> Vocoder:
     """The vocoder of a trained network: the network itself, or `phase` with it as its inversion."""
     return network if isinstance(network, Vocoder) else Phase(representation, network)
 

@@ -17,8 +17,7 @@ from actseq import units
 from actseq.errors import ConfigError, require
 from actseq.modules.convnext import KERNEL, ConvNeXtBlock, run_blocks
 from actseq.modules.frames import frame_mask, moments, valid_frames
-from actseq.representations.base import Features
-from actseq.representations.stft import Stft
+from actseq.representations.base import ComplexSpectrum, Features
 
 FLOOR = 1e-2
 """Magnitude, in deviations of the features, well below which a bin counts as silent."""
@@ -41,8 +40,7 @@ class Stack(nn.Module):
 class Unet(nn.Module):
     """`unet`: ConvNeXt blocks at the rate of the features, at half of it, and so on down to that of the code, and back.
 
-    What it looks at are the logarithms of magnitudes. Channels are those of `Stft`: real parts of all bins, then imaginary
-    parts of all but the first and the last.
+    What it looks at are the logarithms of magnitudes. Channels are those of `ComplexSpectrum`.
 
     Args:
         channels: of the features.
@@ -59,7 +57,7 @@ class Unet(nn.Module):
 
     trainable = True
     generative = False
-    accepts = (Stft,)
+    accepts = ComplexSpectrum
     centre: Tensor
     spread: Tensor
 

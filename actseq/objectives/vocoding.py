@@ -4,7 +4,6 @@ A share of the crops is shown as the autoencoder gives it back, since that is wh
 is always the true sound. Crops carry so much of what lies around them that their frames are those of the whole clip.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +24,8 @@ from actseq.losses import (
 from actseq.objectives.autoencoding import DB_PER_NEPER
 from actseq.objectives.base import Batch, Loss
 from actseq.objectives.discriminators import Discriminators, Judgement
-from actseq.representations.base import Features, Representation
-from actseq.vocoders.magnitude import LearnedMagnitude
-from actseq.vocoders.neural import Neural
+from actseq.representations.base import Features, Representation, magnitudes_of
+from actseq.vocoders.base import MagnitudeNetwork, WaveformNetwork
 
 UNBOUNDED_FRAMES = 64
 """Feature frames on either side that stand for the context of an autoencoder without bound."""
@@ -73,7 +71,7 @@ class Crops(nn.Module):
         seen = autoencoder.context_frames
         self.around = context_frames + (2 * (UNBOUNDED_FRAMES if seen is None else seen) if share else 0)
         self.margin = (self.rim + self.around) * representation.hop_length
-        self.silence = math.log(representation.floor)  # type: ignore[attr-defined]
+        self.silence = magnitudes_of(representation).silence
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Crop:
@@ -112,7 +110,7 @@ class Crops(nn.Module):
         """The true magnitudes of a crop."""
         whole = torch.full((len(crop.waveform),), crop.waveform.shape[1], device=crop.waveform.device)
         first = self.rim + self.around
-        spectrum = self.representation.framing(crop.waveform, whole)[0]  # type: ignore[attr-defined]
+        spectrum = magnitudes_of(self.representation).framing(crop.waveform, whole)[0]
         found: Tensor = spectrum[:, :, first : first + crop.inside.shape[1]].abs()
         return found
 
@@ -152,12 +150,12 @@ class MagnitudeLikeness(nn.Module):
     ) -> None:
         super().__init__()
         require(0, convergence_weight=convergence_weight)
-        if not isinstance(model, LearnedMagnitude):
+        if not isinstance(model, MagnitudeNetwork):
             raise TypeError("it trains network magnitude, which makes magnitudes; adversarial-vocoding trains neural")
         self.model, self.convergence_weight = model, convergence_weight
         self.uses_autoencoder = autoencoder_share > 0
         self.crops = Crops(representation, autoencoder, autoencoder_share, model.context_frames)
-        n_fft = representation.framing.n_fft  # type: ignore[attr-defined]
+        n_fft = magnitudes_of(representation).framing.n_fft
         full_scale = n_fft / 4  # magnitude of a sine of amplitude 1 under a Hann window
         self.floor = units.db_to_amplitude(floor_db) * full_scale
 
@@ -228,7 +226,7 @@ class AdversarialVocoding(nn.Module):
     ) -> None:
         super().__init__()
         require(0, feature_weight=feature_weight, matching_weight=matching_weight)
-        if not isinstance(model, Neural):
+        if not isinstance(model, WaveformNetwork):
             raise TypeError("it trains network neural, which makes waveforms; objective magnitude trains magnitude")
         self.model, self.representation = model, representation
         self.feature_weight, self.matching_weight = feature_weight, matching_weight

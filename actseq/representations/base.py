@@ -4,6 +4,7 @@ Outside its length a clip is silence, in a batch as on disk: `analyse` zeroes wh
 zeros at both ends, so padding never changes a feature inside.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -115,3 +116,58 @@ class Framing(nn.Module):
             return_complex=True,
         )
         return spectrum, 1 + lengths // self.hop_length
+
+
+@dataclass(frozen=True)
+class Magnitudes:
+    """How log-magnitude features are made: ln(max(basis · |STFT|, floor)).
+
+    Attributes:
+        framing: the transform.
+        floor: least magnitude; its logarithm is the feature of silence.
+        basis: (channels, bins), not negative; the centres of its rows rise. None where the channels are the bins.
+    """
+
+    framing: Framing
+    floor: float
+    basis: Float[Tensor, "channels bins"] | None
+
+    @property
+    def silence(self) -> float:
+        """The feature of silence."""
+        return math.log(self.floor)
+
+
+@runtime_checkable
+class LogMagnitude(Representation, Protocol):
+    """A representation of log-magnitudes: every vocoder that turns magnitudes into sound takes it."""
+
+    @property
+    def magnitudes(self) -> Magnitudes:
+        """How its features are made."""
+
+
+@runtime_checkable
+class ComplexSpectrum(Representation, Protocol):
+    """A representation of complex spectra.
+
+    Channels are the real parts of all bins, then the imaginary parts of all but the first and the last.
+    """
+
+    @property
+    def window(self) -> Float[Tensor, " n_fft"]:
+        """Window of the transform."""
+
+    def spectrum(self, values: Float[Tensor, "*batch channels frames"]) -> Complex[Tensor, "*batch bins frames"]:
+        """The short-time Fourier transform that features describe."""
+
+
+def magnitudes_of(representation: Representation) -> Magnitudes:
+    """How the features of a log-magnitude representation are made.
+
+    Raises:
+        TypeError: the features are not log-magnitudes.
+    """
+    if not isinstance(representation, LogMagnitude):
+        raise TypeError("only log-magnitude features, such as mel and linear, can be turned into a magnitude")
+    return representation.magnitudes

@@ -4,7 +4,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import require
-from actseq.representations.base import Features, Framing
+from actseq.representations.base import Features, Framing, Magnitudes
 
 
 class Linear(nn.Module):
@@ -35,6 +35,11 @@ class Linear(nn.Module):
     def context_samples(self) -> int:
         """Half a window."""
         return self.framing.n_fft // 2
+
+    @property
+    def magnitudes(self) -> Magnitudes:
+        """How the features are made."""
+        return Magnitudes(self.framing, self.floor, None)
 
     def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         """Features (batch, n_fft / 2 + 1, frames) of clips of the given lengths in samples."""

@@ -60,6 +60,11 @@ class Stft(nn.Module):
         """Half a window."""
         return self.framing.n_fft // 2
 
+    @property
+    def window(self) -> Float[Tensor, " n_fft"]:
+        """Window of the transform."""
+        return self.framing.window
+
     def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         """Features (batch, n_fft, frames) of clips of the given lengths in samples."""
         spectrum, frames = self.framing(waveform, lengths)

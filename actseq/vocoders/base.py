@@ -35,6 +35,28 @@ class Vocoder(Protocol):
         """Waveforms of frames · hop_length samples; zero beyond each length."""
 
 
+@runtime_checkable
+class MagnitudeNetwork(Protocol):
+    """A network that `train-vocoder` trains to make magnitudes; in use it is the inversion of `phase`."""
+
+    context_frames: int
+
+    def magnitude(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch bins inner"]:
+        """Magnitudes of all but the first and last `context_frames` frames."""
+
+
+@runtime_checkable
+class WaveformNetwork(Protocol):
+    """A network that `train-vocoder` trains to make waveforms; in use it is a vocoder by itself."""
+
+    context_frames: int
+    reach: int
+    """Frames to either side whose windows reach into a frame."""
+
+    def render(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch samples"]:
+        """Waveform of all but the first and last `context_frames` + `reach` frames, hop_length samples each."""
+
+
 def synthesise_streamed(vocoder: Vocoder, features: Features, hop_length: int) -> Float[Tensor, "batch samples"]:
     """Run a stream for each sequence of a batch over its valid frames."""
     batch, _, frames = features.values.shape

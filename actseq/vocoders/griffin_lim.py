@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from actseq.errors import ConfigError, require
-from actseq.representations.base import Features, Representation
+from actseq.representations.base import Features, Representation, magnitudes_of
 from actseq.vocoders.base import Stream, synthesise_streamed
 from actseq.vocoders.inversion import MagnitudeInversion
 
@@ -21,9 +21,9 @@ class GriffinLim(nn.Module):
     """Griffin-Lim after non-negative inversion.
 
     Args:
-        representation: `mel` or `linear`.
+        representation: one of log-magnitudes.
         n_iter: iterations.
-        momentum: of the fast variant; 0 is the classic one.
+        momentum: fraction of the last change that the fast variant adds again; 0 is the classic algorithm.
         block_frames: frames rendered at a time.
         overlap_frames: frames over which blocks are crossfaded.
 
@@ -48,7 +48,7 @@ class GriffinLim(nn.Module):
         require(1, n_iter=n_iter, block_frames=block_frames)
         require(0, overlap_frames=overlap_frames, momentum=momentum)
         self.inversion = MagnitudeInversion(representation)
-        framing = representation.framing  # type: ignore[attr-defined]
+        framing = magnitudes_of(representation).framing
         self.n_fft, self.hop_length = framing.n_fft, framing.hop_length
         self.n_iter, self.momentum = n_iter, momentum
         self.block_frames, self.overlap_frames = block_frames, overlap_frames

@@ -1,26 +1,37 @@
-"""Log-mel or log-magnitude features → linear magnitude."""
+"""Log-magnitude features → linear magnitude."""
+
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actseq.representations.base import Representation
-from actseq.representations.linear import Linear
-from actseq.representations.mel import Mel
+from actseq.representations.base import Representation, magnitudes_of
+
+
+@runtime_checkable
+class Inversion(Protocol):
+    """Log-magnitude features (…, channels, frames) → magnitudes (…, bins, frames)."""
+
+    context_frames: int
+    """Frames to either side of a frame that its magnitudes depend on."""
+
+    def __call__(self, values: Float[Tensor, "*batch channels frames"]) -> Float[Tensor, "*batch bins frames"]:
+        """Magnitudes ≥ 0."""
 
 
 class MagnitudeInversion(nn.Module):
-    """Magnitude spectrum that the features stand for.
+    """Magnitude spectrum that fits the features.
 
-    `linear` needs only the exponential. `mel` is inverted under non-negativity: start from the interpolated
-    log(mel / band area), then multiplicative updates x ← x · Mᵀb / MᵀMx, which keep x ≥ 0 and never raise ‖Mx − b‖.
+    Without a basis it is the exponential. Bands are inverted under non-negativity: start from the interpolated
+    log(band / band area), then multiplicative updates x ← x · Mᵀb / MᵀMx, which keep x ≥ 0 and never raise ‖Mx − b‖.
 
     Args:
-        representation: a `mel` or `linear` representation.
+        representation: one of log-magnitudes.
         n_updates: multiplicative updates.
 
     Raises:
-        TypeError: another representation.
+        TypeError: the representation has no log-magnitudes.
 
     Source: Lee and Seung, Algorithms for Non-negative Matrix Factorization (2001), with M fixed.
     """
@@ -36,9 +47,9 @@ class MagnitudeInversion(nn.Module):
     def __init__(self, representation: Representation, *, n_updates: int = 30) -> None:
         super().__init__()
         self.n_updates = n_updates
-        self.is_mel = isinstance(representation, Mel)
-        if isinstance(representation, Mel):
-            basis = representation.basis
+        basis = magnitudes_of(representation).basis
+        self.has_bands = basis is not None
+        if basis is not None:
             bins = torch.arange(basis.shape[1], dtype=basis.dtype, device=basis.device)
             area = basis.sum(1)
             centre = (basis @ bins) / area
@@ -53,33 +64,34 @@ class MagnitudeInversion(nn.Module):
             self.register_buffer("interpolation", interpolation)
             self.register_buffer("log_area", area.log()[:, None])
             self.register_buffer("basis", basis)
-            # librosa's triangles overlap their neighbours only.
+            # Triangles such as librosa's overlap their neighbours only; wider bands need the whole product.
             first = (basis > 0).int().argmax(0).clamp(max=len(basis) - 1)
             following = torch.cat([basis, basis.new_zeros(1, basis.shape[1])])[first + 1, rows]
             self.register_buffer("first", first)
             self.register_buffer("weight", basis[first, rows])
             self.register_buffer("next_weight", following)
-        elif not isinstance(representation, Linear):
-            raise TypeError("only mel and linear features can be turned into a magnitude")
+            self.overlaps_neighbours_only = bool(
+                ((basis > 0).sum(0) == (self.weight > 0).int() + (following > 0)).all()
+            )
 
     def forward(
         self,
         values: Float[Tensor, "*batch channels frames"],
         residual: Float[Tensor, "*batch bins frames"] | None = None,
     ) -> Float[Tensor, "*batch bins frames"]:
-        """Magnitudes ≥ 0, from features and what is known beside them of the log-magnitudes where the updates start."""
-        start = self.interpolation @ (values - self.log_area) if self.is_mel else values
+        """Magnitudes ≥ 0; `residual` is added to the log-magnitudes where the updates start."""
+        start = self.interpolation @ (values - self.log_area) if self.has_bands else values
         start = (start if residual is None else start + residual).exp()
-        if not self.is_mel:
+        if not self.has_bands:
             return start
-        if values.device.type != "cpu" or start.requires_grad:
+        if values.device.type != "cpu" or start.requires_grad or not self.overlaps_neighbours_only:
             return self._update(values.exp(), start)
         return self._update_compiled(values.exp(), start)
 
     def _update(self, target: Tensor, x: Tensor) -> Tensor:
         numerator = self.basis.T @ target
-        # A bin that lies in no band, as that of 0 Hz, stays at what its neighbours say.
-        covered = (self.weight + self.next_weight > 0)[:, None]
+        # A bin outside every band, such as that of 0 Hz, keeps what was interpolated from its neighbours.
+        covered = (self.basis.sum(0) > 0)[:, None]
         for _ in range(self.n_updates):
             x = torch.where(covered, x * numerator / (self.basis.T @ (self.basis @ x) + 1e-20), x)
         return x

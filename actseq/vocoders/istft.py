@@ -8,28 +8,27 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from actseq.errors import require
-from actseq.representations.base import Features, Representation
-from actseq.representations.stft import Stft
+from actseq.representations.base import ComplexSpectrum, Features, Representation
 from actseq.vocoders.base import Stream, synthesise_streamed
 from actseq.vocoders.overlap import OverlapAdd
 
 
 class Istft(nn.Module):
-    """Inverse of `stft`.
+    """Inverse of `stft`, or of another complex spectrum.
 
     Args:
-        representation: `stft`.
+        representation: one of complex spectra.
         block_frames: frames rendered at a time.
 
     Raises:
-        TypeError: another representation.
+        TypeError: the representation has no complex spectra.
     """
 
     def __init__(self, representation: Representation, *, block_frames: int = 64) -> None:
         super().__init__()
         require(1, block_frames=block_frames)
-        if not isinstance(representation, Stft):
-            raise TypeError("only stft features hold the phase that it needs")
+        if not isinstance(representation, ComplexSpectrum):
+            raise TypeError("only complex spectra, such as stft, hold the phase that it needs")
         self.representation, self.block_frames = representation, block_frames
 
     def stream(self) -> Stream:
@@ -42,9 +41,9 @@ class Istft(nn.Module):
 
 
 class _IstftStream:
-    def __init__(self, representation: Stft, block_frames: int) -> None:
+    def __init__(self, representation: ComplexSpectrum, block_frames: int) -> None:
         self.representation, self.block_frames = representation, block_frames
-        window = representation.framing.window
+        window = representation.window
         self.sum = OverlapAdd(window, representation.hop_length)
         self.waiting = window.new_zeros(representation.channels, 0)
 

@@ -3,14 +3,12 @@
 Trains on a CPU in minutes. Outside a clip are the features of silence, whatever else is in the batch.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from actseq.representations.base import Representation
+from actseq.representations.base import Representation, magnitudes_of
 from actseq.representations.normaliser import Normaliser
 from actseq.vocoders.inversion import MagnitudeInversion
 from actseq.vocoders.residual import ResidualNetwork
@@ -20,14 +18,14 @@ class LearnedMagnitude(nn.Module):
     """An inversion that starts where a network says; untrained it is `MagnitudeInversion` of as many updates.
 
     Args:
-        representation: `mel` or `linear`.
+        representation: one of log-magnitudes.
         width: numbers per frame inside.
         inner: width inside a block.
         blocks: ConvNeXt blocks.
         n_updates: multiplicative updates after the network, which bring the bands back to what the features say.
 
     Raises:
-        TypeError: another representation.
+        TypeError: the representation has no log-magnitudes.
     """
 
     def __init__(
@@ -35,10 +33,11 @@ class LearnedMagnitude(nn.Module):
     ) -> None:
         super().__init__()
         self.inversion = MagnitudeInversion(representation, n_updates=n_updates)
-        bins = representation.framing.n_fft // 2 + 1  # type: ignore[attr-defined]
+        magnitudes = magnitudes_of(representation)
+        bins = magnitudes.framing.n_fft // 2 + 1
         self.network = ResidualNetwork(representation.channels, bins, width=width, inner=inner, blocks=blocks)
         self.context_frames = self.network.context_frames
-        self.silence = math.log(representation.floor)  # type: ignore[attr-defined]
+        self.silence = magnitudes.silence
 
     @property
     def normaliser(self) -> Normaliser:
@@ -54,4 +53,5 @@ class LearnedMagnitude(nn.Module):
 
     def magnitude(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch bins inner"]:
         """Magnitudes of all but the first and last `context_frames` frames."""
-        return self.inversion(self.network.inner(values), self.network(values)[0])  # type: ignore[no-any-return]
+        made: Tensor = self.inversion(self.network.inner(values), self.network(values)[0])
+        return made

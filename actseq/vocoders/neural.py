@@ -4,15 +4,13 @@ Trained against discriminators, for a GPU. Blocks of frames are rendered with th
 them, so nothing depends on how the frames arrive. Outside a sequence are the features of silence.
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from actseq.errors import require
-from actseq.representations.base import Features, Representation
+from actseq.representations.base import Features, Representation, magnitudes_of
 from actseq.representations.normaliser import Normaliser
 from actseq.vocoders.base import Stream, synthesise_streamed
 from actseq.vocoders.inversion import MagnitudeInversion
@@ -24,14 +22,14 @@ class Neural(nn.Module):
     """Features → spectrum → waveform.
 
     Args:
-        representation: `mel` or `linear`.
+        representation: one of log-magnitudes.
         width: numbers per frame inside.
         inner: width inside a block.
         blocks: ConvNeXt blocks.
         block_frames: frames rendered at a time.
 
     Raises:
-        TypeError: another representation.
+        TypeError: the representation has no log-magnitudes.
 
     Source: Siuzdak, Vocos (2023), with the magnitudes as a residual on the inverted ones.
     """
@@ -50,13 +48,14 @@ class Neural(nn.Module):
         super().__init__()
         require(1, block_frames=block_frames)
         self.inversion = MagnitudeInversion(representation)
-        framing = representation.framing  # type: ignore[attr-defined]
+        magnitudes = magnitudes_of(representation)
+        framing = magnitudes.framing
         self.n_fft, self.hop_length, self.block_frames = framing.n_fft, framing.hop_length, block_frames
         bins = self.n_fft // 2 + 1
         self.network = ResidualNetwork(representation.channels, bins, bins, width=width, inner=inner, blocks=blocks)
         self.context_frames = self.network.context_frames
         self.reach = -(-self.n_fft // (2 * self.hop_length))
-        self.silence = math.log(representation.floor)  # type: ignore[attr-defined]
+        self.silence = magnitudes.silence
         self.register_buffer("window", framing.window)
 
     @property

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actseq.errors import require
-from actseq.representations.base import Features, Representation
+from actseq.representations.base import Features, Representation, magnitudes_of
 from actseq.representations.mel import Mel
 from actseq.vocoders.base import Stream, synthesise_streamed
-from actseq.vocoders.inversion import MagnitudeInversion
+from actseq.vocoders.inversion import Inversion, MagnitudeInversion
 
 Array = NDArray[Any]
 MOMENTUM = 0.99
@@ -30,8 +30,8 @@ class Phase(nn.Module):
     """Phase gradient heap integration after an inversion of the features to magnitudes.
 
     Args:
-        representation: `mel` or `linear`.
-        inversion: features → magnitudes, with `context_frames`; None is the one that needs no training.
+        representation: one of log-magnitudes.
+        inversion: features → magnitudes; None is the one that needs no training.
         n_turns: fast Griffin-Lim turns after the integration.
         block_frames: frames settled at a time.
 
@@ -41,18 +41,19 @@ class Phase(nn.Module):
     def __init__(
         self,
         representation: Representation,
-        inversion: nn.Module | None = None,
+        inversion: Inversion | None = None,
         *,
         n_turns: int = 16,
         block_frames: int = 128,
     ) -> None:
         super().__init__()
         require(0, n_turns=n_turns)
-        self.inversion = MagnitudeInversion(representation) if inversion is None else inversion
-        framing = representation.framing  # type: ignore[attr-defined]
+        self.inversion: Inversion = MagnitudeInversion(representation) if inversion is None else inversion
+        magnitudes = magnitudes_of(representation)
+        framing = magnitudes.framing
         self.n_fft, self.hop_length = framing.n_fft, framing.hop_length
         self.n_turns, self.block_frames = n_turns, block_frames
-        self.silence = float(np.log(representation.floor))  # type: ignore[attr-defined]
+        self.silence = magnitudes.silence
         self.reach = -(-self.n_fft // self.hop_length)
         require(self.reach + 1, block_frames=block_frames)
         self.window = framing.window.cpu().numpy()
@@ -109,7 +110,7 @@ class _PhaseStream:
         self.vocoder = vocoder
         self.waiting: Tensor | None = None
         self.known = np.zeros((2 * vocoder.reach, vocoder.n_fft // 2 + 1), np.complex64)
-        self.context: int = vocoder.inversion.context_frames  # type: ignore[assignment]
+        self.context = vocoder.inversion.context_frames
         self.settled = self.pushed = 0
 
     def push(self, values: Float[Tensor, "channels frames"]) -> Float[Tensor, " samples"]:
