@@ -26,22 +26,22 @@ def check_whole(file: BinaryIO) -> None:
     extra = 0
     match head[:4]:
         case b"RIFF" | b"RF64" | b"BW64":
-            found = _chunk(file, size, 12, "<4sI", (b"data",))
+            found = find_chunk(file, size, 12, "<4sI", (b"data",))
             if found and head[:4] != b"RIFF" and found[1] == 2**32 - 1 and head[12:16] == b"ds64":
                 found = found[0], struct.unpack_from("<Q", head, 28)[0]
         case b"RIFX":
-            found = _chunk(file, size, 12, ">4sI", (b"data",))
+            found = find_chunk(file, size, 12, ">4sI", (b"data",))
         case b"FORM":
-            found = _chunk(file, size, 12, ">4sI", (b"SSND", b"BODY"))
+            found = find_chunk(file, size, 12, ">4sI", (b"SSND", b"BODY"))
             # An SSND chunk begins with 8 bytes about its own layout.
             extra = 8 if head[8:12] in (b"AIFF", b"AIFC") else 0
         case b".snd":
             found = struct.unpack_from(">2I", head, 4)
         case b"riff":
-            found = _chunk(file, size, 40, "<16sQ", (b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a",))
+            found = find_chunk(file, size, 40, "<16sQ", (b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a",))
         case b"caff":
             # The chunk begins with 4 bytes of edit count.
-            found, extra = _chunk(file, size, 8, ">4sq", (b"data",)), 4
+            found, extra = find_chunk(file, size, 8, ">4sq", (b"data",)), 4
         case b"OggS":
             _check_ogg(file, size)
     if found is None:
@@ -56,7 +56,7 @@ def check_whole(file: BinaryIO) -> None:
         )
 
 
-def _chunk(file: BinaryIO, size: int, start: int, layout: str, names: tuple[bytes, ...]) -> tuple[int, int] | None:
+def find_chunk(file: BinaryIO, size: int, start: int, layout: str, names: tuple[bytes, ...]) -> tuple[int, int] | None:
     """Where the first chunk of one of these names has its content, and how many bytes it declares."""
     step = struct.calcsize(layout)
     while start + step <= size:

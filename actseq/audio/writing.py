@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from actseq.audio.decoding import BLOCK, error_text
 from actseq.audio.formats import ALIASES, extensions
+from actseq.audio.headers import find_chunk
 from actseq.errors import AudioError
 
 
@@ -165,16 +166,29 @@ def _store(
 ) -> None:
     import soundfile
 
-    with (
-        replacing(path) as partial_path,
-        soundfile.SoundFile(os.fsencode(partial_path), "w", sample_rate, channels, subtype, format=kind) as file,
-    ):
-        for piece in pieces:
-            scaled = piece * gain
-            if subtype == "PCM_16":
-                # libsndfile would scale by 32767 and lose a step each time.
-                scaled = np.clip(np.round(scaled * 32768.0), -32768, 32767).astype(np.int16)
-            file.write(scaled)
+    with replacing(path) as partial:
+        with soundfile.SoundFile(os.fsencode(partial), "w", sample_rate, channels, subtype, format=kind) as file:
+            for piece in pieces:
+                scaled = piece * gain
+                if subtype == "PCM_16":
+                    # libsndfile would scale by 32767 and lose a step each time.
+                    scaled = np.clip(np.round(scaled * 32768.0), -32768, 32767).astype(np.int16)
+                file.write(scaled)
+        _clear_time(partial)
+
+
+def _clear_time(path: Path) -> None:
+    """Set the time in the PEAK chunk of a float WAV or AIFF file to 0, so that the same sound makes the same bytes.
+
+    The chunk holds a version, the time in seconds, and value and position of each channel's peak, 4 bytes each.
+    Source: `wavlike_write_peak_chunk` of libsndfile.
+    """
+    with path.open("r+b") as file:
+        layout = {b"RIFF": "<4sI", b"FORM": ">4sI"}.get(file.read(4))
+        found = find_chunk(file, path.stat().st_size, 12, layout, (b"PEAK",)) if layout else None
+        if found is not None:
+            file.seek(found[0] + 4)
+            file.write(bytes(4))
 
 
 @contextmanager

@@ -736,6 +736,19 @@ def test_pieces_make_the_file_that_the_whole_makes(tmp_path: Path, name: str, su
         assert path.read_bytes() == (tmp_path / name).read_bytes()
 
 
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff"])
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
+def test_a_float_file_holds_no_time(tmp_path: Path, name: str, subtype: str) -> None:
+    waveform = sine(100)
+    audio.write(tmp_path / name, waveform, RATE, subtype)
+    content = (tmp_path / name).read_bytes()
+    order = ">" if name == "a.aiff" else "<"
+    version, time, peak, position = struct.unpack_from(f"{order}IIfI", content, content.index(b"PEAK") + 8)
+    assert (version, time) == (1, 0)
+    assert (peak, position) == (np.abs(waveform).max(), np.abs(waveform).argmax())
+    np.testing.assert_array_equal(soundfile.read(tmp_path / name)[0], waveform)
+
+
 def test_pieces_are_brought_to_a_peak(tmp_path: Path) -> None:
     for name, amplitude in (("quiet", 0.01), ("loud", 7.0), ("silent", 0.0)):
         with audio.Writer(tmp_path / f"{name}.wav", RATE, peak=0.5) as writer:
