@@ -9,16 +9,24 @@ Importing this package imports neither torch nor anything else that is slow; the
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from actseq.inference.loaded_run import LoadedRun
 
-__version__ = version("actseq")
+__version__: str
 __all__ = ["__version__", "load_run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    # Costs more than all the rest of this import.
+    from importlib.metadata import version
+
+    return version("actseq")
 
 
 def load_run(run: str | Path, *, prior: str | None = None, device: str = "auto") -> LoadedRun:

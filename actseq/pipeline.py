@@ -1,36 +1,60 @@
-"""One function per command: the public Python API. Each returns what it made as plain data."""
+"""One function per command: the public Python API. A command's module is imported when its function is first used."""
 
-from actseq.commands.evaluate import evaluate, evaluation_lines
-from actseq.commands.extract_latents import extract_latents
-from actseq.commands.generate import generate
-from actseq.commands.info import info
-from actseq.commands.plot import plot, plot_lines
-from actseq.commands.reconstruct import reconstruct
-from actseq.commands.report import report
-from actseq.commands.restore import restore
-from actseq.commands.run import run_all
-from actseq.commands.train_ae import find_learning_rate, learning_rate_lines, train_ae
-from actseq.commands.train_prior import train_prior
-from actseq.commands.train_vocoder import choice_lines, train_vocoder
-from actseq.commands.verify import verify
+from __future__ import annotations
 
-__all__ = [
-    "choice_lines",
-    "evaluate",
-    "evaluation_lines",
-    "extract_latents",
-    "find_learning_rate",
-    "generate",
-    "info",
-    "learning_rate_lines",
-    "plot",
-    "plot_lines",
-    "reconstruct",
-    "report",
-    "restore",
-    "run_all",
-    "train_ae",
-    "train_prior",
-    "train_vocoder",
-    "verify",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actseq.commands.common import Compute as Compute
+    from actseq.commands.doctor import doctor as doctor
+    from actseq.commands.evaluate import evaluate as evaluate
+    from actseq.commands.evaluate import evaluation_lines as evaluation_lines
+    from actseq.commands.extract_latents import extract_latents as extract_latents
+    from actseq.commands.generate import generate as generate
+    from actseq.commands.info import info as info
+    from actseq.commands.plot import plot as plot
+    from actseq.commands.plot import plot_lines as plot_lines
+    from actseq.commands.reconstruct import reconstruct as reconstruct
+    from actseq.commands.report import report as report
+    from actseq.commands.restore import restore as restore
+    from actseq.commands.run import run_all as run_all
+    from actseq.commands.train_ae import find_learning_rate as find_learning_rate
+    from actseq.commands.train_ae import learning_rate_lines as learning_rate_lines
+    from actseq.commands.train_ae import train_ae as train_ae
+    from actseq.commands.train_prior import train_prior as train_prior
+    from actseq.commands.train_vocoder import choice_lines as choice_lines
+    from actseq.commands.train_vocoder import train_vocoder as train_vocoder
+    from actseq.commands.verify import verify as verify
+
+_NAMES = {
+    "common": ("Compute",),
+    "doctor": ("doctor",),
+    "evaluate": ("evaluate", "evaluation_lines"),
+    "extract_latents": ("extract_latents",),
+    "generate": ("generate",),
+    "info": ("info",),
+    "plot": ("plot", "plot_lines"),
+    "reconstruct": ("reconstruct",),
+    "report": ("report",),
+    "restore": ("restore",),
+    "run": ("run_all",),
+    "train_ae": ("find_learning_rate", "learning_rate_lines", "train_ae"),
+    "train_prior": ("train_prior",),
+    "train_vocoder": ("choice_lines", "train_vocoder"),
+    "verify": ("verify",),
+}
+"""Names of this module by the module of `actseq.commands` that defines them; the imports above say the same to tools."""
+
+_MODULES = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(import_module(f"actseq.commands.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

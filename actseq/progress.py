@@ -41,3 +41,6 @@ class Silent:
 
     def warn(self, text: str) -> None:
         """Nothing."""
+
+
+SILENT = Silent()

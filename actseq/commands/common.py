@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from actseq.config import Config
 from actseq.errors import AudioError, ConfigError
-from actseq.progress import Reporter
+from actseq.progress import SILENT, Reporter
 from actseq.storage.artifacts import fingerprint, read_json, read_meta, same_settings, write_json
 from actseq.storage.run_folder import RunFolder
 
@@ -23,12 +24,29 @@ GAIN_DB = (-3.0, 2.0)
 """Random gain of training crops around the corpus's level: peaks of −6 to −1 dBFS at the default level."""
 
 
-def use_threads(threads: int | None) -> None:
-    """How many threads torch computes with; None leaves its default."""
-    if threads is not None:
-        import torch
+@dataclass(frozen=True)
+class Compute:
+    """Where a command computes, and to whom it reports.
 
-        torch.set_num_threads(threads)
+    Attributes:
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        threads: threads that torch computes with; None leaves torch's default.
+        reporter: receives progress and messages.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    reporter: Reporter = SILENT
+
+    def use_threads(self) -> None:
+        """Tell torch how many threads to compute with."""
+        if self.threads is not None:
+            import torch
+
+            torch.set_num_threads(self.threads)
+
+
+AUTO = Compute()
 
 
 # -- priors and vocoders, which have names ------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 from actseq.errors import ActseqError
 
 
-def examine() -> dict[str, Any]:
+def doctor() -> dict[str, Any]:
     """What this installation can do, and what cures what it cannot."""
     from actseq.storage.run_folder import versions
 

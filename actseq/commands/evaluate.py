@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actseq.commands.common import Result, aligned, use_threads
+from actseq.commands.common import AUTO, Compute, Result, aligned
 from actseq.commands.restore import restores
 from actseq.data.corpus import Corpus
 from actseq.errors import ArtifactError
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
-from actseq.progress import Reporter, Silent
+from actseq.progress import Reporter
 from actseq.storage.artifacts import write_json
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ def evaluate(
     n: int | None = None,
     overrides: Iterable[str] = (),
     seed: int = 0,
-    device: str = "auto",
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """Measure a run on its held-out clips; also written to `evaluation.json` in the run, with a page to look and listen.
 
@@ -46,9 +44,9 @@ def evaluate(
     from actseq.evaluation import fidelity
     from actseq.evaluation.page import write_page
 
-    reporter = reporter or Silent()
-    use_threads(threads)
-    loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides)
+    compute.use_threads()
+    reporter = compute.reporter
+    loaded = LoadedRun.open(run, prior=prior, device=compute.device, overrides=overrides)
     corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
     targets = loaded.config.train_ae.targets
     whole = corpus.indices(split, targets)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actseq import audio, units
-from actseq.commands.common import Result, use_threads
+from actseq.commands.common import AUTO, Compute, Result
 from actseq.config import LatentsConfig
 from actseq.data.corpus import Corpus, random_speed
 from actseq.data.latents import COPIES
 from actseq.inference.loading import Waveform, load_codec, require_generative, stage_config
-from actseq.progress import Reporter, Silent
+from actseq.progress import Reporter
 from actseq.storage.artifacts import begin_store, read_json, write_json
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore, StoreWriter, group_shards
@@ -29,16 +29,13 @@ def extract_latents(
     run: str | Path,
     *,
     overrides: Iterable[str] = (),
-    device: str = "auto",
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """Encode every clip of a run's corpus. Resumes; does nothing where it is done."""
-    reporter = reporter or Silent()
     opened = RunFolder.open(run)
-    use_threads(threads)
+    compute.use_threads()
     require_generative(opened)
-    codec, config, autoencoder = load_codec(opened, device, None)
+    codec, config, autoencoder = load_codec(opened, compute.device, None)
     section = stage_config(config, overrides, "extract-latents").latents
     inputs = {
         "autoencoder": autoencoder,
@@ -48,10 +45,10 @@ def extract_latents(
     with opened.lock(opened.latents):
         done = begin_store(opened.latents, inputs, f"the latents of run {opened.name}")
         if done is not None:
-            reporter.say(f"latents: already extracted ({opened.latents})")
+            compute.reporter.say(f"latents: already extracted ({opened.latents})")
             return done | {"run": str(opened.path)}
         corpus = Corpus(opened.corpus, config.corpus.level_dbfs)
-        meta = _extract(opened, codec, corpus, section, config.seed, reporter) | {"inputs": inputs}
+        meta = _extract(opened, codec, corpus, section, config.seed, compute.reporter) | {"inputs": inputs}
         write_json(opened.latents / "latents.json", meta)
     return meta | {"run": str(opened.path)}
 

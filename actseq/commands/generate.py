@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from actseq import audio, units
-from actseq.commands.common import Result, effects_of, make_folder, tell_changes, tell_gain, use_threads
+from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, tell_changes, tell_gain
 from actseq.errors import ConfigError
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import Waveform, require_generative
-from actseq.progress import Reporter, Silent
+from actseq.progress import Reporter
 from actseq.storage.artifacts import read_json, write_json
 from actseq.storage.run_folder import RunFolder
 
@@ -44,9 +44,7 @@ def generate(
     compile_to: Path | None = None,
     keep_dry: bool = False,
     overrides: Iterable[str] = (),
-    device: str = "auto",
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """Write new clips with a JSON beside each, as they grow: an hour needs no more memory than a minute.
 
@@ -63,8 +61,8 @@ def generate(
         compile_to: also write all clips in a row to this file.
         keep_dry: also write each clip as it is before the effects, as `000.dry.wav`.
     """
-    reporter = reporter or Silent()
-    use_threads(threads)
+    compute.use_threads()
+    reporter = compute.reporter
     if seconds is not None and until_stop:
         raise ConfigError("--seconds and --until-stop exclude each other")
     ways = {"--prior": prior, "--seed-audio": seed_audio, "--through": through, "--vary": vary}
@@ -76,7 +74,9 @@ def generate(
     if vary and (seconds is not None or until_stop):
         raise ConfigError("a variation is as long as its sound", action="leave out the length")
     require_generative(RunFolder.open(run))
-    loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides, need_prior=not through and not vary)
+    loaded = LoadedRun.open(
+        run, prior=prior, device=compute.device, overrides=overrides, need_prior=not through and not vary
+    )
     through_effects = effects_of(loaded.config, keep_dry)
     given = {name: value for name, value in (controls or {}).items() if value is not None}
     fingerprints, name = loaded.fingerprints, loaded.prior_name

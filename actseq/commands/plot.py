@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actseq.commands.common import Result, make_folder, use_threads
+from actseq.commands.common import AUTO, Compute, Result, make_folder
 from actseq.data.corpus import Corpus
 from actseq.inference.loading import load_codec, read_autoencoder, stage_config
-from actseq.progress import Reporter, Silent
 from actseq.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ def plot(
     n: int | None = None,
     overrides: Iterable[str] = (),
     seed: int = 0,
-    device: str = "auto",
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """Pictures of what a run does to held-out clips, with the numbers of each in a CSV beside it.
 
@@ -40,10 +37,10 @@ def plot(
     """
     from actseq.plots.diagnostics import write_diagnostics
 
-    use_threads(threads)
+    compute.use_threads()
     opened = RunFolder.open(run)
     config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
-    codec, used, autoencoder = load_codec(opened, device, config.vocoder)
+    codec, used, autoencoder = load_codec(opened, compute.device, config.vocoder)
     corpus = Corpus(opened.corpus, codec.level_dbfs)
     folder = opened.path / "plots" if out is None else out
     make_folder(folder)
@@ -56,7 +53,7 @@ def plot(
         targets=config.train_ae.targets,
         n=n,
         seed=seed,
-        reporter=reporter or Silent(),
+        reporter=compute.reporter,
     )
     return {
         "run": str(opened.path),

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from actseq import audio
-from actseq.commands.common import Result, effects_of, make_folder, tell_changes, tell_gain, use_threads
+from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, tell_changes, tell_gain
 from actseq.data.corpus import level_gain
 from actseq.errors import AudioError, ConfigError
 from actseq.inference.loading import load_codec, read_autoencoder, stage_config
-from actseq.progress import Reporter, Silent
 from actseq.storage.run_folder import RunFolder
 
 
@@ -23,9 +22,7 @@ def reconstruct(
     out: Path,
     keep_dry: bool = False,
     overrides: Iterable[str] = (),
-    device: str = "auto",
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """Files or folders through encoder, decoder and vocoder; relative names are kept. Foreign sounds are welcome.
 
@@ -35,12 +32,12 @@ def reconstruct(
     Args:
         keep_dry: also write each result as it is before the effects, as `<name>.dry.wav`.
     """
-    reporter = reporter or Silent()
-    use_threads(threads)
+    compute.use_threads()
+    reporter = compute.reporter
     opened = RunFolder.open(run)
     config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
     through_effects = effects_of(config, keep_dry)
-    codec, used, _ = load_codec(opened, device, config.vocoder)
+    codec, used, _ = load_codec(opened, compute.device, config.vocoder)
     jobs = [(path, relative) for given in paths for path, relative in _inputs(given)]
     targets = [out / relative.with_suffix(".wav") for _, relative in jobs]
     for (path, _), target in zip(jobs, targets, strict=True):

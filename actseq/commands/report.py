@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actseq.commands.common import Result, use_threads
+from actseq.commands.common import AUTO, Compute, Result
 from actseq.inference.loaded_run import LoadedRun
 
 if TYPE_CHECKING:
@@ -20,8 +20,7 @@ def report(
     n: int | None = None,
     overrides: Iterable[str] = (),
     seed: int = 0,
-    device: str = "auto",
-    threads: int | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """A contact sheet of real, reconstructed, generated and continued clips, and all of them in one wav.
 
@@ -30,8 +29,8 @@ def report(
     """
     from actseq.plots.report import write_report
 
-    use_threads(threads)
-    loaded = LoadedRun.open(run, prior=prior, device=device, overrides=overrides, need_prior=True)
+    compute.use_threads()
+    loaded = LoadedRun.open(run, prior=prior, device=compute.device, overrides=overrides, need_prior=True)
     made = write_report(loaded, loaded.run.path / "report", n, seed)
     return {
         "run": str(loaded.run.path),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from actseq.commands.common import Result
+from actseq.commands.common import AUTO, Compute, Result
 from actseq.commands.reconstruct import reconstruct
 from actseq.config import Config
 from actseq.errors import ConfigError
 from actseq.inference.loading import read_autoencoder
-from actseq.progress import Reporter
 from actseq.storage.run_folder import RunFolder
 
 
@@ -20,9 +19,7 @@ def restore(
     *,
     out: Path,
     overrides: Iterable[str] = (),
-    device: str = "auto",
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """Files or folders freed of what a run has learned to take away; as `reconstruct`, which is what it does.
 
@@ -38,7 +35,7 @@ def restore(
             "a run with train_ae.corruption of kind noise, as preset restore has",
             f"use actseq reconstruct {opened.name} PATH… --out DIR, or train one with --preset restore",
         )
-    return reconstruct(run, paths, out=out, overrides=overrides, device=device, threads=threads, reporter=reporter)
+    return reconstruct(run, paths, out=out, overrides=overrides, compute=compute)
 
 
 def restores(config: Config) -> bool:

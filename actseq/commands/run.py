@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from actseq import config as configuration
-from actseq.commands.common import Result
+from actseq.commands.common import AUTO, Compute, Result
 from actseq.commands.extract_latents import extract_latents
 from actseq.commands.train_ae import train_configured
 from actseq.commands.train_prior import train_prior
 from actseq.commands.train_vocoder import train_vocoder
 from actseq.config import Config
-from actseq.progress import Reporter, Silent
 from actseq.storage.artifacts import same_settings
 from actseq.storage.run_folder import RunFolder
 
@@ -28,9 +27,7 @@ def run_all(
     minutes: float | None = None,
     vocoder: bool = False,
     overrides: Iterable[str] = (),
-    device: str = "auto",
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """All stages; each is skipped when it is done with the same inputs. An autoencoder that only restores is all of it.
 
@@ -40,7 +37,6 @@ def run_all(
     """
     from actseq import build
 
-    reporter = reporter or Silent()
     overrides = list(overrides)
     if minutes is not None:
         network = configuration.load_preset(preset, overrides).autoencoder.network
@@ -51,20 +47,20 @@ def run_all(
     if vocoder:
         # A representation that no vocoder can be trained on is found out before hours of training.
         build.build_vocoder_network(build.complete(config), build.build_representation(config))
-    first = train_configured(folder, config, run=run, device=device, threads=threads, reporter=reporter)
+    first = train_configured(folder, config, run=run, compute=compute)
     made = first["run"]
     _same_later_sections(RunFolder(Path(made)), config)
     if not build.is_generative(config.autoencoder.network):
-        reporter.say("latents and prior are left out: this autoencoder has skip connections, it restores")
+        compute.reporter.say("latents and prior are left out: this autoencoder has skip connections, it restores")
         return {"run": made, "autoencoder": first}
     result = {
         "run": made,
         "autoencoder": first,
-        "latents": extract_latents(made, device=device, threads=threads, reporter=reporter),
-        "prior": train_prior(made, device=device, threads=threads, reporter=reporter),
+        "latents": extract_latents(made, compute=compute),
+        "prior": train_prior(made, compute=compute),
     }
     if vocoder:
-        result["vocoder"] = train_vocoder(made, device=device, threads=threads, reporter=reporter)
+        result["vocoder"] = train_vocoder(made, compute=compute)
     return result
 
 

@@ -14,11 +14,11 @@ import numpy as np
 
 from actseq import config as configuration
 from actseq.commands.autoencoder_data import divide_labels, prepare_autoencoder_data
-from actseq.commands.common import Result, trained_result, use_threads
+from actseq.commands.common import AUTO, Compute, Result, trained_result
 from actseq.commands.corpus import labels_of, listing_of, make_corpus
 from actseq.config import Config
 from actseq.errors import ArtifactError, ConfigError
-from actseq.progress import Reporter, Silent
+from actseq.progress import Reporter
 from actseq.storage.artifacts import read_meta, same_settings, write_artifact
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_table
@@ -33,9 +33,7 @@ def train_ae(
     *,
     run: str | None = None,
     overrides: Iterable[str] = (),
-    device: str = "auto",
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """Decode a folder into a corpus and train an autoencoder on it. Resumes; does nothing where it is done.
 
@@ -45,16 +43,14 @@ def train_ae(
         TrainingError: the training cannot go on.
     """
     config = configuration.load_preset(preset, overrides)
-    return train_configured(folder, config, run=run, device=device, threads=threads, reporter=reporter or Silent())
+    return train_configured(folder, config, run=run, compute=compute)
 
 
-def train_configured(
-    folder: Path, config: Config, *, run: str | None, device: str, threads: int | None, reporter: Reporter
-) -> Result:
+def train_configured(folder: Path, config: Config, *, run: str | None, compute: Compute) -> Result:
     """As `train_ae`, with a configuration that has been read."""
-    asked = _request(folder, config, run, device)
-    made, config = asked.run, asked.config
-    use_threads(threads)
+    asked = _request(folder, config, run, compute.device)
+    made, config, reporter = asked.run, asked.config, compute.reporter
+    compute.use_threads()
     with made.lock(made.path):
         corpus_fingerprint = make_corpus(made, folder, asked.listing, config, reporter)
         if not asked.begun and made.read_config() != config:
@@ -78,9 +74,7 @@ def find_learning_rate(
     *,
     run: str | None = None,
     overrides: Iterable[str] = (),
-    device: str = "auto",
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """Make the corpus, and find a learning rate for the autoencoder: drawn into `plots/` in the run, which is not trained.
 
@@ -91,12 +85,11 @@ def find_learning_rate(
     from actseq.plots.sound_charts import learning_rates
     from actseq.training import learning_rate
 
-    reporter = reporter or Silent()
-    asked = _request(folder, configuration.load_preset(preset, overrides), run, device)
-    made, config = asked.run, asked.config
+    asked = _request(folder, configuration.load_preset(preset, overrides), run, compute.device)
+    made, config, reporter = asked.run, asked.config, compute.reporter
     if not asked.trainable:
         raise ConfigError(f"{config.autoencoder.network.kind} is fitted, not trained: it has no learning rate")
-    use_threads(threads)
+    compute.use_threads()
     with made.lock(made.path):
         corpus_fingerprint = make_corpus(made, folder, asked.listing, config, reporter)
         lesson = prepare_autoencoder_data(made, config, corpus_fingerprint, reporter)

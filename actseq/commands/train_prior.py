@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from actseq.commands.common import Result, begin_training, check_name, trained_result, use_threads
+from actseq.commands.common import AUTO, Compute, Result, begin_training, check_name, trained_result
 from actseq.data.latents import SequenceSource
 from actseq.errors import ConfigError
 from actseq.inference.loading import load_latents, read_autoencoder, require_generative, stage_config
-from actseq.progress import Reporter, Silent
 from actseq.storage.artifacts import fingerprint, write_artifact
 from actseq.storage.run_folder import RunFolder
 
@@ -20,9 +19,7 @@ def train_prior(
     name: str = "default",
     overrides: Iterable[str] = (),
     seed: int | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """Train a prior on a run's latents. Resumes; does nothing where it is done."""
     import torch
@@ -31,7 +28,7 @@ def train_prior(
     from actseq.priors.end_calibration import calibrate
     from actseq.training.loop import resolve_device, train
 
-    reporter = reporter or Silent()
+    reporter = compute.reporter
     check_name(name, "prior")
     if name in registry.UNTRAINED_PRIORS:
         raise ConfigError(
@@ -45,7 +42,7 @@ def train_prior(
     inputs = {"autoencoder": latents_meta["inputs"]["autoencoder"], "latents": latents_meta["fingerprint"]}
     folder = opened.priors / name
     sections = {key: config.model_dump(mode="json")[key] for key in ("prior", "train_prior")} | {"seed": seed}
-    use_threads(threads)
+    compute.use_threads()
     with opened.lock(folder):
         if not begin_training(opened, "prior", folder, sections | inputs, reporter):
             return _result(opened, folder)
@@ -74,7 +71,7 @@ def train_prior(
             folder,
             name=f"prior {name}",
             seed=seed,
-            device=resolve_device(device),
+            device=resolve_device(compute.device),
             reporter=reporter,
         )
         model.load_state_dict(outcome.tensors)

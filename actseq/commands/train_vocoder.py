@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from actseq.commands.common import GAIN_DB, Result, aligned, begin_training, check_name, trained_result, use_threads
+from actseq.commands.common import AUTO, GAIN_DB, Compute, Result, aligned, begin_training, check_name, trained_result
 from actseq.data.corpus import Corpus
 from actseq.data.features import FeatureBatches
 from actseq.data.segments import SegmentSource
 from actseq.errors import ArtifactError
 from actseq.inference.loading import load_codec, load_vocoder, read_autoencoder, stage_config, vocoder_inputs
-from actseq.progress import Reporter, Silent
+from actseq.progress import Reporter
 from actseq.storage.artifacts import fingerprint, read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
 
@@ -26,9 +26,7 @@ def train_vocoder(
     name: str = "default",
     overrides: Iterable[str] = (),
     seed: int | None = None,
-    device: str = "auto",
-    threads: int | None = None,
-    reporter: Reporter | None = None,
+    compute: Compute = AUTO,
 ) -> Result:
     """Train a vocoder, then compare all of the run's with the one that needs no training; the winner is what `auto` means.
 
@@ -39,14 +37,14 @@ def train_vocoder(
     from actseq import build
     from actseq.training.loop import train
 
-    reporter = reporter or Silent()
+    reporter = compute.reporter
     check_name(name, "vocoder")
     opened = RunFolder.open(run)
     meta_ae, config = read_autoencoder(opened)
     config = stage_config(config, overrides, "train-vocoder")
     section, seed = config.train_vocoder, config.seed if seed is None else seed
-    use_threads(threads)
-    codec, _, _ = load_codec(opened, device, None)
+    compute.use_threads()
+    codec, _, _ = load_codec(opened, compute.device, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build.build_vocoder_network(config, codec.representation)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from actseq.commands.common import Result
+from actseq.commands.common import AUTO, Compute, Result
 from actseq.errors import ArtifactError
-from actseq.progress import Reporter, Silent
 from actseq.storage.artifacts import read_json, read_meta, read_weights
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore
 
 
-def verify(run: str | Path, *, reporter: Reporter | None = None) -> Result:
+def verify(run: str | Path, *, compute: Compute = AUTO) -> Result:
     """Read everything of a run again and compare it with its hashes.
 
     Raises:
         ArtifactError: something is not what was written; each case is named.
     """
-    reporter = reporter or Silent()
     opened = RunFolder.open(run)
     problems: list[str] = []
     checked: list[str] = []
@@ -42,7 +40,7 @@ def verify(run: str | Path, *, reporter: Reporter | None = None) -> Result:
                 problems.append(str(error))
     if problems:
         for problem in problems:
-            reporter.warn(problem)
+            compute.reporter.warn(problem)
         raise ArtifactError(
             f"{len(problems)} things in run {opened.name} are not what was written; the first: {problems[0]}"
         )

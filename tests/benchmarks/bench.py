@@ -45,7 +45,7 @@ def start_up() -> None:
     """Import and help, as whole processes."""
     for what, command in (
         ("import actseq", [sys.executable, "-c", "import actseq"]),
-        ("actseq --help", [sys.executable, "-m", "actseq_cli", "--help"]),
+        ("actseq --help", [sys.executable, "-m", "actseq", "--help"]),
     ):
         row(what, f"{best(lambda c=command: subprocess.run(c, check=True, capture_output=True), 5) * 1e3:8.0f} ms")
 

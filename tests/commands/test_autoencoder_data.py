@@ -9,6 +9,8 @@ import torch
 from actseq import audio, pipeline
 from actseq.errors import ConfigError
 
+CPU = pipeline.Compute("cpu", 1)
+
 GRAINS = [
     "representation={kind: grain, grain_length: 128, overlap: 0.75, bands: 16}",
     "autoencoder.network={kind: dense, width: 16, energies: true}",
@@ -37,18 +39,16 @@ def test_an_adversarial_training_repeats_whatever_was_drawn_before(sounds: Path,
     made = []
     for k in range(2):
         torch.manual_seed(k)
-        pipeline.train_ae(sounds, "smoke", run=str(tmp_path / f"run{k}"), overrides=GRAINS, device="cpu", threads=1)
+        pipeline.train_ae(sounds, "smoke", run=str(tmp_path / f"run{k}"), overrides=GRAINS, compute=CPU)
         made.append(weights(tmp_path / f"run{k}"))
     assert made[0] == made[1]
-    pipeline.train_ae(
-        sounds, "smoke", run=str(tmp_path / "other"), overrides=[*GRAINS, "seed=1"], device="cpu", threads=1
-    )
+    pipeline.train_ae(sounds, "smoke", run=str(tmp_path / "other"), overrides=[*GRAINS, "seed=1"], compute=CPU)
     assert weights(tmp_path / "other") != made[0]
 
 
 def test_one_frame_is_no_crop_for_a_network_that_looks_at_several(sounds: Path, tmp_path: Path) -> None:
     short = [*GRAINS, "train_ae.segment_seconds=0.001"]
-    pipeline.train_ae(sounds, "smoke", run=str(tmp_path / "dense"), overrides=short, device="cpu", threads=1)
+    pipeline.train_ae(sounds, "smoke", run=str(tmp_path / "dense"), overrides=short, compute=CPU)
     several = [*short, "autoencoder.network={kind: recurrent, width: 8}"]
     with pytest.raises(ConfigError, match=r"a training segment of 0\.001 s is a single frame, and network recurrent"):
-        pipeline.train_ae(sounds, "smoke", run=str(tmp_path / "several"), overrides=several, device="cpu", threads=1)
+        pipeline.train_ae(sounds, "smoke", run=str(tmp_path / "several"), overrides=several, compute=CPU)

@@ -15,6 +15,8 @@ from actseq import audio, build, effects, pipeline, registry
 from actseq.config import Member
 from actseq.inference.generation import GAP_SECONDS
 
+CPU = pipeline.Compute("cpu", 1)
+
 RATE = 8000
 QUICK = ["vocoder={kind: phase, n_turns: 0}", "generate.max_seconds=0.3"]
 USE = ["--threads", "1", "--device", "cpu"] + [word for setting in QUICK for word in ("--set", setting)]
@@ -55,7 +57,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Itera
     for path in audio.find(data_dir / "digits_fsdd")[::45]:
         audio.write(folder / "sounds" / f"{path.stem}.wav", audio.load(path, RATE)[0], RATE)
     steps = ["train_ae.steps=2", "train_prior.steps=2"]
-    pipeline.run_all(folder / "sounds", "smoke", run=str(folder / "run"), overrides=steps, device="cpu", threads=1)
+    pipeline.run_all(folder / "sounds", "smoke", run=str(folder / "run"), overrides=steps, compute=CPU)
     yield folder
     torch.set_num_threads(threads)
 

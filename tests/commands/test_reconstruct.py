@@ -16,6 +16,8 @@ from actseq.errors import AudioError
 from actseq.inference.loaded_run import LoadedRun
 from actseq.storage.store import SequenceStore
 
+CPU = pipeline.Compute("cpu", 1)
+
 RATE = 8000
 QUICK = ["vocoder={kind: phase, n_turns: 0}"]
 # The high-water mark of the process itself: what `getrusage` tells may be that of its parent.
@@ -28,7 +30,7 @@ folder, overrides = Path(sys.argv[1]), sys.argv[2:]
 peaks = []
 for name in ("short.wav", "long.wav"):
     pipeline.reconstruct(
-        folder / "run", [folder / name], out=folder / "out", overrides=overrides, device="cpu", threads=1
+        folder / "run", [folder / name], out=folder / "out", overrides=overrides, compute=pipeline.Compute("cpu", 1)
     )
     [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     peaks.append(int(line.split()[1]) / 1024)
@@ -72,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, spoken: list[np.ndarray]) -
     for i, waveform in enumerate([*spoken[:7], np.resize(np.concatenate(spoken), 60 * RATE)]):
         audio.write(made / "corpus" / f"{i}.wav", waveform, RATE)
     overrides = ["train_ae.steps=2"]
-    pipeline.train_ae(made / "corpus", "smoke", run=str(made / "run"), overrides=overrides, device="cpu", threads=1)
+    pipeline.train_ae(made / "corpus", "smoke", run=str(made / "run"), overrides=overrides, compute=CPU)
     return made
 
 
@@ -92,7 +94,7 @@ def test_a_file_becomes_what_its_waveform_does(folder: Path, spoken: list[np.nda
     loaded = LoadedRun.open(folder / "run", device="cpu", overrides=QUICK)
     heard, out = Heard(), tmp_path / "out"
     found = pipeline.reconstruct(
-        folder / "run", [tmp_path], out=out, overrides=QUICK, device="cpu", threads=1, reporter=heard
+        folder / "run", [tmp_path], out=out, overrides=QUICK, compute=pipeline.Compute("cpu", 1, heard)
     )
     assert [Path(path).name for path in found["files"]] == ["long.wav", "loud.wav", "shifted.wav"]
     [skipped] = found["skipped"]
@@ -126,7 +128,7 @@ def test_a_file_becomes_what_its_waveform_does(folder: Path, spoken: list[np.nda
 def test_nothing_to_reconstruct(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "no.wav").write_text("no sound")
     with pytest.raises(AudioError, match="none of the given files could be read"):
-        pipeline.reconstruct(folder / "run", [tmp_path / "no.wav"], out=tmp_path / "out", device="cpu")
+        pipeline.reconstruct(folder / "run", [tmp_path / "no.wav"], out=tmp_path / "out", compute=CPU)
     assert not (tmp_path / "out").exists()
 
 
@@ -135,7 +137,7 @@ def test_latents_are_the_same_from_pieces_and_from_batches(folder: Path) -> None
     for size in (32, 1):
         heard = Heard()
         overrides = [f"latents.batch_size={size}", "latents.copies=2"]
-        pipeline.extract_latents(folder / "run", overrides=overrides, device="cpu", threads=1, reporter=heard)
+        pipeline.extract_latents(folder / "run", overrides=overrides, compute=pipeline.Compute("cpu", 1, heard))
         stored = list(SequenceStore(folder / "run" / "latents"))
         stores.append({record.key: values for record, values in stored})
         assert heard.done[-1] == heard.tasks[-1][1] or heard.done[-1] == heard.tasks[-1][1] - 1

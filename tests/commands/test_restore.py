@@ -94,7 +94,7 @@ def test_the_same_run_again_has_the_same_weights(folder: Path, tmp_path: Path) -
     texts = [*TINY, TARGETS, "train_ae.steps=6"]
     weights = []
     for name in ("a", "b"):
-        use: dict[str, Any] = {"run": str(tmp_path / name), "overrides": texts, "device": "cpu", "threads": 1}
+        use: dict[str, Any] = {"run": str(tmp_path / name), "overrides": texts, "compute": pipeline.Compute("cpu", 1)}
         pipeline.train_ae(folder / "sounds", "restore", **use)
         weights.append(read_json(tmp_path / name / "autoencoder" / "model.json")["weights_sha256"])
     assert weights[0] == weights[1]

@@ -30,7 +30,7 @@ from actseq.vocoders.phase import Phase
 RATE = 8000
 # Principal components in full number: what comes back is what went in, so a better vocoder is heard as one.
 LOSSLESS = ["autoencoder.network={kind: pca}", "autoencoder.bottleneck={kind: plain}", "autoencoder.latent_dim=48"]
-USE: dict[str, Any] = {"device": "cpu", "threads": 1}
+USE: dict[str, Any] = {"compute": pipeline.Compute("cpu", 1)}
 UNTRAINED = "phase (untrained)"
 SETTINGS = ["train_vocoder.steps=25", "train_vocoder.objective.autoencoder_share=0.5"]
 TINY = ["train_vocoder.network={kind: neural, width: 8, inner: 8, blocks: 1}"]
@@ -204,7 +204,7 @@ def test_a_cut_training_ends_as_one_that_ran_through(run: Path) -> None:
     budget = ["train_vocoder.steps=6"]
     pipeline.train_vocoder(run, name="through", overrides=budget, **USE)
     with pytest.raises(RuntimeError, match="power cut"):
-        pipeline.train_vocoder(run, name="cut", overrides=budget, reporter=Cut(5), **USE)
+        pipeline.train_vocoder(run, name="cut", overrides=budget, compute=pipeline.Compute("cpu", 1, Cut(5)))
     assert sorted(path.name for path in (run / "vocoders" / "cut" / "checkpoints").glob("step-*")) == ["step-00000003"]
     pipeline.train_vocoder(run, name="cut", overrides=budget, **USE)
     for name in ("model.safetensors", "model.json", "metrics.csv"):

@@ -34,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "laplace": {"min_scale": 0.02},
 }
 QUICK = ["train_ae.steps=3", "train_prior.steps=3"]
-USE: dict[str, Any] = {"device": "cpu", "threads": 1}
+USE: dict[str, Any] = {"compute": pipeline.Compute("cpu", 1)}
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.progress import Silent
 
+CPU = pipeline.Compute("cpu", 1)
+
 RATE = 8000
 LABELS = ["0", "6", "7"]
 QUICK = ["vocoder.kind=griffin-lim", "vocoder.n_iter=2", "generate.max_seconds=0.4"]
@@ -48,7 +50,7 @@ def made_run(folder: Path, data_dir: Path, n: int, *, labels: bool) -> Path:
             target.mkdir(parents=True, exist_ok=True)
             (target / path.name).symlink_to(path)
     settings = ["corpus.test=0.3", "train_ae.steps=2", "train_prior.steps=2"]
-    pipeline.run_all(folder / "sounds", "smoke", run=str(folder / "run"), overrides=settings, device="cpu")
+    pipeline.run_all(folder / "sounds", "smoke", run=str(folder / "run"), overrides=settings, compute=CPU)
     return folder / "run"
 
 
@@ -198,12 +200,12 @@ def test_without_labels_there_is_no_classifier(data_dir: Path, tmp_path: Path) -
 
 def test_bad_requests(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"no prior 'defualt'.*default"):
-        pipeline.evaluate(run, prior="defualt", device="cpu")
+        pipeline.evaluate(run, prior="defualt", compute=CPU)
     shutil.copytree(run, tmp_path / "run")
     manifest = tmp_path / "run" / "corpus" / "manifest.jsonl"
     manifest.write_text(manifest.read_text().replace('"validation"', '"train"'))
     with pytest.raises(ArtifactError, match="no clips in its validation split"):
-        pipeline.evaluate(tmp_path / "run", prior="default", split="validation", device="cpu")
+        pipeline.evaluate(tmp_path / "run", prior="default", split="validation", compute=CPU)
 
 
 # -- sets of clips -----------------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ from actseq.priors.labels import ConditionedPrior
 from actseq.progress import Silent
 from actseq.training.loop import Outcome, train
 
+CPU = pipeline.Compute("cpu", 1)
+
 LATENT_DIM, DIMS, CONDITION_DIM, FRAMES, LONGEST, BATCH = 5, 3, 8, 12, 9, 3
 SMALL = {"width": 12, "blocks": 2, "noise_dim": 4, "frame_noise_dim": 3}
 SMALL_OBJECTIVE = {"discriminator_width": 10, "discriminator_blocks": 2}
@@ -587,9 +589,9 @@ def test_a_run_of_real_digits(data_dir: Path, tmp_path: Path) -> None:
             (target / path.name).symlink_to(path)
     run = tmp_path / "run"
     pipeline.run_all(
-        tmp_path / "sounds", "smoke", run=str(run), overrides=["train_ae.steps=2", "train_prior.steps=2"], device="cpu"
+        tmp_path / "sounds", "smoke", run=str(run), overrides=["train_ae.steps=2", "train_prior.steps=2"], compute=CPU
     )
-    result = pipeline.train_prior(run, name="gan", overrides=[*WORDS, "train_prior.steps=6"], device="cpu")
+    result = pipeline.train_prior(run, name="gan", overrides=[*WORDS, "train_prior.steps=6"], compute=CPU)
     assert result["labels"] == ["3", "7"]
     assert math.isfinite(result["figures"]["distance"])
     assert pipeline.info(run)["priors"]["gan"]["network"] == "gan"

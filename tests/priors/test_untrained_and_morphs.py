@@ -24,6 +24,8 @@ from actseq.storage.artifacts import fingerprint, read_json
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import StoreWriter
 
+CPU = pipeline.Compute("cpu", 1)
+
 LABELS = ["3", "7"]
 EACH = 12
 KINDS = ["iid", "random-walk", "interpolate", "vary"]
@@ -43,9 +45,9 @@ def made(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
             (folder / "sounds" / label).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder / "sounds" / label / path.name)
     pipeline.train_ae(
-        folder / "sounds", preset="smoke", run=str(folder / "run"), overrides=["train_ae.steps=2"], device="cpu"
+        folder / "sounds", preset="smoke", run=str(folder / "run"), overrides=["train_ae.steps=2"], compute=CPU
     )
-    pipeline.extract_latents(folder / "run", device="cpu")
+    pipeline.extract_latents(folder / "run", compute=CPU)
     yield folder / "run"
     torch.set_num_threads(threads)
 
@@ -469,7 +471,7 @@ def test_no_other_prior_may_have_their_names(copied: Path) -> None:
         with pytest.raises(ConfigError, match=f"'{name}' is the name of a prior that needs no training"):
             pipeline.train_prior(copied, name=name)
     # One that is there all the same is the one that is meant.
-    pipeline.train_prior(copied, name="mine", device="cpu", overrides=["train_prior.steps=2"])
+    pipeline.train_prior(copied, name="mine", compute=CPU, overrides=["train_prior.steps=2"])
     (copied / "priors" / "mine").rename(copied / "priors" / "iid")
     loaded = LoadedRun.open(copied, prior="iid", device="cpu")
     assert isinstance(loaded.prior, ConditionedPrior)
@@ -478,12 +480,12 @@ def test_no_other_prior_may_have_their_names(copied: Path) -> None:
 
 def test_several_priors_and_none_named(copied: Path) -> None:
     for name in ("one", "two"):
-        pipeline.train_prior(copied, name=name, device="cpu", overrides=["train_prior.steps=2"])
+        pipeline.train_prior(copied, name=name, compute=CPU, overrides=["train_prior.steps=2"])
     loaded = LoadedRun.open(copied, device="cpu")
     assert (loaded.prior, loaded.prior_name, loaded.prior_folder) == (None, None, None)
     with pytest.raises(ArtifactError, match="no prior 'default'; there are: one, two"):
         LoadedRun.open(copied, device="cpu", need_prior=True)
-    result = pipeline.evaluate(copied, n=1, device="cpu", overrides=["vocoder.kind=griffin-lim", "vocoder.n_iter=1"])
+    result = pipeline.evaluate(copied, n=1, compute=CPU, overrides=["vocoder.kind=griffin-lim", "vocoder.n_iter=1"])
     assert "bits_per_dim" not in result
     assert any("none of the priors one, two is the default" in note for note in result["notes"])
 

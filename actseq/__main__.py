@@ -1,4 +1,4 @@
-"""`python -m actseq_cli`: the same as `actseq`."""
+"""`python -m actseq`: the same as `actseq`."""
 
 from actseq_cli.main import main
 
