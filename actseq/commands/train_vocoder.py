@@ -135,7 +135,7 @@ def _choose(
                 return made
         indices = spread(corpus.indices("validation"), vocoder_choice.CLIPS)
         for vocoder in vocoders.values():
-            vocoder.to(codec.device)  # type: ignore[attr-defined]
+            vocoder.to(codec.device)
         if indices:
             scores = vocoder_choice.score(vocoders, codec, corpus, indices, reporter)
             found, winner = vocoder_choice.figures(scores, first), vocoder_choice.decide(scores, first)

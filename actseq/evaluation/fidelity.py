@@ -135,7 +135,7 @@ def systems(
     renders["copy synthesis"] = lambda _, waveforms: _copy(codec, waveforms)
     try:
         vocoder = build.build_vocoder(Member(kind="griffin-lim"), codec.representation)
-        vocoder.to(codec.device)  # type: ignore[attr-defined]
+        vocoder.to(codec.device)
         through_griffin_lim = replace(codec, vocoder=vocoder)
         renders["griffin-lim"] = lambda _, waveforms: _copy(through_griffin_lim, waveforms)
     except ConfigError as error:

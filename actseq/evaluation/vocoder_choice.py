@@ -16,7 +16,7 @@ from actseq.evaluation import metrics
 from actseq.evaluation.fidelity import SPEECH_RATE_MAX
 from actseq.inference.codec import Codec
 from actseq.progress import Reporter
-from actseq.vocoders.base import Vocoder
+from actseq.vocoders.base import Vocoder, synthesise
 
 Waveform = NDArray[np.float32]
 Scores = dict[str, dict[str, dict[str, list[float | None]]]]
@@ -59,7 +59,7 @@ def score(
         given = dict(zip(WAYS, (codec.autoencoder.reconstruct(true), true), strict=True))
         for name, vocoder in candidates.items():
             for way, features in given.items():
-                made = vocoder.synthesise(features)[0].cpu().numpy()[: len(original)]
+                made = synthesise(vocoder, features)[0].cpu().numpy()[: len(original)]
                 for measure, figure in measures.items():
                     scores[name][way][measure].append(figure(original, made))
             done += 1

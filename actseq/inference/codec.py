@@ -14,7 +14,7 @@ from actseq.autoencoders.base import Autoencoder, Latents
 from actseq.errors import ConfigError
 from actseq.inference.streams import DecoderStream, Encoded, EncoderStream, ReconstructionStream, analyse
 from actseq.representations.base import Features, Representation
-from actseq.vocoders.base import Vocoder
+from actseq.vocoders.base import Vocoder, synthesise
 
 Waveform = NDArray[np.float32]
 BATCH_FRAMES = 16_384
@@ -119,7 +119,7 @@ class Codec:
     @torch.inference_mode()
     def synthesise(self, features: Features) -> list[Waveform]:
         """Waveforms of frames · hop_length samples."""
-        waveform = self._synthesiser().synthesise(features).cpu().numpy()
+        waveform = synthesise(self._synthesiser(), features).cpu().numpy()
         hop = self.representation.hop_length
         return [waveform[i, : length * hop] for i, length in enumerate(features.lengths.tolist())]
 

@@ -79,7 +79,7 @@ def load_codec(run: RunFolder, device_name: str, vocoder: configuration.Member |
             if vocoder.kind in registry.TRAINED
             else build.build_vocoder(vocoder, representation)
         )
-        built.to(device)  # type: ignore[attr-defined]
+        built.to(device)
         config = config.model_copy(update={"vocoder": vocoder})
     return Codec(representation, model, built, config.corpus.level_dbfs, device), config, fingerprint(run.autoencoder)
 

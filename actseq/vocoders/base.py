@@ -7,6 +7,7 @@ equals whole by construction. A sequence of F frames becomes F · hop_length sam
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,13 +27,15 @@ class Stream(Protocol):
 
 @runtime_checkable
 class Vocoder(Protocol):
-    """Features → waveform."""
+    """Features → waveform. An `nn.Module`."""
+
+    hop_length: int
 
     def stream(self) -> Stream:
         """Start a sequence."""
 
-    def synthesise(self, features: Features) -> Float[Tensor, "batch samples"]:
-        """Waveforms of frames · hop_length samples; zero beyond each length."""
+    def to(self, device: torch.device) -> object:
+        """Move its tensors to a device."""
 
 
 @runtime_checkable
@@ -57,9 +60,43 @@ class WaveformNetwork(Protocol):
         """Waveform of all but the first and last `context_frames` + `reach` frames, hop_length samples each."""
 
 
-def synthesise_streamed(vocoder: Vocoder, features: Features, hop_length: int) -> Float[Tensor, "batch samples"]:
-    """Run a stream for each sequence of a batch over its valid frames."""
+class BlockBuffer:
+    """Cuts frames that come in pieces into windows that overlap; where a window begins does not depend on the pieces.
+
+    Args:
+        size: frames from the beginning of a window to the beginning of the next.
+        overlap: frames that a window shares with the next.
+        context: frames of silence put before the sequence and after it.
+        silence: value of those frames.
+    """
+
+    def __init__(self, size: int, overlap: int = 0, *, context: int = 0, silence: float = 0.0) -> None:
+        self.size, self.overlap, self.context, self.silence = size, overlap, context, silence
+        self.waiting: Tensor | None = None
+
+    def push(self, values: Float[Tensor, "channels frames"]) -> list[Float[Tensor, "channels window"]]:
+        """Take more frames; return the windows that are complete, size + overlap frames each."""
+        if self.waiting is None:
+            self.waiting = values.new_full((len(values), self.context), self.silence)
+        self.waiting = torch.cat([self.waiting, values], dim=1)
+        windows = []
+        while self.waiting.shape[1] >= self.size + self.overlap:
+            # Contiguous: with another memory layout the same values may be rounded differently.
+            windows.append(self.waiting[:, : self.size + self.overlap].contiguous())
+            self.waiting = self.waiting[:, self.size :]
+        return windows
+
+    def finish(self) -> Float[Tensor, "channels rest"] | None:
+        """The last window, of at most size + overlap + context frames; None where no frame is left."""
+        if self.waiting is None or self.waiting.shape[1] == self.context:
+            return None
+        return F.pad(self.waiting, (0, self.context), value=self.silence).contiguous()
+
+
+def synthesise(vocoder: Vocoder, features: Features) -> Float[Tensor, "batch samples"]:
+    """Waveforms of frames · hop_length samples, zero beyond each length: a stream for each sequence of a batch."""
     batch, _, frames = features.values.shape
+    hop_length = vocoder.hop_length
     waveform = features.values.new_zeros(batch, frames * hop_length)
     for i, length in enumerate(features.lengths.tolist()):
         stream = vocoder.stream()

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from actseq.errors import require
-from actseq.representations.base import Features, Granular, Representation
+from actseq.representations.base import Granular, Representation
 from actseq.representations.grain import rotate_grains
-from actseq.vocoders.base import Stream, synthesise_streamed
+from actseq.vocoders.base import BlockBuffer, Stream
 
 LEAST_WEIGHT = 0.05
 """Least sum of windows that a sample is divided by: where one rim alone reaches, errors would explode."""
@@ -66,19 +66,15 @@ class GrainSynthesis(nn.Module):
             raise ValueError(f"length_jitter is {length_jitter}, expected at most 0.9")
         if not isinstance(representation, Granular):
             raise TypeError("only grain and spectrum features are grains")
-        self.representation = representation
+        self.representation, self.hop_length = representation, representation.hop_length
         self.loop_fade = loop_fade
         self.rotate, self.place_jitter, self.length_jitter = rotate, place_jitter, length_jitter
         self.low_pass_hz, self.block_frames = low_pass_hz, block_frames
-        self.reach = round(place_jitter * representation.hop_length)
+        self.reach = round(place_jitter * self.hop_length)
 
     def stream(self) -> Stream:
         """Start a sequence."""
         return _GrainStream(self)
-
-    def synthesise(self, features: Features) -> Float[Tensor, "batch samples"]:
-        """Waveforms of frames · hop_length samples; zero beyond each length."""
-        return synthesise_streamed(self, features, self.representation.hop_length)
 
     def low_passed(self, grains: Float[Tensor, "frames samples"]) -> Float[Tensor, "frames samples"]:
         """Grains without what lies above the cutoff."""
@@ -96,36 +92,29 @@ class _GrainStream:
 
     def __init__(self, vocoder: GrainSynthesis) -> None:
         self.vocoder = vocoder
-        self.size, self.hop = vocoder.representation.grain_length, vocoder.representation.hop_length
+        self.size, self.hop = vocoder.representation.grain_length, vocoder.hop_length
+        self.buffer = BlockBuffer(vocoder.block_frames)
         self.early = self.size // 2 + vocoder.reach
         self.drop = self.early
-        self.waiting: Tensor | None = None
         self.tail: Tensor | None = None
         self.rng = np.random.default_rng(0)
         self.frames = self.returned = 0
         self.sign = 1.0
 
     def push(self, values: Float[Tensor, "channels frames"]) -> Float[Tensor, " samples"]:
-        self.waiting = values if self.waiting is None else torch.cat([self.waiting, values], dim=1)
-        out = [values.new_zeros(0)]
-        while self.waiting.shape[1] >= self.vocoder.block_frames:
-            out.append(self._advance(self.waiting[:, : self.vocoder.block_frames]))
-            self.waiting = self.waiting[:, self.vocoder.block_frames :]
-        return torch.cat(out)
+        return torch.cat([values.new_zeros(0), *map(self._advance, self.buffer.push(values))])
 
     def finish(self) -> Float[Tensor, " samples"]:
-        if self.waiting is None:
+        last = self.buffer.finish()
+        rest = [] if last is None else [self._advance(last)]
+        if self.tail is None or self.buffer.waiting is None:
             return torch.zeros(0)
-        rest = [self._advance(self.waiting)] if self.waiting.shape[1] else []
-        if self.tail is None:
-            return self.waiting.new_zeros(0)
-        made = torch.cat([*rest, self._divide(self.tail).to(self.waiting.device)])
+        made = torch.cat([*rest, self._divide(self.tail).to(self.buffer.waiting.device)])
         return made[: self.frames * self.hop - self.returned + sum(map(len, rest))]
 
     def _advance(self, values: Tensor) -> Tensor:
         vocoder, n, size = self.vocoder, values.shape[1], self.size
-        # Contiguous: with another memory layout the same numbers may be rounded otherwise.
-        grains = vocoder.representation.grains(values[None].contiguous())[0].T.contiguous()
+        grains = vocoder.representation.grains(values[None])[0].T.contiguous()
         # On the CPU whatever the device: elsewhere sums at the same place come in any order.
         grains, device = vocoder.low_passed(grains).cpu(), values.device
         turned, flipped, placed, shortened = (

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from actseq.errors import ConfigError, require
-from actseq.representations.base import Features, Representation, magnitudes_of
-from actseq.vocoders.base import Stream, synthesise_streamed
+from actseq.representations.base import Representation, magnitudes_of
+from actseq.vocoders.base import BlockBuffer, Stream
 from actseq.vocoders.inversion import MagnitudeInversion
 
 
@@ -59,10 +59,6 @@ class GriffinLim(nn.Module):
         """Start a sequence."""
         return _GriffinLimStream(self)
 
-    def synthesise(self, features: Features) -> Float[Tensor, "batch samples"]:
-        """Waveforms of frames · hop_length samples; zero beyond each length. The same features give the same bytes."""
-        return synthesise_streamed(self, features, self.hop_length)
-
     def render(self, values: Float[Tensor, "channels frames"], seed: int) -> Float[Tensor, " samples"]:
         """One block on its own, frames · hop_length samples."""
         silent = self.n_fft // self.hop_length
@@ -89,25 +85,22 @@ class GriffinLim(nn.Module):
 class _GriffinLimStream:
     def __init__(self, vocoder: GriffinLim) -> None:
         self.vocoder = vocoder
-        self.waiting: Tensor | None = None
+        # One frame more than is rendered: what follows the last block is never its overlap alone.
+        self.buffer = BlockBuffer(vocoder.block_frames, vocoder.overlap_frames + 1)
         self.tail: Tensor | None = None
         self.block = 0
 
     def push(self, values: Float[Tensor, "channels frames"]) -> Float[Tensor, " samples"]:
-        self.waiting = values if self.waiting is None else torch.cat([self.waiting, values], dim=1)
-        frames, overlap = self.vocoder.block_frames, self.vocoder.overlap_frames
-        out = [values.new_zeros(0)]
-        while self.waiting.shape[1] > frames + overlap:
-            rendered = self._join(self.waiting[:, : frames + overlap])
-            cut = frames * self.vocoder.hop_length
+        out, cut = [values.new_zeros(0)], self.vocoder.block_frames * self.vocoder.hop_length
+        for window in self.buffer.push(values):
+            rendered = self._join(window[:, :-1])
             out.append(rendered[:cut])
-            self.tail, self.waiting = rendered[cut:], self.waiting[:, frames:]
+            self.tail = rendered[cut:]
         return torch.cat(out)
 
     def finish(self) -> Float[Tensor, " samples"]:
-        if self.waiting is None or self.waiting.shape[1] == 0:
-            return self.vocoder.window.new_zeros(0)
-        return self._join(self.waiting)
+        rest = self.buffer.finish()
+        return self.vocoder.window.new_zeros(0) if rest is None else self._join(rest)
 
     def _join(self, values: Tensor) -> Tensor:
         rendered = self.vocoder.render(values, self.block)

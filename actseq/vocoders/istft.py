@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from actseq.errors import require
-from actseq.representations.base import ComplexSpectrum, Features, Representation
-from actseq.vocoders.base import Stream, synthesise_streamed
+from actseq.representations.base import ComplexSpectrum, Representation
+from actseq.vocoders.base import BlockBuffer, Stream
 from actseq.vocoders.overlap import OverlapAdd
 
 
@@ -30,35 +30,24 @@ class Istft(nn.Module):
         if not isinstance(representation, ComplexSpectrum):
             raise TypeError("only complex spectra, such as stft, hold the phase that it needs")
         self.representation, self.block_frames = representation, block_frames
+        self.hop_length = representation.hop_length
 
     def stream(self) -> Stream:
         """Start a sequence."""
         return _IstftStream(self.representation, self.block_frames)
 
-    def synthesise(self, features: Features) -> Float[Tensor, "batch samples"]:
-        """Waveforms of frames · hop_length samples; zero beyond each length."""
-        return synthesise_streamed(self, features, self.representation.hop_length)
-
 
 class _IstftStream:
     def __init__(self, representation: ComplexSpectrum, block_frames: int) -> None:
-        self.representation, self.block_frames = representation, block_frames
-        window = representation.window
-        self.sum = OverlapAdd(window, representation.hop_length)
-        self.waiting = window.new_zeros(representation.channels, 0)
+        self.representation, self.buffer = representation, BlockBuffer(block_frames)
+        self.sum = OverlapAdd(representation.window, representation.hop_length)
 
     def push(self, values: Float[Tensor, "channels frames"]) -> Float[Tensor, " samples"]:
-        self.waiting = torch.cat([self.waiting, values], dim=1)
-        out = [values.new_zeros(0)]
-        while self.waiting.shape[1] >= self.block_frames:
-            out.append(self._advance(self.waiting[:, : self.block_frames]))
-            self.waiting = self.waiting[:, self.block_frames :]
-        return torch.cat(out)
+        return torch.cat([values.new_zeros(0), *map(self._advance, self.buffer.push(values))])
 
     def finish(self) -> Float[Tensor, " samples"]:
-        rest = [self._advance(self.waiting)] if self.waiting.shape[1] else []
-        return torch.cat([*rest, self.sum.finish()])
+        rest = self.buffer.finish()
+        return torch.cat([*([] if rest is None else [self._advance(rest)]), self.sum.finish()])
 
     def _advance(self, values: Tensor) -> Tensor:
-        # Contiguous: with another memory layout the same numbers may be rounded otherwise.
-        return self.sum.push(self.representation.spectrum(values.contiguous()))
+        return self.sum.push(self.representation.spectrum(values))

@@ -5,14 +5,13 @@ them, so nothing depends on how the frames arrive. Outside a sequence are the fe
 """
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from actseq.errors import require
-from actseq.representations.base import Features, Representation, magnitudes_of
+from actseq.representations.base import Representation, magnitudes_of
 from actseq.representations.normaliser import Normaliser
-from actseq.vocoders.base import Stream, synthesise_streamed
+from actseq.vocoders.base import BlockBuffer, Stream
 from actseq.vocoders.inversion import MagnitudeInversion
 from actseq.vocoders.overlap import OverlapAdd
 from actseq.vocoders.residual import ResidualNetwork
@@ -80,35 +79,21 @@ class Neural(nn.Module):
         """Start a sequence."""
         return _NeuralStream(self)
 
-    def synthesise(self, features: Features) -> Float[Tensor, "batch samples"]:
-        """Waveforms of frames · hop_length samples; zero beyond each length."""
-        return synthesise_streamed(self, features, self.hop_length)
-
 
 class _NeuralStream:
     def __init__(self, vocoder: Neural) -> None:
         self.vocoder = vocoder
         self.sum = OverlapAdd(vocoder.window, vocoder.hop_length)
-        channels, context = len(vocoder.normaliser.mean), vocoder.context_frames
-        self.waiting = vocoder.window.new_full((channels, context), vocoder.silence)
+        context = vocoder.context_frames
+        self.buffer = BlockBuffer(vocoder.block_frames, 2 * context, context=context, silence=vocoder.silence)
 
     def push(self, values: Float[Tensor, "channels frames"]) -> Float[Tensor, " samples"]:
-        self.waiting = torch.cat([self.waiting, values], dim=1)
-        frames = self.vocoder.block_frames
-        out = [values.new_zeros(0)]
-        while self.waiting.shape[1] >= frames + 2 * self.vocoder.context_frames:
-            out.append(self._advance(self.waiting[:, : frames + 2 * self.vocoder.context_frames]))
-            self.waiting = self.waiting[:, frames:]
-        return torch.cat(out)
+        return torch.cat([values.new_zeros(0), *map(self._advance, self.buffer.push(values))])
 
     def finish(self) -> Float[Tensor, " samples"]:
-        context = self.vocoder.context_frames
-        left = self.waiting.shape[1] - context
-        last = F.pad(self.waiting, (0, context), value=self.vocoder.silence)
-        rest = [self._advance(last)] if left else []
-        return torch.cat([*rest, self.sum.finish()])
+        rest = self.buffer.finish()
+        return torch.cat([*([] if rest is None else [self._advance(rest)]), self.sum.finish()])
 
     @torch.no_grad()
     def _advance(self, values: Tensor) -> Tensor:
-        # Contiguous: with another memory layout the same numbers may be rounded otherwise.
-        return self.sum.push(self.vocoder.spectrum(values.contiguous()[None])[0])
+        return self.sum.push(self.vocoder.spectrum(values[None])[0])

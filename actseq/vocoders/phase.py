@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from actseq.errors import require
 from actseq.representations.base import Features, Representation, magnitudes_of
 from actseq.representations.mel import Mel
-from actseq.vocoders.base import Stream, synthesise_streamed
+from actseq.vocoders.base import BlockBuffer, Stream, synthesise
 from actseq.vocoders.inversion import Inversion, MagnitudeInversion
 
 Array = NDArray[Any]
@@ -62,10 +62,6 @@ class Phase(nn.Module):
         """Start a sequence."""
         return _PhaseStream(self)
 
-    def synthesise(self, features: Features) -> Float[Tensor, "batch samples"]:
-        """Waveforms of frames · hop_length samples; zero beyond each length."""
-        return synthesise_streamed(self, features, self.hop_length)
-
     def settle(self, magnitude: Array, known: Array, first_frame: int) -> tuple[Array, Array]:
         """Spectra (frames, bins) of magnitudes whose first frames are known, and the signal that they stand for.
 
@@ -96,7 +92,7 @@ def compile_loops() -> float:
     """Compile the loops and cache them on disk, unless that was done before; the seconds it took."""
     begun = time.perf_counter()
     mel = Mel(8000, n_fft=64, hop_length=16, n_mels=4)
-    Phase(mel).synthesise(Features(torch.zeros(1, 4, 8), torch.tensor([8])))
+    synthesise(Phase(mel), Features(torch.zeros(1, 4, 8), torch.tensor([8])))
     return time.perf_counter() - begun
 
 
@@ -108,36 +104,24 @@ class _PhaseStream:
 
     def __init__(self, vocoder: Phase) -> None:
         self.vocoder = vocoder
-        self.waiting: Tensor | None = None
         self.known = np.zeros((2 * vocoder.reach, vocoder.n_fft // 2 + 1), np.complex64)
-        self.context = vocoder.inversion.context_frames
-        self.settled = self.pushed = 0
+        self.context, self.settled = vocoder.inversion.context_frames, 0
+        overlap = 2 * self.context + vocoder.reach
+        self.buffer = BlockBuffer(vocoder.block_frames, overlap, context=self.context, silence=vocoder.silence)
 
     def push(self, values: Float[Tensor, "channels frames"]) -> Float[Tensor, " samples"]:
-        vocoder = self.vocoder
-        if self.waiting is None:
-            self.waiting = values.new_full((len(values), self.context), vocoder.silence)
-        self.waiting = torch.cat([self.waiting, values], dim=1)
-        self.pushed += values.shape[1]
-        out = [values.new_zeros(0)]
-        while self.waiting.shape[1] >= 2 * self.context + vocoder.block_frames + vocoder.reach:
-            out.append(self._settle(vocoder.block_frames, vocoder.reach))
-        return torch.cat(out)
+        made = [self._settle(window, self.vocoder.reach) for window in self.buffer.push(values)]
+        return torch.cat([values.new_zeros(0), *made])
 
     def finish(self) -> Float[Tensor, " samples"]:
-        if self.waiting is None or self.pushed == 0:
-            return torch.zeros(0)
-        left = self.pushed - self.settled
-        tail = self.waiting.new_full((len(self.waiting), self.context), self.vocoder.silence)
-        self.waiting = torch.cat([self.waiting, tail], dim=1)
-        return self._settle(left, 0)
+        rest = self.buffer.finish()
+        return torch.zeros(0) if rest is None else self._settle(rest, 0)
 
-    def _settle(self, new: int, ahead: int) -> Tensor:
-        """Sound that is final once `new` more frames are; with none `ahead`, all that is left."""
+    def _settle(self, window: Tensor, ahead: int) -> Tensor:
+        """Sound that is final once a window is settled but for the frames `ahead`; all that is left where they are 0."""
         vocoder, reach, hop = self.vocoder, self.vocoder.reach, self.vocoder.hop_length
-        assert self.waiting is not None
-        seen = self.waiting[:, : new + ahead + 2 * self.context]
-        inverted = vocoder.inversion(seen).T.cpu().numpy()[self.context : self.context + new + ahead]
+        new = window.shape[1] - 2 * self.context - ahead
+        inverted = vocoder.inversion(window).T.cpu().numpy()[self.context : self.context + new + ahead]
         silent = 0 if ahead else 2 * reach
         magnitude = np.concatenate(
             [np.abs(self.known), inverted, np.zeros((silent, inverted.shape[1]), np.float32)]
@@ -149,5 +133,4 @@ class _PhaseStream:
             final = final[reach * hop :]  # before the sequence
         self.known = spectra[new : new + 2 * reach].copy()
         self.settled += new
-        self.waiting = self.waiting[:, new:]
-        return torch.from_numpy(final.copy()).to(self.waiting.device)
+        return torch.from_numpy(final.copy()).to(window.device)

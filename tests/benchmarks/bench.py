@@ -21,6 +21,7 @@ from actseq.priors.base import SamplingRequest
 from actseq.representations.linear import Linear
 from actseq.representations.mel import Mel
 from actseq.representations.stft import Stft
+from actseq.vocoders.base import synthesise as synthesise_features
 
 SECONDS = 10.0
 
@@ -65,7 +66,7 @@ def vocoders() -> None:
         print(f"\n{kind} {representation.channels} at {rate} Hz, 2048/512 → waveform")
         for name in ("istft",) if kind == "stft" else ("phase", "griffin-lim"):
             vocoder = build.build_vocoder(Member(kind=name), representation)
-            seconds = best(lambda v=vocoder, f=features: v.synthesise(f), 2 if name == "griffin-lim" else 5)
+            seconds = best(lambda v=vocoder, f=features: synthesise_features(v, f), 2 if name == "griffin-lim" else 5)
             row(f"  {name}", f"{SECONDS / seconds:8.0f} × real time")
 
 

@@ -16,6 +16,7 @@ from actseq.evaluation import metrics
 from actseq.inference.loading import load_codec
 from actseq.representations.linear import Linear
 from actseq.storage.run_folder import RunFolder
+from actseq.vocoders.base import synthesise
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
             errors, scores = [], []
             for clip in clips:
                 features = representation.analyse(torch.from_numpy(clip)[None], torch.tensor([len(clip)]))
-                made = vocoder.synthesise(features)[0].numpy()[: len(clip)]
+                made = synthesise(vocoder, features)[0].numpy()[: len(clip)]
                 errors.append(metrics.mel_l1_db(clip, made, codec.sample_rate))
                 score = metrics.pesq_mos(clip, made, codec.sample_rate)
                 scores += [] if score is None else [score]

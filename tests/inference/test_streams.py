@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from actseq import build, registry
 from actseq.autoencoders.base import Autoencoder
@@ -17,8 +18,7 @@ from actseq.config import Member
 from actseq.errors import ConfigError
 from actseq.inference import codec as codecs
 from actseq.inference.codec import Codec
-from actseq.representations.base import Features
-from actseq.vocoders.base import synthesise_streamed
+from actseq.vocoders.base import synthesise
 
 HOP, N_MELS = 64, 24
 CHUNK = 12
@@ -32,14 +32,13 @@ every_network = pytest.mark.parametrize(("network", "options"), EVERY, ids=[f"{n
 LENGTHS = [0, 1, HOP * 5, *(k * CHUNK * HOP + d for k in (1, 3) for d in (-1, 0, 1)), 5000, 9999]
 
 
-class Show:
+class Show(nn.Module):
     """A vocoder whose waveform shows the features: a frame's samples begin with its channels and the next frame's."""
+
+    hop_length = HOP
 
     def stream(self) -> "ShowStream":
         return ShowStream()
-
-    def synthesise(self, features: Features) -> torch.Tensor:
-        return synthesise_streamed(self, features, HOP)
 
 
 class ShowStream:
@@ -99,7 +98,7 @@ def one_pass(codec: Codec, waveform: np.ndarray) -> tuple[Any, np.ndarray, np.nd
         posterior = codec.autoencoder.encode(features)
         decoded = codec.autoencoder.decode(posterior.mode())
         rebuilt = codec.autoencoder.reconstruct(features)
-        made = [codec.vocoder.synthesise(found)[0].numpy() for found in (decoded, rebuilt)]
+        made = [synthesise(codec.vocoder, found)[0].numpy() for found in (decoded, rebuilt)]
     return posterior, made[0], made[1][: len(waveform)]
 
 

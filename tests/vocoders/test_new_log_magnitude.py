@@ -17,7 +17,7 @@ from actseq.vocoders.inversion import MagnitudeInversion
 
 VOCODERS = ("phase", "griffin-lim", "magnitude", "neural")
 OPTIONS = {"n_fft": 256, "hop_length": 64, "n_bands": 20}
-USE: dict[str, Any] = {"device": "cpu", "threads": 1}
+USE: dict[str, Any] = {"compute": pipeline.Compute("cpu", 1)}
 
 
 class Bumps(nn.Module):

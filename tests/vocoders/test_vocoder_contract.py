@@ -15,7 +15,7 @@ from actseq.errors import ConfigError
 from actseq.evaluation import metrics
 from actseq.representations.base import Features, Granular
 from actseq.representations.normaliser import Normaliser
-from actseq.vocoders.base import Vocoder
+from actseq.vocoders.base import BlockBuffer, Vocoder, synthesise
 
 TAKES = {
     "phase": {"mel", "linear"},
@@ -102,7 +102,7 @@ def streamed(vocoder: Vocoder, values: torch.Tensor, size: int) -> torch.Tensor:
 def test_streamed_equals_whole_bit_for_bit(vocoder: str, kind: str, size: int) -> None:
     analysis, features = analysed(kind)
     synthesis = make(vocoder, analysis)
-    whole = synthesis.synthesise(features)
+    whole = synthesise(synthesis, features)
     for i, length in enumerate(features.lengths.tolist()):
         made = streamed(synthesis, features.values[i, :, :length], size)
         assert torch.equal(made, whole[i, : len(made)])
@@ -117,20 +117,20 @@ def test_memory_layout_does_not_matter(vocoder: str, kind: str) -> None:
     values = features.values[0]
     turned = values.T.contiguous().T
     assert torch.equal(streamed(synthesis, turned, 93), streamed(synthesis, turned, 7))
-    other = synthesis.synthesise(Features(turned[None], features.lengths[:1]))[0]
-    torch.testing.assert_close(other[: 93 * 64], synthesis.synthesise(features)[0], atol=1e-3, rtol=0)
+    other = synthesise(synthesis, Features(turned[None], features.lengths[:1]))[0]
+    torch.testing.assert_close(other[: 93 * 64], synthesise(synthesis, features)[0], atol=1e-3, rtol=0)
 
 
 @every_pair
 def test_a_batch_sounds_as_its_clips_alone(vocoder: str, kind: str) -> None:
     analysis, features = analysed(kind)
     synthesis = make(vocoder, analysis)
-    whole = synthesis.synthesise(features)
+    whole = synthesise(synthesis, features)
     assert whole.shape == (3, features.values.shape[2] * analysis.hop_length)
     assert whole.dtype == torch.float32
     for i, length in enumerate(features.lengths.tolist()):
         n = length * analysis.hop_length
-        alone = synthesis.synthesise(Features(features.values[i : i + 1, :, :length], features.lengths[i : i + 1]))
+        alone = synthesise(synthesis, Features(features.values[i : i + 1, :, :length], features.lengths[i : i + 1]))
         assert alone.shape == (1, n)
         assert torch.equal(whole[i, :n], alone[0])
         assert not whole[i, n:].any()
@@ -141,20 +141,20 @@ def test_same_features_same_bytes_whatever_the_global_seed(vocoder: str, kind: s
     analysis, features = analysed(kind)
     synthesis = make(vocoder, analysis)
     torch.manual_seed(1)
-    first = synthesis.synthesise(features)
+    first = synthesise(synthesis, features)
     after = torch.rand(3)
     torch.manual_seed(1)
     assert torch.equal(torch.rand(3), after)
     torch.manual_seed(2)
-    assert torch.equal(synthesis.synthesise(features), first)
-    assert torch.equal(make(vocoder, analysis).synthesise(features), first)
+    assert torch.equal(synthesise(synthesis, features), first)
+    assert torch.equal(synthesise(make(vocoder, analysis), features), first)
 
 
 @every_pair
 def test_silence_stays_silent(vocoder: str, kind: str) -> None:
     analysis = members.representation(kind)
     features = analysis.analyse(torch.zeros(1, 3000), torch.tensor([3000]))
-    waveform = make(vocoder, analysis).synthesise(features)
+    waveform = synthesise(make(vocoder, analysis), features)
     assert waveform.isfinite().all()
     assert waveform.abs().max() < units.db_to_amplitude(-50.0)
 
@@ -168,7 +168,7 @@ def test_the_wildest_features_that_a_decoder_may_make_are_finite(vocoder: str, k
     wild = normaliser.restore(1e6 * torch.randn((1, analysis.channels, 40), generator=generator))
     assert wild.min() == normaliser.bounds[0]
     assert wild.max() == normaliser.bounds[1]
-    waveform = make(vocoder, analysis).synthesise(Features(wild, torch.tensor([40])))
+    waveform = synthesise(make(vocoder, analysis), Features(wild, torch.tensor([40])))
     assert waveform.isfinite().all()
     assert waveform.abs().max() < 1000
 
@@ -179,7 +179,7 @@ def test_nothing_comes_of_nothing(vocoder: str, kind: str) -> None:
     stream = make(vocoder, analysis).stream()
     assert len(stream.finish()) == 0
     empty = Features(torch.zeros(1, analysis.channels, 3), torch.tensor([0]))
-    assert not make(vocoder, analysis).synthesise(empty).any()
+    assert not synthesise(make(vocoder, analysis), empty).any()
 
 
 @pytest.mark.parametrize(("vocoder", "kind"), [pair for pair in LEGAL if pair[0] in registry.VOCODERS])
@@ -189,9 +189,25 @@ def test_real_digits_survive(vocoder: str, kind: str, data_dir: Path) -> None:
     analysis = members.representation(kind, **options)
     waveforms = members.digits(data_dir, 8)
     features = analysis.analyse(*members.padded(waveforms))
-    made = build.build_vocoder(Member(kind=vocoder), analysis).synthesise(features).numpy()
+    made = synthesise(build.build_vocoder(Member(kind=vocoder), analysis), features).numpy()
     distances = [
         metrics.mel_l1_db(clip, row[: len(clip)], members.SAMPLE_RATE)
         for clip, row in zip(waveforms, made, strict=True)
     ]
     assert np.mean(distances) < 1.5
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 40])
+@pytest.mark.parametrize(("overlap", "context"), [(0, 0), (3, 0), (5, 2)])
+def test_windows_of_a_buffer_depend_on_nothing_but_the_frames(size: int, overlap: int, context: int) -> None:
+    values = torch.arange(1.0, 41.0).expand(2, 40)
+    buffer = BlockBuffer(8, overlap, context=context, silence=-1.0)
+    windows = [window for i in range(0, 40, size) for window in buffer.push(values[:, i : i + size])]
+    rest = buffer.finish()
+    rest = values[:, :0] if rest is None else rest
+    silence = values.new_full((2, context), -1.0)
+    padded = torch.cat([silence, values, silence], dim=1)
+    assert [window.shape[1] for window in windows] == [8 + overlap] * len(windows)
+    assert all(torch.equal(window, padded[:, 8 * i :][:, : 8 + overlap]) for i, window in enumerate(windows))
+    assert torch.equal(rest, padded[:, 8 * len(windows) :] if rest.shape[1] else rest)
+    assert BlockBuffer(8, overlap, context=context).finish() is None
