@@ -1,4 +1,4 @@
-"""A log-magnitude representation that the library has never seen gets every vocoder of magnitudes, ready-made or trained."""
+"""A new log-magnitude representation works with every vocoder of magnitudes, with and without training."""
 
 from pathlib import Path
 from typing import Any
