@@ -6,8 +6,9 @@ its signature. The members themselves are listed in `registry`.
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, create_model
@@ -20,23 +21,21 @@ from actseq.errors import ConfigError
 from actseq.priors.labels import ConditionedPrior, LabelledPrior
 from actseq.priors.sequence import SequencePrior
 from actseq.priors.untrained import TrainingFrames
+from actseq.progress import Reporter
 from actseq.registry import (
-    AUTOENCODER_OBJECTIVES,
     BOTTLENECKS,
     CORRUPTIONS,
     EFFECTS,
+    FAMILIES,
     HEADS,
     NETWORKS,
+    OBJECTIVES,
     PRIOR_NETWORKS,
-    PRIOR_OBJECTIVES,
     REPRESENTATIONS,
-    TRAINED,
+    TRAININGS,
     UNTRAINED_PRIORS,
     VOCODER_NETWORKS,
-    VOCODER_OBJECTIVES,
     VOCODERS,
-    WHOLE_PRIOR_OBJECTIVES,
-    WHOLE_PRIORS,
 )
 from actseq.representations.base import Representation
 from actseq.vocoders.base import Vocoder
@@ -55,6 +54,17 @@ def options_model(member: Callable[..., Any]) -> type[BaseModel]:
     return create_model(f"{member.__name__}Options", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
 
 
+def find_member(family: Mapping[str, Callable[..., Any]], kind: str, where: str) -> Callable[..., Any]:
+    """A member by its name.
+
+    Raises:
+        ConfigError: no such member; the nearest one is named.
+    """
+    if kind not in family:
+        raise ConfigError(f"'{where}.kind' is '{kind}'", action=suggest_name(kind, family))
+    return family[kind]
+
+
 def select_member(
     family: Mapping[str, Callable[..., Any]], config: Member, where: str
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -63,10 +73,11 @@ def select_member(
     Raises:
         ConfigError: no such member or key; the nearest one is named.
     """
-    member = family.get(config.kind)
-    if member is None:
-        raise ConfigError(f"'{where}.kind' is '{config.kind}'", action=suggest_name(config.kind, family))
-    return member, parse(options_model(member), config.options, where).model_dump()
+    member = find_member(family, config.kind, where)
+    model = options_model(member)
+    if config.options and not model.model_fields:
+        raise ConfigError(f"'{where}.{next(iter(config.options))}' is no key of {config.kind}, which has none")
+    return member, parse(model, config.options, where).model_dump()
 
 
 def construct(family: Mapping[str, Callable[..., Any]], config: Member, where: str, *given: Any) -> Any:
@@ -78,96 +89,123 @@ def construct(family: Mapping[str, Callable[..., Any]], config: Member, where: s
         raise ConfigError(f"{where} {config.kind}: {error}") from None
 
 
-def complete(config: Config) -> Config:
+def complete(config: Config, reporter: Reporter | None = None) -> Config:
     """A copy in which every member lists all of its keys with their values: what a run writes down.
 
+    What was given by an override holds. Members of the preset that do not go with it are replaced by those that do.
+
+    Args:
+        config: with or without what follows from it.
+        reporter: is told what was replaced.
+
     Raises:
-        ConfigError: a member or key that does not exist, or members that do not fit each other.
+        ConfigError: a member or key that does not exist, or members that were given and do not fit each other.
     """
-
-    def full(family: Mapping[str, Callable[..., Any]], member: Member, where: str) -> Member:
-        completed = Member(kind=member.kind, **select_member(family, member, where)[1])
-        # As it will be read back from a file, where a tuple is a list.
-        return Member(**completed.model_dump(mode="json"))
-
-    vocoder = config.vocoder
-    if vocoder.kind == "auto":
-        if vocoder.options:
-            raise ConfigError(
-                f"vocoder auto takes no keys, but has {', '.join(vocoder.options)}",
-                action=f"name one instead: {', '.join(VOCODERS)}",
-            )
-    else:
-        vocoder = full(VOCODERS | TRAINED, vocoder, "vocoder")
-    completed = config.model_copy(
-        update={
-            "representation": full(REPRESENTATIONS, config.representation, "representation"),
-            "autoencoder": config.autoencoder.model_copy(
-                update={
-                    "network": full(NETWORKS, config.autoencoder.network, "autoencoder.network"),
-                    "bottleneck": full(BOTTLENECKS, config.autoencoder.bottleneck, "autoencoder.bottleneck"),
-                }
-            ),
-            "train_ae": config.train_ae.model_copy(
-                update={
-                    "objective": full(AUTOENCODER_OBJECTIVES, config.train_ae.objective, "train_ae.objective"),
-                    "corruption": None
-                    if config.train_ae.corruption is None
-                    else full(CORRUPTIONS, config.train_ae.corruption, "train_ae.corruption"),
-                }
-            ),
-            "prior": config.prior.model_copy(
-                update={
-                    "network": full(PRIOR_NETWORKS | WHOLE_PRIORS, config.prior.network, "prior.network"),
-                    "head": None if config.prior.head is None else full(HEADS, config.prior.head, "prior.head"),
-                }
-            ),
-            "train_prior": config.train_prior.model_copy(
-                update={"objective": full(PRIOR_OBJECTIVES, config.train_prior.objective, "train_prior.objective")}
-            ),
-            "train_vocoder": config.train_vocoder.model_copy(
-                update={
-                    "network": full(VOCODER_NETWORKS, config.train_vocoder.network, "train_vocoder.network"),
-                    "objective": full(VOCODER_OBJECTIVES, config.train_vocoder.objective, "train_vocoder.objective"),
-                }
-            ),
-            "vocoder": vocoder,
-            "generate": config.generate.model_copy(
-                update={
-                    "effects": tuple(
-                        full(EFFECTS, effect, f"generate.effects.{i}")
-                        for i, effect in enumerate(config.generate.effects)
-                    )
-                }
-            ),
-        }
-    )
-    _fit(completed)
+    tree = config.model_dump()
+    for line in _settle(tree, config.given, config.corpus.sample_rate):
+        if reporter is not None:
+            reporter.say(line)
+    for where, table in FAMILIES.items():
+        found = _node(tree, where)
+        if isinstance(found, tuple):
+            _put(tree, where, tuple(_full(table, member, f"{where}.{i}") for i, member in enumerate(found)))
+        elif found is not None:
+            _put(tree, where, _full(table, found, where))
+    completed = parse(Config, tree)
     _storable(completed)
     build_effects(completed)
     return completed
 
 
-def _fit(config: Config) -> None:
-    """Whether prior, head and objective go together.
+Tree = dict[str, Any]
+
+
+def _node(tree: Tree, where: str) -> Any:
+    return functools.reduce(dict.__getitem__, where.split("."), tree)
+
+
+def _put(tree: Tree, where: str, value: Any) -> None:
+    *path, last = where.split(".")
+    functools.reduce(dict.__getitem__, path, tree)[last] = value
+
+
+def _full(table: Mapping[str, Callable[..., Any]], member: Tree, where: str) -> Tree:
+    """A member with all of its keys, as it will be read back from a file, where a tuple is a list."""
+    found = Member(**member)
+    return Member(kind=found.kind, **select_member(table, found, where)[1]).model_dump(mode="json")
+
+
+def _settle(tree: Tree, given: frozenset[str], sample_rate: int) -> Iterator[str]:
+    """Make true what networks want of other members; a line for each network that had something of the preset replaced.
 
     Raises:
-        ConfigError: they do not; with the overrides that put it right.
+        ConfigError: what does not fit was given.
     """
-    kind, head, objective = config.prior.network.kind, config.prior.head, config.train_prior.objective.kind
-    whole = kind in WHOLE_PRIORS
-    fitting = WHOLE_PRIOR_OBJECTIVES.get(kind, "sequence")
-    settings = []
-    if whole != (head is None):
-        settings.append("prior.head=null" if whole else "prior.head.kind=mixture")
-    if objective != fitting:
-        settings.append(f"train_prior.objective.kind={fitting}")
-    if settings:
+    for network in TRAININGS:
+        wishes = _wishes(tree, network, sample_rate)
+        replaced = [said for where, fits in wishes if (said := _follow(tree, given, network, where, fits))]
+        if replaced:
+            yield f"{network} {_node(tree, network)['kind']}: {', '.join(replaced)}"
+
+
+def _follow(tree: Tree, given: frozenset[str], network: str, where: str, fits: list[str]) -> str | None:
+    """Put the first member that fits where none or another is; what of the preset that replaces.
+
+    Args:
+        tree: the configuration.
+        given: dotted keys that overrides have set.
+        network: which one has the wish.
+        where: of what.
+        fits: kinds that go with it, best first; none where there must be no such member.
+
+    Raises:
+        ConfigError: what does not fit was given.
+    """
+    old: Tree = _node(tree, where) or {"kind": None}
+    kind, family, wanted = old["kind"], where.rpartition(".")[2], fits[0] if fits else None
+    if kind in fits or (kind is None and not fits) or (kind and kind not in FAMILIES[where]):
+        return None
+    kept = {key: value for key, value in old.items() if f"{where}.{key}" in given}
+    if where in given or "kind" in kept or (kept and not fits):
         raise ConfigError(
-            f"prior.network {kind} with head {'null' if head is None else head.kind} and objective {objective}",
-            f"{'no head' if whole else 'a head'} and objective {fitting}",
-            " ".join(f"--set {setting}" for setting in settings),
+            f"{network} {_node(tree, network)['kind']} with {family} {kind or 'null'}",
+            f"{family} {' or '.join(fits)}" if fits else f"no {family}",
+            f"--set {where}.kind={wanted}, or leave {family} out" if fits else f"--set {where}=null, or leave it out",
         )
+    if kind == "":
+        # Keys for the objective of the preset's network: another one that was chosen may not have them all.
+        known = options_model(FAMILIES[where][fits[0]]).model_fields if f"{network}.kind" in given else old
+        kept |= {key: value for key, value in old.items() if key in known}
+    _put(tree, where, None if wanted is None else kept | {"kind": wanted})
+    if kind:
+        return f"{family} {wanted} in place of {kind}" if wanted else f"no {family} in place of {kind}"
+    lost = [f"{where}.{key}" for key in old if key not in kept and key != "kind"]
+    return f"without {', '.join(lost)}" if lost else None
+
+
+def _wishes(tree: Tree, network: str, sample_rate: int) -> Iterator[tuple[str, list[str]]]:
+    """Members that go with a network, best first: where, and which; none where there must be none."""
+    member = find_member(FAMILIES[network], _node(tree, network)["kind"], network)
+    if network == "autoencoder.network":
+        accepts = getattr(member, "accepts", None)
+        if accepts is not None:
+            found = (kind for kind, one in REPRESENTATIONS.items() if isinstance(one(sample_rate), accepts))
+            yield "representation", list(found)
+        if not getattr(member, "generative"):  # noqa: B009
+            # Nothing presses on latents beside skip connections.
+            yield "autoencoder.bottleneck", ["plain"]
+        elif getattr(member, "point_latents", False):
+            points = [kind for kind, one in BOTTLENECKS.items() if getattr(one, "params_per_dim") == 1]  # noqa: B009
+            yield "autoencoder.bottleneck", points
+    if network == "prior.network":
+        yield "prior.head", [] if is_whole_sequence(member) else list(HEADS)
+    where, usual = TRAININGS[network]
+    yield where, [getattr(member, "objective", usual)]
+
+
+def is_whole_sequence(network: Callable[..., Any]) -> bool:
+    """Whether a prior network makes whole sequences itself, without a head."""
+    return hasattr(network, "sample")
 
 
 def _storable(config: Config) -> None:
@@ -193,26 +231,8 @@ def build_representation(config: Config) -> Any:
 
 
 def build_autoencoder(config: Config, representation: Representation) -> Autoencoder:
-    """Network and bottleneck for the features of `representation`.
-
-    Raises:
-        ConfigError: a network with features or a bottleneck that it cannot work with.
-    """
+    """Network and bottleneck for the features of `representation`."""
     section = config.autoencoder
-    accepts = getattr(NETWORKS.get(section.network.kind), "accepts", None)
-    if accepts is not None and not isinstance(representation, accepts):
-        fits = [k for k, member in REPRESENTATIONS.items() if isinstance(member(config.corpus.sample_rate), accepts)]
-        raise ConfigError(
-            f"autoencoder.network {section.network.kind} with representation {config.representation.kind}",
-            f"representation {' or '.join(fits)}",
-            f"--set representation.kind={fits[0]}",
-        )
-    if not is_generative(section.network) and section.bottleneck.kind != "plain":
-        raise ConfigError(
-            f"autoencoder.network {section.network.kind} with bottleneck {section.bottleneck.kind}",
-            "bottleneck plain",
-            "nothing presses on a code beside skip connections: --set autoencoder.bottleneck.kind=plain",
-        )
     bottleneck = construct(BOTTLENECKS, section.bottleneck, "autoencoder.bottleneck", section.latent_dim)
     network = construct(
         NETWORKS,
@@ -248,7 +268,7 @@ def build_autoencoding(config: Config, model: Autoencoder, representation: Repre
     """The objective of `train-ae`."""
     section = config.train_ae
     given = (model, representation, margin, build_corruption(config))
-    return construct(AUTOENCODER_OBJECTIVES, section.objective, "train_ae.objective", *given)
+    return construct(OBJECTIVES, section.objective, "train_ae.objective", *given)
 
 
 def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str]) -> ConditionedPrior:
@@ -256,8 +276,10 @@ def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str
     section = config.prior
     sizes = {"latent_dim": latent_dim, "n_active": n_active, "condition_dim": section.condition_dim}
     if section.head is None:
-        prior = construct(WHOLE_PRIORS, section.network, "prior.network", *sizes.values(), config.train_prior.frames)
+        whole = (*sizes.values(), config.train_prior.frames)
+        prior = construct(PRIOR_NETWORKS, section.network, "prior.network", *whole)
     else:
+        # The head's weights are drawn first.
         head = construct(HEADS, section.head, "prior.head", n_active)
         prior = SequencePrior(construct(PRIOR_NETWORKS, section.network, "prior.network"), head, **sizes)
     return ConditionedPrior(prior, labels, section.condition_dim)
@@ -270,7 +292,7 @@ def build_untrained_prior(name: str, frames: TrainingFrames, labels: list[str]) 
 
 def build_sequence(config: Config, model: ConditionedPrior) -> Any:
     """The objective of `train-prior`."""
-    return construct(PRIOR_OBJECTIVES, config.train_prior.objective, "train_prior.objective", model)
+    return construct(OBJECTIVES, config.train_prior.objective, "train_prior.objective", model)
 
 
 def build_vocoder(config: Member, representation: Representation) -> Vocoder:
@@ -313,7 +335,7 @@ def build_vocoder_network(config: Config, representation: Representation) -> Any
 def build_vocoding(config: Config, model: nn.Module, representation: Representation, autoencoder: Autoencoder) -> Any:
     """The objective of `train-vocoder`."""
     return construct(
-        VOCODER_OBJECTIVES,
+        OBJECTIVES,
         config.train_vocoder.objective,
         "train_vocoder.objective",
         model,

@@ -8,12 +8,12 @@ member's own keys; those are checked against the member itself by `actseq.build`
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from actseq.errors import ConfigError
 
@@ -65,7 +65,8 @@ class AutoencoderConfig(Section):
 class TrainingConfig(Section):
     """What the training loop needs to know; `steps` or `minutes`, not both."""
 
-    objective: Member
+    objective: Member = Member(kind="")
+    """Its kind follows from the network; without one it has to fit."""
     steps: int | None = Field(None, gt=0)
     minutes: float | None = Field(None, gt=0)
     batch_size: int = Field(gt=0)
@@ -82,6 +83,11 @@ class TrainingConfig(Section):
     validation_batches: int = Field(8, gt=0)
     patience: int | None = Field(None, gt=0)
     """Stop after so many validations without a better one; None trains to the end, and keeps the best all the same."""
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _kind_follows(cls, value: Any) -> Any:
+        return {"kind": "", **value} if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingConfig:
@@ -177,6 +183,12 @@ class Config(Section):
     train_vocoder: VocoderTrainingConfig
     vocoder: Member
     generate: GenerateConfig
+    _given: frozenset[str] = PrivateAttr(default=frozenset())
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Dotted keys that overrides have set; all others are the preset's, or the run's."""
+        return self._given
 
 
 STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
@@ -219,9 +231,10 @@ def load_preset(preset: str, overrides: Iterable[str] = ()) -> Config:
 def resolve(tree: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
     """Check a configuration tree after applying overrides."""
     merged: dict[str, Any] = _copy(tree)
-    for override in overrides:
-        _set(merged, override)
-    return parse(Config, merged)
+    given = {key for override in overrides for key in _set(merged, override)}
+    config = parse(Config, merged)
+    config._given = frozenset(given)
+    return config
 
 
 def override(config: Config, overrides: Iterable[str], command: str) -> Config:
@@ -306,7 +319,7 @@ def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """`change` over `base`; a section whose `kind` changes replaces the old one, whose keys would be meaningless."""
-    if "kind" in change and change["kind"] != base.get("kind", change["kind"]):
+    if "kind" in change and change["kind"] != (base.get("kind") or change["kind"]):
         return _copy(change)
     merged = _copy(base)
     for key, value in change.items():
@@ -315,7 +328,8 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _set(tree: dict[str, Any], text: str) -> None:
+def _set(tree: dict[str, Any], text: str) -> Iterator[str]:
+    """Apply one override; the dotted keys that it sets."""
     key, equals, raw = text.partition("=")
     if not equals or not key:
         raise ConfigError(f"'{text}' is no override", "key=value, for example train_ae.batch_size=8")
@@ -328,16 +342,23 @@ def _set(tree: dict[str, Any], text: str) -> None:
     for part in reversed(parts):
         change = {part: change}
     node: Any = tree
-    for part in parts[:-1]:
-        if not isinstance(node, Mapping) or part not in node:
-            raise ConfigError(
-                f"'{key}' is no key of the configuration",
-                action=suggest_name(part, node if isinstance(node, Mapping) else ()),
-            )
-        node = node[part]
+    for depth, part in enumerate(parts[:-1]):
+        known = {*(node if isinstance(node, Mapping) else ()), *_keys(Config, parts[:depth])}
+        if part not in known:
+            raise ConfigError(f"'{key}' is no key of the configuration", action=suggest_name(part, known))
+        node = node.get(part) if isinstance(node, Mapping) else None
     # One budget replaces the other: nobody who asks for steps also wants the preset's minutes.
-    if parts[-1] in ("steps", "minutes") and isinstance(node, Mapping) and value is not None:
+    if parts[-1] in ("steps", "minutes") and isinstance(node, dict) and value is not None:
         other = "minutes" if parts[-1] == "steps" else "steps"
         if other in node:
-            node[other] = None  # type: ignore[index]
+            node[other] = None
     tree.update(_merge(tree, change))
+    return _leaves(value, key)
+
+
+def _leaves(value: Any, key: str) -> Iterator[str]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{key}.{name}")
+    else:
+        yield key

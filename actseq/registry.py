@@ -1,11 +1,12 @@
 """The members of every family, by the name that a configuration gives them.
 
-A new member is one file and one line here.
+A new member is one file and one line here. Where a configuration names no member, the first of its table that fits is taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from actseq import effects
@@ -40,46 +41,29 @@ from actseq.vocoders.magnitude import LearnedMagnitude
 from actseq.vocoders.neural import Neural
 from actseq.vocoders.phase import Phase
 
-REPRESENTATIONS: dict[str, Callable[..., Any]] = {
-    "mel": Mel,
-    "linear": Linear,
-    "stft": Stft,
-    "grain": Grain,
-    "spectrum": Spectrum,
-}
-NETWORKS: dict[str, Callable[..., Any]] = {
-    "conv": Conv,
-    "dense": Dense,
-    "recurrent": Recurrent,
-    "pca": Pca,
-    "unet": Unet,
-}
-BOTTLENECKS: dict[str, Callable[..., Any]] = {"plain": Plain, "variational": Variational, "adversarial": Adversarial}
-CORRUPTIONS: dict[str, Callable[..., Any]] = {"noise": Noise, "rotation": Rotation}
-PRIOR_NETWORKS: dict[str, Callable[..., Any]] = {"lstm": Lstm, "gru": Gru, "transformer": Transformer}
-WHOLE_PRIORS: dict[str, Callable[..., Any]] = {"gan": Gan}
-"""Priors that make a sequence in one go, and have no head."""
-HEADS: dict[str, Callable[..., Any]] = {"gaussian": Gaussian, "mixture": Mixture, "flow": Flow}
-AUTOENCODER_OBJECTIVES: dict[str, Callable[..., Any]] = {"autoencoding": Autoencoding}
-PRIOR_OBJECTIVES: dict[str, Callable[..., Any]] = {"sequence": SequenceLikelihood, "gan": AdversarialSequences}
-WHOLE_PRIOR_OBJECTIVES = {"gan": "gan"}
-"""The objective of a prior of whole sequences; that of the others is `sequence`."""
+Table = dict[str, Callable[..., Any]]
+
+REPRESENTATIONS: Table = {"mel": Mel, "linear": Linear, "stft": Stft, "grain": Grain, "spectrum": Spectrum}
+NETWORKS: Table = {"conv": Conv, "dense": Dense, "recurrent": Recurrent, "pca": Pca, "unet": Unet}
+BOTTLENECKS: Table = {"plain": Plain, "variational": Variational, "adversarial": Adversarial}
+CORRUPTIONS: Table = {"noise": Noise, "rotation": Rotation}
+PRIOR_NETWORKS: Table = {"lstm": Lstm, "gru": Gru, "transformer": Transformer, "gan": Gan}
+"""Causal networks, which take a head, and priors that make whole sequences, which take none."""
+HEADS: Table = {"mixture": Mixture, "gaussian": Gaussian, "flow": Flow}
 UNTRAINED_PRIORS: dict[str, Callable[[TrainingFrames], Iid | RandomWalk]] = {"iid": Iid, "random-walk": RandomWalk}
 """Made on the spot from a run's latents; no trained prior may have such a name."""
-VOCODERS: dict[str, Callable[..., Any]] = {
-    "phase": Phase,
-    "griffin-lim": GriffinLim,
-    "istft": Istft,
-    "granular": GrainSynthesis,
-}
-"""Best first: `vocoder: {kind: auto}` stands for the first that takes the representation."""
-VOCODER_NETWORKS: dict[str, Callable[..., Any]] = {"magnitude": LearnedMagnitude, "neural": Neural}
-VOCODER_OBJECTIVES: dict[str, Callable[..., Any]] = {
+OBJECTIVES: Table = {
+    "autoencoding": Autoencoding,
+    "sequence": SequenceLikelihood,
+    "gan": AdversarialSequences,
     "magnitude": MagnitudeLikeness,
     "adversarial-vocoding": AdversarialVocoding,
 }
-
-EFFECTS: dict[str, Callable[..., effects.Effect]] = {
+"""What trains a network; the network names it in its attribute `objective`."""
+VOCODERS: Table = {"phase": Phase, "griffin-lim": GriffinLim, "istft": Istft, "granular": GrainSynthesis}
+"""Best first: `vocoder: {kind: auto}` stands for the first that takes the representation."""
+VOCODER_NETWORKS: Table = {"magnitude": LearnedMagnitude, "neural": Neural}
+EFFECTS: Table = {
     "high-pass": effects.high_pass,
     "low-pass": effects.low_pass,
     "eq-band": effects.eq_band,
@@ -95,9 +79,34 @@ EFFECTS: dict[str, Callable[..., effects.Effect]] = {
 }
 
 
+def auto() -> Member:
+    """`vocoder: {kind: auto}`: the winner that `train-vocoder` recorded, or the best that needs no training."""
+    return Member(kind="auto")
+
+
 def trained(*, name: str = "default") -> Member:
     """`vocoder: {kind: trained}`: what `train-vocoder` made under a name; a run's files are needed to build it."""
     return Member.model_validate({"kind": "trained", "name": name})
 
 
-TRAINED: dict[str, Callable[..., Any]] = {"trained": trained}
+FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "representation": REPRESENTATIONS,
+    "autoencoder.network": NETWORKS,
+    "autoencoder.bottleneck": BOTTLENECKS,
+    "train_ae.objective": OBJECTIVES,
+    "train_ae.corruption": CORRUPTIONS,
+    "prior.network": PRIOR_NETWORKS,
+    "prior.head": HEADS,
+    "train_prior.objective": OBJECTIVES,
+    "train_vocoder.network": VOCODER_NETWORKS,
+    "train_vocoder.objective": OBJECTIVES,
+    "vocoder": ChainMap({"auto": auto, "trained": trained}, VOCODERS),
+    "generate.effects": EFFECTS,
+}
+"""Where a configuration holds a member, and of which table."""
+TRAININGS = {
+    "autoencoder.network": ("train_ae.objective", "autoencoding"),
+    "prior.network": ("train_prior.objective", "sequence"),
+    "train_vocoder.network": ("train_vocoder.objective", "magnitude"),
+}
+"""Where the objective of a network is, and which one it is where the network names none."""

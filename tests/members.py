@@ -1,6 +1,7 @@
-"""Cheap options for every registered member. A member that the tables of `actseq.build` know and these do not fails."""
+"""Cheap options of registered members. One that is not listed here is tested with its defaults."""
 
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +17,81 @@ from actseq.representations.base import Features
 SAMPLE_RATE = 8000
 LATENT_DIM = 4
 
-REPRESENTATIONS: dict[str, dict[str, Any]] = {
-    "mel": {"n_fft": 256, "hop_length": 64, "n_mels": 24},
-    "linear": {"n_fft": 256, "hop_length": 64},
-    "stft": {"n_fft": 256, "hop_length": 64},
-    "grain": {"grain_length": 256, "overlap": 0.75, "bands": 24},
-    "spectrum": {"grain_length": 256, "overlap": 0.75},
-}
-NETWORKS: dict[str, list[dict[str, Any]]] = {
-    "conv": [
-        {"width": 12, "inner": 16, "blocks": 1, "latent_blocks": 1, "stride": 2},
-        {"width": 12, "inner": 16, "blocks": 2, "stride": 3},
-        {"width": 12, "inner": 16, "blocks": 1, "stride": 2, "attention": 3, "heads": 3},
-    ],
-    "dense": [
-        {"width": 12, "layers": 1, "stride": 1},
-        {"width": 12, "layers": 2, "stride": 3},
-        {"width": 12, "layers": 2, "energies": True, "stride": 1},
-    ],
-    "recurrent": [
-        {"width": 8, "layers": 2, "stride": 3},
-        {"width": 8, "layers": 1, "stride": 1, "bidirectional": False},
-    ],
-    "pca": [{"stride": 1}, {"stride": 3}],
-    "unet": [{"width": 12, "inner": 16, "stride": 1}, {"width": 12, "inner": 16, "blocks": 1, "stride": 4}],
-}
+REPRESENTATIONS: dict[str, dict[str, Any]] = defaultdict(
+    dict,
+    {
+        "mel": {"n_fft": 256, "hop_length": 64, "n_mels": 24},
+        "linear": {"n_fft": 256, "hop_length": 64},
+        "stft": {"n_fft": 256, "hop_length": 64},
+        "grain": {"grain_length": 256, "overlap": 0.75, "bands": 24},
+        "spectrum": {"grain_length": 256, "overlap": 0.75},
+    },
+)
+NETWORKS: dict[str, list[dict[str, Any]]] = defaultdict(
+    lambda: [{}],
+    {
+        "conv": [
+            {"width": 12, "inner": 16, "blocks": 1, "latent_blocks": 1, "stride": 2},
+            {"width": 12, "inner": 16, "blocks": 2, "stride": 3},
+            {"width": 12, "inner": 16, "blocks": 1, "stride": 2, "attention": 3, "heads": 3},
+        ],
+        "dense": [
+            {"width": 12, "layers": 1, "stride": 1},
+            {"width": 12, "layers": 2, "stride": 3},
+            {"width": 12, "layers": 2, "energies": True, "stride": 1},
+        ],
+        "recurrent": [
+            {"width": 8, "layers": 2, "stride": 3},
+            {"width": 8, "layers": 1, "stride": 1, "bidirectional": False},
+        ],
+        "pca": [{"stride": 1}, {"stride": 3}],
+        "unet": [{"width": 12, "inner": 16, "stride": 1}, {"width": 12, "inner": 16, "blocks": 1, "stride": 4}],
+    },
+)
 SKIPPING = {"unet"}
 """Networks that decode nothing: what they make needs more than the latents."""
-BOTTLENECKS: dict[str, dict[str, Any]] = {"plain": {}, "variational": {}, "adversarial": {"deviation": 5.0}}
+BOTTLENECKS: dict[str, dict[str, Any]] = defaultdict(dict)
 ONLY_WITH: dict[str, set[str]] = {"unet": {"stft"}}
 """Networks that take only some representations."""
-CORRUPTIONS: dict[str, dict[str, Any]] = {"rotation": {}, "noise": {}}
-WHOLE_PRIORS: dict[str, dict[str, Any]] = {"gan": {"width": 8, "blocks": 1}}
+CORRUPTIONS: dict[str, dict[str, Any]] = defaultdict(dict)
 REFUSED = {("pca", "variational"): "plain", ("unet", "variational"): "plain", ("unet", "adversarial"): "plain"}
 """Network and bottleneck that do not fit, and the member that the refusal must name."""
-VOCODERS: dict[str, dict[str, Any]] = {
-    "phase": {"n_turns": 2, "block_frames": 16},
-    "griffin-lim": {"n_iter": 4, "block_frames": 16, "overlap_frames": 4},
-    "istft": {"block_frames": 16},
-    "granular": {"block_frames": 16},
-}
-VOCODER_NETWORKS: dict[str, dict[str, Any]] = {
-    "magnitude": {"width": 12, "inner": 16, "blocks": 1},
-    "neural": {"width": 12, "inner": 16, "blocks": 1, "block_frames": 16},
-}
-PRIOR_NETWORKS: dict[str, dict[str, Any]] = {
-    "lstm": {"width": 12, "layers": 2, "dropout": 0.0},
-    "gru": {"width": 12, "layers": 2, "dropout": 0.0},
-    # A window that is shorter than what the tests show it.
-    "transformer": {"width": 12, "inner": 20, "layers": 2, "heads": 3, "window": 4, "dropout": 0.0},
-}
-HEADS: dict[str, dict[str, Any]] = {
-    "gaussian": {},
-    "mixture": {"n_components": 3},
-    "flow": {"width": 12, "blocks": 1, "dropout": 0.0},
-}
+VOCODERS: dict[str, dict[str, Any]] = defaultdict(
+    dict,
+    {
+        "phase": {"n_turns": 2, "block_frames": 16},
+        "griffin-lim": {"n_iter": 4, "block_frames": 16, "overlap_frames": 4},
+        "istft": {"block_frames": 16},
+        "granular": {"block_frames": 16},
+    },
+)
+VOCODER_NETWORKS: dict[str, dict[str, Any]] = defaultdict(
+    dict,
+    {
+        "magnitude": {"width": 12, "inner": 16, "blocks": 1},
+        "neural": {"width": 12, "inner": 16, "blocks": 1, "block_frames": 16},
+    },
+)
+PRIOR_NETWORKS: dict[str, dict[str, Any]] = defaultdict(
+    dict,
+    {
+        "lstm": {"width": 12, "layers": 2, "dropout": 0.0},
+        "gru": {"width": 12, "layers": 2, "dropout": 0.0},
+        # A window that is shorter than what the tests show it.
+        "transformer": {"width": 12, "inner": 20, "layers": 2, "heads": 3, "window": 4, "dropout": 0.0},
+        "gan": {"width": 8, "blocks": 1},
+    },
+)
+HEADS: dict[str, dict[str, Any]] = defaultdict(
+    dict,
+    {
+        "gaussian": {},
+        "mixture": {"n_components": 3},
+        "flow": {"width": 12, "blocks": 1, "dropout": 0.0},
+    },
+)
+SEQUENCE_NETWORKS = sorted(kind for kind, one in registry.PRIOR_NETWORKS.items() if not build.is_whole_sequence(one))
+"""Prior networks that take a head."""
 
 
 def representation(kind: str, **options: Any) -> Any:
@@ -95,14 +116,12 @@ def autoencoder(
     awake: bool = True,
 ) -> Autoencoder:
     """A member with seeded weights, fitted to made-up features (mel if they fit); `awake` leaves no layer at zero."""
-    config = load_preset(
-        "smoke",
-        [
-            f"autoencoder.network={json.dumps({'kind': network, **options})}",
-            f"autoencoder.bottleneck={json.dumps({'kind': bottleneck, **BOTTLENECKS[bottleneck]})}",
-            f"autoencoder.latent_dim={latent_dim}",
-        ],
-    )
+    given = [
+        f"autoencoder.network={json.dumps({'kind': network, **options})}",
+        f"autoencoder.bottleneck={json.dumps({'kind': bottleneck, **BOTTLENECKS[bottleneck]})}",
+        f"autoencoder.latent_dim={latent_dim}",
+    ]
+    config = build.complete(load_preset("smoke", given))
     torch.manual_seed(0)
     model = build.build_autoencoder(config, analysis(network, n_mels)).eval()
     with torch.random.fork_rng(), torch.no_grad():

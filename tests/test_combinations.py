@@ -1,5 +1,6 @@
 """Every legal combination works from training to sound, at the smallest size; an illegal one is refused with a cure."""
 
+import functools
 import itertools
 import json
 from collections.abc import Mapping
@@ -12,20 +13,23 @@ import pytest
 import torch
 
 from actseq import build, registry
-from actseq.config import Config, Member, load_preset
+from actseq.autoencoders.base import Autoencoder
+from actseq.config import Config, Member, TrainingConfig, load_preset, override
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
-from actseq.objectives.base import Batch
+from actseq.objectives.base import Batch, Objective
 from actseq.priors.base import SamplingRequest
 from actseq.progress import Silent
-from actseq.training.loop import train
+from actseq.training.loop import Outcome, Source, train
 
 STEPS = 5
 TRIPLES = list(
     itertools.product(sorted(registry.REPRESENTATIONS), sorted(registry.NETWORKS), sorted(registry.BOTTLENECKS))
 )
-PRIORS = [(network, head) for network in sorted(registry.PRIOR_NETWORKS) for head in sorted(registry.HEADS)]
-PRIORS += [(network, None) for network in sorted(registry.WHOLE_PRIORS)]
+PRIORS: list[tuple[str, str | None]] = [
+    (network, head) for network in members.SEQUENCE_NETWORKS for head in sorted(registry.HEADS)
+]
+PRIORS += [(network, None) for network in sorted(registry.PRIOR_NETWORKS) if network not in members.SEQUENCE_NETWORKS]
 
 
 def refusal(representation: str, network: str, bottleneck: str) -> str | None:
@@ -59,15 +63,41 @@ def configuration(representation: str, network: str, bottleneck: str, *more: str
 
 
 class Crops:
-    """Noise under tones, two crops a batch."""
+    """Noise under tones, two crops a batch, of so many samples with what is around them."""
 
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
+    def __init__(self, samples: int, inside: int | None = None) -> None:
+        self.samples, self.inside = samples, samples if inside is None else inside
 
     def batch(self, step: int, rank: int = 0) -> Mapping[str, np.ndarray]:
         waveform = 0.1 * np.random.default_rng(step).standard_normal((2, self.samples))
         waveform += 0.3 * np.sin(np.arange(self.samples) * (0.2 + 0.1 * step))
-        return {"waveform": waveform.astype(np.float32), "n_samples": np.array([self.samples, self.samples // 2])}
+        lengths = np.array([self.inside, self.inside // 2])
+        return {"waveform": waveform.astype(np.float32), "n_samples": lengths, "start": np.zeros(2, dtype=np.int64)}
+
+
+class Saying(Silent):
+    """Keeps what is said."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def learn(objective: Objective, source: Source, section: TrainingConfig, folder: Path) -> Outcome:
+    """The loop, on what it is also validated on."""
+    device = torch.device("cpu")
+    return train(objective, source, source, section, folder, name="it", seed=0, device=device, reporter=Silent())
+
+
+def fitted(config: Config, analysis: Any, crops: Crops) -> Autoencoder:
+    """A seeded model that knows the statistics of its crops."""
+    torch.manual_seed(0)
+    model = build.build_autoencoder(config, analysis)
+    waveform = torch.from_numpy(crops.batch(0)["waveform"])
+    model.fit([analysis.analyse(waveform, torch.full((2,), waveform.shape[1]))])
+    return model
 
 
 @pytest.mark.parametrize(("representation", "network", "bottleneck"), LEGAL, ids=["-".join(triple) for triple in LEGAL])
@@ -76,26 +106,13 @@ def test_a_legal_triple_goes_from_training_to_sound(
 ) -> None:
     config = build.complete(configuration(representation, network, bottleneck))
     analysis = build.build_representation(config)
-    torch.manual_seed(0)
-    model = build.build_autoencoder(config, analysis)
     crops = Crops(1600)
     waveform = crops.batch(0)["waveform"]
-    whole = torch.full((2,), waveform.shape[1])
-    model.fit([analysis.analyse(torch.from_numpy(waveform), whole)])
+    model = fitted(config, analysis, crops)
     margin = -(-analysis.context_samples // analysis.hop_length) * analysis.hop_length
     if model.network.trainable:
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        outcome = train(
-            build.build_autoencoding(config, model, analysis, margin),
-            crops,
-            crops,
-            config.train_ae,
-            tmp_path,
-            name="autoencoder",
-            seed=0,
-            device=torch.device("cpu"),
-            reporter=Silent(),
-        )
+        outcome = learn(build.build_autoencoding(config, model, analysis, margin), crops, config.train_ae, tmp_path)
         assert outcome.total_steps == STEPS
         assert np.isfinite(outcome.figures["loss"])
         model.load_state_dict(outcome.tensors)
@@ -121,10 +138,8 @@ def test_a_legal_triple_goes_from_training_to_sound(
 )
 def test_an_illegal_triple_is_refused_and_told_what_fits(representation: str, network: str, bottleneck: str) -> None:
     fits = refusal(representation, network, bottleneck)
-    config = build.complete(configuration(representation, network, bottleneck))
-    analysis = build.build_representation(config)
     with pytest.raises(ConfigError, match=f"{network}.*({fits})"):
-        build.build_autoencoder(config, analysis)
+        build.complete(configuration(representation, network, bottleneck))
 
 
 @pytest.mark.parametrize("corruption", sorted(registry.CORRUPTIONS))
@@ -174,46 +189,163 @@ class Sequences:
 
 @pytest.mark.parametrize(("network", "head"), PRIORS)
 def test_every_prior_goes_from_training_to_latents(network: str, head: str | None, tmp_path: Path) -> None:
-    options = members.PRIOR_NETWORKS.get(network, members.WHOLE_PRIORS.get(network))
     config = build.complete(
         load_preset(
             "smoke",
             [
-                f"prior.network={json.dumps({'kind': network, **(options or {})})}",
+                f"prior.network={json.dumps({'kind': network, **members.PRIOR_NETWORKS[network]})}",
                 f"prior.head={'null' if head is None else json.dumps({'kind': head, **members.HEADS[head]})}",
-                f"train_prior.objective.kind={registry.WHOLE_PRIOR_OBJECTIVES.get(network, 'sequence')}",
                 f"train_prior.steps={STEPS}",
                 "train_prior.validations=1",
                 "train_prior.validation_batches=1",
             ],
         )
     )
+    assert trained_prior(config, tmp_path).total_steps == STEPS
+
+
+def trained_prior(config: Config, folder: Path) -> Outcome:
+    """Latents of a prior after its training."""
     torch.manual_seed(0)
     model = build.build_prior(config, members.LATENT_DIM, members.LATENT_DIM, ["a", "b"])
     standardiser = model.prior.standardiser
     standardiser.active.copy_(torch.arange(members.LATENT_DIM))
-    outcome = train(
-        build.build_sequence(config, model),
-        Sequences(),
-        Sequences(),
-        config.train_prior,
-        tmp_path,
-        name="prior",
-        seed=0,
-        device=torch.device("cpu"),
-        reporter=Silent(),
-    )
+    outcome = learn(build.build_sequence(config, model), Sequences(), config.train_prior, folder)
     model.load_state_dict(outcome.tensors)
     model.eval()
-    assert outcome.total_steps == STEPS
     request = SamplingRequest(n=2, max_frames=7, seed=3, condition=model.condition(torch.tensor([1, 2])))
     with torch.inference_mode():
         chunks = list(model.prior.sample(request))
     assert all(chunk.latents.isfinite().all() for chunk in chunks)
     assert sum(chunk.latents.shape[1] for chunk in chunks) <= 7
+    return outcome
 
 
-def test_every_member_has_options() -> None:
-    assert set(members.CORRUPTIONS) == set(registry.CORRUPTIONS)
-    assert set(members.WHOLE_PRIORS) == set(registry.WHOLE_PRIORS)
-    assert set(members.ONLY_WITH) <= set(registry.NETWORKS)
+# -- by its kind alone ------------------------------------------------------------------------------------------------
+
+ALONE = [
+    (where, kind)
+    for where, table in registry.FAMILIES.items()
+    for kind in sorted(table)
+    if not where.endswith(("objective", "effects"))
+]
+
+
+def alone(where: str, kind: str) -> list[Config]:
+    """A preset with one member named by its kind: as it is loaded, and from a run that lists all keys."""
+    stored = build.complete(load_preset("smoke"))
+    given = [f"{where}.kind={kind}"]
+    return [build.complete(config) for config in (load_preset("smoke", given), override(stored, given, "run"))]
+
+
+@pytest.mark.parametrize(("where", "kind"), ALONE)
+def test_the_kind_alone_chooses_a_member(where: str, kind: str) -> None:
+    fresh, again = alone(where, kind)
+    assert fresh == again == build.complete(again)
+    chosen = functools.reduce(dict.__getitem__, where.split("."), fresh.model_dump())
+    assert chosen["kind"] == kind
+
+
+@pytest.mark.parametrize(("where", "kind"), [pair for pair in ALONE if pair[0].startswith(("auto", "repr"))])
+def test_an_autoencoder_trains_by_a_kind_alone(where: str, kind: str, tmp_path: Path) -> None:
+    config = alone(where, kind)[0]
+    analysis = build.build_representation(config)
+    crops = Crops(1600)
+    model = fitted(config, analysis, crops)
+    if model.network.trainable:
+        objective = build.build_autoencoding(config, model, analysis, analysis.hop_length)
+        assert learn(objective, crops, few(config.train_ae), tmp_path).total_steps == 2
+
+
+@pytest.mark.parametrize(("where", "kind"), [pair for pair in ALONE if pair[0].startswith("prior")])
+def test_a_prior_trains_by_a_kind_alone(where: str, kind: str, tmp_path: Path) -> None:
+    config = alone(where, kind)[0]
+    assert trained_prior(config.model_copy(update={"train_prior": few(config.train_prior)}), tmp_path).total_steps == 2
+
+
+@pytest.mark.parametrize("kind", sorted(registry.VOCODER_NETWORKS))
+def test_a_vocoder_trains_by_a_kind_alone(kind: str, tmp_path: Path) -> None:
+    config = alone("train_vocoder.network", kind)[0]
+    analysis = build.build_representation(config)
+    model = build.build_vocoder_network(config, analysis)
+    objective = build.build_vocoding(config, model, analysis, fitted(config, analysis, Crops(1600)))
+    samples = 4 * analysis.hop_length
+    source = Crops(samples + 2 * objective.margin, samples)
+    assert learn(objective, source, few(config.train_vocoder), tmp_path).total_steps == 2
+    made = build.vocoder_of(model.eval(), analysis).synthesise(members.features(9, 1, analysis.channels))
+    assert made.isfinite().all()
+
+
+def few(section: TrainingConfig) -> Any:
+    """Two steps."""
+    return section.model_copy(update={"steps": 2, "minutes": None, "validations": 1, "validation_batches": 1})
+
+
+@pytest.mark.parametrize(
+    ("given", "replaced"),
+    [
+        (["prior.network.kind=gan"], "prior.network gan: no head in place of mixture"),
+        (["autoencoder.network.kind=pca"], "autoencoder.network pca: bottleneck plain in place of variational"),
+        (
+            ["autoencoder.network.kind=unet"],
+            "autoencoder.network unet: representation stft in place of mel, bottleneck plain in place of variational",
+        ),
+        (["prior.network.kind=gru"], None),
+        (["prior.network.kind=gan", "prior.head=null"], None),
+    ],
+)
+def test_what_a_preset_brought_and_does_not_fit_goes_with_one_line(given: list[str], replaced: str | None) -> None:
+    said: list[str] = []
+    build.complete(load_preset("smoke", given), Saying(said))
+    assert said == ([] if replaced is None else [replaced])
+
+
+def test_a_run_that_lists_all_keys_loses_those_of_the_old_objective() -> None:
+    said: list[str] = []
+    stored = build.complete(load_preset("smoke", ["train_prior.objective.end_weight=0.2"]))
+    given = ["prior.network.kind=gan", "train_prior.objective.penalty=2"]
+    changed = build.complete(override(stored, given, "train-prior"), Saying(said))
+    assert said == ["prior.network gan: no head in place of mixture, objective gan in place of sequence"]
+    assert changed.train_prior.objective.options["penalty"] == 2
+    back = build.complete(override(changed, ["prior.network.kind=lstm"], "train-prior"))
+    assert (back.prior.head or Member(kind="")).kind == "mixture"
+    assert back.train_prior.objective.kind == "sequence"
+
+
+def test_a_presets_own_keys_of_an_objective_that_is_not_chosen_go_too(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "include: smoke\ntrain_prior: {objective: {end_weight: 0.2, label_dropout: 0.3}}\n", encoding="utf-8"
+    )
+    said: list[str] = []
+    found = build.complete(load_preset(str(path), ["prior.network.kind=gan"]), Saying(said))
+    assert found.train_prior.objective.options["label_dropout"] == 0.3
+    assert said == [
+        "prior.network gan: no head in place of mixture, without train_prior.objective.end_weight",
+    ]
+    path.write_text("include: smoke\ntrain_prior: {objective: {end_wait: 0.2}}\n")
+    with pytest.raises(ConfigError, match="did you mean 'end_weight'"):
+        build.complete(load_preset(str(path)))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["prior.network.kind=gan", "prior.head.kind=flow"], "prior.network gan with head flow; expected no head"),
+        (["prior.network.kind=gan", "prior.head.n_components=3"], "gan with head mixture; .*--set prior.head=null"),
+        (["prior.network.kind=gan", "train_prior.objective.end_weight=1"], "train_prior.objective.end_weight"),
+        (["prior.head=null"], "lstm with head null; .*--set prior.head.kind=mixture"),
+        (["train_prior.objective.kind=gan"], "lstm with objective gan; .*--set train_prior.objective.kind=sequence"),
+        (
+            ["train_vocoder.objective.kind=adversarial-vocoding"],
+            "magnitude with objective adversarial-vocoding; expected objective magnitude",
+        ),
+        (["autoencoder.network.kind=unet", "representation.kind=mel"], "unet with representation mel; .*stft"),
+        (["autoencoder.network.kind=pca", "autoencoder.bottleneck.kind=variational"], "pca with bottleneck variat"),
+        (["prior.network.kind=gann"], "did you mean 'gan'"),
+        (["prior.network.kind=gan", "prior.network.widht=4"], "did you mean 'width'"),
+    ],
+)
+def test_what_was_given_and_does_not_fit_is_refused(given: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        build.complete(load_preset("smoke", given))

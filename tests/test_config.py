@@ -1,5 +1,6 @@
 """Presets, overrides and what they build; every mistake names the nearest thing that exists."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -56,17 +57,10 @@ def test_a_completed_preset_lists_every_key_and_reads_back(name: str) -> None:
     assert build.complete(completed) == completed
     written = yaml.safe_load(yaml.safe_dump(completed.model_dump(mode="json")))
     assert config.parse(Config, written) == completed
-    families = {
-        "representation": (registry.REPRESENTATIONS, completed.representation),
-        "network": (registry.NETWORKS, completed.autoencoder.network),
-        "bottleneck": (registry.BOTTLENECKS, completed.autoencoder.bottleneck),
-        "prior": (registry.PRIOR_NETWORKS, completed.prior.network),
-        "head": (registry.HEADS, completed.prior.head),
-        "objective": (registry.AUTOENCODER_OBJECTIVES, completed.train_ae.objective),
-        "sequence": (registry.PRIOR_OBJECTIVES, completed.train_prior.objective),
-    }
-    for family, member in families.values():
-        assert set(member.options) == set(build.options_model(family[member.kind]).model_fields)
+    for where, table in registry.FAMILIES.items():
+        member = functools.reduce(dict.__getitem__, where.split("."), written)
+        if isinstance(member, dict):
+            assert member.keys() - {"kind"} == build.options_model(table[member["kind"]]).model_fields.keys()
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -289,7 +283,7 @@ def test_another_kind_replaces_the_section() -> None:
 
 
 def test_auto_takes_no_keys() -> None:
-    with pytest.raises(ConfigError, match=r"vocoder auto takes no keys.*griffin-lim"):
+    with pytest.raises(ConfigError, match=r"'vocoder.n_iter' is no key of auto, which has none"):
         build.complete(load_preset("drums", ["vocoder.n_iter=3"]))
 
 

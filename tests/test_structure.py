@@ -70,8 +70,6 @@ KNOWN = {
     "actseq/inference/loaded_run.py: actseq.priors.untrained.RandomWalk",
     "actseq/objectives/adversarial_sequence.py: actseq.priors.gan.Gan",
     "actseq/objectives/autoencoding.py: actseq.autoencoders.bottlenecks.Adversarial",
-    "actseq/objectives/vocoding.py: actseq.vocoders.magnitude.LearnedMagnitude",
-    "actseq/objectives/vocoding.py: actseq.vocoders.neural.Neural",
     "actseq/vocoders/inversion.py: actseq.representations.linear.Linear",
     "actseq/vocoders/inversion.py: actseq.representations.mel.Mel",
     "actseq/vocoders/istft.py: actseq.representations.stft.Stft",

@@ -25,6 +25,7 @@ class Pca(nn.Module):
 
     trainable = False
     generative = True
+    point_latents = True
     components: Tensor
     centre: Tensor
     scale: Tensor

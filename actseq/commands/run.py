@@ -39,14 +39,15 @@ def run_all(
 
     overrides = list(overrides)
     if minutes is not None:
-        network = configuration.load_preset(preset, overrides).autoencoder.network
+        network = build.complete(configuration.load_preset(preset, overrides)).autoencoder.network
         shares = MINUTES_SHARE_WITH_VOCODER if vocoder else MINUTES_SHARE
         shares = shares if build.is_generative(network) else {"train_ae": 1.0}
         overrides = [f"{section}.minutes={share * minutes:g}" for section, share in shares.items()] + overrides
     config = configuration.load_preset(preset, overrides)
     if vocoder:
         # A representation that no vocoder can be trained on is found out before hours of training.
-        build.build_vocoder_network(build.complete(config), build.build_representation(config))
+        completed = build.complete(config)
+        build.build_vocoder_network(completed, build.build_representation(completed))
     first = train_configured(folder, config, run=run, compute=compute)
     made = first["run"]
     _same_later_sections(RunFolder(Path(made)), config)

@@ -48,7 +48,7 @@ def train_ae(
 
 def train_configured(folder: Path, config: Config, *, run: str | None, compute: Compute) -> Result:
     """As `train_ae`, with a configuration that has been read."""
-    asked = _request(folder, config, run, compute.device)
+    asked = _request(folder, config, run, compute)
     made, config, reporter = asked.run, asked.config, compute.reporter
     compute.use_threads()
     with made.lock(made.path):
@@ -85,7 +85,7 @@ def find_learning_rate(
     from actseq.plots.sound_charts import learning_rates
     from actseq.training import learning_rate
 
-    asked = _request(folder, configuration.load_preset(preset, overrides), run, compute.device)
+    asked = _request(folder, configuration.load_preset(preset, overrides), run, compute)
     made, config, reporter = asked.run, asked.config, compute.reporter
     if not asked.trainable:
         raise ConfigError(f"{config.autoencoder.network.kind} is fitted, not trained: it has no learning rate")
@@ -152,15 +152,15 @@ class _Request:
     begun: bool
 
 
-def _request(folder: Path, config: Config, run: str | None, device: str) -> _Request:
+def _request(folder: Path, config: Config, run: str | None, compute: Compute) -> _Request:
     from actseq import build
     from actseq.training.loop import resolve_device
 
-    config = build.complete(config)
+    config = build.complete(config, compute.reporter)
     representation = build.build_representation(config)
     model = build.build_autoencoder(config, representation)
     objective = build.build_autoencoding(config, model, representation, representation.hop_length)
-    resolved = resolve_device(device)
+    resolved = resolve_device(compute.device)
     divide_labels(labels_of(folder, config.corpus.labels), config, objective)
     listing = listing_of(folder, config.corpus.labels)
     made = RunFolder.locate(run or f"{folder.resolve().name}-{Path(config.preset).stem}")

@@ -36,7 +36,7 @@ def train_prior(
         )
     opened = RunFolder.open(run)
     require_generative(opened)
-    config = stage_config(read_autoencoder(opened)[1], overrides, "train-prior")
+    config = stage_config(read_autoencoder(opened)[1], overrides, "train-prior", compute.reporter)
     seed = config.seed if seed is None else seed
     latents, latents_meta = load_latents(opened, fingerprint(opened.autoencoder))
     inputs = {"autoencoder": latents_meta["inputs"]["autoencoder"], "latents": latents_meta["fingerprint"]}

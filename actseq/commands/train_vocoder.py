@@ -41,7 +41,7 @@ def train_vocoder(
     check_name(name, "vocoder")
     opened = RunFolder.open(run)
     meta_ae, config = read_autoencoder(opened)
-    config = stage_config(config, overrides, "train-vocoder")
+    config = stage_config(config, overrides, "train-vocoder", compute.reporter)
     section, seed = config.train_vocoder, config.seed if seed is None else seed
     compute.use_threads()
     codec, _, _ = load_codec(opened, compute.device, None)

@@ -13,6 +13,7 @@ from actseq import config as configuration
 from actseq.config import Config
 from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError, ConfigError
+from actseq.progress import Reporter
 from actseq.storage.artifacts import content_hash, fingerprint, read_json, read_meta, read_weights
 from actseq.storage.run_folder import RunFolder
 
@@ -27,11 +28,11 @@ if TYPE_CHECKING:
 Waveform = NDArray[np.float32]
 
 
-def stage_config(config: Config, overrides: Iterable[str], command: str) -> Config:
-    """A run's configuration with a command's overrides, its members complete."""
+def stage_config(config: Config, overrides: Iterable[str], command: str, reporter: Reporter | None = None) -> Config:
+    """A run's configuration with a command's overrides, its members complete; see `build.complete`."""
     from actseq import build
 
-    return build.complete(configuration.override(config, overrides, command))
+    return build.complete(configuration.override(config, overrides, command), reporter)
 
 
 def require_generative(run: RunFolder) -> None:
@@ -56,7 +57,7 @@ def read_autoencoder(run: RunFolder) -> tuple[dict[str, Any], Config]:
 
 def load_codec(run: RunFolder, device_name: str, vocoder: configuration.Member | None) -> tuple[Codec, Config, str]:
     """The autoencoder of a run ready for use, its configuration with the vocoder that `auto` stands for, its fingerprint."""
-    from actseq import build, registry
+    from actseq import build
     from actseq.inference.codec import Codec
     from actseq.training.loop import resolve_device
 
@@ -76,7 +77,7 @@ def load_codec(run: RunFolder, device_name: str, vocoder: configuration.Member |
             vocoder = chosen_vocoder(run, inputs) or build.untrained_vocoder(representation)
         built = (
             load_vocoder(run, vocoder.options["name"], representation, inputs)
-            if vocoder.kind in registry.TRAINED
+            if vocoder.kind == "trained"
             else build.build_vocoder(vocoder, representation)
         )
         built.to(device)

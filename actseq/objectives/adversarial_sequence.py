@@ -89,9 +89,6 @@ class AdversarialSequences(nn.Module):
         matching_weight: of the energy distance between the sequences of a batch and those made in their places.
         discriminator_width: numbers per frame in the discriminator.
         discriminator_blocks: its residual blocks.
-
-    Raises:
-        TypeError: another prior.
     """
 
     monitor = "distance"
@@ -109,11 +106,9 @@ class AdversarialSequences(nn.Module):
         super().__init__()
         require(0, label_dropout=label_dropout, penalty=penalty, matching_weight=matching_weight)
         require(1, discriminator_width=discriminator_width, discriminator_blocks=discriminator_blocks)
-        if not isinstance(model.prior, Gan):
-            raise TypeError("it trains prior.network.kind=gan; objective sequence trains the others")
         self.model = model
         self.label_dropout, self.penalty, self.matching_weight = label_dropout, penalty, matching_weight
-        dims = len(model.prior.log_spread)
+        dims = len(self.prior.log_spread)
         self.discriminator = Discriminator(dims, len(model.labels) + 1, discriminator_width, discriminator_blocks)
 
     @property

@@ -22,9 +22,6 @@ class SequenceLikelihood(nn.Module):
         input_noise: half of the sequences are shown with noise of a level up to this, drawn evenly; see `SequencePrior`.
         posterior: draw latents anew from their posterior; otherwise its mean is what is learned.
         end_weight: of the end's likelihood.
-
-    Raises:
-        TypeError: another prior.
     """
 
     monitor = "loss"
@@ -39,8 +36,6 @@ class SequenceLikelihood(nn.Module):
         end_weight: float = 0.1,
     ) -> None:
         super().__init__()
-        if not isinstance(model.prior, SequencePrior):
-            raise TypeError("it trains sequence priors; objective gan trains prior.network.kind=gan")
         self.model, self.label_dropout, self.end_weight = model, label_dropout, end_weight
         self.input_noise, self.posterior = input_noise, posterior
 

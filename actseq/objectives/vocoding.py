@@ -130,9 +130,6 @@ class MagnitudeLikeness(nn.Module):
         convergence_weight: of the spectral convergence.
         floor_db: magnitudes further below that of a full-scale sine count as silence.
 
-    Raises:
-        TypeError: another network.
-
     Source: Arık, Jun, Diamos, Fast Spectrogram Inversion using Multi-head CNN (2018), sections 3.1 and 3.2.
     """
 
@@ -150,8 +147,7 @@ class MagnitudeLikeness(nn.Module):
     ) -> None:
         super().__init__()
         require(0, convergence_weight=convergence_weight)
-        if not isinstance(model, MagnitudeNetwork):
-            raise TypeError("it trains network magnitude, which makes magnitudes; adversarial-vocoding trains neural")
+        assert isinstance(model, MagnitudeNetwork)
         self.model, self.convergence_weight = model, convergence_weight
         self.uses_autoencoder = autoencoder_share > 0
         self.crops = Crops(representation, autoencoder, autoencoder_share, model.context_frames)
@@ -205,9 +201,6 @@ class AdversarialVocoding(nn.Module):
         matching_weight: of feature matching.
         discriminator_width: channels of the first layers of the discriminators.
 
-    Raises:
-        TypeError: another network.
-
     Source: Siuzdak, Vocos (2023), section 3.3.
     """
 
@@ -226,8 +219,7 @@ class AdversarialVocoding(nn.Module):
     ) -> None:
         super().__init__()
         require(0, feature_weight=feature_weight, matching_weight=matching_weight)
-        if not isinstance(model, WaveformNetwork):
-            raise TypeError("it trains network neural, which makes waveforms; objective magnitude trains magnitude")
+        assert isinstance(model, WaveformNetwork)
         self.model, self.representation = model, representation
         self.feature_weight, self.matching_weight = feature_weight, matching_weight
         self.uses_autoencoder = autoencoder_share > 0

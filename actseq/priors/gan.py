@@ -167,6 +167,7 @@ class Gan(nn.Module):
         frame_noise_dim: random numbers per frame.
     """
 
+    objective = "gan"
     has_likelihood = False
     controls: tuple[str, ...] = ("temperature", "noise_temperature", "noise_clamp")
     lengths_seen: Tensor

@@ -28,6 +28,8 @@ class LearnedMagnitude(nn.Module):
         TypeError: the representation has no log-magnitudes.
     """
 
+    objective = "magnitude"
+
     def __init__(
         self, representation: Representation, *, width: int = 128, inner: int = 384, blocks: int = 4, n_updates: int = 5
     ) -> None:

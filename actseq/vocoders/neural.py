@@ -33,6 +33,7 @@ class Neural(nn.Module):
     Source: Siuzdak, Vocos (2023), with the magnitudes as a residual on the inverted ones.
     """
 
+    objective = "adversarial-vocoding"
     window: Tensor
 
     def __init__(

@@ -33,11 +33,6 @@ every_model, every_decoder = (
 )
 
 
-def test_every_member_has_options() -> None:
-    assert set(members.NETWORKS) == set(registry.NETWORKS)
-    assert set(members.BOTTLENECKS) == set(registry.BOTTLENECKS)
-
-
 @pytest.mark.parametrize(("network", "bottleneck"), sorted(members.REFUSED))
 def test_an_illegal_pair_is_refused_and_told_what_fits(network: str, bottleneck: str) -> None:
     with pytest.raises(ConfigError, match=f"{network}.*{members.REFUSED[network, bottleneck]}"):

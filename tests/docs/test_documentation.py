@@ -137,22 +137,7 @@ def test_every_preset_and_key_is_described() -> None:
 
     for key in set(keys(build.complete(load_preset("drums")).model_dump(mode="json"))) | set(Config.model_fields):
         assert f"`{key}" in text or f"### {key}" in text, f"docs/configs.md does not describe {key}"
-    families = (
-        registry.REPRESENTATIONS,
-        registry.NETWORKS,
-        registry.BOTTLENECKS,
-        registry.PRIOR_NETWORKS,
-        registry.HEADS,
-    )
-    families += (
-        registry.CORRUPTIONS,
-        registry.WHOLE_PRIORS,
-        registry.VOCODERS,
-        registry.TRAINED,
-        registry.VOCODER_NETWORKS,
-        registry.EFFECTS,
-    )
-    for family in (*families, registry.AUTOENCODER_OBJECTIVES, registry.PRIOR_OBJECTIVES, registry.VOCODER_OBJECTIVES):
+    for family in registry.FAMILIES.values():
         for kind, member in family.items():
             assert f"kind: {kind}" in text, f"docs/configs.md does not describe {kind}"
             for key in build.options_model(member).model_fields:

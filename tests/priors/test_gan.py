@@ -553,27 +553,6 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        (["prior.network.kind=gan"], "--set prior.head=null --set train_prior.objective.kind=gan"),
-        (["prior.network.kind=gan", "prior.head=null"], "gan.*; --set train_prior.objective.kind=gan"),
-        (["prior.network.kind=gan", "train_prior.objective.kind=gan"], "head mixture.*; --set prior.head=null"),
-        (["prior.head=null"], "lstm with head null.*; --set prior.head.kind=mixture"),
-        (["train_prior.objective.kind=gan"], "lstm .*; --set train_prior.objective.kind=sequence"),
-        (["prior.network.kind=gann"], "did you mean 'gan'"),
-        (["prior.network.kind=gan", "prior.network.widht=4"], "did you mean 'width'"),
-    ],
-)
-def test_what_does_not_go_together_is_refused_by_name(settings: list[str], expected: str) -> None:
-    with pytest.raises(ConfigError, match=expected):
-        build.complete(load_preset("smoke", settings))
-    # What is asked for is what helps.
-    words = expected.partition("--set ")[2].split(" --set ") if "--set" in expected else None
-    if words is not None:
-        build.complete(load_preset("smoke", [*settings, *words]))
-
-
-@pytest.mark.parametrize(
     "text", ["prior.network.width=0", "prior.network.noise_dim=0", "train_prior.objective.penalty=-1"]
 )
 def test_a_value_that_does_not_fit_is_a_config_error(text: str) -> None:

@@ -22,10 +22,6 @@ def clips() -> list[np.ndarray]:
     return [tone, np.array([0.7]), 0.1 * rng.standard_normal(64), 0.3 * rng.standard_normal(1000)]
 
 
-def test_every_member_has_options() -> None:
-    assert set(members.REPRESENTATIONS) == set(registry.REPRESENTATIONS)
-
-
 def check_alone_equals_batch(kind: str, waveforms: list[np.ndarray]) -> None:
     analysis = members.representation(kind)
     together = analysis.analyse(*members.padded(waveforms, fill=10.0))
