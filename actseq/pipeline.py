@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from actseq.commands.evaluate import evaluate as evaluate
     from actseq.commands.evaluate import evaluation_lines as evaluation_lines
     from actseq.commands.extract_latents import extract_latents as extract_latents
+    from actseq.commands.generate import Output as Output
     from actseq.commands.generate import generate as generate
     from actseq.commands.info import info as info
     from actseq.commands.plot import plot as plot
@@ -26,25 +27,30 @@ if TYPE_CHECKING:
     from actseq.commands.train_vocoder import choice_lines as choice_lines
     from actseq.commands.train_vocoder import train_vocoder as train_vocoder
     from actseq.commands.verify import verify as verify
+    from actseq.inference.request import FromPrior as FromPrior
+    from actseq.inference.request import GenerationRequest as GenerationRequest
+    from actseq.inference.request import Through as Through
+    from actseq.inference.request import Variations as Variations
 
 _NAMES = {
-    "common": ("Compute",),
-    "doctor": ("doctor",),
-    "evaluate": ("evaluate", "evaluation_lines"),
-    "extract_latents": ("extract_latents",),
-    "generate": ("generate",),
-    "info": ("info",),
-    "plot": ("plot", "plot_lines"),
-    "reconstruct": ("reconstruct",),
-    "report": ("report",),
-    "restore": ("restore",),
-    "run": ("run_all",),
-    "train_ae": ("find_learning_rate", "learning_rate_lines", "train_ae"),
-    "train_prior": ("train_prior",),
-    "train_vocoder": ("choice_lines", "train_vocoder"),
-    "verify": ("verify",),
+    "actseq.commands.common": ("Compute",),
+    "actseq.commands.doctor": ("doctor",),
+    "actseq.commands.evaluate": ("evaluate", "evaluation_lines"),
+    "actseq.commands.extract_latents": ("extract_latents",),
+    "actseq.commands.generate": ("Output", "generate"),
+    "actseq.commands.info": ("info",),
+    "actseq.commands.plot": ("plot", "plot_lines"),
+    "actseq.commands.reconstruct": ("reconstruct",),
+    "actseq.commands.report": ("report",),
+    "actseq.commands.restore": ("restore",),
+    "actseq.commands.run": ("run_all",),
+    "actseq.commands.train_ae": ("find_learning_rate", "learning_rate_lines", "train_ae"),
+    "actseq.commands.train_prior": ("train_prior",),
+    "actseq.commands.train_vocoder": ("choice_lines", "train_vocoder"),
+    "actseq.commands.verify": ("verify",),
+    "actseq.inference.request": ("FromPrior", "GenerationRequest", "Through", "Variations"),
 }
-"""Names of this module by the module of `actseq.commands` that defines them; the imports above say the same to tools."""
+"""Names of this module by the module that defines them; the imports above say the same to tools."""
 
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_MODULES)
@@ -53,7 +59,7 @@ __all__ = sorted(_MODULES)
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(import_module(f"actseq.commands.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -91,6 +91,30 @@ def test_only_a_family_knows_its_members_by_class() -> None:
     assert found <= KNOWN
 
 
+MOST_PARAMETERS = 8
+# What is still to be mended.
+MANY_PARAMETERS = {"actseq/plots/diagnostics.py: write_diagnostics", "actseq/training/loop.py: train"}
+
+
+def parameters(node: ast.FunctionDef) -> list[str]:
+    """The parameters of a function; a constructor's keyword-only ones are keys of the configuration and do not count."""
+    given = node.args
+    by_keyword = [] if node.name == "__init__" else [*given.kwonlyargs, *filter(None, [given.kwarg])]
+    every = (*given.posonlyargs, *given.args, *filter(None, [given.vararg]), *by_keyword)
+    return [one.arg for one in every if one.arg not in ("self", "cls")]
+
+
+def test_no_function_has_many_parameters() -> None:
+    """The compiled loops aside, which take everything as arrays and numbers."""
+    found = set()
+    for path in (*LIBRARY.rglob("*.py"), *(TOP / "cli").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and len(parameters(node)) > MOST_PARAMETERS:
+                compiled = any("njit" in ast.unparse(decorator) for decorator in node.decorator_list)
+                found |= set() if compiled else {f"{path.relative_to(TOP)}: {node.name}"}
+    assert found <= MANY_PARAMETERS
+
+
 def too_long(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
     if path.name == "decisions.md":

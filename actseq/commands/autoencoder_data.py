@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from actseq import units
+import torch
+
+from actseq import build, units
+from actseq.autoencoders.base import Autoencoder
 from actseq.commands.common import GAIN_DB
 from actseq.config import Config, suggest_name
 from actseq.data.corpus import Corpus
 from actseq.data.features import FeatureBatches, FeatureSource, store_features
 from actseq.data.segments import SegmentSource, WithNoiseClips
 from actseq.errors import ConfigError
+from actseq.objectives.autoencoding import Autoencoding
 from actseq.progress import Reporter
+from actseq.representations.base import Representation
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore
-
-if TYPE_CHECKING:
-    from actseq.autoencoders.base import Autoencoder
-    from actseq.objectives.autoencoding import Autoencoding
-    from actseq.representations.base import Representation
-    from actseq.training.loop import Source
+from actseq.training.loop import Source
 
 NOISE_CLIPS_SEED = 2**32
 """Added to the seed of what draws noise of other classes: it must not draw as what draws the clips does."""
@@ -133,10 +132,6 @@ def prepare_autoencoder_data(
     run: RunFolder, config: Config, corpus_fingerprint: str, reporter: Reporter
 ) -> AutoencoderData:
     """The model of a complete configuration, and what a run's corpus has for it."""
-    import torch
-
-    from actseq import build
-
     representation = build.build_representation(config)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     hop = representation.hop_length

@@ -130,14 +130,6 @@ def make_folder(folder: Path) -> None:
 # -- what is told -------------------------------------------------------------------------------------------------------
 
 
-def tell_changes(path: Path, offset: float, own_rate: int, sample_rate: int, reporter: Reporter) -> None:
-    """What was done to a file in reading it."""
-    if offset:
-        reporter.say(f"{path.name}: a constant offset of {offset:.3f} was removed")
-    if own_rate != sample_rate:
-        reporter.say(f"{path.name}: resampled from {own_rate} to {sample_rate} Hz")
-
-
 def tell_gain(path: Path, gain: float, reporter: Reporter) -> None:
     """What was done to a file in writing it."""
     if gain != 1.0:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from actseq import build
 from actseq.commands.common import AUTO, Compute, Result, aligned
 from actseq.commands.restore import restores
 from actseq.data.corpus import Corpus
+from actseq.data.excerpts import spread
+from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError
+from actseq.evaluation import fidelity, likelihood, page
+from actseq.evaluation.generated_clips import CLIPS, likeness
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
+from actseq.priors.labels import ConditionedPrior
 from actseq.progress import Reporter
 from actseq.storage.artifacts import write_json
-
-if TYPE_CHECKING:
-    from actseq.data.latents import LatentSequences
 
 
 def evaluate(
@@ -39,11 +41,6 @@ def evaluate(
         n: measure fidelity on so many clips only, spread evenly over the split; of a prior, so many generated clips.
         seed: of what is drawn from posteriors, and of what is generated.
     """
-    from actseq import build
-    from actseq.data.excerpts import spread
-    from actseq.evaluation import fidelity
-    from actseq.evaluation.page import write_page
-
     compute.use_threads()
     reporter = compute.reporter
     loaded = LoadedRun.open(run, prior=prior, device=compute.device, overrides=overrides)
@@ -84,8 +81,8 @@ def evaluate(
         known = ", ".join(loaded.run.trained_priors())
         result["notes"].append(f"likelihood is left out: none of the priors {known} is the default, --prior names one")
     shown = fidelity.shown_clips(measured, indices, found.mel_l1_db, reporter)
-    page = write_page(loaded.run.path / "evaluation", result, shown, loaded.sample_rate)
-    result["page"] = str(page)
+    written = page.write_page(loaded.run.path / "evaluation", result, shown, loaded.sample_rate)
+    result["page"] = str(written)
     write_json(loaded.run.path / "evaluation.json", result)
     return result
 
@@ -93,8 +90,6 @@ def evaluate(
 def _evaluate_prior(
     loaded: LoadedRun, corpus: Corpus, split: str, n: int | None, seed: int, reporter: Reporter
 ) -> Result:
-    from actseq.evaluation.generated_clips import CLIPS, likeness
-
     latents = load_latents(loaded.run, loaded.autoencoder)[0]
     result: Result = {
         "run": str(loaded.run.path),
@@ -116,9 +111,6 @@ def _evaluate_prior(
 
 def _add_likelihood(result: Result, loaded: LoadedRun, latents: LatentSequences, split: str, seed: int) -> None:
     """Bits per dimension of a run's prior, or a note that it has none."""
-    from actseq.evaluation import likelihood
-    from actseq.priors.labels import ConditionedPrior
-
     if isinstance(loaded.prior, ConditionedPrior) and loaded.prior.prior.has_likelihood:
         result["bits_per_dim"] = likelihood.likelihood(loaded.prior, latents, split, seed)
     else:
@@ -127,8 +119,6 @@ def _add_likelihood(result: Result, loaded: LoadedRun, latents: LatentSequences,
 
 def evaluation_lines(result: Result) -> list[str]:
     """The result of `evaluate` as tables."""
-    from actseq.evaluation import page
-
     if "generation" in result:
         tables = page.generation_tables(result)
         lines = [page.generation_headline(result), *page.GENERATION_LEGEND, *result["notes"]]

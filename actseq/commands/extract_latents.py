@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,14 +14,12 @@ from actseq.commands.common import AUTO, Compute, Result
 from actseq.config import LatentsConfig
 from actseq.data.corpus import Corpus, random_speed
 from actseq.data.latents import COPIES
+from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
 from actseq.inference.loading import Waveform, load_codec, require_generative, stage_config
 from actseq.progress import Reporter
 from actseq.storage.artifacts import begin_store, read_json, write_json
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore, StoreWriter, group_shards
-
-if TYPE_CHECKING:
-    from actseq.inference.codec import Codec
 
 
 def extract_latents(
@@ -83,8 +80,6 @@ def _passes(corpus: Corpus, section: LatentsConfig, seed: int) -> list[_Pass]:
 def _extract(
     run: RunFolder, codec: Codec, corpus: Corpus, section: LatentsConfig, seed: int, reporter: Reporter
 ) -> Result:
-    from actseq.inference.codec import BATCH_FRAMES, in_batches
-
     dtype = np.dtype(section.dtype)
     hop = codec.representation.hop_length
     passes = _passes(corpus, section, seed)

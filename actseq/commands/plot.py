@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from actseq.commands.common import AUTO, Compute, Result, make_folder
+from actseq.commands.evaluate import below_each_other
 from actseq.data.corpus import Corpus
 from actseq.inference.loading import load_codec, read_autoencoder, stage_config
+from actseq.plots.diagnostics import headline, tables, write_diagnostics
 from actseq.storage.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    pass
-
-from actseq.commands.evaluate import below_each_other
 
 
 def plot(
@@ -35,8 +31,6 @@ def plot(
         n: how many clips; None: up to 200 that make a minute together.
         seed: of the choice of clips and frames, and of what is drawn from posteriors.
     """
-    from actseq.plots.diagnostics import write_diagnostics
-
     compute.use_threads()
     opened = RunFolder.open(run)
     config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
@@ -69,7 +63,5 @@ def plot(
 
 def plot_lines(result: Result) -> list[str]:
     """The result of `plot` as tables."""
-    from actseq.plots.diagnostics import headline, tables
-
     pictures = f"{len(result['pictures'])} pictures, each with its numbers in a CSV: {result['folder']}"
     return [headline(result), *result["notes"], *below_each_other(tables(result)), "", pictures]

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, tell_changes, tell_gain
+from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, tell_gain
 from actseq.data.corpus import level_gain
 from actseq.errors import AudioError, ConfigError
+from actseq.inference.loaded_run import report_changes
 from actseq.inference.loading import load_codec, read_autoencoder, stage_config
 from actseq.storage.run_folder import RunFolder
 
@@ -60,7 +61,7 @@ def reconstruct(
             failed.append({"file": str(path), "reason": str(error)})
             reporter.warn(f"skipped {error}")
             continue
-        tell_changes(path, recording.offset, recording.own_rate, codec.sample_rate, reporter)
+        report_changes(path, recording.offset, recording.own_rate, codec.sample_rate, reporter)
         recordings.append((recording, target))
         reporter.advance(i + 1)
     reporter.end()

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from actseq.commands.common import AUTO, Compute, Result
 from actseq.inference.loaded_run import LoadedRun
-
-if TYPE_CHECKING:
-    pass
+from actseq.plots.report import write_report
 
 
 def report(
@@ -27,8 +24,6 @@ def report(
     Args:
         n: generated clips of each label; default: about 20 in all.
     """
-    from actseq.plots.report import write_report
-
     compute.use_threads()
     loaded = LoadedRun.open(run, prior=prior, device=compute.device, overrides=overrides, need_prior=True)
     made = write_report(loaded, loaded.run.path / "report", n, seed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from actseq import build
 from actseq.commands.common import AUTO, Compute, Result
 from actseq.commands.reconstruct import reconstruct
 from actseq.config import Config
@@ -40,7 +41,5 @@ def restore(
 
 def restores(config: Config) -> bool:
     """Whether an autoencoder is shown corrupted sounds and asked for clean ones."""
-    from actseq import build
-
     corruption = build.build_corruption(config)
     return corruption is not None and not corruption.works_on_grains

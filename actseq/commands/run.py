@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from actseq import build
 from actseq import config as configuration
 from actseq.commands.common import AUTO, Compute, Result
 from actseq.commands.extract_latents import extract_latents
@@ -19,6 +21,25 @@ MINUTES_SHARE = {"train_ae": 0.7, "train_prior": 0.3}
 MINUTES_SHARE_WITH_VOCODER = {"train_ae": 0.6, "train_prior": 0.25, "train_vocoder": 0.15}
 
 
+@dataclass(frozen=True)
+class RunResult:
+    """What `run` has trained.
+
+    Attributes:
+        run: folder of the run.
+        autoencoder: result of `train_ae`.
+        latents: result of `extract_latents`; None for an autoencoder that only restores.
+        prior: result of `train_prior`; None for an autoencoder that only restores.
+        vocoder: result of `train_vocoder`; None where none was requested.
+    """
+
+    run: str
+    autoencoder: Result
+    latents: Result | None = None
+    prior: Result | None = None
+    vocoder: Result | None = None
+
+
 def run_all(
     folder: Path,
     preset: str,
@@ -28,15 +49,13 @@ def run_all(
     vocoder: bool = False,
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
-) -> Result:
+) -> RunResult:
     """All stages; each is skipped when it is done with the same inputs. An autoencoder that only restores is all of it.
 
     Args:
         minutes: of all stages together.
         vocoder: train one too, and keep the better of it and the one that needs no training.
     """
-    from actseq import build
-
     overrides = list(overrides)
     if minutes is not None:
         network = build.complete(configuration.load_preset(preset, overrides)).autoencoder.network
@@ -53,21 +72,13 @@ def run_all(
     _same_later_sections(RunFolder(Path(made)), config)
     if not build.is_generative(config.autoencoder.network):
         compute.reporter.say("latents and prior are left out: this autoencoder has skip connections, it restores")
-        return {"run": made, "autoencoder": first}
-    result = {
-        "run": made,
-        "autoencoder": first,
-        "latents": extract_latents(made, compute=compute),
-        "prior": train_prior(made, compute=compute),
-    }
-    if vocoder:
-        result["vocoder"] = train_vocoder(made, compute=compute)
-    return result
+        return RunResult(made, first)
+    latents = extract_latents(made, compute=compute)
+    prior = train_prior(made, compute=compute)
+    return RunResult(made, first, latents, prior, train_vocoder(made, compute=compute) if vocoder else None)
 
 
 def _same_later_sections(run: RunFolder, config: Config) -> None:
     """`run` promises its own settings for every stage: refuse a run whose configuration says otherwise."""
-    from actseq import build
-
     stored, asked = run.read_config().model_dump(mode="json"), build.complete(config).model_dump(mode="json")
     same_settings(stored, asked, f"run {run.name}", "name another with --run, or delete it")

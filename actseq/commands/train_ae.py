@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from actseq import build
 from actseq import config as configuration
 from actseq.commands.autoencoder_data import divide_labels, prepare_autoencoder_data
 from actseq.commands.common import AUTO, Compute, Result, trained_result
@@ -22,9 +23,8 @@ from actseq.progress import Reporter
 from actseq.storage.artifacts import read_meta, same_settings, write_artifact
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_table
-
-if TYPE_CHECKING:
-    import torch
+from actseq.training import learning_rate
+from actseq.training.loop import resolve_device, train
 
 
 def train_ae(
@@ -83,7 +83,6 @@ def find_learning_rate(
         ConfigError: preset or overrides; the run exists with other settings; the network is not trained.
     """
     from actseq.plots.sound_charts import learning_rates
-    from actseq.training import learning_rate
 
     asked = _request(folder, configuration.load_preset(preset, overrides), run, compute)
     made, config, reporter = asked.run, asked.config, compute.reporter
@@ -153,9 +152,6 @@ class _Request:
 
 
 def _request(folder: Path, config: Config, run: str | None, compute: Compute) -> _Request:
-    from actseq import build
-    from actseq.training.loop import resolve_device
-
     config = build.complete(config, compute.reporter)
     representation = build.build_representation(config)
     model = build.build_autoencoder(config, representation)
@@ -182,9 +178,6 @@ def _request(folder: Path, config: Config, run: str | None, compute: Compute) ->
 
 
 def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None:
-    from actseq import build
-    from actseq.training.loop import train
-
     run, config = asked.run, asked.config
     lesson = prepare_autoencoder_data(run, config, corpus_fingerprint, reporter)
     model, representation = lesson.model, lesson.representation

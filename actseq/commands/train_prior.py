@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
+from actseq import build, registry
 from actseq.commands.common import AUTO, Compute, Result, begin_training, check_name, trained_result
 from actseq.data.latents import SequenceSource
 from actseq.errors import ConfigError
 from actseq.inference.loading import load_latents, read_autoencoder, require_generative, stage_config
+from actseq.priors.end_calibration import calibrate
 from actseq.storage.artifacts import fingerprint, write_artifact
 from actseq.storage.run_folder import RunFolder
+from actseq.training.loop import resolve_device, train
 
 
 def train_prior(
@@ -22,12 +27,6 @@ def train_prior(
     compute: Compute = AUTO,
 ) -> Result:
     """Train a prior on a run's latents. Resumes; does nothing where it is done."""
-    import torch
-
-    from actseq import build, registry
-    from actseq.priors.end_calibration import calibrate
-    from actseq.training.loop import resolve_device, train
-
     reporter = compute.reporter
     check_name(name, "prior")
     if name in registry.UNTRAINED_PRIORS:

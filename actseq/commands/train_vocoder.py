@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+
+from actseq import build, registry
 from actseq.commands.common import AUTO, GAIN_DB, Compute, Result, aligned, begin_training, check_name, trained_result
 from actseq.data.corpus import Corpus
+from actseq.data.excerpts import spread
 from actseq.data.features import FeatureBatches
 from actseq.data.segments import SegmentSource
 from actseq.errors import ArtifactError
+from actseq.evaluation import vocoder_choice
+from actseq.evaluation.vocoder_choice import table
+from actseq.inference.codec import Codec
 from actseq.inference.loading import load_codec, load_vocoder, read_autoencoder, stage_config, vocoder_inputs
 from actseq.progress import Reporter
 from actseq.storage.artifacts import fingerprint, read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from actseq.inference.codec import Codec
+from actseq.training.loop import train
 
 
 def train_vocoder(
@@ -32,11 +36,6 @@ def train_vocoder(
 
     Resumes; does nothing where it is done.
     """
-    import torch
-
-    from actseq import build
-    from actseq.training.loop import train
-
     reporter = compute.reporter
     check_name(name, "vocoder")
     opened = RunFolder.open(run)
@@ -107,10 +106,6 @@ def _choose(
     reporter: Reporter,
 ) -> Result:
     """Score all vocoders of a run on its validation clips and write down the winner, unless that is done."""
-    from actseq import build, registry
-    from actseq.data.excerpts import spread
-    from actseq.evaluation import vocoder_choice
-
     untrained = build.untrained_vocoder(codec.representation)
     first = f"{untrained.kind} (untrained)"
     vocoders = {first: build.build_vocoder(untrained, codec.representation)}
@@ -159,7 +154,5 @@ def _choose(
 
 def choice_lines(result: Result) -> list[str]:
     """The comparison of `train-vocoder` as a table, and what was chosen."""
-    from actseq.evaluation.vocoder_choice import table
-
     rows = table(result["candidates"]) if result["clips"] else []
     return [f"on {result['clips']} validation clips", *aligned(rows), result["reason"]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from actseq import units
+from actseq.config import GenerateConfig
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
-from actseq.priors.base import PLAIN, Chunk, Prior, Sampling, SamplingRequest
+from actseq.priors.base import Chunk, Prior, Sampling, SamplingRequest
 from actseq.priors.sequence import SequencePrior
 
 Waveform = NDArray[np.float32]
@@ -50,38 +51,29 @@ class SeedAudio:
 
 
 @dataclass(frozen=True)
-class Order:
-    """What to generate.
+class ResolvedRequest:
+    """A `GenerationRequest` with the run's settings filled in, as tensors where the prior needs them.
 
     Attributes:
-        n: clips.
-        seconds: length of what is new; None lets the prior end each clip.
-        max_seconds: bound where the prior ends clips.
-        min_seconds: the prior may not end a clip earlier.
-        restart: where `seconds` is given, begin anew whenever the prior ends a sequence; otherwise its ends are ignored.
+        settings: how long and how to draw. `seconds` is the length of what is new, None lets the prior end each clip;
+            `after_end` counts only where `seconds` is given.
+        n: number of clips.
+        seed: seed of all random numbers.
         condition: (1, condition_dim), or None.
         condition_end: (1, condition_dim) to glide to over the clip; None stays.
-        unconditional: (1, condition_dim), the condition that says nothing.
-        sampling: how to draw.
-        gain: what the result is turned down by, of what was brought to the level that the model knows.
-        best_of: candidates for each clip, of which the likeliest per frame is kept.
-        seed: of the random numbers; the same seed, device and thread count give the same bytes.
+        unconditional: (1, condition_dim), the condition that stands for no label.
         seed_audio: what to continue.
+        gain: gain that brought a sound to the level that the model knows; it is undone in the clips.
     """
 
-    n: int
-    seconds: float | None
-    max_seconds: float
-    min_seconds: float = 0.0
-    restart: bool = True
+    settings: GenerateConfig
+    n: int = 1
+    seed: int = 0
     condition: Tensor | None = None
     condition_end: Tensor | None = None
     unconditional: Tensor | None = None
-    sampling: Sampling = PLAIN
-    gain: float = 1.0
-    best_of: int = 1
-    seed: int = 0
     seed_audio: SeedAudio | None = None
+    gain: float = 1.0
 
 
 class End(NamedTuple):
@@ -129,22 +121,22 @@ class Generated:
     join: int | None
 
 
-def generate(codec: Codec, prior: Prior, order: Order) -> Iterator[Piece]:
+def generate(codec: Codec, prior: Prior, request: ResolvedRequest) -> Iterator[Piece]:
     """New clips, piece by piece; `BATCH_CLIPS` of them grow side by side.
 
     Args:
         codec: decoder and vocoder.
-        prior: over the codec's latents.
-        order: what is asked.
+        prior: prior over the codec's latents.
+        request: what to make.
 
     Raises:
         ConfigError: what the prior cannot do.
     """
     prompt = None
-    if order.seed_audio is not None:
-        prompt = torch.from_numpy(encode_seed(codec, order.seed_audio)).to(codec.device)[None]
-    for first in range(0, order.n, BATCH_CLIPS):
-        yield from _batch(codec, prior, order, prompt, first, min(BATCH_CLIPS, order.n - first))
+    if request.seed_audio is not None:
+        prompt = torch.from_numpy(encode_seed(codec, request.seed_audio)).to(codec.device)[None]
+    for first in range(0, request.n, BATCH_CLIPS):
+        yield from _batch(codec, prior, request, prompt, first, min(BATCH_CLIPS, request.n - first))
 
 
 def collect(pieces: Iterator[Piece], n: int) -> list[Generated]:
@@ -160,14 +152,16 @@ def collect(pieces: Iterator[Piece], n: int) -> list[Generated]:
     return [Generated(np.concatenate(waveforms[i]), np.concatenate(latents[i]), *ends[i]) for i in range(n)]
 
 
-def _batch(codec: Codec, prior: Prior, order: Order, prompt: Tensor | None, first: int, n: int) -> Iterator[Piece]:
-    until_stop = order.seconds is None
-    request = _request(codec, order, prompt, n, _derived(order.seed, first))
-    clips = [_Clip(codec, order, prompt) for _ in range(n)]
+def _batch(
+    codec: Codec, prior: Prior, wanted: ResolvedRequest, prompt: Tensor | None, first: int, n: int
+) -> Iterator[Piece]:
+    until_stop = wanted.settings.seconds is None
+    request = _sampling_request(codec, wanted, prompt, n, _derived(wanted.seed, first))
+    clips = [_Clip(codec, wanted, prompt) for _ in range(n)]
     left, done = [request.max_frames] * n, [False] * n
     for again in itertools.count():
         grew = False
-        for chunk in _candidates(prior, request, order.best_of):
+        for chunk in _candidates(prior, request, wanted.settings.best_of):
             latents, inside = chunk.latents.cpu().numpy(), (~chunk.stopped).sum(1).tolist()
             for row, clip in enumerate(clips):
                 taken = latents[row, : 0 if done[row] else min(inside[row], left[row])]
@@ -180,32 +174,35 @@ def _batch(codec: Codec, prior: Prior, order: Order, prompt: Tensor | None, firs
                     yield clip.end(first + row, True)
         if until_stop or not request.until_stop or not any(left) or (again and not grew):
             break
-        # Those that ended before their time begin anew; the others are full, and are not looked at.
-        request = replace(request, prompt=None, min_frames=1, seed=_derived(order.seed, first, again + 1))
+        # Clips that ended before their time start again; the others are full, and what is sampled for them is not used.
+        request = replace(request, prompt=None, min_frames=1, seed=_derived(wanted.seed, first, again + 1))
     for row, clip in enumerate(clips):
         if not done[row]:
             yield clip.end(first + row, until_stop and left[row] > 0)
 
 
-def _request(codec: Codec, order: Order, prompt: Tensor | None, n: int, seed: int) -> SamplingRequest:
-    rate = codec.autoencoder.latent_rate
+def _sampling_request(
+    codec: Codec, wanted: ResolvedRequest, prompt: Tensor | None, n: int, seed: int
+) -> SamplingRequest:
+    rate, settings, seeded = codec.autoencoder.latent_rate, wanted.settings, wanted.seed_audio
     # Where the seed is part of the clip, there is sound without anything new.
-    at_least = 0 if order.seed_audio is not None and order.seed_audio.in_output else 1
-    seconds = order.max_seconds if order.seconds is None else order.seconds
-    # A join may shift what is new by a little: there must be enough to fill the asked length.
-    spare = ALIGN_SECONDS if order.seed_audio is not None and order.seconds is not None else 0.0
+    at_least = 0 if seeded is not None and seeded.in_output else 1
+    seconds = settings.max_seconds if settings.seconds is None else settings.seconds
+    # A join may shift what is new by a little: there must be enough to fill the requested length.
+    spare = ALIGN_SECONDS if seeded is not None and settings.seconds is not None else 0.0
     max_frames = units.seconds_to_frames(seconds + spare, rate)
-    min_frames = units.seconds_to_frames(order.min_seconds, rate) if order.min_seconds else 0
+    min_frames = units.seconds_to_frames(settings.min_seconds, rate) if settings.min_seconds else 0
+    restart = settings.after_end == "restart" and wanted.condition_end is None
     return SamplingRequest(
         n=n,
         max_frames=max_frames,
         min_frames=min(max(at_least, min_frames), max_frames),
-        until_stop=order.seconds is None or (order.restart and order.condition_end is None),
-        condition=None if order.condition is None else order.condition.expand(n, -1),
-        condition_end=None if order.condition_end is None else order.condition_end.expand(n, -1),
-        unconditional=order.unconditional,
+        until_stop=settings.seconds is None or restart,
+        condition=None if wanted.condition is None else wanted.condition.expand(n, -1),
+        condition_end=None if wanted.condition_end is None else wanted.condition_end.expand(n, -1),
+        unconditional=wanted.unconditional,
         prompt=prompt,
-        sampling=order.sampling,
+        sampling=Sampling(**{field.name: getattr(settings, field.name) for field in fields(Sampling)}),
         seed=seed,
     )
 
@@ -255,10 +252,10 @@ def best(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk
 class _Clip:
     """One growing clip: it decodes, joins what is new to the seed, keeps the asked length, fades where it was cut."""
 
-    def __init__(self, codec: Codec, order: Order, prompt: Tensor | None) -> None:
-        rate, seconds, seed = codec.sample_rate, order.seconds, order.seed_audio
+    def __init__(self, codec: Codec, request: ResolvedRequest, prompt: Tensor | None) -> None:
+        rate, seconds, seed = codec.sample_rate, request.settings.seconds, request.seed_audio
         self.rate, self.seed, self.decoder = rate, seed, codec.decode_stream()
-        self.gain = np.float32(order.gain if seed is None else seed.gain)
+        self.gain = np.float32(request.gain if seed is None else seed.gain)
         self.waiting: list[Any] = []
         self.nothing = np.zeros((0, codec.autoencoder.latent_dim), np.float32)
         self.tail = np.zeros(0, np.float32)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
+from actseq import audio, registry, units
 from actseq import config as configuration
-from actseq import units
-from actseq.config import Config
+from actseq.config import Config, GenerateConfig
 from actseq.data.corpus import level_gain
 from actseq.errors import ArtifactError, AudioError, ConfigError
-from actseq.storage.artifacts import fingerprint, read_json
-from actseq.storage.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    from actseq.inference.codec import Codec
-    from actseq.inference.generation import Generated, Order, Piece
-    from actseq.priors.labels import ConditionedPrior, LabelledPrior
-
+from actseq.inference.codec import Codec
+from actseq.inference.generation import Generated, Piece, ResolvedRequest, SeedAudio, collect, generate
 from actseq.inference.loading import (
     Waveform,
     load_codec,
@@ -31,6 +26,14 @@ from actseq.inference.loading import (
     require_generative,
     stage_config,
 )
+from actseq.inference.request import FromPrior, GenerationRequest, Sound, Source, Through, Variations
+from actseq.priors.base import Sampling
+from actseq.priors.labels import ConditionedPrior, LabelledPrior
+from actseq.priors.morphs import Interpolate, Vary
+from actseq.priors.untrained import RandomWalk
+from actseq.progress import SILENT, Reporter
+from actseq.storage.artifacts import fingerprint, read_json
+from actseq.storage.run_folder import RunFolder
 
 
 @dataclass
@@ -76,8 +79,6 @@ class LoadedRun:
         Raises:
             ArtifactError: missing, unfinished, damaged or mismatched.
         """
-        from actseq import registry
-
         opened = RunFolder.open(run)
         if need_prior or prior is not None:
             require_generative(opened)
@@ -137,16 +138,26 @@ class LoadedRun:
         made: Waveform = self.codec.reconstruct([waveform * np.float32(gain)])[0] / np.float32(gain)
         return made
 
-    def generate(self, n: int = 1, **order: Any) -> list[Waveform]:
-        """New waveforms (samples,); arguments as of `stream`."""
-        return [clip.waveform for clip in self.generate_clips(n, **order)]
+    def generate(self, n: int = 1, **given: Any) -> list[Waveform]:
+        """New waveforms (samples,) at `sample_rate`.
 
-    def generate_clips(self, n: int = 1, **order: Any) -> list[Generated]:
+        Args:
+            n: number of clips.
+            given: attributes of `GenerationRequest` and `FromPrior`, and controls, by name: `label="snare"`, `seed=1`,
+                `seed_audio=waveform`, `temperature=0.8`, `source=Variations(waveform)`.
+
+        Raises:
+            ConfigError: a label or control that does not exist, or that the prior does not know.
+            ArtifactError: no prior was trained.
+            AudioError: a given sound is silent.
+        """
+        return [clip.waveform for clip in self.generate_clips(n, **given)]
+
+    def generate_clips(self, n: int = 1, **given: Any) -> list[Generated]:
         """As `generate`, with latents, stops and joins. What continues nothing is brought to `new_peak`."""
-        from actseq.inference.generation import collect
-
-        clips = collect(self.stream(n, **order), n)
-        wanted = None if order.get("seed_audio") is not None else self.new_peak
+        request = GenerationRequest.of(n, **given)
+        clips = collect(self.stream(request), n)
+        wanted = self.peak(request.source)
         if wanted is None:
             return clips
         peaks = [float(np.abs(clip.waveform).max(initial=0.0)) or wanted for clip in clips]
@@ -155,164 +166,141 @@ class LoadedRun:
             for clip, peak in zip(clips, peaks, strict=True)
         ]
 
-    @property
-    def new_peak(self) -> float | None:
-        """Amplitude that clips which continue nothing are brought to: that at which the models know those of the corpus."""
+    def peak(self, source: Source) -> float | None:
+        """Amplitude that the clips from a source are brought to; None leaves them as they are."""
         level = self.codec.level_dbfs
-        return None if level is None or self.config.generate.level == "free" else units.db_to_amplitude(level)
+        free = source.keeps_level or level is None or self.config.generate.level == "free"
+        return None if free or level is None else units.db_to_amplitude(level)
 
-    def stream(
-        self,
-        n: int = 1,
-        *,
-        seconds: float | None = None,
-        until_stop: bool = False,
-        label: str | None = None,
-        seed_audio: Waveform | None = None,
-        include_seed: bool = True,
-        seed: int = 0,
-        **controls: float | None,
-    ) -> Iterator[Piece]:
+    def made_from(self, source: Source) -> tuple[str | None, dict[str, str]]:
+        """What makes clips from a source: the name of the prior, and fingerprints."""
+        found = self.fingerprints
+        if isinstance(source, FromPrior):
+            return self.prior_name, found
+        found.pop("prior", None)
+        if isinstance(source, Through):
+            return "interpolate", found
+        return "vary", found | {"latents": str(read_json(self.run.latents / "latents.json")["fingerprint"])}
+
+    def stream(self, request: GenerationRequest, reporter: Reporter = SILENT) -> Iterator[Piece]:
         """New clips piece by piece, at whatever level, in constant memory; `BATCH_CLIPS` of them grow side by side.
 
         Args:
-            n: clips.
-            seconds: length of what is new; None: the run's default.
-            until_stop: let the prior end each clip.
-            label: one that the prior knows, or `A:B` to glide from A to B over the clip.
-            seed_audio: (samples,) at `sample_rate`, to be continued.
-            include_seed: put the seed itself before what continues it.
-            seed: of all random numbers.
-            controls: `min_seconds`, `max_seconds`, `best_of` and all of `actseq.priors.base.Sampling`; those left out or None
-                are as in the section `generate` of the run's configuration.
+            request: what to generate.
+            reporter: is told what was changed in reading files.
 
         Raises:
-            ConfigError: a label or control that there is not, or that the prior does not know.
-            ArtifactError: no prior was trained.
-            AudioError: the seed is silent.
+            ConfigError, ArtifactError, AudioError: as `generate`.
         """
-        from actseq.inference import generation
+        if isinstance(request.source, Through):
+            return self._through(request, request.source, reporter)
+        if isinstance(request.source, Variations):
+            return self._variations(request, request.source, reporter)
+        return self._from_prior(request, request.source, reporter)
 
+    def _from_prior(self, request: GenerationRequest, source: FromPrior, reporter: Reporter) -> Iterator[Piece]:
         if self.prior is None:
             raise ArtifactError(
                 f"run {self.run.name} has no finished prior", action=f"run actseq train-prior {self.run.name} first"
             )
-        order = self._order(self.prior, n, label, seed, controls)
-        seconds = None if until_stop else seconds if seconds is not None else self.config.generate.seconds
-        if seconds is None and order.min_seconds > order.max_seconds:
-            raise ConfigError(f"min_seconds is {order.min_seconds:g}", f"at most max_seconds, {order.max_seconds:g}")
-        sound = None
-        if seed_audio is not None:
-            sound = generation.SeedAudio(seed_audio.astype(np.float32), self._gain(seed_audio), include_seed)
-        return generation.generate(self.codec, self.prior.prior, replace(order, seconds=seconds, seed_audio=sound))
+        if source.prior not in (None, self.prior_name):
+            raise ConfigError(
+                f"prior {self.prior_name} is loaded, not {source.prior}", action="name the prior when the run is loaded"
+            )
+        seconds = self.config.generate.seconds if request.seconds is None else request.seconds
+        resolved = self._resolve(self.prior, request, seconds=None if request.until_stop else seconds)
+        settings = resolved.settings
+        if settings.seconds is None and settings.min_seconds > settings.max_seconds:
+            raise ConfigError(
+                f"min_seconds is {settings.min_seconds:g}", f"at most max_seconds, {settings.max_seconds:g}"
+            )
+        if source.seed_audio is not None:
+            sound = self._read(source.seed_audio, reporter)
+            if source.seed_seconds is not None:
+                sound = sound[: units.seconds_to_samples(source.seed_seconds, self.sample_rate)]
+            resolved = replace(resolved, seed_audio=SeedAudio(sound, self._gain(sound), source.include_seed))
+        return generate(self.codec, self.prior.prior, resolved)
 
-    def through(self, waveforms: Sequence[Waveform], *, seconds: float | None = None) -> Iterator[Piece]:
-        """One clip that begins as the first of two or more waveforms and ends as the last; see `Interpolate`.
-
-        Args:
-            waveforms: each (samples,) at `sample_rate`.
-            seconds: length; None: that of the sounds.
-        """
-        import torch
-
-        from actseq.inference import generation
-        from actseq.priors.morphs import Interpolate
-
-        latents = [self.codec.encode([sound * np.float32(self._gain(sound))])[0][0] for sound in waveforms]
+    def _through(self, request: GenerationRequest, source: Through, reporter: Reporter) -> Iterator[Piece]:
+        if request.label is not None or request.n != 1 or request.given:
+            raise ConfigError("--through knows no label, no --n and no sampling controls", action="leave them out")
+        sounds = [self._read(sound, reporter) for sound in source.sounds]
+        latents = [self.codec.encode([sound * np.float32(self._gain(sound))])[0][0] for sound in sounds]
         prior = Interpolate([torch.from_numpy(sequence).to(self.codec.device) for sequence in latents])
-        bound = (prior.natural_frames + 1) / self.codec.autoencoder.latent_rate
-        return generation.generate(self.codec, prior, generation.Order(1, seconds, bound, restart=False))
+        length = {"seconds": request.seconds, "max_seconds": self._natural_seconds(prior), "after_end": "ignore"}
+        settings = GenerateConfig.model_validate(length)
+        return generate(self.codec, prior, ResolvedRequest(settings))
 
-    def vary(
-        self,
-        waveform: Waveform,
-        amount: float,
-        n: int = 1,
-        *,
-        label: str | None = None,
-        seed: int = 0,
-        **controls: float | None,
-    ) -> Iterator[Piece]:
-        """Variations of a waveform (samples,) at `sample_rate`, of its length and level; see `Vary`.
-
-        Args:
-            waveform: what is varied.
-            amount: from 0, the reconstruction, to 1, where nothing of it is left.
-            n: clips.
-            label: whose statistics the variations move towards; None: those of the whole corpus.
-            seed: of the random numbers.
-            controls: as of `stream`; only temperature, noise_temperature, bias and noise_clamp mean something here.
-        """
-        import torch
-
-        from actseq.inference import generation
-        from actseq.priors.morphs import Vary
-        from actseq.priors.untrained import RandomWalk
-
-        gain, device = self._gain(waveform), self.codec.device
+    def _variations(self, request: GenerationRequest, source: Variations, reporter: Reporter) -> Iterator[Piece]:
+        if request.seconds is not None or request.until_stop:
+            raise ConfigError("a variation is as long as its sound", action="leave out the length")
+        sound, device = self._read(source.sound, reporter), self.codec.device
+        gain = self._gain(sound)
         model = make_prior(self.run, "random-walk", str(device), self.autoencoder)
         assert isinstance(model.prior, RandomWalk)
-        mean, variance = (
-            None if part is None else torch.from_numpy(part).to(device)
-            for part in self.codec.encode([waveform * np.float32(gain)])[0]
+        mean, variance = self.codec.encode([sound * np.float32(gain)])[0]
+        prior = Vary(
+            torch.from_numpy(mean).to(device),
+            None if variance is None else torch.from_numpy(variance).to(device),
+            model.prior,
+            amount=source.amount,
         )
-        assert mean is not None
-        prior = Vary(mean, variance, model.prior, amount=amount)
-        bound = (prior.natural_frames + 1) / self.codec.autoencoder.latent_rate
-        order = self._order(model, n, label, seed, controls)
-        return generation.generate(
-            self.codec, prior, replace(order, max_seconds=bound, min_seconds=0.0, restart=False, gain=gain)
-        )
+        length = {"seconds": None, "max_seconds": self._natural_seconds(prior), "min_seconds": 0.0}
+        resolved = self._resolve(model, request, **length, after_end="ignore")
+        return generate(self.codec, prior, replace(resolved, gain=gain))
+
+    def _natural_seconds(self, prior: Interpolate | Vary) -> float:
+        return (prior.natural_frames + 1) / self.codec.autoencoder.latent_rate
+
+    def _read(self, sound: Sound, reporter: Reporter) -> Waveform:
+        """A sound at the model's rate; what was changed in reading it is reported."""
+        if not isinstance(sound, Path):
+            return sound.astype(np.float32)
+        waveform, own_rate = audio.load(sound)
+        waveform, offset = audio.remove_offset(waveform)
+        report_changes(sound, offset, own_rate, self.sample_rate, reporter)
+        return waveform if own_rate == self.sample_rate else audio.resample(waveform, own_rate, self.sample_rate)
 
     def _gain(self, waveform: Waveform) -> float:
-        """What brings a sound to the level that the model knows."""
+        """Gain that brings a sound to the level that the model knows."""
         peak = float(np.abs(waveform).max(initial=0.0))
         if peak == 0:
             raise AudioError("the given audio is silent or empty", "sound to work with")
         return level_gain(peak, self.codec.level_dbfs)
 
-    def _order(
-        self,
-        model: ConditionedPrior | LabelledPrior,
-        n: int,
-        label: str | None,
-        seed: int,
-        controls: Mapping[str, float | None],
-    ) -> Order:
-        """Until the prior stops, with the controls that are given, and those of the configuration that the prior knows.
+    def _resolve(
+        self, model: ConditionedPrior | LabelledPrior, request: GenerationRequest, **length: Any
+    ) -> ResolvedRequest:
+        """The request with the configured controls that the prior knows, and a length.
 
-        What is given by name and means nothing to the prior is refused by it when it samples.
+        A control that is given by name and that the prior does not know is kept: the prior refuses it when it samples.
         """
-        import torch
-
-        from actseq.inference import generation
-        from actseq.priors.base import Sampling
-
-        if n < 1:
-            raise ConfigError(f"n is {n}", "at least 1")
-        given = [f"generate.{name}={value}" for name, value in controls.items() if value is not None]
-        section = configuration.resolve(self.config.model_dump(mode="json"), given).generate
-        known = [
-            field.name
+        given = [f"generate.{name}={value}" for name, value in request.given.items()]
+        settings = configuration.resolve(self.config.model_dump(mode="json"), given).generate
+        ignored = {
+            field.name: field.default
             for field in fields(Sampling)
-            if field.name in model.prior.controls or controls.get(field.name) is not None
-        ]
-        indices = torch.tensor([0, *_label_indices(label, model.labels)], device=self.codec.device)
+            if field.name not in model.prior.controls and field.name not in request.given
+        }
+        indices = torch.tensor([0, *_label_indices(request.label, model.labels)], device=self.codec.device)
         with torch.inference_mode():
             conditions = model.condition(indices)[:, None].unbind()
-        return generation.Order(
-            n=n,
-            seconds=None,
-            max_seconds=section.max_seconds,
-            min_seconds=section.min_seconds,
-            restart=section.after_end == "restart",
+        return ResolvedRequest(
+            settings.model_copy(update=ignored | length),
+            n=request.n,
+            seed=request.seed,
             condition=conditions[1],
             condition_end=conditions[2] if len(conditions) == 3 else None,
             unconditional=conditions[0],
-            sampling=Sampling(**{name: getattr(section, name) for name in known}),
-            best_of=section.best_of,
-            seed=seed,
         )
+
+
+def report_changes(path: Path, offset: float, own_rate: int, sample_rate: int, reporter: Reporter) -> None:
+    """Report what was changed in reading a file."""
+    if offset:
+        reporter.say(f"{path.name}: a constant offset of {offset:.3f} was removed")
+    if own_rate != sample_rate:
+        reporter.say(f"{path.name}: resampled from {own_rate} to {sample_rate} Hz")
 
 
 def _label_indices(label: str | None, labels: list[str]) -> list[int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,16 +18,19 @@ from actseq_cli.options import (
     PATH,
     POSITIVE,
     Common,
+    TitledCommand,
     as_json,
-    controls,
-    effects_options,
+    effects,
+    generation,
     paths_argument,
     run_argument,
     sounds_and_preset,
     split_option,
-    with_effects,
     working,
 )
+
+if TYPE_CHECKING:
+    from actseq.pipeline import GenerationRequest, Output
 
 
 class _Group(click.Group):
@@ -70,9 +74,12 @@ def main() -> None:
     """
 
 
-def show(result: Mapping[str, Any], json_output: bool, *lines: str) -> None:
-    """Print the result: JSON for a program, or lines for a person."""
+def show(result: Any, json_output: bool, *lines: str) -> None:
+    """Print the result, a mapping or a dataclass: JSON for a program, or lines for a person."""
     if json_output:
+        if is_dataclass(result):
+            # Stages and files that were not made are left out.
+            result = {key: value for key, value in vars(result).items() if value is not None}
         click.echo(json.dumps(result, indent=2, default=str))
     else:
         for line in lines:
@@ -123,15 +130,14 @@ def run(folder: Path, preset: str, run_name: str | None, minutes: float | None, 
         overrides=common.with_seed,
         compute=common.compute,
     )
-    made = result["run"]
     show(
         result,
         common.json_output,
-        f"run: {made}",
-        f"autoencoder: {_figures(result['autoencoder']['figures'])}",
-        *([f"prior: {_figures(result['prior']['figures'])}"] if "prior" in result else []),
-        *([f"vocoder: {result['vocoder']['choice']['reason']}"] if "vocoder" in result else []),
-        _next(made, "prior" in result, f"generate {made} --n 10"),
+        f"run: {result.run}",
+        f"autoencoder: {_figures(result.autoencoder['figures'])}",
+        *([f"prior: {_figures(result.prior['figures'])}"] if result.prior else []),
+        *([f"vocoder: {result.vocoder['choice']['reason']}"] if result.vocoder else []),
+        _next(result.run, result.prior is not None, f"generate {result.run} --n 10"),
     )
 
 
@@ -206,92 +212,18 @@ def train_vocoder(run_name: str, name: str, common: Common) -> None:
 # -- sound --------------------------------------------------------------------------------------------------------------
 
 
-@main.command()
+@main.command(cls=TitledCommand)
 @run_argument
-@click.option(
-    "--prior",
-    default=None,
-    help="Name of a trained prior, `iid` or `random-walk`; default: `default`, or the only trained one.",
-)
-@click.option("--n", type=COUNT, default=1, show_default=True, help="Number of clips.")
-@click.option("--seconds", type=POSITIVE, default=None, help="Length of what is new.")
-@click.option("--until-stop", is_flag=True, help="Let the prior end each clip.")
-@click.option("--label", default=None, help="One of the corpus's labels (folder names), or A:B to glide from A to B.")
-@click.option("--seed-audio", type=PATH, default=None, help="A recording to continue.")
-@click.option("--seed-seconds", type=POSITIVE, default=None, help="Use only the beginning of the recording.")
-@click.option(
-    "--with-seed/--without-seed",
-    "include_seed",
-    default=True,
-    show_default=True,
-    help="Put the seed itself before what continues it.",
-)
-@click.option(
-    "--through",
-    metavar="FILE,FILE…",
-    default=None,
-    help="Go from the first of these sounds to the last, without a prior.",
-)
-@click.option("--vary", type=PATH, default=None, help="A sound to make variations of, without a prior.")
-@click.option(
-    "--amount",
-    type=click.FloatRange(0, 1),
-    default=0.3,
-    show_default=True,
-    help="Of the variation: 0 is the sound as the run reconstructs it, of 1 nothing is left.",
-)
-@controls
-@effects_options
-@click.option("--out", type=PATH, default=None, help="Folder for the clips; default: generated/ in the run.")
-@click.option("--compile", "compile_to", type=PATH, default=None, help="Also write all clips in a row to this file.")
+@generation
 @working("generate.level=free")
-def generate(
-    run_name: str,
-    prior: str | None,
-    n: int,
-    seconds: float | None,
-    until_stop: bool,
-    label: str | None,
-    seed_audio: Path | None,
-    seed_seconds: float | None,
-    include_seed: bool,
-    through: str | None,
-    vary: Path | None,
-    amount: float,
-    effects: tuple[str, ...],
-    keep_dry: bool,
-    out: Path | None,
-    compile_to: Path | None,
-    common: Common,
-    **controls: float | None,
-) -> None:
-    """New sound: from nothing, from a label, or continuing a recording."""
-    result = pipeline.generate(
-        run_name,
-        prior=prior,
-        n=n,
-        seconds=seconds,
-        until_stop=until_stop,
-        label=label,
-        seed_audio=seed_audio,
-        seed_seconds=seed_seconds,
-        include_seed=include_seed,
-        through=[Path(part) for part in through.split(",")] if through else (),
-        vary=vary,
-        amount=amount,
-        controls=controls,
-        seed=common.seed or 0,
-        out=out,
-        compile_to=compile_to,
-        keep_dry=keep_dry,
-        overrides=with_effects(common.overrides, effects),
-        compute=common.compute,
-    )
+def generate(run_name: str, request: GenerationRequest, output: Output, common: Common) -> None:
+    """Generate sound: from nothing, from a label, or continuing a recording."""
+    result = pipeline.generate(run_name, request, output, overrides=common.overrides, compute=common.compute)
     show(
         result,
         common.json_output,
-        f"{len(result['files'])} clips in {result['folder']}",
-        *([f"compiled: {result['compiled']}"] if "compiled" in result else []),
+        f"{len(result.files)} clips in {result.folder}",
+        *([f"compiled: {result.compiled}"] if result.compiled else []),
     )
 
 
@@ -299,18 +231,16 @@ def generate(
 @run_argument
 @paths_argument
 @click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
-@effects_options
+@effects
 @working("vocoder.kind=griffin-lim", draws=False)
-def reconstruct(
-    run_name: str, paths: tuple[Path, ...], out: Path, effects: tuple[str, ...], keep_dry: bool, common: Common
-) -> None:
+def reconstruct(run_name: str, paths: tuple[Path, ...], out: Path, keep_dry: bool, common: Common) -> None:
     """Pass files or folders through encoder and decoder. Other sounds take on the timbre of the corpus."""
     result = pipeline.reconstruct(
         run_name,
         paths,
         out=out,
         keep_dry=keep_dry,
-        overrides=with_effects(common.overrides, effects),
+        overrides=common.overrides,
         compute=common.compute,
     )
     show(result, common.json_output, f"{len(result['files'])} files in {result['folder']}")

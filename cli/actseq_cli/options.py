@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from actseq.errors import ConfigError
+
 if TYPE_CHECKING:
+    from actseq.inference.request import Source
     from actseq.pipeline import Compute
 
 Command = Callable[..., None]
@@ -128,8 +131,76 @@ def working(example: str, *, draws: bool = True, trains: str | None = None) -> C
     return decorate
 
 
-def with_effects(overrides: list[str], effects: tuple[str, ...]) -> list[str]:
-    """The overrides, with every `--effect KIND:KEY=VALUE,…` in order as the configuration key `generate.effects`."""
+sounds_and_preset = all_of(
+    click.argument("folder", type=PATH),
+    click.option("--preset", required=True, help="A name from `actseq presets`, or a YAML file."),
+    click.option("--run", "run_name", default=None, help="Name under runs/, or a path. Default: <folder>-<preset>."),
+)
+"""A folder of sounds, the preset to train it with, and the run to make."""
+
+
+# -- options in groups --------------------------------------------------------------------------------------------------
+
+
+class _TitledOption(click.Option):
+    """An option that `--help` lists under a title."""
+
+    def __init__(self, *args: Any, title: str, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.title = title
+
+
+class TitledCommand(click.Command):
+    """A command whose `--help` lists its options under their titles."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options title by title, those without one last."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            record = option.get_help_record(ctx)
+            if record is not None and isinstance(option, click.Option):
+                groups.setdefault(getattr(option, "title", ""), []).append(record)
+        common = groups.pop("")
+        for title, records in (groups | {"Common options": common}).items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def _titled(title: str, *options: tuple[str, dict[str, Any]]) -> Callable[[F], F]:
+    """Options under a title: their names, separated by spaces, and the settings of `click.option`."""
+    return all_of(
+        *(
+            click.option(*names.split(), cls=_TitledOption, title=title, **({"default": None} | settings))
+            for names, settings in options
+        )
+    )
+
+
+_effects = _titled(
+    "Effects",
+    (
+        "--effect effects",
+        {
+            "multiple": True,
+            "metavar": "KIND:KEY=VALUE,…",
+            "help": "Send every clip through an effect, e.g. reverb:room_size=0.4,wet=0.2. May be repeated, in order.",
+        },
+    ),
+    ("--keep-dry", {"is_flag": True, "default": False, "help": "Also write every clip as it is before the effects."}),
+)
+
+
+def effects(function: Command) -> Command:
+    """`--effect` and `--keep-dry`; the effects become the override `generate.effects`."""
+
+    @functools.wraps(function)
+    def command(effects: tuple[str, ...], overrides: tuple[str, ...], **options: Any) -> None:
+        function(overrides=(*overrides, *_effects_override(effects)), **options)
+
+    return _effects(command)
+
+
+def _effects_override(effects: tuple[str, ...]) -> list[str]:
     members = []
     for effect in effects:
         kind, _, text = effect.partition(":")
@@ -138,47 +209,93 @@ def with_effects(overrides: list[str], effects: tuple[str, ...]) -> list[str]:
         if not all(equals and key != "kind" for key, equals, _ in pairs):
             raise click.UsageError(f"--effect {effect}: expected KIND or KIND:KEY=VALUE,KEY=VALUE")
         members.append({"kind": kind} | {key: value for key, _, value in pairs})
-    return [*overrides, *([f"generate.effects={json.dumps(members)}"] if members else [])]
+    return [f"generate.effects={json.dumps(members)}"] if members else []
 
 
-sounds_and_preset = all_of(
-    click.argument("folder", type=PATH),
-    click.option("--preset", required=True, help="A name from `actseq presets`, or a YAML file."),
-    click.option("--run", "run_name", default=None, help="Name under runs/, or a path. Default: <folder>-<preset>."),
-)
-"""A folder of sounds, the preset to train it with, and the run to make."""
-
-effects_options = all_of(
-    click.option(
-        "--effect",
-        "effects",
-        multiple=True,
-        metavar="KIND:KEY=VALUE,…",
-        help="Send every clip through an effect, e.g. reverb:room_size=0.4,wet=0.2. May be repeated, in order.",
+_what = _titled(
+    "What",
+    (
+        "--prior",
+        {"help": "Name of a trained prior, `iid` or `random-walk`; default: `default`, or the only trained one."},
     ),
-    click.option("--keep-dry", is_flag=True, help="Also write every clip as it is before the effects."),
+    ("--n", {"type": COUNT, "default": 1, "show_default": True, "help": "Number of clips."}),
+    ("--label", {"help": "A label of the corpus (a folder name), or A:B to glide from A to B."}),
+    ("--seed-audio", {"type": PATH, "help": "A recording to continue."}),
+    ("--seed-seconds", {"type": POSITIVE, "help": "Use only this much of the beginning of the recording."}),
+    (
+        "--with-seed/--without-seed include_seed",
+        {"default": True, "show_default": True, "help": "Put the recording itself before what continues it."},
+    ),
+    (
+        "--through",
+        {"metavar": "FILE,FILE…", "help": "Glide from the first of these sounds to the last, without a prior."},
+    ),
+    ("--vary", {"type": PATH, "help": "A sound to make variations of, without a prior."}),
+    (
+        "--amount",
+        {
+            "type": click.FloatRange(0, 1),
+            "default": 0.3,
+            "show_default": True,
+            "help": "How far variations go: 0 is the sound as the run reconstructs it; at 1 nothing of it is left.",
+        },
+    ),
 )
-"""What is done to a clip after the decoder."""
+_how_long = _titled(
+    "How long",
+    ("--seconds", {"type": POSITIVE, "help": "Length of what is new; default: the run's `generate.seconds`."}),
+    ("--until-stop", {"is_flag": True, "default": False, "help": "Let the prior end each clip."}),
+    ("--min-seconds", {"type": NOT_NEGATIVE, "help": "The prior may not end a clip earlier."}),
+    ("--max-seconds", {"type": POSITIVE, "help": "Cut a clip here if the prior has not ended it."}),
+)
+_how_to_draw = _titled(
+    "How to draw (default: the run's section `generate`)",
+    ("--temperature", {"type": NOT_NEGATIVE, "help": "1 samples what was learned; lower values vary less."}),
+    ("--mixture-temperature", {"type": NOT_NEGATIVE, "help": "Temperature of the choice among components alone."}),
+    ("--noise-temperature", {"type": NOT_NEGATIVE, "help": "Temperature of the noise alone."}),
+    (
+        "--top-p",
+        {
+            "type": click.FloatRange(0, 1, min_open=True),
+            "help": "Choose among the likeliest components that together have this probability.",
+        },
+    ),
+    ("--bias", {"type": NOT_NEGATIVE, "help": "Sharpen: likelier components, less noise."}),
+    ("--noise-clamp", {"type": POSITIVE, "help": "Keep the noise within this many standard deviations."}),
+    ("--guidance", {"type": NOT_NEGATIVE, "help": "Above 1, exaggerate what sets the label apart."}),
+    ("--best-of", {"type": COUNT, "help": "Generate this many candidates for each clip and keep the likeliest."}),
+)
+_output = _titled(
+    "Output",
+    ("--out", {"type": PATH, "help": "Folder for the clips; default: generated/ in the run."}),
+    ("--compile compile_to", {"type": PATH, "help": "Also write all clips in a row to this file."}),
+)
 
-controls = all_of(
-    *(
-        click.option(f"--{name}", type=kind, default=None, help=text)
-        for name, kind, text in (
-            ("temperature", NOT_NEGATIVE, "1 samples what was learned; less is tamer."),
-            ("mixture-temperature", NOT_NEGATIVE, "Temperature of the choice among components alone."),
-            ("noise-temperature", NOT_NEGATIVE, "Temperature of the noise alone."),
-            (
-                "top-p",
-                click.FloatRange(0, 1, min_open=True),
-                "Choose among the likeliest components with this probability.",
-            ),
-            ("bias", NOT_NEGATIVE, "Sharpen: likelier components, less noise."),
-            ("noise-clamp", POSITIVE, "Keep the noise within this many standard deviations."),
-            ("guidance", NOT_NEGATIVE, "More than 1 exaggerates what sets the label apart."),
-            ("best-of", COUNT, "Generate this many candidates for each clip and keep the likeliest."),
-            ("min-seconds", NOT_NEGATIVE, "The prior may not end a clip earlier."),
-            ("max-seconds", POSITIVE, "Cut a clip here if the prior has not ended it."),
-        )
-    )
-)
-"""How to draw; what is left out is as in the run's configuration."""
+
+def generation(function: Command) -> Command:
+    """All options of `generate` that are not common; the command receives a `request` and an `output`."""
+
+    @functools.wraps(function)
+    def command(out: Path | None, compile_to: Path | None, keep_dry: bool, seed: int | None, **options: Any) -> None:
+        from actseq import pipeline
+
+        common = {name: options.pop(name) for name in ("run_name", "overrides", "device", "threads", "json_output")}
+        request = pipeline.GenerationRequest.of(source=_source(options), seed=seed or 0, **options)
+        function(request=request, output=pipeline.Output(out, compile_to, keep_dry), seed=seed, **common)
+
+    return all_of(_what, _how_long, _how_to_draw, effects, _output)(command)
+
+
+def _source(options: dict[str, Any]) -> Source:
+    """What new clips are made from; takes the options that say so out of `options`."""
+    from actseq import pipeline
+
+    given = {f"--{name.replace('_', '-')}": options[name] for name in ("prior", "seed_audio", "through", "vary")}
+    names = [name for name, value in given.items() if value]
+    if len(names) > 1 and names != ["--prior", "--seed-audio"]:
+        raise ConfigError(f"{' and '.join(names)} exclude each other")
+    through, vary, amount = (options.pop(name) for name in ("through", "vary", "amount"))
+    prior, *seed = (options.pop(name) for name in ("prior", "seed_audio", "seed_seconds", "include_seed"))
+    if through:
+        return pipeline.Through(tuple(Path(part) for part in through.split(",")))
+    return pipeline.Variations(vary, amount) if vary else pipeline.FromPrior(prior, *seed)

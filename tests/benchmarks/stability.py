@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from actseq import load_run
 from actseq.data.latents import LatentSequences
+from actseq.pipeline import GenerationRequest
 
 WINDOW_SECONDS = 2.0
 
@@ -45,7 +46,7 @@ def main() -> None:
     held_out = {split: outside(drawn(split)) for split in ("validation", "test")}
     both = outside(drawn("validation", "test"))
     begun = time.perf_counter()
-    pieces = [piece.latents for piece in run.stream(1, seconds=60 * minutes, seed=1)]
+    pieces = [piece.latents for piece in run.stream(GenerationRequest(seconds=60 * minutes, seed=1))]
     elapsed = time.perf_counter() - begun
     made = np.concatenate(pieces)
     quarters = [outside(part) for part in np.array_split(made, 4)]

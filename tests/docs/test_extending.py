@@ -18,6 +18,7 @@ from torch import distributions
 from vocoders import test_vocoder_contract as vocoders
 
 from actseq import pipeline, registry
+from actseq.pipeline import GenerationRequest, Output
 from actseq.storage.run_folder import RunFolder
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
@@ -170,7 +171,7 @@ def test_a_member_goes_from_sounds_to_new_sounds(kind: str, sounds: Path, tmp_pa
     first, again, other = (
         [
             Path(file).read_bytes()
-            for file in pipeline.generate(run, n=2, seconds=0.3, seed=seed, out=out, **USE)["files"]
+            for file in pipeline.generate(run, GenerationRequest(n=2, seconds=0.3, seed=seed), Output(out), **USE).files
         ]
         for seed, out in ((3, tmp_path / "first"), (3, tmp_path / "again"), (4, tmp_path / "other"))
     )

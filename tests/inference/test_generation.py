@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from actseq.config import GenerateConfig
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
 from actseq.inference.generation import (
@@ -16,7 +17,7 @@ from actseq.inference.generation import (
     BATCH_CLIPS,
     CROSSFADE_SECONDS,
     END_FADE_SECONDS,
-    Order,
+    ResolvedRequest,
     SeedAudio,
     best,
     collect,
@@ -43,8 +44,11 @@ def prior_of(hazard_bias: float = -3.0) -> SequencePrior:
     return model
 
 
-def order(**settings: Any) -> Order:
-    return Order(**({"n": 1, "seconds": 0.5, "max_seconds": 2.0, "condition": torch.ones(1, 8)} | settings))
+def wanted(n: int = 1, seed_audio: SeedAudio | None = None, **settings: Any) -> ResolvedRequest:
+    settings = {"seconds": 0.5, "max_seconds": 2.0} | settings
+    return ResolvedRequest(
+        GenerateConfig.model_validate(settings), n, condition=torch.ones(1, 8), seed_audio=seed_audio
+    )
 
 
 def a_digit(data_dir: Path, in_output: bool = True) -> SeedAudio:
@@ -73,7 +77,7 @@ class Cut:
 @pytest.mark.parametrize("seeded", [False, True])
 def test_chunks_do_not_change_a_clip(codec: Codec, data_dir: Path, seconds: float | None, seeded: bool) -> None:
     prior = prior_of()
-    given = order(n=3, seconds=seconds, seed_audio=a_digit(data_dir) if seeded else None)
+    given = wanted(n=3, seconds=seconds, seed_audio=a_digit(data_dir) if seeded else None)
     whole = collect(generate(codec, prior, given), 3)
     for chunk_frames in (1, 5, 1000):
         cut = collect(generate(codec, Cut(prior, chunk_frames), given), 3)
@@ -85,7 +89,7 @@ def test_chunks_do_not_change_a_clip(codec: Codec, data_dir: Path, seconds: floa
 
 
 def test_small_decoder_chunks_give_the_same_sound(data_dir: Path) -> None:
-    prior, given = prior_of(), order(n=2, seconds=0.8, seed_audio=a_digit(data_dir))
+    prior, given = prior_of(), wanted(n=2, seconds=0.8, seed_audio=a_digit(data_dir))
     made = [collect(generate(codec_of(size), prior, given), 2) for size in (2048, 8)]
     for a, b in zip(*made, strict=True):
         # Rounding grows with the largest values that a layer sums; these waveforms reach 47.
@@ -94,7 +98,7 @@ def test_small_decoder_chunks_give_the_same_sound(data_dir: Path) -> None:
 
 def test_a_clip_is_the_decoded_latents(codec: Codec) -> None:
     for seconds in (None, 0.6):
-        for clip in collect(generate(codec, prior_of(-1.0), order(n=4, seconds=seconds)), 4):
+        for clip in collect(generate(codec, prior_of(-1.0), wanted(n=4, seconds=seconds)), 4):
             decoded = codec.decode([clip.latents])[0]
             fade = 0 if clip.stopped else round(END_FADE_SECONDS * codec.sample_rate)
             n = len(clip.waveform) - fade
@@ -110,12 +114,12 @@ def test_lengths_are_as_asked(codec: Codec, data_dir: Path) -> None:
     rate, prior = codec.sample_rate, prior_of()
     seed = a_digit(data_dir)
     for seconds in (0.01, 0.5, 1.234):
-        [clip] = collect(generate(codec, prior, order(seconds=seconds)), 1)
+        [clip] = collect(generate(codec, prior, wanted(seconds=seconds)), 1)
         assert len(clip.waveform) == round(seconds * rate)
-        [clip] = collect(generate(codec, prior, order(seconds=seconds, seed_audio=seed)), 1)
+        [clip] = collect(generate(codec, prior, wanted(seconds=seconds, seed_audio=seed)), 1)
         assert len(clip.waveform) == len(seed.waveform) + round(seconds * rate)
         assert clip.join == len(seed.waveform)
-        [clip] = collect(generate(codec, prior, order(seconds=seconds, seed_audio=replace(seed, in_output=False))), 1)
+        [clip] = collect(generate(codec, prior, wanted(seconds=seconds, seed_audio=replace(seed, in_output=False))), 1)
         assert len(clip.waveform) == round(seconds * rate)
         assert clip.join is None
 
@@ -123,10 +127,10 @@ def test_lengths_are_as_asked(codec: Codec, data_dir: Path) -> None:
 def test_bounds_of_what_the_prior_ends(codec: Codec) -> None:
     per_frame = codec.samples_per_latent / codec.sample_rate
     eager, endless = prior_of(20.0), prior_of(-20.0)
-    [short] = collect(generate(codec, eager, order(seconds=None, min_seconds=0.4)), 1)
+    [short] = collect(generate(codec, eager, wanted(seconds=None, min_seconds=0.4)), 1)
     assert short.stopped
     assert len(short.latents) == round(0.4 / per_frame)
-    [cut] = collect(generate(codec, endless, order(seconds=None, max_seconds=0.5)), 1)
+    [cut] = collect(generate(codec, endless, wanted(seconds=None, max_seconds=0.5)), 1)
     assert not cut.stopped
     assert len(cut.latents) == pytest.approx(0.5 / per_frame, abs=1)
 
@@ -135,26 +139,26 @@ def test_a_prior_that_ends_begins_anew(codec: Codec, data_dir: Path) -> None:
     """With `seconds`: sequence after sequence, each as the prior makes it, until the length is reached."""
     prior, n = prior_of(-1.0), 3
     active = prior.standardiser.active.numpy()
-    single = collect(generate(codec, prior, order(n=n, seconds=None)), n)
-    row = collect(generate(codec, prior, order(n=n, seconds=2.0)), n)
+    single = collect(generate(codec, prior, wanted(n=n, seconds=None)), n)
+    row = collect(generate(codec, prior, wanted(n=n, seconds=2.0)), n)
     for one, many in zip(single, row, strict=True):
         assert one.stopped
         assert not many.stopped
         assert len(many.waveform) == 2 * codec.sample_rate
         assert len(many.latents) > len(one.latents)
         np.testing.assert_array_equal(many.latents[: len(one.latents), active], one.latents[:, active])
-    ignored = collect(generate(codec, prior, order(n=n, seconds=2.0, restart=False)), n)
+    ignored = collect(generate(codec, prior, wanted(n=n, seconds=2.0, after_end="ignore")), n)
     assert all(len(a.latents) == len(b.latents) for a, b in zip(row, ignored, strict=True))
     assert any(np.abs(a.latents - b.latents).max() > 1e-3 for a, b in zip(row, ignored, strict=True))
     # A prior that has nothing to add to a seed begins anew too.
     seed = a_digit(data_dir)
-    [clip] = collect(generate(codec, prior_of(50.0), order(seconds=0.5, seed_audio=seed)), 1)
+    [clip] = collect(generate(codec, prior_of(50.0), wanted(seconds=0.5, seed_audio=seed)), 1)
     assert len(clip.waveform) == len(seed.waveform) + codec.sample_rate // 2
 
 
 def test_a_seed_is_untouched_and_goes_on(codec: Codec, data_dir: Path) -> None:
     seed = a_digit(data_dir)
-    clips = collect(generate(codec, prior_of(), order(n=3, seconds=0.5, seed_audio=seed)), 3)
+    clips = collect(generate(codec, prior_of(), wanted(n=3, seconds=0.5, seed_audio=seed)), 3)
     fade = round(CROSSFADE_SECONDS * codec.sample_rate)
     for clip in clips:
         np.testing.assert_array_equal(clip.waveform[: clip.join - fade], seed.waveform[:-fade])
@@ -164,28 +168,30 @@ def test_a_seed_is_untouched_and_goes_on(codec: Codec, data_dir: Path) -> None:
 def test_an_eager_prior_leaves_the_seed_alone(codec: Codec, data_dir: Path) -> None:
     """Where nothing new is said, the clip is the seed, or a single frame where the seed is left out."""
     seed = a_digit(data_dir)
-    [clip] = collect(generate(codec, prior_of(50.0), order(seconds=None, seed_audio=seed)), 1)
+    [clip] = collect(generate(codec, prior_of(50.0), wanted(seconds=None, seed_audio=seed)), 1)
     reach = round(ALIGN_SECONDS * codec.sample_rate) + codec.samples_per_latent
     assert abs(len(clip.waveform) - len(seed.waveform)) <= reach
-    [clip] = collect(generate(codec, prior_of(50.0), order(seconds=None, seed_audio=replace(seed, in_output=False))), 1)
+    [clip] = collect(
+        generate(codec, prior_of(50.0), wanted(seconds=None, seed_audio=replace(seed, in_output=False))), 1
+    )
     assert len(clip.latents) == 1
 
 
 def test_the_seed_of_a_long_recording_is_its_end(codec: Codec, data_dir: Path) -> None:
     """The sound that follows does not depend on whether all of the prompt or only its end is decoded."""
     long = np.concatenate(members.digits(data_dir, 4) * 2)
-    [clip] = collect(generate(codec, prior_of(), order(seconds=0.3, seed_audio=SeedAudio(long, 1.0))), 1)
+    [clip] = collect(generate(codec, prior_of(), wanted(seconds=0.3, seed_audio=SeedAudio(long, 1.0))), 1)
     np.testing.assert_array_equal(clip.waveform[: len(long) - 400], long[:-400])
     assert np.isfinite(clip.waveform).all()
 
 
 def test_more_clips_than_grow_side_by_side(codec: Codec) -> None:
     n = BATCH_CLIPS + 3
-    clips = collect(generate(codec, prior_of(2.0), order(n=n, seconds=None)), n)
+    clips = collect(generate(codec, prior_of(2.0), wanted(n=n, seconds=None)), n)
     firsts = np.stack([clip.latents[0] for clip in clips])
     distances = np.abs(firsts[:, None] - firsts[None]).max(2) + np.eye(n)
     assert distances.min() > 1e-6
-    again = collect(generate(codec, prior_of(2.0), order(n=n, seconds=None)), n)
+    again = collect(generate(codec, prior_of(2.0), wanted(n=n, seconds=None)), n)
     for a, b in zip(clips, again, strict=True):
         np.testing.assert_array_equal(a.waveform, b.waveform)
 
@@ -228,10 +234,10 @@ def test_the_best_is_refused_where_there_is_no_likelihood() -> None:
 def test_a_glide_begins_as_one_and_ends_as_the_other(codec: Codec) -> None:
     """At temperature 0: the first frame is that of A alone, and the way is not that of A."""
     prior = prior_of()
-    cold = {"sampling": replace(order().sampling, temperature=0.0), "seconds": 1.0}
+    cold = wanted(temperature=0.0, seconds=1.0)
     a, b = torch.ones(1, 8), -torch.ones(1, 8)
-    [gliding] = collect(generate(codec, prior, order(condition=a, condition_end=b, **cold)), 1)
-    [staying] = collect(generate(codec, prior, order(condition=a, **cold)), 1)
+    [gliding] = collect(generate(codec, prior, replace(cold, condition=a, condition_end=b)), 1)
+    [staying] = collect(generate(codec, prior, replace(cold, condition=a)), 1)
     active = prior.standardiser.active.numpy()
     np.testing.assert_allclose(gliding.latents[0, active], staying.latents[0, active], atol=1e-5)
     assert np.abs(gliding.latents[-1, active] - staying.latents[-1, active]).max() > 1e-3

@@ -92,7 +92,8 @@ def test_it_goes_from_sounds_to_new_sounds_through_each_vocoder(tmp_path: Path) 
     made = []
     for kind in ("phase", "griffin-lim", "trained"):
         settings = [f"vocoder.kind={kind}"]
-        result = pipeline.generate(run, n=1, seconds=0.3, seed=1, out=tmp_path / kind, overrides=settings, **USE)
-        made.append(audio.load(Path(result["files"][0]), 8000)[0])
+        request, output = pipeline.GenerationRequest(seconds=0.3, seed=1), pipeline.Output(tmp_path / kind)
+        result = pipeline.generate(run, request, output, overrides=settings, **USE)
+        made.append(audio.load(Path(result.files[0]), 8000)[0])
     assert all(np.isfinite(sound).all() and sound.any() for sound in made)
     assert len({sound.tobytes() for sound in made}) == len(made)

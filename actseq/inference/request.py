@@ -1,0 +1,141 @@
+"""What to generate, in the words of a user: from what, how many, how long, how to draw, from which seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actseq.errors import ConfigError
+
+Sound = Path | NDArray[np.float32]
+"""A file, or a waveform (samples,) at the model's sample rate."""
+
+
+@dataclass(frozen=True)
+class FromPrior:
+    """New clips from a prior, or clips in which a prior continues a recording.
+
+    Attributes:
+        prior: name of a trained prior, `iid` or `random-walk`; None takes the run's usual one.
+        seed_audio: the recording to continue; None starts from nothing.
+        seed_seconds: use only this much of the beginning of the recording.
+        include_seed: put the recording itself before what continues it.
+    """
+
+    prior: str | None = None
+    seed_audio: Sound | None = None
+    seed_seconds: float | None = None
+    include_seed: bool = True
+
+    @property
+    def keeps_level(self) -> bool:
+        """Whether the clips have the level of a given sound, instead of that of the corpus."""
+        return self.seed_audio is not None
+
+    def settings(self) -> dict[str, Any]:
+        """What the JSON of a clip says about its source."""
+        seed_audio = None if self.seed_audio is None else _name(self.seed_audio)
+        return {"seed_audio": seed_audio, "seed_seconds": self.seed_seconds, "include_seed": self.include_seed}
+
+
+@dataclass(frozen=True)
+class Through:
+    """One clip that begins as the first of two or more sounds and ends as the last, without a prior.
+
+    Attributes:
+        sounds: in order.
+    """
+
+    sounds: tuple[Sound, ...]
+    keeps_level = False
+
+    def settings(self) -> dict[str, Any]:
+        """What the JSON of a clip says about its source."""
+        return {"through": [_name(sound) for sound in self.sounds]}
+
+
+@dataclass(frozen=True)
+class Variations:
+    """Variations of a sound, of its length and level, without a prior.
+
+    Attributes:
+        sound: the sound.
+        amount: from 0, the reconstruction, to 1, where nothing of the sound is left.
+    """
+
+    sound: Sound
+    amount: float = 0.3
+    keeps_level = True
+
+    def settings(self) -> dict[str, Any]:
+        """What the JSON of a clip says about its source."""
+        return {"vary": _name(self.sound), "amount": self.amount}
+
+
+Source = FromPrior | Through | Variations
+NO_SOURCE: dict[str, Any] = FromPrior().settings() | {"through": [], "vary": None, "amount": None}
+"""What the JSON of a clip says about the sources that it was not made from."""
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What to generate.
+
+    Attributes:
+        source: what the clips are made from.
+        n: number of clips.
+        label: a label that the prior knows, or `A:B` to glide from A to B over the clip; for variations the label whose
+            statistics they move towards. None: no label.
+        seconds: length of what is new; None: the run's default.
+        until_stop: let the prior end each clip, whatever the run's default.
+        controls: keys of the section `generate` of the configuration that say how to draw (all of
+            `actseq.priors.base.Sampling`, `min_seconds`, `max_seconds`, `best_of`); what is left out or None is as configured.
+        seed: seed of all random numbers; the same seed, device and thread count give the same bytes.
+
+    Raises:
+        ConfigError: both lengths are given, or `n` is less than 1.
+    """
+
+    source: Source = FromPrior()
+    n: int = 1
+    label: str | None = None
+    seconds: float | None = None
+    until_stop: bool = False
+    controls: Mapping[str, float | None] = field(default_factory=dict)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigError(f"n is {self.n}", "at least 1")
+        if self.seconds is not None and self.until_stop:
+            raise ConfigError("--seconds and --until-stop exclude each other")
+
+    @classmethod
+    def of(cls, n: int = 1, **given: Any) -> GenerationRequest:
+        """A request from plain names: attributes of this class and of `FromPrior`; all others are controls."""
+        own: dict[str, Any] = {one.name: given.pop(one.name) for one in fields(cls) if one.name in given}
+        from_prior = {one.name: given.pop(one.name) for one in fields(FromPrior) if one.name in given}
+        if from_prior and "source" not in own:
+            own["source"] = FromPrior(**from_prior)
+        elif from_prior:
+            raise ConfigError(f"a source and {', '.join(from_prior)} exclude each other")
+        return cls(n=n, controls=own.pop("controls", given), **own)
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The controls that were given."""
+        return {name: value for name, value in self.controls.items() if value is not None}
+
+    def settings(self) -> dict[str, Any]:
+        """What the JSON of a clip says about its request, controls aside."""
+        own = {"label": self.label, "seconds": self.seconds, "until_stop": self.until_stop, "seed": self.seed}
+        return own | NO_SOURCE | self.source.settings()
+
+
+def _name(sound: Sound) -> str:
+    return str(sound) if isinstance(sound, Path) else f"a waveform of {len(sound)} samples"
