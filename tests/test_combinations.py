@@ -21,6 +21,7 @@ from actseq.objectives.base import Batch, Objective
 from actseq.priors.base import SamplingRequest
 from actseq.progress import Silent
 from actseq.training.loop import Outcome, Source, train
+from actseq.vocoders.base import synthesise
 
 STEPS = 5
 TRIPLES = list(
@@ -272,7 +273,7 @@ def test_a_vocoder_trains_by_a_kind_alone(kind: str, tmp_path: Path) -> None:
     samples = 4 * analysis.hop_length
     source = Crops(samples + 2 * objective.margin, samples)
     assert learn(objective, source, few(config.train_vocoder), tmp_path).total_steps == 2
-    made = build.vocoder_of(model.eval(), analysis).synthesise(members.features(9, 1, analysis.channels))
+    made = synthesise(build.vocoder_of(model.eval(), analysis), members.features(9, 1, analysis.channels))
     assert made.isfinite().all()
 
 
