@@ -5,12 +5,14 @@ import difflib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from actseq.audio.decoding import Decoding, unreadable
+from actseq.audio.decoding import Decoding
 from actseq.audio.formats import extensions
 from actseq.audio.writing import replacing
 from actseq.errors import AudioError, ConfigError
@@ -139,55 +141,100 @@ def find(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def scan(
-    folder: Path,
-    *,
-    on_file: Callable[[int, int], None] | None = None,
-    labels: Mapping[str, str] | None = None,
-) -> Scan:
-    """Decode every file of a folder once, and say which can be used. No waveform is kept.
+class SoundFolder:
+    """A folder of sounds, listed once, with its labels.
 
     Args:
-        folder: searched as by `find`.
-        on_file: called after each file, in order, with how many are done and how many there are.
-        labels: relative path → label, in place of the folder's name; not every file needs one.
-
-    Raises:
-        AudioError: as `find`; or no file at all can be used.
-        ConfigError: `labels` names none of the files.
+        path: searched as by `find`.
+        labels_csv: table of labels as for `read_labels`, in place of folder names; not every file needs one.
     """
-    folder = Path(folder)
-    paths = find(folder)
-    labels = {} if labels is None else labels
-    names = [path.relative_to(folder).as_posix() for path in paths]
-    if labels and not any(name in labels for name in names):
-        raise ConfigError(
-            f"none of the {len(labels)} labelled files is in {folder} (the first is {next(iter(labels))!r})",
-            f"paths relative to that folder, like {names[0]!r}",
-            "correct the file column of the labels",
+
+    def __init__(self, path: Path, labels_csv: Path | None = None) -> None:
+        self.path, self.labels_csv = Path(path), labels_csv
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """Relative path with forward slashes → path, sorted.
+
+        Raises:
+            AudioError: as `find`.
+        """
+        return {path.relative_to(self.path).as_posix(): path for path in find(self.path)}
+
+    @cached_property
+    def labels(self) -> dict[str, str]:
+        """Relative path → label of every file, whether or not it can be decoded.
+
+        Raises:
+            AudioError: as `find`.
+            ConfigError: as `read_labels`.
+        """
+        return {name: self._table.get(name, _folder_of(name)) for name in self.files}
+
+    @cached_property
+    def listing(self) -> list[Any]:
+        """A hash of the table of labels, then name, size and time of each file: equal where nothing was changed."""
+        rows: list[Any] = [_digest(self.labels_csv) if self.labels_csv else None]
+        for name, path in self.files.items():
+            # A link that leads nowhere is found too; the scan will say so.
+            status = path.stat() if path.exists() else path.lstat()
+            rows.append([name, status.st_size, status.st_mtime_ns])
+        return rows
+
+    def same_as(self, scan_csv: Path) -> bool:
+        """Whether the folder holds the very files of an earlier scan, whatever their dates, under the same labels."""
+        with scan_csv.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            seen = {row["path"]: row for row in csv.DictReader(file)}
+        if any(self._table.get(name, row["label"]) != row["label"] for name, row in seen.items()):
+            return False
+        return self.files.keys() == seen.keys() and all(
+            _digest(path) == seen[name]["sha256"] for name, path in self.files.items()
         )
-    rows: list[ScanRow] = []
-    # Decoding releases the interpreter's lock.
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-    try:
-        for row in pool.map(_scan_one, paths, names, (labels.get(name) for name in names)):
-            rows.append(row)
-            if on_file is not None:
-                on_file(len(rows), len(paths))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    result = Scan(folder, tuple(rows))
-    if not result.usable:
-        [(kind, count)] = Counter(row.reason.split(":")[0] for row in rows).most_common(1)
-        example = next(row for row in rows if row.reason.startswith(kind))
-        endings = ", ".join(sorted({path.suffix.lower() for path in paths}))
-        raise AudioError(
-            f"none of the {len(rows)} sound files ({endings}) in {folder} can be used; "
-            f"{count} × {kind}, such as {example.path} ({example.reason})",
-            "at least one file that decodes and is not silent",
-            "give another folder, or convert the files to WAV or FLAC",
-        )
-    return result
+
+    def scan(self, on_file: Callable[[int, int], None] | None = None) -> Scan:
+        """Decode every file once, and say which can be used. No waveform is kept.
+
+        Args:
+            on_file: called after each file, in order, with how many are done and how many there are.
+
+        Raises:
+            AudioError: as `find`; or no file at all can be used.
+            ConfigError: as `read_labels`; or the table names none of the files.
+        """
+        names = list(self.files)
+        if self._table and not any(name in self._table for name in names):
+            raise ConfigError(
+                f"none of the {len(self._table)} labelled files is in {self.path} "
+                f"(the first is {next(iter(self._table))!r})",
+                f"paths relative to that folder, like {names[0]!r}",
+                "correct the file column of the labels",
+            )
+        rows: list[ScanRow] = []
+        # Decoding releases the interpreter's lock.
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+        try:
+            for row in pool.map(_scan_one, self.files.values(), names, self.labels.values()):
+                rows.append(row)
+                if on_file is not None:
+                    on_file(len(rows), len(names))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        result = Scan(self.path, tuple(rows))
+        if not result.usable:
+            [(kind, count)] = Counter(row.reason.split(":")[0] for row in rows).most_common(1)
+            example = next(row for row in rows if row.reason.startswith(kind))
+            endings = ", ".join(sorted({path.suffix.lower() for path in self.files.values()}))
+            raise AudioError(
+                f"none of the {len(rows)} sound files ({endings}) in {self.path} can be used; "
+                f"{count} × {kind}, such as {example.path} ({example.reason})",
+                "at least one file that decodes and is not silent",
+                "give another folder, or convert the files to WAV or FLAC",
+            )
+        return result
+
+    @cached_property
+    def _table(self) -> dict[str, str]:
+        return read_labels(self.labels_csv) if self.labels_csv else {}
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -219,24 +266,28 @@ def read_labels(path: Path) -> dict[str, str]:
     return labels
 
 
-def label_of(name: str) -> str:
+def _folder_of(name: str) -> str:
     """The folder part of a relative path; empty for a file at the top."""
     parent = PurePosixPath(name).parent.as_posix()
     return "" if parent == "." else parent
 
 
-def _scan_one(path: Path, name: str, label: str | None) -> ScanRow:
-    label = label_of(name) if label is None else label
-    digest = ""
+def _digest(path: Path) -> str:
+    """Hash of a file's bytes; empty where it cannot be read."""
     try:
         with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        decoding = Decoding(path)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _scan_one(path: Path, name: str, label: str) -> ScanRow:
+    digest, decoding = _digest(path), Decoding(path)
+    try:
         for _ in decoding:
             pass
-    except (AudioError, OSError) as error:
-        reason = error.found if isinstance(error, AudioError) else unreadable(error)
-        return ScanRow(name, label, 0, 0, 0.0, "skipped", reason, digest)
+    except AudioError as error:
+        return ScanRow(name, label, 0, 0, 0.0, "skipped", error.found, digest)
     seconds = samples_to_seconds(decoding.samples, decoding.sample_rate)
     return ScanRow(name, label, decoding.sample_rate, decoding.channels, seconds, "usable", "", digest)
 

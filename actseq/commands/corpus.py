@@ -6,12 +6,8 @@ moves with its sounds to another disk.
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import shutil
 from collections import Counter
-from pathlib import Path
-from typing import Any
 
 from actseq import audio
 from actseq.config import Config
@@ -22,52 +18,20 @@ from actseq.storage.artifacts import content_hash, read_json, write_json
 from actseq.storage.run_folder import RunFolder
 
 
-def labels_of(folder: Path, labels: Path | None) -> set[str]:
-    """Labels of the files in a folder, whether or not they turn out to be sound."""
-    given = audio.read_labels(labels) if labels else {}
-    names = (path.relative_to(folder).as_posix() for path in audio.find(folder))
-    return {given.get(name, audio.label_of(name)) for name in names}
+def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, reporter: Reporter) -> str:
+    """Make the corpus of a run, unless it is made already; its fingerprint.
 
-
-def listing_of(folder: Path, labels: Path | None) -> str:
-    """Hash of what lies in a folder, without reading the sound: names, sizes, times; and of the table of labels."""
-    rows: list[Any] = [_digest(labels) if labels else None]
-    for path in audio.find(folder):
-        # A link that leads nowhere is found too; the scan will say so.
-        stat = path.stat() if path.exists() else path.lstat()
-        rows.append([str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns])
-    return content_hash(rows)
-
-
-def _digest(path: Path) -> str:
-    """Hash of a file's bytes; empty where it cannot be read, as in a scan."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
-
-
-def _same_content(folder: Path, labels: Path | None, scan_csv: Path) -> bool:
-    """Whether a folder holds the very files that a scan saw: copies and touched files do, whatever their dates."""
-    given = audio.read_labels(labels) if labels else {}
-    with scan_csv.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
-    seen = {row["path"]: row["sha256"] for row in rows}
-    if labels and any(given.get(row["path"], row["label"]) != row["label"] for row in rows):
-        return False
-    found = {path.relative_to(folder).as_posix(): path for path in audio.find(folder)}
-    return found.keys() == seen.keys() and all(_digest(path) == seen[name] for name, path in found.items())
-
-
-def make_corpus(run: RunFolder, folder: Path, listing: str, config: Config, reporter: Reporter) -> str:
-    """Make the corpus, or see that it is made; its fingerprint."""
+    Raises:
+        ArtifactError: it was made from other files.
+        AudioError: the folder holds nothing usable.
+    """
+    listing = content_hash(sounds.listing)
     marker = run.corpus / "corpus.json"
     if marker.is_file():
         meta = read_json(marker)
-        if meta["listing"] != listing and not _same_content(folder, config.corpus.labels, run.corpus / "scan.csv"):
+        if meta["listing"] != listing and not sounds.same_as(run.corpus / "scan.csv"):
             raise ArtifactError(
-                f"{folder} is not what run {run.name} was made from (files were added, removed or changed)",
+                f"{sounds.path} is not what run {run.name} was made from (files were added, removed or changed)",
                 action="name another run with --run",
             )
         reporter.say(f"corpus: already made ({run.corpus})")
@@ -76,9 +40,9 @@ def make_corpus(run: RunFolder, folder: Path, listing: str, config: Config, repo
     if plan.is_file() and read_json(plan)["listing"] != listing:
         shutil.rmtree(run.corpus)
     # First of all, so that a run killed at any time after is known as one.
-    run.write_config(config, str(folder), None)
+    run.write_config(config, str(sounds.path), None)
     write_json(plan, {"listing": listing})
-    scan = build_corpus(folder, run.corpus, config.corpus, config.seed, reporter)
+    scan = build_corpus(sounds, run.corpus, config.corpus, config.seed, reporter)
     _tell_scan(scan, config.corpus.sample_rate, reporter)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     found = corpus.store.fingerprint()
@@ -87,13 +51,13 @@ def make_corpus(run: RunFolder, folder: Path, listing: str, config: Config, repo
         {
             "listing": listing,
             "fingerprint": found,
-            "source": str(folder),
+            "source": str(sounds.path),
             "clips": corpus.summary(),
             "found": len(scan.rows),
             "skipped": len(scan.skipped),
         },
     )
-    run.write_config(config, str(folder), found)
+    run.write_config(config, str(sounds.path), found)
     shifted = len({record.extra["source"] for record in corpus.store.records if record.extra["offset"]})
     if shifted:
         reporter.say(f"freed of a constant offset: {shifted} files")

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from actseq import build
+from actseq import audio, build
 from actseq import config as configuration
 from actseq.commands.autoencoder_data import divide_labels, prepare_autoencoder_data
 from actseq.commands.common import AUTO, Compute, Result, trained_result
-from actseq.commands.corpus import labels_of, listing_of, make_corpus
+from actseq.commands.corpus import make_corpus
 from actseq.config import Config
 from actseq.errors import ArtifactError, ConfigError
 from actseq.progress import Reporter
@@ -52,7 +52,7 @@ def train_configured(folder: Path, config: Config, *, run: str | None, compute: 
     made, config, reporter = asked.run, asked.config, compute.reporter
     compute.use_threads()
     with made.lock(made.path):
-        corpus_fingerprint = make_corpus(made, folder, asked.listing, config, reporter)
+        corpus_fingerprint = make_corpus(made, asked.sounds, config, reporter)
         if not asked.begun and made.read_config() != config:
             made.write_config(config, str(folder), corpus_fingerprint)
         if (made.autoencoder / "model.json").is_file():
@@ -90,7 +90,7 @@ def find_learning_rate(
         raise ConfigError(f"{config.autoencoder.network.kind} is fitted, not trained: it has no learning rate")
     compute.use_threads()
     with made.lock(made.path):
-        corpus_fingerprint = make_corpus(made, folder, asked.listing, config, reporter)
+        corpus_fingerprint = make_corpus(made, asked.sounds, config, reporter)
         lesson = prepare_autoencoder_data(made, config, corpus_fingerprint, reporter)
         training, validation = lesson.sources(reporter)
         found = learning_rate.find_learning_rate(
@@ -138,7 +138,7 @@ class _Request:
         run: where it is to lie.
         config: complete.
         device: what it computes on.
-        listing: hash of what lies in the folder of sounds.
+        sounds: what it learns from.
         trainable: whether the network is trained in steps.
         begun: whether the autoencoder has been begun before.
     """
@@ -146,7 +146,7 @@ class _Request:
     run: RunFolder
     config: Config
     device: torch.device
-    listing: str
+    sounds: audio.SoundFolder
     trainable: bool
     begun: bool
 
@@ -157,8 +157,8 @@ def _request(folder: Path, config: Config, run: str | None, compute: Compute) ->
     model = build.build_autoencoder(config, representation)
     objective = build.build_autoencoding(config, model, representation, representation.hop_length)
     resolved = resolve_device(compute.device)
-    divide_labels(labels_of(folder, config.corpus.labels), config, objective)
-    listing = listing_of(folder, config.corpus.labels)
+    sounds = audio.SoundFolder(folder, config.corpus.labels)
+    divide_labels(set(sounds.labels.values()), config, objective)
     made = RunFolder.locate(run or f"{folder.resolve().name}-{Path(config.preset).stem}")
     # A learning rate that was looked for in this run can still be taken up in it.
     begun = (made.autoencoder / "plan.json").is_file() or (made.autoencoder / "model.json").is_file()
@@ -174,7 +174,7 @@ def _request(folder: Path, config: Config, run: str | None, compute: Compute) ->
         )
     elif made.path.exists() and (not made.path.is_dir() or any(made.path.glob("[!.]*"))):
         raise ConfigError(f"{made.path} exists and is no run", action="name another with --run")
-    return _Request(made, config, resolved, listing, model.network.trainable, begun)
+    return _Request(made, config, resolved, sounds, model.network.trainable, begun)
 
 
 def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None:

@@ -102,15 +102,16 @@ def _blocks(row: audio.ScanRow, config: CorpusConfig) -> list[Clip]:
     ]
 
 
-def build_corpus(folder: Path, out: Path, config: CorpusConfig, seed: int, reporter: Reporter) -> audio.Scan:
+def build_corpus(
+    sounds: audio.SoundFolder, out: Path, config: CorpusConfig, seed: int, reporter: Reporter
+) -> audio.Scan:
     """Decode a folder into a store of clips at `out`, with `scan.csv` beside it. Resumes what was left unfinished.
 
     Raises:
         AudioError: the folder is missing or holds nothing usable, or a file changed while it was read.
     """
-    labels = audio.read_labels(config.labels) if config.labels else None
     reporter.begin("scan", 0, unit="files")
-    scan = audio.scan(folder, labels=labels, on_file=lambda done, total: reporter.advance(done))
+    scan = sounds.scan(lambda done, total: reporter.advance(done))
     reporter.end()
     out.mkdir(parents=True, exist_ok=True)
     scan.write_csv(out / "scan.csv")
@@ -127,7 +128,7 @@ def build_corpus(folder: Path, out: Path, config: CorpusConfig, seed: int, repor
             if number in done:
                 continue
             chosen = [clips[i] for i in members]
-            decoded = pool.map(lambda clip: _decode(folder, clip, config), chosen)
+            decoded = pool.map(lambda clip: _decode(sounds.files[clip.source], clip, config), chosen)
             items = []
             for clip, (samples, extra) in zip(chosen, decoded, strict=True):
                 items.append(
@@ -150,10 +151,8 @@ def build_corpus(folder: Path, out: Path, config: CorpusConfig, seed: int, repor
     return scan
 
 
-def _decode(
-    folder: Path, clip: Clip, config: CorpusConfig
-) -> tuple[NDArray[np.generic], dict[str, float | int | bool]]:
-    waveform, _ = audio.load(folder / clip.source, config.sample_rate)
+def _decode(path: Path, clip: Clip, config: CorpusConfig) -> tuple[NDArray[np.generic], dict[str, float | int | bool]]:
+    waveform, _ = audio.load(path, config.sample_rate)
     waveform, offset = audio.remove_offset(waveform)
     waveform = waveform[clip.start : clip.stop]
     begins, ends, start = clip.start == 0, clip.stop is None, clip.start

@@ -266,7 +266,7 @@ def test_links_neither_loop_nor_double(tmp_path: Path) -> None:
     (folder / "self.wav").symlink_to(folder / "self.wav")
     (folder / "nowhere.wav").symlink_to(folder / "gone.wav")
     os.mkfifo(folder / "pipe.wav")
-    result = audio.scan(folder)
+    result = audio.SoundFolder(folder).scan()
     assert [(row.path, row.status) for row in result.rows] == [
         ("nowhere.wav", "skipped"),
         ("other/b.wav", "usable"),
@@ -283,7 +283,7 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
         wav(tmp_path / "a.wav").rename(tmp_path / os.fsdecode(b"\xff.wav"))
     except OSError:
         pytest.skip("this file system takes no such name")
-    result = audio.scan(tmp_path)
+    result = audio.SoundFolder(tmp_path).scan()
     assert len(result.usable) == 1
     result.write_csv(tmp_path / "scan.csv")
     assert b"\xff.wav" in (tmp_path / "scan.csv").read_bytes()
@@ -321,7 +321,7 @@ def test_scan_skips_by_name_and_goes_on(tmp_path: Path) -> None:
     cut(wav(tmp_path / "é" / "cut.wav"), 0.5)
     (tmp_path / "é" / "text.flac").write_text("no sound")
     calls: list[tuple[int, int]] = []
-    result = audio.scan(tmp_path, on_file=lambda done, total: calls.append((done, total)))
+    result = audio.SoundFolder(tmp_path).scan(lambda done, total: calls.append((done, total)))
     assert calls == [(i, 6) for i in range(1, 7)]
     assert [(row.path, row.label, row.reason.split(":")[0]) for row in result.rows] == [
         ("a/b/deep.wav", "a/b", ""),
@@ -349,7 +349,7 @@ def test_a_scan_stops_when_its_listener_does(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        audio.scan(tmp_path, on_file=stop)
+        audio.SoundFolder(tmp_path).scan(stop)
 
 
 def test_scan_without_anything_usable_says_why(tmp_path: Path) -> None:
@@ -359,7 +359,7 @@ def test_scan_without_anything_usable_says_why(tmp_path: Path) -> None:
     with pytest.raises(
         AudioError, match=r"none of the 3 sound files \(\.flac, \.wav\) in .*2 × cannot be decoded"
     ) as e:
-        audio.scan(tmp_path)
+        audio.SoundFolder(tmp_path).scan()
     assert str(tmp_path) in str(e.value)
     assert "b.flac" in str(e.value)
 
@@ -367,16 +367,48 @@ def test_scan_without_anything_usable_says_why(tmp_path: Path) -> None:
 def test_scan_takes_labels_from_a_table(tmp_path: Path) -> None:
     wav(tmp_path / "x" / "a.wav")
     wav(tmp_path / "x" / "b.wav")
-    result = audio.scan(tmp_path, labels={"x/b.wav": "low"})
-    assert [row.label for row in result.rows] == ["x", "low"]
+    table = tmp_path / "labels.csv"
+    table.write_text("file,label\nx/b.wav,low\n")
+    sounds = audio.SoundFolder(tmp_path, table)
+    assert sounds.labels == {"x/a.wav": "x", "x/b.wav": "low"}
+    assert [row.label for row in sounds.scan().rows] == ["x", "low"]
+    table.write_text("file,label\nb.wav,low\n")
     with pytest.raises(ConfigError, match=r"b\.wav.*expected.*x/a\.wav"):
-        audio.scan(tmp_path, labels={"b.wav": "low"})
+        audio.SoundFolder(tmp_path, table).scan()
+
+
+def test_a_changed_folder_is_noticed(tmp_path: Path) -> None:
+    table, folder = tmp_path / "labels.csv", tmp_path / "in"
+    table.write_text("file,label\na.wav,low\n")
+    path = wav(folder / "a.wav")
+    wav(folder / "b.wav")
+    sounds = audio.SoundFolder(folder, table)
+    before, scan_csv = sounds.listing, tmp_path / "scan.csv"
+    sounds.scan().write_csv(scan_csv)
+
+    def found() -> tuple[bool, bool]:
+        now = audio.SoundFolder(folder, table)
+        return now.listing == before, now.same_as(scan_csv)
+
+    assert found() == (True, True)
+    os.utime(path, (1, 1))
+    assert found() == (False, True), "the same content at another time"
+    content = path.read_bytes()
+    wav(path, sine(hz=441.0))
+    assert found() == (False, False)
+    path.write_bytes(content)
+    wav(folder / "c.wav")
+    assert found() == (False, False)
+    (folder / "c.wav").unlink()
+    assert found() == (False, True)
+    table.write_text("file,label\na.wav,high\n")
+    assert found() == (False, False)
 
 
 def test_scan_writes_a_table(tmp_path: Path) -> None:
     wav(tmp_path / "in" / "a, b.wav")
     wav(tmp_path / "in" / "c.wav", np.zeros(10))
-    result = audio.scan(tmp_path / "in")
+    result = audio.SoundFolder(tmp_path / "in").scan()
     result.write_csv(tmp_path / "out" / "scan.csv")
     with (tmp_path / "out" / "scan.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -508,7 +540,7 @@ def test_trim_bounds() -> None:
 
 @pytest.mark.data
 def test_real_files_with_faults(data_dir: Path) -> None:
-    result = audio.scan(data_dir / "broken")
+    result = audio.SoundFolder(data_dir / "broken").scan()
     reasons = {row.path: row.reason for row in result.skipped}
     flacs = [name for name in reasons if name.startswith("valid_flac_libsndfile_1.2.2_fails/")]
     assert reasons.pop("all_zero_hydrogen/emptySample.flac") == "silent: all samples are zero"
@@ -547,7 +579,7 @@ def test_real_files_with_faults(data_dir: Path) -> None:
 
 @pytest.mark.data
 def test_all_digits_are_usable(data_dir: Path) -> None:
-    result = audio.scan(data_dir / "digits_fsdd" / "0")
+    result = audio.SoundFolder(data_dir / "digits_fsdd" / "0").scan()
     assert (result.found, len(result.usable), result.skipped) == (270, 270, ())
     assert {(row.sample_rate, row.channels, row.label) for row in result.rows} == {(8000, 1, "")}
     assert all(0.1 <= row.seconds <= 2.4 for row in result.rows)

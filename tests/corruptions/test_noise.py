@@ -175,7 +175,7 @@ def test_clips_beside_clips_are_a_pure_function_of_the_step(data_dir: Path, tmp_
     for label in ("1", "2"):
         for path in audio.find(data_dir / "digits_fsdd" / label)[:12]:
             audio.write(tmp_path / "in" / label / path.with_suffix(".wav").name, audio.load(path)[0], 8000)
-    build_corpus(tmp_path / "in", tmp_path / "corpus", CorpusConfig(sample_rate=8000), 0, Silent())
+    build_corpus(audio.SoundFolder(tmp_path / "in"), tmp_path / "corpus", CorpusConfig(sample_rate=8000), 0, Silent())
     corpus = Corpus(tmp_path / "corpus", -3.0)
     sources = [SegmentSource(corpus, "train", 800, 0, 8, seed, labels=[label]) for label, seed in (("1", 0), ("2", 9))]
     both = WithNoiseClips(sources[0], sources[1])

@@ -46,7 +46,7 @@ def save(path: Path, sound: np.ndarray, subtype: str = "PCM_16", rate: int = RAT
 
 def build(folder: Path, config: CorpusConfig = CONFIG, seed: int = 0) -> Corpus:
     out = folder.parent / f"{folder.name}-corpus"
-    build_corpus(folder, out, config, seed, Silent())
+    build_corpus(audio.SoundFolder(folder), out, config, seed, Silent())
     return Corpus(out, config.level_dbfs)
 
 
@@ -191,7 +191,7 @@ def test_onset_trimming_cuts_only_what_lies_before_the_sound(tmp_path: Path) -> 
     whole = build(tmp_path / "in")
     assert whole.store.records[0].length == 2000
     trimmed_config = CONFIG.model_copy(update={"trim": "onset"})
-    build_corpus(tmp_path / "in", tmp_path / "trimmed", trimmed_config, 0, Silent())
+    build_corpus(audio.SoundFolder(tmp_path / "in"), tmp_path / "trimmed", trimmed_config, 0, Silent())
     trimmed = Corpus(tmp_path / "trimmed", None)
     assert trimmed.store.records[0].extra["start"] == 700
     np.testing.assert_array_equal(trimmed.waveform(0), whole.waveform(0)[700:])
@@ -243,20 +243,19 @@ def test_labels_are_folders_or_a_table(tmp_path: Path) -> None:
     }
     table = tmp_path / "labels.csv"
     table.write_text("file,label\nkick/a.wav,low\nd.wav,high\n")
-    with_table = CONFIG.model_copy(update={"labels": table})
-    build_corpus(tmp_path / "in", tmp_path / "labelled", with_table, 0, Silent())
+    build_corpus(audio.SoundFolder(tmp_path / "in", table), tmp_path / "labelled", CONFIG, 0, Silent())
     found = {r.key: r.extra["label"] for r in Corpus(tmp_path / "labelled", None).store.records}
     assert (found["kick/a.wav"], found["d.wav"], found["snare/c.wav"]) == ("low", "high", "snare")
     table.write_text("file,label\nelsewhere.wav,low\n")
     with pytest.raises(ConfigError, match=r"elsewhere\.wav"):
-        build_corpus(tmp_path / "in", tmp_path / "none", with_table, 0, Silent())
+        build_corpus(audio.SoundFolder(tmp_path / "in", table), tmp_path / "none", CONFIG, 0, Silent())
 
 
 def test_the_same_folder_gives_the_same_corpus(tmp_path: Path) -> None:
     for i in range(11):
         save(tmp_path / "in" / f"{i}.wav", noise(300 + i, i))
     for name in "ab":
-        build_corpus(tmp_path / "in", tmp_path / name, CONFIG, 5, Silent())
+        build_corpus(audio.SoundFolder(tmp_path / "in"), tmp_path / name, CONFIG, 5, Silent())
     for name in ("manifest.jsonl", "shard-00000.safetensors", "scan.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 

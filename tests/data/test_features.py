@@ -36,7 +36,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("features")
     write_drumkit(folder / "sounds", n_per_kind=5, sample_rate=8000, seed=0)
     config = load_preset("smoke").corpus
-    build_corpus(folder / "sounds", folder / "corpus", config, 0, Silent())
+    build_corpus(audio.SoundFolder(folder / "sounds"), folder / "corpus", config, 0, Silent())
     return Corpus(folder / "corpus", config.level_dbfs)
 
 
@@ -97,7 +97,7 @@ def test_it_is_with_real_digits(tmp_path: Path, data_dir: Path) -> None:
     for path in paths[:: len(paths) // 12][:12]:
         (tmp_path / "sounds" / path.name).symlink_to(path)
     config = load_preset("smoke").corpus
-    build_corpus(tmp_path / "sounds", tmp_path / "corpus", config, 0, Silent())
+    build_corpus(audio.SoundFolder(tmp_path / "sounds"), tmp_path / "corpus", config, 0, Silent())
     assert_same_of_both(Corpus(tmp_path / "corpus", config.level_dbfs), tmp_path, "stft", frames=70)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actseq import build
+from actseq import audio, build
 from actseq.config import load_preset
 from actseq.data.corpus import Corpus, build_corpus
 from actseq.data.excerpts import excerpts
@@ -42,7 +42,7 @@ def corpus(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
         for path in sorted((data_dir / "digits_fsdd").rglob(f"{label}_jackson_*.wav"))[:24]:
             (folder / "sounds" / label / path.name).symlink_to(path)
     config = load_preset("smoke", ["corpus.validation=0.25", "corpus.test=0.1"]).corpus
-    build_corpus(folder / "sounds", folder / "corpus", config, 0, Silent())
+    build_corpus(audio.SoundFolder(folder / "sounds"), folder / "corpus", config, 0, Silent())
     return Corpus(folder / "corpus", config.level_dbfs)
 
 

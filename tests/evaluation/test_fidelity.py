@@ -15,7 +15,7 @@ import torch
 from matplotlib.image import imread
 from scipy.optimize import brentq
 
-from actseq import build
+from actseq import audio, build
 from actseq.autoencoders.base import Posterior
 from actseq.config import load_preset
 from actseq.data.corpus import Corpus, build_corpus
@@ -37,7 +37,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("kit")
     write_drumkit(folder / "sounds", n_per_kind=10, sample_rate=RATE)
     config = load_preset("smoke").corpus
-    build_corpus(folder / "sounds", folder / "corpus", config, 0, Silent())
+    build_corpus(audio.SoundFolder(folder / "sounds"), folder / "corpus", config, 0, Silent())
     return Corpus(folder / "corpus", config.level_dbfs)
 
 
