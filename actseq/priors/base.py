@@ -160,14 +160,9 @@ class Head(Protocol):
     """A distribution over the next latent, given a hidden vector."""
 
     n_params: int
-    """Of parameters; a linear map from the hidden vector makes them."""
+    """Number of its parameters; a linear map from the hidden vector makes them."""
     controls: tuple[str, ...]
     """Attributes of `Sampling` that mean something to it."""
-
-    def loss(
-        self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
-    ) -> Float[Tensor, "*batch"]:
-        """What training makes small: the negative log-density in nats where there is one."""
 
     def sample(
         self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
@@ -177,12 +172,22 @@ class Head(Protocol):
 
 @runtime_checkable
 class DensityHead(Head, Protocol):
-    """A head with a likelihood: its loss is −`log_prob`."""
+    """A head with a likelihood: training minimises −`log_prob`."""
 
     def log_prob(
         self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
     ) -> Float[Tensor, "*batch"]:
         """Log-density in nats."""
+
+
+@runtime_checkable
+class LossHead(Head, Protocol):
+    """A head without a likelihood: training minimises `loss`."""
+
+    def loss(
+        self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
+    ) -> Float[Tensor, "*batch"]:
+        """Loss of each value."""
 
 
 class Standardiser(nn.Module):

@@ -53,12 +53,6 @@ class Gaussian(nn.Module):
         z = (value - mean) * (-log_deviation).exp()
         return (-0.5 * z.square() - log_deviation - HALF_LOG_TAU).sum(-1)
 
-    def loss(
-        self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
-    ) -> Float[Tensor, "*batch"]:
-        """Negative log-density in nats."""
-        return -self.log_prob(numbers, value)
-
     def sample(
         self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
@@ -148,12 +142,6 @@ class Mixture(nn.Module):
             component = (-0.5 * z.square() - log_deviation - HALF_LOG_TAU).sum(-1)
             total = total + torch.logsumexp(F.log_softmax(logits, dim=-1) + component, dim=-1)
         return total
-
-    def loss(
-        self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
-    ) -> Float[Tensor, "*batch"]:
-        """Negative log-density in nats."""
-        return -self.log_prob(numbers, value)
 
     def sample(
         self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator

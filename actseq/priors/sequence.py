@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import ConfigError
-from actseq.priors.base import CausalNetwork, Chunk, DensityHead, Head, SamplingRequest, Standardiser, State
+from actseq.priors.base import CausalNetwork, Chunk, DensityHead, LossHead, SamplingRequest, Standardiser, State
 
 PREFILL_FRAMES = 1024
 """Frames of a prompt that are consumed at a time: a long one needs no more memory than a short one."""
@@ -52,7 +52,13 @@ class SequencePrior(nn.Module):
     """
 
     def __init__(
-        self, network: CausalNetwork, head: Head, *, latent_dim: int, n_active: int, condition_dim: int
+        self,
+        network: CausalNetwork,
+        head: DensityHead | LossHead,
+        *,
+        latent_dim: int,
+        n_active: int,
+        condition_dim: int,
     ) -> None:
         super().__init__()
         input_dim = network.input_dim
@@ -294,7 +300,8 @@ class SequencePrior(nn.Module):
         frames = values.shape[1]
         positions = torch.arange(frames + 1, device=values.device)
         inside = positions[:-1] < lengths[:, None]
-        loss = self.head.loss(prediction.numbers[:, :-1], values)
+        head, given = self.head, (prediction.numbers[:, :-1], values)
+        loss = -head.log_prob(*given) if isinstance(head, DensityHead) else head.loss(*given)
         latent_loss = (loss * inside).sum() / (inside.sum() * values.shape[2])
         # Positions 1 … length − 1 did not end; position `length` did, where the end is known.
         asked = (positions >= 1) & ((positions < lengths[:, None]) | ((positions == lengths[:, None]) & ends[:, None]))
