@@ -89,7 +89,7 @@ class Saying(Silent):
 def learn(objective: Objective, source: Source, section: TrainingConfig, folder: Path) -> Outcome:
     """The loop, on what it is also validated on."""
     device = torch.device("cpu")
-    return train(objective, source, source, section, folder, name="it", seed=0, device=device, reporter=Silent())
+    return train(objective, (source, source), section, folder, name="it", seed=0, device=device, reporter=Silent())
 
 
 def fitted(config: Config, analysis: Any, crops: Crops) -> Autoencoder:

@@ -186,7 +186,7 @@ def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None
     if asked.trainable:
         outcome = train(
             lesson.objective,
-            *lesson.sources(reporter),
+            lesson.sources(reporter),
             config.train_ae,
             run.autoencoder,
             name="autoencoder",

@@ -64,8 +64,7 @@ def train_prior(
         validation = source("validation") if latents.indices("validation") else None
         outcome = train(
             build.build_sequence(config, model),
-            source("train"),
-            validation,
+            (source("train"), validation),
             section,
             folder,
             name=f"prior {name}",

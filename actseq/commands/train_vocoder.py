@@ -70,8 +70,10 @@ def train_vocoder(
 
             outcome = train(
                 objective,
-                source("train", GAIN_DB, hop),
-                source("validation", (0.0, 0.0), 0) if corpus.indices("validation") else None,
+                (
+                    source("train", GAIN_DB, hop),
+                    source("validation", (0.0, 0.0), 0) if corpus.indices("validation") else None,
+                ),
                 section,
                 folder,
                 name=f"vocoder {name}",

@@ -280,8 +280,10 @@ def _train(
     )
     outcome = train(
         Classification(model),
-        AugmentedClips(clips["train"], codec.sample_rate, 0),
-        EvaluationBatches(clips["validation"], n_batches) if n_batches else None,
+        (
+            AugmentedClips(clips["train"], codec.sample_rate, 0),
+            EvaluationBatches(clips["validation"], n_batches) if n_batches else None,
+        ),
         config,
         folder,
         name="classifier",

@@ -363,8 +363,7 @@ def _signals() -> Iterator[list[int]]:
 
 def train(
     objective: Objective,
-    train_source: Source,
-    validation_source: Source | None,
+    sources: tuple[Source, Source | None],
     config: TrainingConfig,
     folder: Path,
     *,
@@ -377,8 +376,7 @@ def train(
 
     Args:
         objective: what is trained.
-        train_source: batches to train on.
-        validation_source: held-out batches; None keeps the last weights instead of the best.
+        sources: batches to train on, and held-out batches; without held-out ones the last weights are kept, not the best.
         config: budget, optimiser, validation.
         folder: gets `metrics.csv`, `plan.json` and `checkpoints/`.
         name: shown to the user.
@@ -395,7 +393,7 @@ def train(
     with torch.random.fork_rng(devices), _signals() as received:
 
         def start() -> _Trainer:
-            return _Trainer(objective, train_source, validation_source, config, folder, seed, device, reporter)
+            return _Trainer(objective, *sources, config, folder, seed, device, reporter)
 
         trainer = start()
         plan = folder / "plan.json"

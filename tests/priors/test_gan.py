@@ -486,8 +486,7 @@ def learn(folder: Path, steps: int, trained: AdversarialSequences, **changes: An
     }
     return train(
         trained,
-        Made(1),
-        Made(2),
+        (Made(1), Made(2)),
         TrainingConfig(**(given | changes)),
         folder,
         name="gan",

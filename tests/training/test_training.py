@@ -100,8 +100,7 @@ def settings(**changes: Any) -> TrainingConfig:
 def run(folder: Path, objective: Line | None = None, *, held_out: bool = True, **changes: Any) -> Outcome:
     return train(
         Line() if objective is None else objective,
-        Points(),
-        Points(2) if held_out else None,
+        (Points(), Points(2) if held_out else None),
         settings(**changes),
         folder,
         name="line",
@@ -257,8 +256,7 @@ def test_each_step_has_its_own_batch_and_random_numbers(tmp_path: Path) -> None:
     objective, points = Line(), Points()
     train(
         objective,
-        points,
-        None,
+        (points, None),
         settings(),
         tmp_path,
         name="line",

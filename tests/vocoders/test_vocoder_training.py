@@ -288,8 +288,7 @@ def trained(judge: Any, folder: Path, steps: int) -> Any:
     settings = {"steps": steps, "batch_size": 2, "learning_rate": 0.01, "clip_norm": 1e9, "ema": 0.0, "validations": 1}
     return train(
         judge,
-        Repeated(judge.margin),
-        None,
+        (Repeated(judge.margin), None),
         TrainingConfig(objective=Member(kind="vocoding"), **settings),
         folder,
         name="vocoder",
