@@ -30,7 +30,6 @@ from actseq.inference.request import FromPrior, GenerationRequest, Sound, Source
 from actseq.priors.base import Sampling
 from actseq.priors.labels import ConditionedPrior, LabelledPrior
 from actseq.priors.morphs import Interpolate, Vary
-from actseq.priors.untrained import RandomWalk
 from actseq.progress import SILENT, Reporter
 from actseq.storage.artifacts import fingerprint, read_json
 from actseq.storage.run_folder import RunFolder
@@ -237,7 +236,6 @@ class LoadedRun:
         sound, device = self._read(source.sound, reporter), self.codec.device
         gain = self._gain(sound)
         model = make_prior(self.run, "random-walk", str(device), self.autoencoder)
-        assert isinstance(model.prior, RandomWalk)
         mean, variance = self.codec.encode([sound * np.float32(gain)])[0]
         prior = Vary(
             torch.from_numpy(mean).to(device),

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from actseq.errors import ConfigError
-from actseq.priors.base import Chunk, SamplingRequest
+from actseq.priors.base import Chunk, Prior, SamplingRequest
 from actseq.priors.heads import normal
 from actseq.priors.untrained import CONTROLS, RandomWalk, in_chunks, label_at
 
@@ -162,7 +162,7 @@ class Vary:
     Args:
         mean: of the sound's posterior.
         log_variance: of the same; None where the code is a point.
-        walk: of the corpus.
+        walk: the random walk over the latents of the corpus.
         amount: 0 to 1.
 
     Raises:
@@ -178,12 +178,13 @@ class Vary:
         self,
         mean: Float[Tensor, "frames latent_dim"],
         log_variance: Float[Tensor, "frames latent_dim"] | None,
-        walk: RandomWalk,
+        walk: Prior,
         *,
         amount: float,
     ) -> None:
         if not 0 <= amount <= 1:
             raise ConfigError(f"amount of variation {amount:g}", "0 (the sound itself) to 1 (nothing of it left)")
+        assert isinstance(walk, RandomWalk)
         self.latent_dim, self.mean, self.walk, self.amount = mean.shape[1], mean, walk, amount
         self.deviation = torch.zeros_like(mean) if log_variance is None else (0.5 * log_variance).exp()
 
