@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from actseq import audio, units
+from actseq.arrays import Waveform
 from actseq.commands.common import AUTO, Compute, Result
 from actseq.config import LatentsConfig
 from actseq.data.corpus import Corpus, random_speed
 from actseq.data.latents import COPIES
 from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
-from actseq.inference.loading import Waveform, load_codec, require_generative, stage_config
+from actseq.inference.loading import load_codec, require_generative, stage_config
 from actseq.progress import Reporter
 from actseq.storage.artifacts import begin_store, read_json, write_json
 from actseq.storage.run_folder import RunFolder

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actseq import audio, units
+from actseq.arrays import Waveform
 from actseq.config import CorpusConfig
 from actseq.errors import AudioError
 from actseq.progress import Reporter
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 FEW_FILES = 10
 LONG_IN_SEGMENTS = 6
-Waveform = NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from actseq import units
+from actseq.arrays import Waveform
 from actseq.data.corpus import Corpus
 
-Waveform = NDArray[np.float32]
 T = TypeVar("T")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from actseq.arrays import LatentArray
 from actseq.data.corpus import SPLITS
 from actseq.data.segments import RandomWindows
 from actseq.errors import ArtifactError
@@ -24,7 +25,6 @@ from actseq.storage.store import Record, SequenceStore
 if TYPE_CHECKING:
     from actseq.priors.untrained import TrainingFrames
 
-Array = NDArray[np.float32]
 INACTIVE_NATS = 0.01
 RUN_FRAMES = 64
 """Neighbouring frames that are drawn together where not all are used."""
@@ -73,17 +73,17 @@ class LatentSequences:
         """Sequences of a split."""
         return [i for i, record in enumerate(self.records) if record.extra["split"] == split]
 
-    def read(self, index: int, start: int = 0, stop: int | None = None) -> tuple[Array, Array]:
+    def read(self, index: int, start: int = 0, stop: int | None = None) -> tuple[LatentArray, LatentArray]:
         """Mean and log-variance (frames, latent_dim); −inf where the code is a point."""
         both = self.store.read(index, start, stop).astype(np.float32)
         mean, log_variance = both[:, : self.latent_dim], both[:, self.latent_dim :]
         return mean, log_variance if log_variance.size else np.full_like(mean, -np.inf)
 
-    def draw(self, index: int, seed: int) -> Array:
+    def draw(self, index: int, seed: int) -> LatentArray:
         """One draw from the posterior of a sequence, a pure function of (index, seed)."""
         mean, log_variance = self.read(index)
         noise = np.random.default_rng([seed, index]).standard_normal(mean.shape).astype(np.float32)
-        drawn: Array = mean + noise * np.exp(0.5 * log_variance)
+        drawn: LatentArray = mean + noise * np.exp(0.5 * log_variance)
         return drawn
 
     def statistics(self) -> LatentStatistics:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actseq import units
+from actseq.arrays import Waveform
 from actseq.config import TrainingConfig
 from actseq.data.corpus import Corpus
 from actseq.data.excerpts import Excerpt, excerpts, spread
@@ -36,7 +37,6 @@ from actseq.storage.artifacts import read_json, read_meta, read_weights, write_a
 from actseq.storage.run_folder import RunFolder
 from actseq.training.loop import train
 
-Waveform = NDArray[np.float32]
 STEPS = 800
 BATCH = (12, 48)
 """Fewest and most clips of a training step; between, as many as hold `BATCH_SECONDS`."""

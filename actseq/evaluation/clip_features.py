@@ -11,15 +11,14 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from numpy.typing import NDArray
 from scipy.fft import dct
 from torch.nn.functional import adaptive_avg_pool1d
 
 from actseq import units
+from actseq.arrays import Waveform
 from actseq.evaluation import metrics
 from actseq.representations.mel import Mel
 
-Waveform = NDArray[np.float32]
 BANDS = 64
 HOP_SECONDS = 0.012
 COEFFICIENTS = 20

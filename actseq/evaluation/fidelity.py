@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
 from actseq import build, units
+from actseq.arrays import Waveform
 from actseq.autoencoders.base import Autoencoder, Latents, Posterior
 from actseq.autoencoders.bottlenecks import Plain
 from actseq.autoencoders.pca import Pca
@@ -33,7 +33,6 @@ from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
 from actseq.progress import Reporter
 from actseq.representations.base import Features
 
-Waveform = NDArray[np.float32]
 Render = Callable[[list[int], list[Waveform]], list[Waveform]]
 """Clips of the corpus, by index and as waveforms, to what a system makes of them."""
 

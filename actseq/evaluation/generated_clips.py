@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import ks_2samp
 
 from actseq import units
+from actseq.arrays import LatentArray, Waveform
 from actseq.data.corpus import Corpus
 from actseq.data.excerpts import Excerpt, excerpts, spread
 from actseq.data.latents import LatentSequences
@@ -29,7 +30,6 @@ from actseq.inference.loaded_run import LoadedRun
 from actseq.progress import Reporter
 from actseq.storage.artifacts import content_hash, read_json
 
-Waveform = NDArray[np.float32]
 Render = Callable[[list[Waveform]], list[Waveform]]
 CLIPS = 300
 """Generated clips, unless another number is asked for."""
@@ -202,7 +202,7 @@ def _drawing(codec: Codec, seed: int) -> Render:
     return render
 
 
-def _drawn(mean: Waveform, log_variance: Waveform | None, rng: np.random.Generator) -> Waveform:
+def _drawn(mean: LatentArray, log_variance: LatentArray | None, rng: np.random.Generator) -> LatentArray:
     """One draw from a posterior."""
     assert log_variance is not None
     made: Waveform = mean + np.exp(0.5 * log_variance) * rng.standard_normal(mean.shape, np.float32)

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from actseq import units
+from actseq.arrays import Waveform
 from actseq.data.corpus import Corpus
 from actseq.evaluation import metrics
 from actseq.evaluation.fidelity import SPEECH_RATE_MAX
@@ -18,7 +19,6 @@ from actseq.inference.codec import Codec
 from actseq.progress import Reporter
 from actseq.vocoders.base import Vocoder, synthesise
 
-Waveform = NDArray[np.float32]
 Scores = dict[str, dict[str, dict[str, list[float | None]]]]
 """By candidate, by what it was given (`reconstructed`, `copy synthesis`), by measure: a figure for each clip."""
 CLIPS = 24

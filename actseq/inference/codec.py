@@ -7,16 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from actseq import units
+from actseq.arrays import LatentArray, Waveform
 from actseq.autoencoders.base import Autoencoder, Latents
 from actseq.errors import ConfigError
 from actseq.inference.streams import DecoderStream, Encoded, EncoderStream, ReconstructionStream, analyse
 from actseq.representations.base import Features, Representation
 from actseq.vocoders.base import Vocoder, synthesise
 
-Waveform = NDArray[np.float32]
 BATCH_FRAMES = 16_384
 """Feature frames that several clips may have as a batch, padding included."""
 CHUNK_FRAMES = 2048
@@ -85,7 +84,7 @@ class Codec:
         return np.concatenate([mean for mean, _ in chunks]), np.concatenate(variances) if variances else None
 
     @torch.inference_mode()
-    def decode(self, latents: list[Waveform]) -> list[Waveform]:
+    def decode(self, latents: list[LatentArray]) -> list[Waveform]:
         """Waveforms of frames · samples_per_latent samples."""
         out: list[Waveform] = []
         for group in in_batches([len(z) for z in latents], BATCH_FRAMES // self.autoencoder.stride):

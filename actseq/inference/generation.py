@@ -13,17 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from actseq import units
+from actseq.arrays import LatentArray, Waveform
 from actseq.config import GenerateConfig
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
 from actseq.priors.base import Chunk, Prior, Sampling, SamplingRequest
 from actseq.priors.sequence import SequencePrior
 
-Waveform = NDArray[np.float32]
 CROSSFADE_SECONDS = 0.03
 ALIGN_SECONDS = 0.008
 END_FADE_SECONDS = 0.005
@@ -100,7 +99,7 @@ class Piece(NamedTuple):
 
     clip: int
     waveform: Waveform
-    latents: Waveform
+    latents: LatentArray
     end: End | None
 
 
@@ -116,7 +115,7 @@ class Generated:
     """
 
     waveform: Waveform
-    latents: Waveform
+    latents: LatentArray
     stopped: bool
     join: int | None
 
@@ -142,7 +141,7 @@ def generate(codec: Codec, prior: Prior, request: ResolvedRequest) -> Iterator[P
 def collect(pieces: Iterator[Piece], n: int) -> list[Generated]:
     """Whole clips of the pieces of `n`."""
     waveforms: list[list[Waveform]] = [[] for _ in range(n)]
-    latents: list[list[Waveform]] = [[] for _ in range(n)]
+    latents: list[list[LatentArray]] = [[] for _ in range(n)]
     ends: dict[int, End] = {}
     for piece in pieces:
         waveforms[piece.clip].append(piece.waveform)
@@ -273,7 +272,7 @@ class _Clip:
             self.left = None if self.left is None else self.left + len(seed.waveform)
         self.waiting = [self.decoder.push(prompt[0, start:].cpu().numpy()) / self.gain]
 
-    def push(self, latents: Waveform) -> Waveform:
+    def push(self, latents: LatentArray) -> Waveform:
         """Sound that is final."""
         return self._shape(self.decoder.push(latents), False)
 
@@ -317,7 +316,7 @@ def _settled(codec: Codec, frames: int) -> int:
     return max(0, frames - context - units.seconds_to_frames(SETTLE_SECONDS, codec.autoencoder.latent_rate))
 
 
-def encode_seed(codec: Codec, seed_audio: SeedAudio) -> Waveform:
+def encode_seed(codec: Codec, seed_audio: SeedAudio) -> LatentArray:
     """Latents (frames, latent_dim) that cover a seed.
 
     The recording is mirrored at its end before it is encoded: silence there would tell the encoder, and so the prior, that

@@ -12,13 +12,13 @@ import torch
 
 from actseq import audio, registry, units
 from actseq import config as configuration
+from actseq.arrays import LatentArray, Waveform
 from actseq.config import Config, GenerateConfig
 from actseq.data.corpus import level_gain
 from actseq.errors import ArtifactError, AudioError, ConfigError
 from actseq.inference.codec import Codec
 from actseq.inference.generation import Generated, Piece, ResolvedRequest, SeedAudio, collect, generate
 from actseq.inference.loading import (
-    Waveform,
     load_codec,
     load_prior,
     make_prior,
@@ -122,12 +122,12 @@ class LoadedRun:
         """Labels that the prior knows."""
         return [] if self.prior is None else list(self.prior.labels)
 
-    def encode(self, waveform: Waveform) -> Waveform:
+    def encode(self, waveform: Waveform) -> LatentArray:
         """Encoder activations (frames, latent_dim) of a waveform (samples,) at `sample_rate`, brought to the corpus's level."""
         gain = level_gain(float(np.abs(waveform).max(initial=0.0)), self.codec.level_dbfs)
         return self.codec.encode([waveform * np.float32(gain)])[0][0]
 
-    def decode(self, latents: Waveform) -> Waveform:
+    def decode(self, latents: LatentArray) -> Waveform:
         """Waveform (samples,) of encoder activations (frames, latent_dim), at the corpus's level."""
         return self.codec.decode([latents.astype(np.float32)])[0]
 

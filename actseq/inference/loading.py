@@ -6,9 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from actseq import config as configuration
 from actseq.config import Config
 from actseq.data.latents import LatentSequences
@@ -24,8 +21,6 @@ if TYPE_CHECKING:
     from actseq.priors.labels import ConditionedPrior, LabelledPrior
     from actseq.representations.base import Representation
     from actseq.vocoders.base import Vocoder
-
-Waveform = NDArray[np.float32]
 
 
 def stage_config(config: Config, overrides: Iterable[str], command: str, reporter: Reporter | None = None) -> Config:

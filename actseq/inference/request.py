@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from actseq.arrays import Waveform
 from actseq.errors import ConfigError
 
-Sound = Path | NDArray[np.float32]
+Sound = Path | Waveform
 """A file, or a waveform (samples,) at the model's sample rate."""
 
 

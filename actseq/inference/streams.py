@@ -14,18 +14,18 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actseq.arrays import LatentArray, Waveform
 from actseq.autoencoders.base import Autoencoder, Latents
 from actseq.representations.base import Features, Representation
 from actseq.vocoders.base import Vocoder
 
-Array = NDArray[np.float32]
-Encoded = tuple[Array, Array | None]
+Encoded = tuple[LatentArray, LatentArray | None]
 """Mean and log-variance (frames, latent_dim); None where the code is a point."""
 WHOLE = 2**40
 """Latent frames of a chunk that holds any clip."""
 
 
-def analyse(representation: Representation, waveforms: list[Array], device: torch.device) -> Features:
+def analyse(representation: Representation, waveforms: list[Waveform], device: torch.device) -> Features:
     """Features of clips (samples,), padded into one batch."""
     lengths = torch.tensor([len(waveform) for waveform in waveforms])
     padded = np.zeros((len(waveforms), max(int(lengths.max()), 1)), dtype=np.float32)
@@ -43,12 +43,12 @@ class ChunkedWindows:
         context: items to either side of it; fewer where the sequence begins or ends.
     """
 
-    def __init__(self, empty: Array, size: int, context: int) -> None:
+    def __init__(self, empty: NDArray[np.float32], size: int, context: int) -> None:
         self.size, self.context = size, context
         self.pieces = [empty]
         self.begin = self.chunk = self.end = 0
 
-    def push(self, piece: Array) -> list[tuple[Array, int]]:
+    def push(self, piece: NDArray[np.float32]) -> list[tuple[NDArray[np.float32], int]]:
         """Windows that are complete by now, each with the number of items that lie before its chunk."""
         self.pieces.append(piece)
         self.end += len(piece)
@@ -57,14 +57,14 @@ class ChunkedWindows:
             made.append(self._cut())
         return made
 
-    def finish(self, stop: int) -> list[tuple[Array, int]]:
+    def finish(self, stop: int) -> list[tuple[NDArray[np.float32], int]]:
         """The windows that are left, of chunks that begin before item `stop`."""
         made = []
         while self.chunk < stop:
             made.append(self._cut())
         return made
 
-    def _cut(self) -> tuple[Array, int]:
+    def _cut(self) -> tuple[NDArray[np.float32], int]:
         # Joined only here: pieces may be many and small.
         held = self.pieces[0] if len(self.pieces) == 1 else np.concatenate(self.pieces)
         start, after = max(self.chunk - self.context, 0), self.chunk + self.size
@@ -119,7 +119,7 @@ class EncoderStream:
         # A frame may be centred just behind the last sample.
         return [self._encode(*window) for window in self.windows.finish(self.windows.end + 1)]
 
-    def _encode(self, window: Array, before: int) -> Encoded:
+    def _encode(self, window: Waveform, before: int) -> Encoded:
         posterior = self.autoencoder.encode(analyse(self.representation, [window], self.device))
         first = before // self.per_latent
         inside = slice(first, first + self.windows.size // self.per_latent)
@@ -154,7 +154,7 @@ class DecoderStream:
         made = [self._decode(*window) for window in self.windows.finish(self.windows.end)]
         return _joined([*made, self.vocoder.finish()])
 
-    def _decode(self, window: Array, before: int) -> Tensor:
+    def _decode(self, window: LatentArray, before: int) -> Tensor:
         latents = torch.tensor(window, device=self.device)[None]
         features = self.autoencoder.decode(Latents(latents, torch.tensor([len(window)], device=self.device)))
         stride = self.autoencoder.stride
@@ -200,12 +200,12 @@ class ReconstructionStream:
         made = [self._reconstruct(*window) for window in self.windows.finish(self.windows.end + 1)]
         return _joined([*made, self.vocoder.finish()])[: self.windows.end - self.returned]
 
-    def _reconstruct(self, window: Array, before: int) -> Tensor:
+    def _reconstruct(self, window: Waveform, before: int) -> Tensor:
         features = self.autoencoder.reconstruct(analyse(self.representation, [window], self.device))
         hop = self.representation.hop_length
         inside = features.values[0, :, before // hop :][:, : self.windows.size // hop]
         return self.vocoder.push(inside.contiguous())
 
 
-def _joined(pieces: list[Tensor]) -> Array:
+def _joined(pieces: list[Tensor]) -> Waveform:
     return np.concatenate([np.zeros(0, np.float32), *(piece.cpu().numpy() for piece in pieces)])

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from actseq import audio, units
+from actseq.arrays import Waveform
 from actseq.data.corpus import Corpus
 from actseq.inference.generation import compile_clips
 from actseq.inference.loaded_run import LoadedRun
 from actseq.plots.contact_sheet import Panel, contact_sheet
 from actseq.plots.training_curves import training_curves
 
-Waveform = NDArray[np.float32]
 CLIPS = 20
 REAL_SECONDS = 8.0
 """Real clips are shown up to this length."""
