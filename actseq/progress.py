@@ -1,4 +1,4 @@
-"""How long work tells that it is alive: the library reports, whoever calls it draws."""
+"""Progress of long tasks: the library reports it, the caller shows it."""
 
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
@@ -6,41 +6,41 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Reporter(Protocol):
-    """Receives what a stage has to say. The command line draws it; the default of the library keeps silent."""
+    """Receives progress and messages. The command line shows them; the library's default drops them."""
 
     def begin(self, task: str, total: int, done: int = 0, unit: str = "steps") -> None:
-        """A task of `total` units starts, `done` of which an earlier call has left finished."""
+        """A task of `total` units starts; an earlier call has already finished `done` units."""
 
     def advance(self, done: int, figures: Mapping[str, float] | None = None) -> None:
-        """`done` units are finished; `figures` are the latest named values."""
+        """`done` units are finished; `figures` holds the latest values by name."""
 
     def end(self) -> None:
         """The task is finished."""
 
     def say(self, text: str) -> None:
-        """One line for a person."""
+        """Show a message of one line."""
 
     def warn(self, text: str) -> None:
-        """One line for a person that should not be missed."""
+        """Show a warning of one line."""
 
 
 class Silent:
-    """A reporter that says nothing."""
+    """A reporter that drops everything."""
 
     def begin(self, task: str, total: int, done: int = 0, unit: str = "steps") -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def advance(self, done: int, figures: Mapping[str, float] | None = None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def say(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def warn(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 SILENT = Silent()

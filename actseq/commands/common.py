@@ -1,4 +1,4 @@
-"""What several commands need: settings a training is held to, folders and effects, what is told to the user."""
+"""What several commands share: device and threads, named trainings, output folders, effects, messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 GAIN_DB = (-3.0, 2.0)
-"""Random gain of training crops around the corpus's level: peaks of −6 to −1 dBFS at the default level."""
+"""Range of the random gain of training segments: peaks of −6 to −1 dBFS at the default level of the corpus."""
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,31 @@ class Compute:
 AUTO = Compute()
 
 
-# -- priors and vocoders, which have names ------------------------------------------------------------------------------
+# -- trainings with a name: priors and vocoders -------------------------------------------------------------------------
 
 
 def check_name(name: str, what: str) -> None:
-    """Refuse a name for a prior or vocoder that is none for a folder.
+    """Refuse a name that cannot be the name of a folder.
+
+    Args:
+        name: name of a prior or vocoder.
+        what: `prior` or `vocoder`.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the name has other characters than letters, digits and `-_. `.
     """
     if not re.fullmatch(r"\w[\w .-]*", name):
-        raise ConfigError(f"'{name}' is no name for a {what}", "letters, digits, '-', '_' and '.'")
+        raise ConfigError(f"'{name}' cannot be the name of a {what}", "letters, digits, '-', '_' and '.'")
 
 
 def begin_training(run: RunFolder, what: str, folder: Path, settings: Mapping[str, Any], reporter: Reporter) -> bool:
-    """Make ready to train a prior or vocoder, or to go on with one; False where it is done already.
+    """Start or resume a training: record its settings, or compare them with the recorded ones.
+
+    Returns:
+        False if the training is already finished.
 
     Raises:
-        ConfigError: it was begun with other settings.
+        ConfigError: the training was started with other settings.
     """
     plan = folder / "settings.json"
     if plan.is_file():
@@ -84,7 +91,7 @@ def begin_training(run: RunFolder, what: str, folder: Path, settings: Mapping[st
 
 
 def trained_result(run: RunFolder, what: str, folder: Path, *keys: str) -> Result:
-    """What a training has left: where it lies, and what its JSON says under the keys."""
+    """The result of a training: its folder, its fingerprint, and the values that its JSON has under `keys`."""
     meta = read_meta(folder, "its stage")
     return {
         "run": str(run.path),
@@ -94,14 +101,14 @@ def trained_result(run: RunFolder, what: str, folder: Path, *keys: str) -> Resul
     }
 
 
-# -- sounds that are written --------------------------------------------------------------------------------------------
+# -- output -------------------------------------------------------------------------------------------------------------
 
 
 def effects_of(config: Config, keep_dry: bool) -> Process | None:
-    """What clips are sent through; None where there are no effects.
+    """The chain of effects that clips are sent through; None if there are no effects.
 
     Raises:
-        ConfigError: the dry ones are to be kept too, and there are no others.
+        ConfigError: `keep_dry` without effects.
     """
     from actseq import build
     from actseq.effects import chain
@@ -114,10 +121,10 @@ def effects_of(config: Config, keep_dry: bool) -> Process | None:
 
 
 def make_folder(folder: Path) -> None:
-    """A folder to write into.
+    """Make a folder to write into.
 
     Raises:
-        AudioError: it cannot be made.
+        AudioError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,16 +134,13 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
-# -- what is told -------------------------------------------------------------------------------------------------------
-
-
-def tell_gain(path: Path, gain: float, reporter: Reporter) -> None:
-    """What was done to a file in writing it."""
+def warn_of_gain(path: Path, gain: float, reporter: Reporter) -> None:
+    """Warn if a file was turned down when it was written."""
     if gain != 1.0:
         reporter.warn(f"{path.name} was turned down by {-20 * np.log10(gain):.1f} dB so as not to clip")
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines, the columns under each other."""
+    """The rows of a table as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in table]

@@ -1,4 +1,4 @@
-"""What this installation can do, and what cures what it cannot."""
+"""`doctor`: what this installation can do, and how to mend what does not work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from actseq.errors import ActseqError
 
 
 def doctor() -> dict[str, Any]:
-    """What this installation can do, and what cures what it cannot."""
+    """What this installation can do, and how to mend what does not work."""
     from actseq.storage.run_folder import versions
 
     result: dict[str, Any] = {"versions": versions(), "devices": {}, "audio": {}, "problems": []}

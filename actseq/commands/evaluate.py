@@ -1,4 +1,4 @@
-"""`evaluate`: a run measured on its held-out clips."""
+"""`evaluate`: measure a run on its held-out clips."""
 
 from __future__ import annotations
 
@@ -31,15 +31,21 @@ def evaluate(
     seed: int = 0,
     compute: Compute = AUTO,
 ) -> Result:
-    """Measure a run on its held-out clips; also written to `evaluation.json` in the run, with a page to look and listen.
+    """Measure the fidelity of a run on its held-out clips, or with `prior` what that prior generates.
 
-    With a prior by name, measure what that one generates; written to `evaluation-NAME.json`.
+    Fidelity is written to `evaluation.json` in the run, with an HTML page; a prior to `evaluation-NAME.json`.
 
     Args:
-        prior: name of the prior; None leaves generation out.
-        split: `test`, or `validation` to choose settings by.
-        n: measure fidelity on so many clips only, spread evenly over the split; of a prior, so many generated clips.
-        seed: of what is drawn from posteriors, and of what is generated.
+        run: a name under `runs/`, or a path.
+        prior: name of the prior to measure; None measures fidelity.
+        split: `test`, or `validation` for choosing settings.
+        n: number of clips, spread evenly over the split (None: all), or number of generated clips.
+        overrides: `key=value` texts for the sections `generate` and `vocoder`.
+        seed: seed of the draws from posteriors, and of generation.
+        compute: device, threads and reporter.
+
+    Raises:
+        ArtifactError: the split is empty, or the prior does not exist.
     """
     compute.use_threads()
     reporter = compute.reporter
@@ -67,7 +73,7 @@ def evaluate(
         "notes": measured.notes,
     }
     if not loaded.codec.autoencoder.generative:
-        result["notes"].append("the code is not all: what comes out has also come through skip connections")
+        result["notes"].append("the latents are not the only path: the output has also come through skip connections")
     if restores(loaded.config):
         others = [] if targets is None else corpus.indices(split, set(corpus.labels) - set(targets))
         corruption = build.build_corruption(loaded.config)
@@ -110,7 +116,7 @@ def _evaluate_prior(
 
 
 def _add_likelihood(result: Result, loaded: LoadedRun, latents: LatentSequences, split: str, seed: int) -> None:
-    """Bits per dimension of a run's prior, or a note that it has none."""
+    """Add bits per dimension of the run's prior to the result, or a note that it has no likelihood."""
     if isinstance(loaded.prior, ConditionedPrior) and loaded.prior.prior.has_likelihood:
         result["bits_per_dim"] = likelihood.likelihood(loaded.prior, latents, split, seed)
     else:
@@ -118,7 +124,7 @@ def _add_likelihood(result: Result, loaded: LoadedRun, latents: LatentSequences,
 
 
 def evaluation_lines(result: Result) -> list[str]:
-    """The result of `evaluate` as tables."""
+    """The result of `evaluate` as lines for a person."""
     if "generation" in result:
         tables = page.generation_tables(result)
         lines = [page.generation_headline(result), *page.GENERATION_LEGEND, *result["notes"]]
@@ -131,5 +137,5 @@ def evaluation_lines(result: Result) -> list[str]:
 
 
 def below_each_other(tables: Iterable[list[list[str]]]) -> list[str]:
-    """Tables as lines, an empty one before each."""
+    """Tables as lines, with an empty line before each table."""
     return [line for table in tables for line in ("", *aligned(table))]

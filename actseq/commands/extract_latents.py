@@ -1,4 +1,4 @@
-"""`extract-latents`: every clip of a corpus, and training clips at other speeds, through the encoder."""
+"""`extract-latents`: encode every clip of a corpus, and training clips at other speeds too."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def extract_latents(
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
 ) -> Result:
-    """Encode every clip of a run's corpus. Resumes; does nothing where it is done."""
+    """Encode every clip of a run's corpus. An interrupted extraction resumes; a finished one is left alone."""
     opened = RunFolder.open(run)
     compute.use_threads()
     require_generative(opened)
@@ -53,7 +53,7 @@ def extract_latents(
 
 @dataclass(frozen=True)
 class _Pass:
-    """One encoding of one clip: as it is, or a training clip at another speed."""
+    """One encoding of one clip: at its own speed, or of a training clip at another speed."""
 
     index: int
     key: str
@@ -68,7 +68,7 @@ class _Pass:
 
 
 def _passes(corpus: Corpus, section: LatentsConfig, seed: int) -> list[_Pass]:
-    """All encodings to be made, short ones first."""
+    """All encodings to make, short clips first."""
     passes = []
     for i, record in enumerate(corpus.store.records):
         passes.append(_Pass(i, record.key, str(record.extra["split"]), 1.0, record.length))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from actseq import audio, units
-from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, tell_gain
+from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, warn_of_gain
 from actseq.inference.generation import GAP_SECONDS, Piece
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import require_generative
@@ -165,8 +165,8 @@ class _ClipWriter:
             if piece.end is not None:
                 stack.close()
                 if self.peak is None:
-                    tell_gain(writer.path, writer.gain, reporter)
-                tell_gain(writer.path, writer.through_gain, reporter)
+                    warn_of_gain(writer.path, writer.gain, reporter)
+                warn_of_gain(writer.path, writer.through_gain, reporter)
                 made[piece.clip] = self._describe(piece, writer, growing.pop(piece.clip)[2])
                 write_json(writer.path.with_suffix(".json"), made[piece.clip])
             reporter.advance(len(made) if seconds is None else done // self.sample_rate)
@@ -180,7 +180,7 @@ class _ClipWriter:
         return stack, stack.enter_context(writer), 0
 
     def _describe(self, piece: Piece, writer: audio.Writer, latent_frames: int) -> Result:
-        """The JSON of a clip that has just ended."""
+        """The JSON of a clip that is complete."""
         assert piece.end is not None
         stopped, join = piece.end
         return self.common | {
@@ -197,7 +197,7 @@ class _ClipWriter:
 
 
 def _compile(files: Sequence[str], target: Path, sample_rate: int) -> None:
-    """All clips in a row with silence between, from disk to disk."""
+    """Write all clips in a row with silence between them, block by block from disk to disk."""
     gap = np.zeros(units.seconds_to_samples(GAP_SECONDS, sample_rate), np.float32)
     with audio.Writer(target, sample_rate) as writer:
         for i, file in enumerate(files):
@@ -208,6 +208,6 @@ def _compile(files: Sequence[str], target: Path, sample_rate: int) -> None:
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, or with a number after its name where an earlier call has taken it."""
+    """The folder, or one with a number after its name if the folder already exists."""
     names = (folder.with_name(folder.name + suffix) for suffix in ("", *(f"-{k}" for k in range(2, 1000))))
     return next(path for path in names if not path.exists())

@@ -1,4 +1,4 @@
-"""`info`: what a run holds and how far it is."""
+"""`info`: what a run contains and which stages are finished."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from actseq.storage.run_folder import RunFolder
 
 
 def info(run: str | Path) -> Result:
-    """What a run holds and how far it is."""
+    """What a run contains and which stages are finished."""
     opened = RunFolder.open(run)
     config = opened.read_config()
     provenance = opened.read_provenance()
@@ -65,7 +65,7 @@ def info(run: str | Path) -> Result:
 
 
 def _stored(folder: Path, *keys: str) -> Result:
-    """Under the folder's name what its JSON says under the keys; nothing where it is not done."""
+    """The values that a folder's JSON has under `keys`, under the folder's name; empty if the stage is not finished."""
     marker = folder / f"{folder.name}.json"
     if not marker.is_file():
         return {}

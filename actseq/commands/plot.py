@@ -1,4 +1,4 @@
-"""`plot`: pictures of what a run does."""
+"""`plot`: draw what a run does."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ def plot(
     seed: int = 0,
     compute: Compute = AUTO,
 ) -> Result:
-    """Pictures of what a run does to held-out clips, with the numbers of each in a CSV beside it.
+    """Draw what a run does to held-out clips, each picture with its values in a CSV.
 
     Args:
-        out: folder for them; None: `plots/` in the run.
+        run: a name under `runs/`, or a path.
+        out: folder for the pictures; None: `plots/` in the run.
         split: `test` or `validation`.
-        n: how many clips; None: up to 200 that make a minute together.
-        seed: of the choice of clips and frames, and of what is drawn from posteriors.
+        n: number of clips; None: up to 200 clips, one minute in all.
+        overrides: `key=value` texts for the sections `generate` and `vocoder`.
+        seed: seed of the choice of clips and frames, and of the draws from posteriors.
+        compute: device, threads and reporter.
     """
     compute.use_threads()
     opened = RunFolder.open(run)
@@ -62,6 +65,6 @@ def plot(
 
 
 def plot_lines(result: Result) -> list[str]:
-    """The result of `plot` as tables."""
-    pictures = f"{len(result['pictures'])} pictures, each with its numbers in a CSV: {result['folder']}"
+    """The result of `plot` as lines for a person."""
+    pictures = f"{len(result['pictures'])} pictures, each with its values in a CSV: {result['folder']}"
     return [headline(result), *result["notes"], *below_each_other(tables(result)), "", pictures]

@@ -1,4 +1,4 @@
-"""`reconstruct`: sounds through the encoder and decoder of a run."""
+"""`reconstruct`: pass sounds through the encoder and decoder of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, tell_gain
+from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, warn_of_gain
 from actseq.data.corpus import level_gain
 from actseq.errors import AudioError, ConfigError
 from actseq.inference.loaded_run import report_changes
@@ -25,13 +25,22 @@ def reconstruct(
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
 ) -> Result:
-    """Files or folders through encoder, decoder and vocoder; relative names are kept. Foreign sounds are welcome.
+    """Pass files or folders, from the corpus or not, through encoder, decoder and vocoder.
 
-    All files are read once before the first is reconstructed. Each then goes piece by piece from disk to disk, so that a
-    long one needs no more memory than a short one (unless the network's context is unbounded, or there are effects).
+    All files are read once before the first is reconstructed. Each file then passes piece by piece from disk to disk: a
+    long file needs as little memory as a short one, unless the network's context is unbounded or there are effects.
 
     Args:
+        run: a name under `runs/`, or a path.
+        paths: files or folders.
+        out: folder for the results; names relative to a given folder are kept.
         keep_dry: also write each result as it is before the effects, as `<name>.dry.wav`.
+        overrides: `key=value` texts for the sections `generate` and `vocoder`.
+        compute: device, threads and reporter.
+
+    Raises:
+        ConfigError: a result would overwrite its own source, or two results would have the same name.
+        AudioError: a path does not exist, or no file can be read.
     """
     compute.use_threads()
     reporter = compute.reporter
@@ -83,8 +92,8 @@ def reconstruct(
                 done += len(block)
                 reporter.advance(done // codec.sample_rate)
             writer.write(stream.finish() / gain)
-        tell_gain(target, writer.gain, reporter)
-        tell_gain(target, writer.through_gain, reporter)
+        warn_of_gain(target, writer.gain, reporter)
+        warn_of_gain(target, writer.through_gain, reporter)
         files.append(str(target))
     reporter.end()
     return {

@@ -1,4 +1,4 @@
-"""`report`: a contact sheet of real, reconstructed and generated clips."""
+"""`report`: draw a contact sheet of real, reconstructed and generated clips."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ def report(
     seed: int = 0,
     compute: Compute = AUTO,
 ) -> Result:
-    """A contact sheet of real, reconstructed, generated and continued clips, and all of them in one wav.
+    """Draw a contact sheet of real, reconstructed, generated and continued clips, and write all of them into one wav.
 
     Args:
-        n: generated clips of each label; default: about 20 in all.
+        run: a name under `runs/`, or a path.
+        prior: name of the prior; None takes the run's usual one.
+        n: number of generated clips for each label; None: about 20 clips in all.
+        overrides: `key=value` texts for the sections `generate` and `vocoder`.
+        seed: seed of generation.
+        compute: device, threads and reporter.
     """
     compute.use_threads()
     loaded = LoadedRun.open(run, prior=prior, device=compute.device, overrides=overrides, need_prior=True)

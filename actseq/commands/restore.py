@@ -1,4 +1,4 @@
-"""`restore`: sounds freed of noise by a run that has learned to."""
+"""`restore`: remove noise from sounds, with a run that was trained to."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ def restore(
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
 ) -> Result:
-    """Files or folders freed of what a run has learned to take away; as `reconstruct`, which is what it does.
+    """Remove noise from files or folders: `reconstruct`, for runs that were trained to restore.
 
-    The peak of each file is brought to the corpus's level, noise included, and the gain undone after.
+    The peak of each file, noise included, is brought to the level of the corpus; the result is brought back.
 
     Raises:
-        ConfigError: the run was not trained with a corruption of its crops.
+        ConfigError: the run was not trained with a corruption of its waveforms.
+        AudioError: as `reconstruct`.
     """
     opened = RunFolder.open(run)
     if not restores(read_autoencoder(opened)[1]):
@@ -40,6 +41,6 @@ def restore(
 
 
 def restores(config: Config) -> bool:
-    """Whether an autoencoder is shown corrupted sounds and asked for clean ones."""
+    """Whether the autoencoder learns to make clean sounds from corrupted ones."""
     corruption = build.build_corruption(config)
     return corruption is not None and not corruption.works_on_grains

@@ -1,4 +1,4 @@
-"""`run`: all stages after one another."""
+"""`run`: all stages, one after another."""
 
 from __future__ import annotations
 
@@ -50,11 +50,23 @@ def run_all(
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
 ) -> RunResult:
-    """All stages; each is skipped when it is done with the same inputs. An autoencoder that only restores is all of it.
+    """Train all stages; a finished stage with the same inputs is skipped.
+
+    For an autoencoder that only restores (one with skip connections) there are no further stages.
 
     Args:
-        minutes: of all stages together.
-        vocoder: train one too, and keep the better of it and the one that needs no training.
+        folder: the sounds.
+        preset: name of a preset, or path of a YAML file.
+        run: name under `runs/`, or a path; None: `<folder>-<preset>`.
+        minutes: training time of all stages together; None: the preset's.
+        vocoder: also train a vocoder; the run uses it if it is better than the one that needs no training.
+        overrides: `key=value` texts for any section.
+        compute: device, threads and reporter.
+
+    Raises:
+        ConfigError: preset or overrides are wrong, or the run exists with other settings.
+        AudioError: the folder has no usable sound.
+        TrainingError: a training cannot go on.
     """
     overrides = list(overrides)
     if minutes is not None:
@@ -64,7 +76,7 @@ def run_all(
         overrides = [f"{section}.minutes={share * minutes:g}" for section, share in shares.items()] + overrides
     config = configuration.load_preset(preset, overrides)
     if vocoder:
-        # A representation that no vocoder can be trained on is found out before hours of training.
+        # A representation that no vocoder can be trained on is refused before hours of training.
         completed = build.complete(config)
         build.build_vocoder_network(completed, build.build_representation(completed))
     first = train_configured(folder, config, run=run, compute=compute)
@@ -79,6 +91,6 @@ def run_all(
 
 
 def _same_later_sections(run: RunFolder, config: Config) -> None:
-    """`run` promises its own settings for every stage: refuse a run whose configuration says otherwise."""
+    """Refuse a run whose configuration has other settings for the later stages than the ones given now."""
     stored, asked = run.read_config().model_dump(mode="json"), build.complete(config).model_dump(mode="json")
     same_settings(stored, asked, f"run {run.name}", "name another with --run, or delete it")

@@ -1,4 +1,4 @@
-"""`train-prior`: latents of a run → a prior by name."""
+"""`train-prior`: train a prior, which has a name, on the latents of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,20 @@ def train_prior(
     seed: int | None = None,
     compute: Compute = AUTO,
 ) -> Result:
-    """Train a prior on a run's latents. Resumes; does nothing where it is done."""
+    """Train a prior on a run's latents. An interrupted training resumes; a finished one is left alone.
+
+    Args:
+        run: a name under `runs/`, or a path.
+        name: name of the prior.
+        overrides: `key=value` texts for the sections `prior` and `train_prior`.
+        seed: seed of the training; None: that of the run.
+        compute: device, threads and reporter.
+
+    Raises:
+        ConfigError: the name is reserved or malformed, or the prior was started with other settings.
+        ArtifactError: the run has no latents, or those of another autoencoder.
+        TrainingError: the training cannot go on.
+    """
     reporter = compute.reporter
     check_name(name, "prior")
     if name in registry.UNTRAINED_PRIORS:
@@ -55,7 +68,7 @@ def train_prior(
         standardiser.deviation.copy_(torch.from_numpy(statistics.deviation))
         dead = latents.latent_dim - len(statistics.active)
         if dead:
-            reporter.say(f"{dead} of {latents.latent_dim} latent dimensions carry nothing and are drawn from N(0, 1)")
+            reporter.say(f"{dead} of {latents.latent_dim} latent dimensions carry nothing; they are drawn from N(0, 1)")
         section = config.train_prior
 
         def source(split: str) -> SequenceSource:
@@ -74,7 +87,7 @@ def train_prior(
         )
         model.load_state_dict(outcome.tensors)
         if calibrate(model.eval(), *latents.known_lengths(labels), seed):
-            reporter.say("ends calibrated on what the prior makes")
+            reporter.say("ends calibrated on sequences that the prior generates")
         write_artifact(
             folder,
             {f"prior.{key}": value for key, value in model.state_dict().items()},

@@ -1,4 +1,4 @@
-"""`train-vocoder`: a corpus → a vocoder by name, and which of a run's vocoders is the best."""
+"""`train-vocoder`: train a vocoder, which has a name, on a corpus, and record the best vocoder of the run."""
 
 from __future__ import annotations
 
@@ -32,9 +32,21 @@ def train_vocoder(
     seed: int | None = None,
     compute: Compute = AUTO,
 ) -> Result:
-    """Train a vocoder, then compare all of the run's with the one that needs no training; the winner is what `auto` means.
+    """Train a vocoder, then compare the run's vocoders with the one that needs no training.
 
-    Resumes; does nothing where it is done.
+    The winner is what `vocoder.kind=auto` stands for. An interrupted training resumes; a finished one is left alone.
+
+    Args:
+        run: a name under `runs/`, or a path.
+        name: name of the vocoder.
+        overrides: `key=value` texts for the section `train_vocoder`.
+        seed: seed of the training; None: that of the run.
+        compute: device, threads and reporter.
+
+    Raises:
+        ConfigError: the name is malformed, or the vocoder was started with other settings.
+        ArtifactError: the corpus is not the one that the autoencoder was trained on.
+        TrainingError: the training cannot go on.
     """
     reporter = compute.reporter
     check_name(name, "vocoder")
@@ -107,7 +119,7 @@ def _choose(
     inputs: dict[str, str],
     reporter: Reporter,
 ) -> Result:
-    """Score all vocoders of a run on its validation clips and write down the winner, unless that is done."""
+    """Score all vocoders of a run on its validation clips and record the winner, unless that is done already."""
     untrained = build.untrained_vocoder(codec.representation)
     first = f"{untrained.kind} (untrained)"
     vocoders = {first: build.build_vocoder(untrained, codec.representation)}
@@ -155,6 +167,6 @@ def _choose(
 
 
 def choice_lines(result: Result) -> list[str]:
-    """The comparison of `train-vocoder` as a table, and what was chosen."""
+    """The comparison of `train-vocoder` as lines for a person, and the winner."""
     rows = table(result["candidates"]) if result["clips"] else []
     return [f"on {result['clips']} validation clips", *aligned(rows), result["reason"]]

@@ -1,4 +1,4 @@
-"""`verify`: read everything of a run again and compare it with its hashes."""
+"""`verify`: read everything in a run again and compare it with its hashes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from actseq.storage.store import SequenceStore
 
 
 def verify(run: str | Path, *, compute: Compute = AUTO) -> Result:
-    """Read everything of a run again and compare it with its hashes.
+    """Read everything in a run again and compare it with its hashes.
 
     Raises:
-        ArtifactError: something is not what was written; each case is named.
+        ArtifactError: a file is not what was written; each such file is reported.
     """
     opened = RunFolder.open(run)
     problems: list[str] = []
@@ -29,8 +29,8 @@ def verify(run: str | Path, *, compute: Compute = AUTO) -> Result:
                 found = [f"{folder.name}: the manifest is not the one that {marker} names"]
             problems += found
             checked.append(f"{folder.name}: {len(store)} sequences")
-    trained_result = ("priors/*/model.json", "vocoders/*/model.json", "classifier/model.json")
-    made = sorted(path for pattern in trained_result for path in opened.path.glob(pattern))
+    patterns = ("priors/*/model.json", "vocoders/*/model.json", "classifier/model.json")
+    made = sorted(path for pattern in patterns for path in opened.path.glob(pattern))
     for folder in (opened.autoencoder, *(path.parent for path in made)):
         if (folder / "model.json").is_file():
             try:
