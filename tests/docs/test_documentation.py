@@ -1,6 +1,7 @@
 """What the documentation says can be done is done, and what can be done is said."""
 
 import os
+import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
@@ -149,3 +150,16 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_code_that_the_documents_name_exists() -> None:
+    """Old entries of the decisions keep the names of their time; Extending invents files."""
+    documents = {path.name: path.read_text(encoding="utf-8") for path in (TOP / "docs").glob("*.md")}
+    documents |= {name: (TOP / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md")}
+    del documents["decisions.md"]
+    for document, text in documents.items():
+        for name in re.findall(r"`(actseq(?:\.\w+)+)", text):
+            assert pkgutil.resolve_name(name), f"{document} names {name}"
+        if document != "extending.md":
+            for name in re.findall(r"\b(?:actseq|cli|tests|configs)/[\w/]*\.?\w+", text):
+                assert (TOP / name).exists(), f"{document} names {name}"
