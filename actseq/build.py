@@ -18,7 +18,7 @@ from actseq import effects
 from actseq.autoencoders.base import Autoencoder
 from actseq.config import Config, Member, parse, suggest_name
 from actseq.errors import ConfigError
-from actseq.priors.labels import ConditionedPrior, LabelledPrior
+from actseq.priors.labels import LabelledPrior, OneHot
 from actseq.priors.sequence import SequencePrior
 from actseq.priors.untrained import TrainingFrames
 from actseq.progress import Reporter
@@ -271,7 +271,7 @@ def build_autoencoding(config: Config, model: Autoencoder, representation: Repre
     return construct(OBJECTIVES, section.objective, "train_ae.objective", *given)
 
 
-def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str]) -> ConditionedPrior:
+def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str]) -> LabelledPrior[Any]:
     """A prior with its label table."""
     section = config.prior
     sizes = {"latent_dim": latent_dim, "n_active": n_active, "condition_dim": section.condition_dim}
@@ -282,15 +282,15 @@ def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str
         # The head's weights are drawn first.
         head = construct(HEADS, section.head, "prior.head", n_active)
         prior = SequencePrior(construct(PRIOR_NETWORKS, section.network, "prior.network"), head, **sizes)
-    return ConditionedPrior(prior, labels, section.condition_dim)
+    return LabelledPrior(prior, labels, nn.Embedding(len(labels) + 1, section.condition_dim))
 
 
-def build_untrained_prior(name: str, frames: TrainingFrames, labels: list[str]) -> LabelledPrior:
+def build_untrained_prior(name: str, frames: TrainingFrames, labels: list[str]) -> LabelledPrior[Any]:
     """A prior that needs no training, with its labels."""
-    return LabelledPrior(UNTRAINED_PRIORS[name](frames), labels)
+    return LabelledPrior(UNTRAINED_PRIORS[name](frames), labels, OneHot(len(labels) + 1))
 
 
-def build_sequence(config: Config, model: ConditionedPrior) -> Any:
+def build_sequence(config: Config, model: LabelledPrior[Any]) -> Any:
     """The objective of `train-prior`."""
     return construct(OBJECTIVES, config.train_prior.objective, "train_prior.objective", model)
 

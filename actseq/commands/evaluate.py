@@ -16,7 +16,6 @@ from actseq.evaluation import fidelity, likelihood, page
 from actseq.evaluation.generated_clips import CLIPS, likeness
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
-from actseq.priors.labels import ConditionedPrior
 from actseq.progress import Reporter
 from actseq.storage.artifacts import write_json
 
@@ -117,7 +116,7 @@ def _evaluate_prior(
 
 def _add_likelihood(result: Result, loaded: LoadedRun, latents: LatentSequences, split: str, seed: int) -> None:
     """Add bits per dimension of the run's prior to the result, or a note that it has no likelihood."""
-    if isinstance(loaded.prior, ConditionedPrior) and loaded.prior.prior.has_likelihood:
+    if loaded.prior is not None and loaded.prior.prior.has_likelihood:
         result["bits_per_dim"] = likelihood.likelihood(loaded.prior, latents, split, seed)
     else:
         result["notes"].append(f"likelihood is left out: prior {loaded.prior_name} has none")

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from actseq.data.latents import LatentSequences
 from actseq.evaluation.baselines import likelihood_baselines
-from actseq.priors.labels import ConditionedPrior
+from actseq.priors.labels import LabelledPrior
 from actseq.priors.sequence import SequencePrior
 
 
 @torch.inference_mode()
-def likelihood(prior: ConditionedPrior, latents: LatentSequences, split: str, seed: int = 0) -> dict[str, float]:
+def likelihood(
+    prior: LabelledPrior[SequencePrior], latents: LatentSequences, split: str, seed: int = 0
+) -> dict[str, float]:
     """Held-out bits per dimension of one draw from each posterior, in the prior's standardised coordinates.
 
     Returns:
@@ -23,7 +25,6 @@ def likelihood(prior: ConditionedPrior, latents: LatentSequences, split: str, se
         `gaussian` (full covariance), `var1`, `mixture` (unconditional); `end nats` per position of the end's hazard.
     """
     model = prior.prior
-    assert isinstance(model, SequencePrior)
     device = model.start.device
 
     def standardised(index: int) -> NDArray[np.float64]:

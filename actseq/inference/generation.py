@@ -20,8 +20,7 @@ from actseq.arrays import LatentArray, Waveform
 from actseq.config import GenerateConfig
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
-from actseq.priors.base import Chunk, Prior, Sampling, SamplingRequest
-from actseq.priors.sequence import SequencePrior
+from actseq.priors.base import Chunk, DensityPrior, Prior, Sampling, SamplingRequest
 
 CROSSFADE_SECONDS = 0.03
 ALIGN_SECONDS = 0.008
@@ -224,7 +223,7 @@ def best(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk
     Raises:
         ConfigError: the prior has no likelihood, or the condition glides.
     """
-    if not isinstance(prior, SequencePrior) or not prior.has_likelihood or request.condition_end is not None:
+    if not isinstance(prior, DensityPrior) or not prior.has_likelihood or request.condition_end is not None:
         raise ConfigError(
             "the likeliest of several cannot be chosen here",
             "a sequence prior with head mixture or gaussian, and one label",

@@ -28,7 +28,7 @@ from actseq.inference.loading import (
 )
 from actseq.inference.request import FromPrior, GenerationRequest, Sound, Source, Through, Variations
 from actseq.priors.base import Sampling
-from actseq.priors.labels import ConditionedPrior, LabelledPrior
+from actseq.priors.labels import LabelledPrior
 from actseq.priors.morphs import Interpolate, Vary
 from actseq.progress import SILENT, Reporter
 from actseq.storage.artifacts import fingerprint, read_json
@@ -53,7 +53,7 @@ class LoadedRun:
     codec: Codec
     config: Config
     autoencoder: str
-    prior: ConditionedPrior | LabelledPrior | None
+    prior: LabelledPrior[Any] | None
     prior_name: str | None
     prior_folder: Path | None
 
@@ -84,7 +84,7 @@ class LoadedRun:
         config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
         found = fingerprint(opened.autoencoder)
         name = opened.usual_prior() if prior is None else prior
-        model: ConditionedPrior | LabelledPrior | None = None
+        model: LabelledPrior[Any] | None = None
         folder = None
         if name in registry.UNTRAINED_PRIORS and name not in opened.trained_priors():
             model = make_prior(opened, name, device, found)
@@ -266,9 +266,7 @@ class LoadedRun:
             raise AudioError("the given audio is silent or empty", "sound to work with")
         return level_gain(peak, self.codec.level_dbfs)
 
-    def _resolve(
-        self, model: ConditionedPrior | LabelledPrior, request: GenerationRequest, **length: Any
-    ) -> ResolvedRequest:
+    def _resolve(self, model: LabelledPrior[Any], request: GenerationRequest, **length: Any) -> ResolvedRequest:
         """The request with the configured controls that the prior knows, and a length.
 
         A control that is given by name and that the prior does not know is kept: the prior refuses it when it samples.

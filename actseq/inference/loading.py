@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from actseq.inference.codec import Codec
-    from actseq.priors.labels import ConditionedPrior, LabelledPrior
+    from actseq.priors.labels import LabelledPrior
     from actseq.representations.base import Representation
     from actseq.vocoders.base import Vocoder
 
@@ -140,7 +140,7 @@ def _load_state(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], pr
 
 def load_prior(
     run: RunFolder, name: str | None, device_name: str, autoencoder: str
-) -> tuple[ConditionedPrior, dict[str, Any], Path]:
+) -> tuple[LabelledPrior[Any], dict[str, Any], Path]:
     """A finished prior, its JSON and its folder.
 
     Raises:
@@ -164,7 +164,7 @@ def load_prior(
     return model, meta, folder
 
 
-def make_prior(run: RunFolder, name: str, device_name: str, autoencoder: str) -> LabelledPrior:
+def make_prior(run: RunFolder, name: str, device_name: str, autoencoder: str) -> LabelledPrior[Any]:
     """`iid` or `random-walk` of a run's latents, made in no time.
 
     Raises:

@@ -33,7 +33,7 @@ from actseq.priors.gan import (
     PackedBlock,
     PackedPositions,
 )
-from actseq.priors.labels import ConditionedPrior
+from actseq.priors.labels import LabelledPrior
 
 PACE = 2.0
 WAVES = 4
@@ -95,7 +95,7 @@ class AdversarialSequences(nn.Module):
 
     def __init__(
         self,
-        model: ConditionedPrior,
+        model: LabelledPrior[Gan],
         *,
         label_dropout: float = 0.1,
         penalty: float = 1.0,
@@ -114,9 +114,7 @@ class AdversarialSequences(nn.Module):
     @property
     def prior(self) -> Gan:
         """The generator, a part of the model."""
-        prior = self.model.prior
-        assert isinstance(prior, Gan)
-        return prior
+        return self.model.prior
 
     def exported(self) -> nn.Module:
         """The model, without the discriminator."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from actseq.objectives.base import Batch, Loss
-from actseq.priors.labels import ConditionedPrior
+from actseq.priors.labels import LabelledPrior
 from actseq.priors.sequence import SequencePrior
 
 
@@ -28,7 +28,7 @@ class SequenceLikelihood(nn.Module):
 
     def __init__(
         self,
-        model: ConditionedPrior,
+        model: LabelledPrior[SequencePrior],
         *,
         label_dropout: float = 0.1,
         input_noise: float = 0.3,
@@ -49,7 +49,6 @@ class SequenceLikelihood(nn.Module):
 
     def _measure(self, batch: Batch, training: bool) -> dict[str, Tensor]:
         data, prior = batch.data, self.model.prior
-        assert isinstance(prior, SequencePrior)
         drawn = self.posterior or not training
         values, previous = (
             prior.standardiser.standardise(draw(data[mean], data[log_variance]) if drawn else data[mean])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import ConfigError
@@ -127,11 +127,28 @@ class Prior(Protocol):
     latent_dim: int
 
     @property
+    def has_likelihood(self) -> bool:
+        """Whether it is a `DensityPrior` whose `log_prob` can be used."""
+
+    @property
     def controls(self) -> tuple[str, ...]:
         """Attributes of `Sampling` that mean something to it."""
 
     def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
         """Chunks in time order, until all sequences have stopped or `max_frames` is reached."""
+
+
+@runtime_checkable
+class DensityPrior(Prior, Protocol):
+    """A prior that can have a likelihood."""
+
+    def log_prob(
+        self,
+        latents: Float[Tensor, "batch frames latent_dim"],
+        lengths: Int[Tensor, " batch"],
+        condition: Float[Tensor, "batch condition_dim"] | None = None,
+    ) -> Float[Tensor, "batch frames"]:
+        """Log-density in nats of each latent frame given those before; 0 beyond `lengths`."""
 
 
 @runtime_checkable

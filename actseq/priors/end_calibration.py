@@ -6,13 +6,15 @@ without ending them, and a slope and an offset of the hazard's logit are chosen 
 likeliest, label by label. Nothing else of the prior changes.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
 from actseq.priors.base import PLAIN
-from actseq.priors.labels import ConditionedPrior
+from actseq.priors.labels import LabelledPrior
 from actseq.priors.sequence import SequencePrior
 
 SEQUENCES = 256
@@ -23,7 +25,7 @@ SMALLEST = 20
 
 
 def calibrate(
-    model: ConditionedPrior, lengths: Int[np.ndarray, " m"], labels: Int[np.ndarray, " m"], seed: int
+    model: LabelledPrior[Any], lengths: Int[np.ndarray, " m"], labels: Int[np.ndarray, " m"], seed: int
 ) -> bool:
     """Set a prior's `end_calibration`; leave it alone, and say False, where too few lengths are known.
 
@@ -46,11 +48,10 @@ def calibrate(
 
 @torch.no_grad()
 def _end_logits(
-    model: ConditionedPrior, labels: Int[np.ndarray, " n"], frames: int, seed: int
+    model: LabelledPrior[SequencePrior], labels: Int[np.ndarray, " n"], frames: int, seed: int
 ) -> Float[np.ndarray, "n frames"]:
     """Logits of having ended with length 1 … frames, on sequences that go on regardless."""
     prior, n = model.prior, len(labels)
-    assert isinstance(prior, SequencePrior)
     device = prior.start.device
     generator = torch.Generator(device).manual_seed(seed)
     condition = model.condition(torch.from_numpy(labels).to(device))

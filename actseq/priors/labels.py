@@ -1,45 +1,49 @@
-"""Where condition vectors come from: the table of label embeddings is the first producer."""
+"""A prior with its labels: where condition vectors come from."""
+
+from typing import Generic, TypeVar
 
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from actseq.priors.gan import Gan
-from actseq.priors.sequence import SequencePrior
-from actseq.priors.untrained import Iid, RandomWalk
+from actseq.priors.base import Prior
+
+P = TypeVar("P", bound=Prior)
 
 
-class ConditionedPrior(nn.Module):
-    """A prior with its table of labels; index 0 stands for no label.
+class LabelledPrior(nn.Module, Generic[P]):
+    """A prior with its table of labels; row 0 of the table is the condition "no label".
 
     Args:
         prior: the prior.
-        labels: names, in the order of the table.
-        condition_dim: size of an embedding.
+        labels: names of the rows from 1 on.
+        table: maps label indices (batch,) to condition vectors (batch, condition_dim): an embedding, or `OneHot`.
     """
 
-    def __init__(self, prior: SequencePrior | Gan, labels: list[str], condition_dim: int) -> None:
+    prior: P
+
+    def __init__(self, prior: P, labels: list[str], table: nn.Module) -> None:
         super().__init__()
         self.prior, self.labels = prior, labels
-        self.table = nn.Embedding(len(labels) + 1, condition_dim)
+        self.table = table
 
-    def condition(self, label_index: Tensor) -> Tensor:
-        """Condition vectors (batch, condition_dim) of label indices."""
+    def condition(self, label_index: Int[Tensor, " batch"]) -> Float[Tensor, "batch condition_dim"]:
+        """Condition vectors of label indices."""
         out: Tensor = self.table(label_index)
         return out
 
 
-class LabelledPrior(nn.Module):
-    """A prior without training and its labels: a condition has one number for each, the first stands for no label.
+class OneHot(nn.Module):
+    """A table without parameters: 1 at the index of the label, 0 elsewhere.
 
     Args:
-        prior: `iid` or `random-walk`.
-        labels: names, in its order.
+        rows: number of labels, "no label" included.
     """
 
-    def __init__(self, prior: Iid | RandomWalk, labels: list[str]) -> None:
+    def __init__(self, rows: int) -> None:
         super().__init__()
-        self.prior, self.labels = prior, labels
+        self.rows = rows
 
-    def condition(self, label_index: Tensor) -> Tensor:
-        """Condition vectors (batch, labels + 1) of label indices."""
-        return F.one_hot(label_index, len(self.labels) + 1).float()
+    def forward(self, label_index: Int[Tensor, " batch"]) -> Float[Tensor, "batch rows"]:
+        """Rows of the identity matrix."""
+        return F.one_hot(label_index, self.rows).float()

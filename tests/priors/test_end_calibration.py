@@ -4,10 +4,11 @@ import members
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from actseq.priors import end_calibration
 from actseq.priors.base import SamplingRequest
-from actseq.priors.labels import ConditionedPrior
+from actseq.priors.labels import LabelledPrior
 
 
 def lengths_of(hazard: np.ndarray, n: int, seed: int) -> np.ndarray:
@@ -34,7 +35,7 @@ def test_a_known_slope_and_offset_are_found(slope: float, offset: float) -> None
 def test_a_prior_that_ends_too_early_is_mended() -> None:
     prior = members.prior("lstm", "mixture")
     prior.end.bias.data.fill_(1.0)
-    model = ConditionedPrior(prior, ["a", "b"], 8)
+    model = LabelledPrior(prior, ["a", "b"], nn.Embedding(3, 8))
     wanted = np.clip(np.random.default_rng(0).geometric(0.1, 400), 2, 60)
     labels = np.resize([1, 2], 400)
 
@@ -57,7 +58,7 @@ def test_a_prior_that_ends_too_early_is_mended() -> None:
 
 
 def test_few_lengths_and_other_priors_are_left_alone() -> None:
-    model = ConditionedPrior(members.prior("lstm", "mixture"), ["a"], 8)
+    model = LabelledPrior(members.prior("lstm", "mixture"), ["a"], nn.Embedding(2, 8))
     few = np.full(end_calibration.SMALLEST - 1, 5)
     assert not end_calibration.calibrate(model, few, np.ones(len(few), np.int64), seed=0)
     assert model.prior.end_calibration.tolist() == [1.0, 0.0]

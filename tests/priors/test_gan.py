@@ -31,7 +31,7 @@ from actseq.objectives.adversarial_sequence import (
 from actseq.objectives.base import Batch, Loss
 from actseq.priors.base import Prior, Sampling, SamplingRequest
 from actseq.priors.gan import Gan, GeneratorNoise, PackedPositions
-from actseq.priors.labels import ConditionedPrior
+from actseq.priors.labels import LabelledPrior
 from actseq.progress import Silent
 from actseq.training.loop import Outcome, train
 
@@ -51,7 +51,7 @@ def config(*more: str) -> Config:
     return build.complete(load_preset("smoke", [*WORDS, f"train_prior.frames={FRAMES}", *more]))
 
 
-def conditioned(seed: int = 0) -> ConditionedPrior:
+def conditioned(seed: int = 0) -> LabelledPrior[Any]:
     """Seeded weights that matter, statistics not 0 and 1, every other dimension active, lengths 2 to 9 seen."""
     torch.manual_seed(seed)
     model = build.build_prior(config(), LATENT_DIM, DIMS, ["a", "b"]).eval()

@@ -18,7 +18,7 @@ from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.priors import morphs
 from actseq.priors.base import Chunk, Prior, Sampling, SamplingRequest
-from actseq.priors.labels import ConditionedPrior, LabelledPrior
+from actseq.priors.labels import LabelledPrior
 from actseq.priors.morphs import Interpolate, Vary, spherical
 from actseq.storage.artifacts import fingerprint, read_json
 from actseq.storage.run_folder import RunFolder
@@ -63,12 +63,12 @@ def latents(made: Path) -> LatentSequences:
 
 
 @pytest.fixture(scope="module")
-def free(made: Path) -> Callable[[str], LabelledPrior]:
+def free(made: Path) -> Callable[[str], LabelledPrior[Any]]:
     return lambda name: loading.make_prior(RunFolder(made), name, "cpu", fingerprint(made / "autoencoder"))
 
 
 @pytest.fixture(scope="module")
-def prior_of(latents: LatentSequences, free: Callable[[str], LabelledPrior]) -> Callable[[str], Any]:
+def prior_of(latents: LatentSequences, free: Callable[[str], LabelledPrior[Any]]) -> Callable[[str], Any]:
     """Each kind, made from held-out sounds where it is made from sounds."""
     sounds = [tuple(map(torch.from_numpy, latents.read(i))) for i in latents.indices("test")]
 
@@ -237,7 +237,7 @@ def rows_of(made: torch.Tensor, mean: np.ndarray) -> np.ndarray:
 
 
 def test_iid_frames_are_training_frames_of_the_label(
-    latents: LatentSequences, free: Callable[[str], LabelledPrior]
+    latents: LatentSequences, free: Callable[[str], LabelledPrior[Any]]
 ) -> None:
     labelled, (frames, _) = free("iid"), latents.training_frames()
     cold = Sampling(temperature=0)
@@ -261,7 +261,7 @@ def test_iid_frames_are_training_frames_of_the_label(
 
 
 def test_iid_draws_from_the_posterior_of_a_frame(
-    latents: LatentSequences, free: Callable[[str], LabelledPrior]
+    latents: LatentSequences, free: Callable[[str], LabelledPrior[Any]]
 ) -> None:
     frames, _ = latents.training_frames()
     cold = sampled(free("iid").prior, n=200, sampling=Sampling(temperature=0))[0]
@@ -278,7 +278,7 @@ def test_iid_draws_from_the_posterior_of_a_frame(
 
 @every_free
 def test_lengths_are_those_of_training(
-    kind: str, latents: LatentSequences, free: Callable[[str], LabelledPrior]
+    kind: str, latents: LatentSequences, free: Callable[[str], LabelledPrior[Any]]
 ) -> None:
     labelled, (frames, _), n = free(kind), latents.training_frames(), 1500
     for k in range(3):
@@ -314,7 +314,9 @@ def test_limits_of_the_length(kind: str, latents: LatentSequences, prior_of: Cal
 
 
 @every_free
-def test_without_whole_sequences_there_is_no_end(kind: str, copied: Path, free: Callable[[str], LabelledPrior]) -> None:
+def test_without_whole_sequences_there_is_no_end(
+    kind: str, copied: Path, free: Callable[[str], LabelledPrior[Any]]
+) -> None:
     manifest = copied / "latents" / "manifest.jsonl"
     manifest.write_text(manifest.read_text().replace('"begins": true', '"begins": false'))
     labelled = loading.make_prior(RunFolder(copied), kind, "cpu", fingerprint(copied / "autoencoder"))
@@ -397,7 +399,7 @@ def test_what_an_interpolation_cannot_do_is_said(latents: LatentSequences) -> No
 
 
 def test_a_variation_is_the_sound_or_nothing_of_it(
-    latents: LatentSequences, free: Callable[[str], LabelledPrior]
+    latents: LatentSequences, free: Callable[[str], LabelledPrior[Any]]
 ) -> None:
     walk = free("random-walk").prior
     one, other = (tuple(torch.from_numpy(part) for part in latents.read(i)) for i in latents.indices("test"))
@@ -420,7 +422,7 @@ def test_a_variation_is_the_sound_or_nothing_of_it(
 
 
 def test_a_variation_follows_the_limits_of_the_request(
-    latents: LatentSequences, free: Callable[[str], LabelledPrior]
+    latents: LatentSequences, free: Callable[[str], LabelledPrior[Any]]
 ) -> None:
     labelled = free("random-walk")
     mean = torch.from_numpy(latents.read(latents.indices("test")[0])[0])
@@ -474,7 +476,7 @@ def test_no_other_prior_may_have_their_names(copied: Path) -> None:
     pipeline.train_prior(copied, name="mine", compute=CPU, overrides=["train_prior.steps=2"])
     (copied / "priors" / "mine").rename(copied / "priors" / "iid")
     loaded = LoadedRun.open(copied, prior="iid", device="cpu")
-    assert isinstance(loaded.prior, ConditionedPrior)
+    assert isinstance(loaded.prior, LabelledPrior)
     assert loaded.fingerprints["prior"] == fingerprint(copied / "priors" / "iid")
 
 
