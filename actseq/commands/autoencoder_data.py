@@ -1,4 +1,4 @@
-"""What an autoencoder is to learn: whose clips, in which statistics, from which crops."""
+"""The data that an autoencoder is trained on: clips, statistics of their features, segments."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from actseq.storage.store import SequenceStore
 from actseq.training.loop import Source
 
 NOISE_CLIPS_SEED = 2**32
-"""Added to the seed of what draws noise of other classes: it must not draw as what draws the clips does."""
+"""Added to the seed for noise clips, so that they are not drawn in step with the training clips."""
 
 
 def divide_labels(
     labels: Collection[str], config: Config, objective: Autoencoding
 ) -> tuple[Collection[str] | None, list[str]]:
-    """Labels whose clips are learned, None for all, and those whose clips are noise for them.
+    """Divide the labels into those whose clips are learned (None: all) and those whose clips serve as noise.
 
     Raises:
-        ConfigError: a target that is no label, or nothing left for noise of other classes.
+        ConfigError: a target is not a label, or noise of other labels is configured and no label is left for it.
     """
     targets = config.train_ae.targets
     for target in targets or ():
@@ -55,20 +55,21 @@ def divide_labels(
 
 
 def segment_samples(config: Config, hop_length: int) -> int:
-    """Length of a training crop, in whole hops: none, where it is shorter than one, makes one frame."""
+    """Length of a training segment in samples, rounded down to whole hops; 0 samples make a single frame."""
     seconds = config.train_ae.segment_seconds or config.corpus.segment_seconds
     return units.seconds_to_samples(seconds, config.corpus.sample_rate) // hop_length * hop_length
 
 
-def _long_enough(config: Config, model: Autoencoder, hop_length: int) -> None:
-    """Whether a crop has the frames that a network looks at together.
+def _require_frames(config: Config, model: Autoencoder, hop_length: int) -> None:
+    """Refuse segments of a single frame for a network that looks at several frames.
 
     Raises:
-        ConfigError: it has one, and the network looks at several.
+        ConfigError: the segments are too short.
     """
+    seconds = config.train_ae.segment_seconds or config.corpus.segment_seconds
     if model.network.trainable and model.context_frames != 0 and segment_samples(config, hop_length) == 0:
         raise ConfigError(
-            f"a training segment of {config.train_ae.segment_seconds or config.corpus.segment_seconds:g} s is a single frame, "
+            f"a training segment of {seconds:g} s is a single frame, "
             f"and network {config.autoencoder.network.kind} looks at several",
             f"{2 * hop_length / config.corpus.sample_rate:.2g} s or more",
             "--set train_ae.segment_seconds=null takes that of the corpus",
@@ -77,18 +78,18 @@ def _long_enough(config: Config, model: Autoencoder, hop_length: int) -> None:
 
 @dataclass(frozen=True)
 class AutoencoderData:
-    """A model that has been told the statistics of its clips, and all that it is to learn from.
+    """A model with the statistics of its clips set, and the data to train it on.
 
     Attributes:
-        config: complete.
+        config: complete configuration.
         corpus: the clips.
-        representation: of the features.
+        representation: analysis of waveforms into features.
         model: the autoencoder.
-        objective: of its training.
-        targets: labels whose clips are learned; None for all.
-        others: labels whose clips are noise for them.
-        features: of the clips, in batches; of the targets alone.
-        stored: the same as a store, where training is to read them.
+        objective: the training objective.
+        targets: labels whose clips are learned; None: all labels.
+        others: labels whose clips serve as noise.
+        features: features of the clips that are learned, in batches.
+        stored: the stored features, if `train_ae.stored_features` is on.
     """
 
     config: Config
@@ -102,7 +103,7 @@ class AutoencoderData:
     stored: SequenceStore | None
 
     def sources(self, reporter: Reporter) -> tuple[Source, Source | None]:
-        """Crops to train and to validate on; None where no clips are held out."""
+        """Segments to train and to validate on; None if no clips are held out."""
         held_out = bool(self.corpus.indices("validation", self.targets))
         validation = self._source("validation", (0.0, 0.0), 0, 0.0, reporter) if held_out else None
         hop = self.representation.hop_length
@@ -131,7 +132,7 @@ class AutoencoderData:
 def prepare_autoencoder_data(
     run: RunFolder, config: Config, corpus_fingerprint: str, reporter: Reporter
 ) -> AutoencoderData:
-    """The model of a complete configuration, and what a run's corpus has for it."""
+    """Build the model of a complete configuration, and fit its statistics to a run's corpus."""
     representation = build.build_representation(config)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     hop = representation.hop_length
@@ -139,9 +140,9 @@ def prepare_autoencoder_data(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build.build_autoencoder(config, representation)
-        # It may hold networks of its own.
+        # The objective may have networks of its own, which are initialised from the same seed.
         objective = build.build_autoencoding(config, model, representation, margin)
-    _long_enough(config, model, hop)
+    _require_frames(config, model, hop)
     targets, others = divide_labels(corpus.split_labels("train"), config, objective)
     stored = None
     if config.train_ae.stored_features:
@@ -153,7 +154,7 @@ def prepare_autoencoder_data(
         what = f"the features of run {run.name}"
         stored = store_features(run.features, corpus, representation, inputs, what, reporter)
     reporter.say("statistics of the features")
-    # Of what is to come out alone: errors are told in its deviations, and the output is kept within what it spans.
+    # Of the learned clips alone: errors are measured in their standard deviations, outputs are kept in their range.
     features = FeatureBatches(corpus, representation, torch.device("cpu"), targets, stored)
     model.fit(features)
     return AutoencoderData(config, corpus, representation, model, objective, targets, others, features, stored)

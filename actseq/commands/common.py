@@ -49,7 +49,7 @@ class Compute:
 AUTO = Compute()
 
 
-# -- trainings with a name: priors and vocoders -------------------------------------------------------------------------
+# -- trainings with a name: priors and vocoders ------------------------------------------------------------------------
 
 
 def check_name(name: str, what: str) -> None:
@@ -101,7 +101,7 @@ def trained_result(run: RunFolder, what: str, folder: Path, *keys: str) -> Resul
     }
 
 
-# -- output -------------------------------------------------------------------------------------------------------------
+# -- output ------------------------------------------------------------------------------------------------------------
 
 
 def effects_of(config: Config, keep_dry: bool) -> Process | None:

@@ -1,6 +1,6 @@
-"""`train-ae`: a folder → a corpus → an autoencoder; with `--find-lr`, a learning rate for it.
+"""`train-ae`: decode a folder into a corpus and train an autoencoder on it; with `--find-lr`, find a learning rate.
 
-What can be wrong is found out before anything is written: a `_Request` is a training that nothing was found wrong with.
+Everything that can be checked is checked before anything is written: a `_Request` is a training that has passed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,18 @@ def train_ae(
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
 ) -> Result:
-    """Decode a folder into a corpus and train an autoencoder on it. Resumes; does nothing where it is done.
+    """Decode a folder into a corpus and train an autoencoder on it. An interrupted training resumes.
+
+    Args:
+        folder: the sounds.
+        preset: name of a preset, or path of a YAML file.
+        run: name under `runs/`, or a path; None: `<folder>-<preset>`.
+        overrides: `key=value` texts for the sections of this stage.
+        compute: device, threads and reporter.
 
     Raises:
-        AudioError: nothing usable in the folder.
-        ConfigError: preset or overrides; the run exists with other settings.
+        AudioError: the folder has no usable sound.
+        ConfigError: preset or overrides are wrong, or the run exists with other settings.
         TrainingError: the training cannot go on.
     """
     config = configuration.load_preset(preset, overrides)
@@ -47,7 +54,7 @@ def train_ae(
 
 
 def train_configured(folder: Path, config: Config, *, run: str | None, compute: Compute) -> Result:
-    """As `train_ae`, with a configuration that has been read."""
+    """As `train_ae`, with a configuration instead of a preset and overrides."""
     asked = _request(folder, config, run, compute)
     made, config, reporter = asked.run, asked.config, compute.reporter
     compute.use_threads()
@@ -76,11 +83,11 @@ def find_learning_rate(
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
 ) -> Result:
-    """Make the corpus, and find a learning rate for the autoencoder: drawn into `plots/` in the run, which is not trained.
+    """Make the corpus and find a learning rate for the autoencoder, without training it; the curve goes to `plots/`.
 
     Raises:
-        AudioError: nothing usable in the folder.
-        ConfigError: preset or overrides; the run exists with other settings; the network is not trained.
+        AudioError: the folder has no usable sound.
+        ConfigError: as `train_ae`, or the network is fitted instead of trained.
     """
     from actseq.plots.sound_charts import learning_rates
 
@@ -91,10 +98,10 @@ def find_learning_rate(
     compute.use_threads()
     with made.lock(made.path):
         corpus_fingerprint = make_corpus(made, asked.sounds, config, reporter)
-        lesson = prepare_autoencoder_data(made, config, corpus_fingerprint, reporter)
-        training, validation = lesson.sources(reporter)
+        data = prepare_autoencoder_data(made, config, corpus_fingerprint, reporter)
+        training, validation = data.sources(reporter)
         found = learning_rate.find_learning_rate(
-            lesson.objective,
+            data.objective,
             training,
             validation or training,
             config.train_ae,
@@ -118,7 +125,7 @@ def find_learning_rate(
 
 
 def learning_rate_lines(result: Result) -> list[str]:
-    """The result of `find_learning_rate` for a person."""
+    """The result of `find_learning_rate` as lines for a person."""
     suggested = result["suggested"]
     if suggested is None:
         found = "the loss fell at no rate: look at the curve, the data and the network"
@@ -127,20 +134,20 @@ def learning_rate_lines(result: Result) -> list[str]:
     return [found, f"the loss is lowest at {result['lowest']:.2g}: {result['picture']}"]
 
 
-# -- what both commands begin with --------------------------------------------------------------------------------------
+# -- what both commands start with -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Request:
-    """A training that nothing was found wrong with.
+    """A training that has passed all checks.
 
     Attributes:
-        run: where it is to lie.
-        config: complete.
-        device: what it computes on.
-        sounds: what it learns from.
+        run: the run, which may not exist yet.
+        config: complete configuration.
+        device: device to compute on.
+        sounds: the folder of sounds.
         trainable: whether the network is trained in steps.
-        begun: whether the autoencoder has been begun before.
+        begun: whether training the autoencoder has started before.
     """
 
     run: RunFolder
@@ -160,7 +167,7 @@ def _request(folder: Path, config: Config, run: str | None, compute: Compute) ->
     sounds = audio.SoundFolder(folder, config.corpus.labels)
     divide_labels(set(sounds.labels.values()), config, objective)
     made = RunFolder.locate(run or f"{folder.resolve().name}-{Path(config.preset).stem}")
-    # A learning rate that was looked for in this run can still be taken up in it.
+    # After `--find-lr` the learning rate of the run may still change.
     begun = (made.autoencoder / "plan.json").is_file() or (made.autoencoder / "model.json").is_file()
     bound = [name for name in configuration.STAGE_SECTIONS["train-ae"] if begun or name != "train_ae"]
     sections = {name: config.model_dump(mode="json")[name] for name in bound}
@@ -179,14 +186,14 @@ def _request(folder: Path, config: Config, run: str | None, compute: Compute) ->
 
 def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None:
     run, config = asked.run, asked.config
-    lesson = prepare_autoencoder_data(run, config, corpus_fingerprint, reporter)
-    model, representation = lesson.model, lesson.representation
+    data = prepare_autoencoder_data(run, config, corpus_fingerprint, reporter)
+    model, representation = data.model, data.representation
     figures: dict[str, float] = {}
     steps = best = 0
     if asked.trainable:
         outcome = train(
-            lesson.objective,
-            lesson.sources(reporter),
+            data.objective,
+            data.sources(reporter),
             config.train_ae,
             run.autoencoder,
             name="autoencoder",
@@ -197,7 +204,7 @@ def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None
         model.cpu().load_state_dict(outcome.tensors)
         figures, steps, best = outcome.figures, outcome.total_steps, outcome.best_step
     if model.generative:
-        model.eval().calibrate(lesson.features)
+        model.eval().calibrate(data.features)
     write_artifact(
         run.autoencoder,
         {f"autoencoder.{name}": value for name, value in model.state_dict().items()}

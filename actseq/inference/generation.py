@@ -1,7 +1,7 @@
-"""From a request to sound: prior → latents → decoder → vocoder, and the join of a continuation with its seed.
+"""From a request to sound: prior → latents → decoder → vocoder, and the join of a continuation with its recording.
 
-Everything is a stream: the prior hands out chunks of latents, each clip decodes what it is given, and what is final goes
-on. So an hour takes the memory of a minute, and a clip that is kept whole is nothing but its pieces in a row.
+Everything is a stream: the prior yields chunks of latents, each clip decodes its share, and samples that are final are
+yielded. An hour needs no more memory than a minute, and a whole clip is the concatenation of its pieces.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ CROSSFADE_SECONDS = 0.03
 ALIGN_SECONDS = 0.008
 END_FADE_SECONDS = 0.005
 SETTLE_SECONDS = 0.5
-"""Of a seed that are decoded before the join, beyond the decoder's context: the vocoder's phases settle on it."""
+"""This much of the seed is decoded before the join, beyond the decoder's context: the vocoder's phases settle."""
 GAP_SECONDS = 0.25
 """Silence between clips in a row."""
 BATCH_CLIPS = 64
-"""Clips that are sampled together."""
+"""Number of clips that are sampled together."""
 
 
 @dataclass(frozen=True)
 class SeedAudio:
-    """What generation continues.
+    """A recording that is continued.
 
     Attributes:
         waveform: (samples,) at the model's sample rate, as recorded.
-        gain: what brings it to the level that the model knows.
+        gain: gain that brings the recording to the level that the model knows.
         in_output: put the recording itself before what continues it.
     """
 
@@ -78,8 +78,8 @@ class End(NamedTuple):
     """How a clip ended.
 
     Attributes:
-        stopped: the prior ended it; otherwise it was cut at the asked length.
-        join: sample at which the continuation of a seed begins; None without one in the output.
+        stopped: the prior ended the clip; otherwise the clip was cut at the requested length.
+        join: sample at which the continuation begins; None if the clip does not contain the recording.
     """
 
     stopped: bool
@@ -87,13 +87,13 @@ class End(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """What was added to one clip.
+    """The next part of one clip.
 
     Attributes:
-        clip: its number.
+        clip: index of the clip.
         waveform: (samples,), final.
-        latents: (frames, latent_dim) that were sampled for it; their sound may come in later pieces.
-        end: with its last piece.
+        latents: (frames, latent_dim) that were sampled; their sound may come in later pieces.
+        end: how the clip ended, in its last piece; None before.
     """
 
     clip: int
@@ -108,7 +108,7 @@ class Generated:
 
     Attributes:
         waveform: (samples,).
-        latents: (frames, latent_dim) that were sampled for it.
+        latents: (frames, latent_dim) that were sampled.
         stopped: as in `End`.
         join: as in `End`.
     """
@@ -120,7 +120,7 @@ class Generated:
 
 
 def generate(codec: Codec, prior: Prior, request: ResolvedRequest) -> Iterator[Piece]:
-    """New clips, piece by piece; `BATCH_CLIPS` of them grow side by side.
+    """Yield new clips piece by piece; up to `BATCH_CLIPS` clips grow side by side.
 
     Args:
         codec: decoder and vocoder.
@@ -128,7 +128,7 @@ def generate(codec: Codec, prior: Prior, request: ResolvedRequest) -> Iterator[P
         request: what to make.
 
     Raises:
-        ConfigError: what the prior cannot do.
+        ConfigError: the prior does not support the request.
     """
     prompt = None
     if request.seed_audio is not None:
@@ -138,7 +138,7 @@ def generate(codec: Codec, prior: Prior, request: ResolvedRequest) -> Iterator[P
 
 
 def collect(pieces: Iterator[Piece], n: int) -> list[Generated]:
-    """Whole clips of the pieces of `n`."""
+    """The `n` whole clips that the pieces belong to."""
     waveforms: list[list[Waveform]] = [[] for _ in range(n)]
     latents: list[list[LatentArray]] = [[] for _ in range(n)]
     ends: dict[int, End] = {}
@@ -206,7 +206,7 @@ def _sampling_request(
 
 
 def _derived(seed: int, *path: int) -> int:
-    """Seeds for what else is drawn under one seed, none of which a neighbouring seed has; the first is the seed itself."""
+    """The seed of a further draw: other than that of any neighbouring seed. A path of zeros gives the seed itself."""
     if not any(path):
         return seed
     return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 2)
@@ -218,10 +218,10 @@ def _candidates(prior: Prior, request: SamplingRequest, best_of: int) -> Iterato
 
 @torch.no_grad()
 def best(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk]:
-    """Of so many candidates for each sequence the one whose new frames are the likeliest on average; held whole.
+    """For each sequence the likeliest of `best_of` candidates, by mean log-density of the new frames; a single chunk.
 
     Raises:
-        ConfigError: the prior has no likelihood, or the condition glides.
+        ConfigError: the prior has no likelihood, or the condition changes over the clip.
     """
     if not isinstance(prior, DensityPrior) or not prior.has_likelihood or request.condition_end is not None:
         raise ConfigError(
@@ -248,7 +248,7 @@ def best(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk
 
 
 class _Clip:
-    """One growing clip: it decodes, joins what is new to the seed, keeps the asked length, fades where it was cut."""
+    """One growing clip: decodes, joins what is new to the recording, keeps the length, fades where the clip is cut."""
 
     def __init__(self, codec: Codec, request: ResolvedRequest, prompt: Tensor | None) -> None:
         rate, seconds, seed = codec.sample_rate, request.settings.seconds, request.seed_audio
@@ -272,11 +272,11 @@ class _Clip:
         self.waiting = [self.decoder.push(prompt[0, start:].cpu().numpy()) / self.gain]
 
     def push(self, latents: LatentArray) -> Waveform:
-        """Sound that is final."""
+        """Decode latents; the samples that are final."""
         return self._shape(self.decoder.push(latents), False)
 
     def end(self, number: int, stopped: bool) -> Piece:
-        """The rest of it."""
+        """The last piece of the clip."""
         made = np.concatenate([self._shape(self.decoder.finish(), True), self.tail])
         if not stopped and len(made):
             n = min(len(made), self.fade)
@@ -300,7 +300,7 @@ class _Clip:
         return made[:cut]
 
     def _begin(self, made: Waveform) -> Waveform:
-        """The seed and what follows it, or only that."""
+        """The recording and its continuation, or only the continuation."""
         assert self.seed is not None
         if not self.seed.in_output:
             return made[len(self.original) :]
@@ -308,7 +308,7 @@ class _Clip:
 
 
 def _settled(codec: Codec, frames: int) -> int:
-    """The frame of a prompt from which on it is decoded, so that the sound at its end does not depend on where that was."""
+    """Index of the first frame of a prompt that is decoded: early enough for the sound at its end to be settled."""
     if codec.autoencoder.context_frames is None:
         return 0
     context = -(-codec.autoencoder.context_frames // codec.autoencoder.stride)
@@ -316,10 +316,10 @@ def _settled(codec: Codec, frames: int) -> int:
 
 
 def encode_seed(codec: Codec, seed_audio: SeedAudio) -> LatentArray:
-    """Latents (frames, latent_dim) that cover a seed.
+    """Latents (frames, latent_dim) of a recording that is to be continued.
 
-    The recording is mirrored at its end before it is encoded: silence there would tell the encoder, and so the prior, that
-    the sound ends where the recording was cut.
+    The recording is mirrored at its end before it is encoded: with silence there, the encoder, and so the prior, would
+    find that the sound ends where the recording was cut.
     """
     waveform = seed_audio.waveform * np.float32(seed_audio.gain)
     frames = -(-len(waveform) // codec.samples_per_latent)
@@ -333,10 +333,10 @@ def encode_seed(codec: Codec, seed_audio: SeedAudio) -> LatentArray:
 
 
 def splice(original: Waveform, made: Waveform, sample_rate: int) -> Waveform:
-    """The original, crossfaded at its end into `made`, which runs on the same clock.
+    """Crossfade the original at its end into `made`, which starts at the same time.
 
-    `made` is shifted by up to 8 ms to where it agrees best with the original; the crossfade keeps the power that this
-    agreement leaves.
+    `made` is shifted by up to 8 ms to where it correlates best with the original; the crossfade keeps the power constant
+    for that correlation.
     """
     at = len(original)
     fade = min(units.seconds_to_samples(CROSSFADE_SECONDS, sample_rate), at, max(0, len(made) - at))
@@ -348,7 +348,7 @@ def splice(original: Waveform, made: Waveform, sample_rate: int) -> Waveform:
     for candidate in range(-reach, reach + 1):
         piece = made[at - fade + candidate : at + candidate].astype(np.float64)
         agreement = float(end @ piece) / (float(np.linalg.norm(end) * np.linalg.norm(piece)) + 1e-12)
-        # Among near-equals the smallest shift.
+        # Of nearly equal candidates, the one with the smallest shift.
         if agreement - 1e-3 * abs(candidate) / max(1, reach) > best:
             best, lag = agreement - 1e-3 * abs(candidate) / max(1, reach), candidate
     piece = made[at - fade + lag : at + lag].astype(np.float64)
@@ -360,7 +360,7 @@ def splice(original: Waveform, made: Waveform, sample_rate: int) -> Waveform:
 
 
 def compile_clips(waveforms: list[Waveform], sample_rate: int, gap_seconds: float = GAP_SECONDS) -> Waveform:
-    """All clips in a row with silence between; one beyond full scale is turned down by itself, as in its own file."""
+    """All clips in a row with silence between them; a clip beyond full scale is turned down, as in its file."""
     gap = np.zeros(units.seconds_to_samples(gap_seconds, sample_rate), dtype=np.float32)
     parts: list[Any] = []
     for waveform in waveforms:

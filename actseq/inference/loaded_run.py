@@ -1,4 +1,4 @@
-"""A run's objects ready for use, and the Python API over them."""
+"""A trained run, loaded: the Python API."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class LoadedRun:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Of what makes a clip; a prior that needed no training is named by the latents that it was made from."""
+        """Fingerprints of autoencoder, prior and vocoder; for an untrained prior that of the latents it uses."""
         found = {"autoencoder": self.autoencoder}
         if self.prior_folder is not None:
             found["prior"] = fingerprint(self.prior_folder)
@@ -108,13 +108,13 @@ class LoadedRun:
 
     @property
     def vocoder_folder(self) -> Path | None:
-        """Where the vocoder in use lies; None where it needed no training."""
+        """Folder of the vocoder in use; None if it needed no training."""
         name = self.config.vocoder.options.get("name")
         return None if name is None else self.run.vocoders / str(name)
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of all waveforms that go in and come out."""
+        """Sample rate in Hz of all waveforms that go in and come out."""
         return self.codec.sample_rate
 
     @property
@@ -123,16 +123,16 @@ class LoadedRun:
         return [] if self.prior is None else list(self.prior.labels)
 
     def encode(self, waveform: Waveform) -> LatentArray:
-        """Encoder activations (frames, latent_dim) of a waveform (samples,) at `sample_rate`, brought to the corpus's level."""
+        """Latents (frames, latent_dim) of a waveform (samples,), which is first brought to the level of the corpus."""
         gain = level_gain(float(np.abs(waveform).max(initial=0.0)), self.codec.level_dbfs)
         return self.codec.encode([waveform * np.float32(gain)])[0][0]
 
     def decode(self, latents: LatentArray) -> Waveform:
-        """Waveform (samples,) of encoder activations (frames, latent_dim), at the corpus's level."""
+        """Waveform (samples,) of latents (frames, latent_dim), at the level of the corpus."""
         return self.codec.decode([latents.astype(np.float32)])[0]
 
     def reconstruct(self, waveform: Waveform) -> Waveform:
-        """A waveform (samples,) through encoder, decoder and vocoder, at its own level and length."""
+        """Pass a waveform (samples,) through encoder, decoder and vocoder; it keeps its level and length."""
         gain = level_gain(float(np.abs(waveform).max(initial=0.0)), self.codec.level_dbfs)
         made: Waveform = self.codec.reconstruct([waveform * np.float32(gain)])[0] / np.float32(gain)
         return made
@@ -153,7 +153,7 @@ class LoadedRun:
         return [clip.waveform for clip in self.generate_clips(n, **given)]
 
     def generate_clips(self, n: int = 1, **given: Any) -> list[Generated]:
-        """As `generate`, with latents, stops and joins. What continues nothing is brought to `new_peak`."""
+        """As `generate`, with latents, stops and joins. Clips are brought to the amplitude of `peak`."""
         request = GenerationRequest.of(n, **given)
         clips = collect(self.stream(request), n)
         wanted = self.peak(request.source)
@@ -166,13 +166,13 @@ class LoadedRun:
         ]
 
     def peak(self, source: Source) -> float | None:
-        """Amplitude that the clips from a source are brought to; None leaves them as they are."""
+        """Amplitude that clips from a source are brought to; None leaves them as they are."""
         level = self.codec.level_dbfs
         free = source.keeps_level or level is None or self.config.generate.level == "free"
         return None if free or level is None else units.db_to_amplitude(level)
 
     def made_from(self, source: Source) -> tuple[str | None, dict[str, str]]:
-        """What makes clips from a source: the name of the prior, and fingerprints."""
+        """Name of the prior that makes clips from a source, and fingerprints of all that makes them."""
         found = self.fingerprints
         if isinstance(source, FromPrior):
             return self.prior_name, found
@@ -182,11 +182,11 @@ class LoadedRun:
         return "vary", found | {"latents": str(read_json(self.run.latents / "latents.json")["fingerprint"])}
 
     def stream(self, request: GenerationRequest, reporter: Reporter = SILENT) -> Iterator[Piece]:
-        """New clips piece by piece, at whatever level, in constant memory; `BATCH_CLIPS` of them grow side by side.
+        """Yield new clips piece by piece, in constant memory and not yet at the level of `peak`.
 
         Args:
             request: what to generate.
-            reporter: is told what was changed in reading files.
+            reporter: receives what was changed when files were read.
 
         Raises:
             ConfigError, ArtifactError, AudioError: as `generate`.
@@ -251,7 +251,7 @@ class LoadedRun:
         return (prior.natural_frames + 1) / self.codec.autoencoder.latent_rate
 
     def _read(self, sound: Sound, reporter: Reporter) -> Waveform:
-        """A sound at the model's rate; what was changed in reading it is reported."""
+        """A sound at the model's sample rate; changes made when its file is read are reported."""
         if not isinstance(sound, Path):
             return sound.astype(np.float32)
         waveform, own_rate = audio.load(sound)
@@ -300,7 +300,7 @@ def report_changes(path: Path, offset: float, own_rate: int, sample_rate: int, r
 
 
 def _label_indices(label: str | None, labels: list[str]) -> list[int]:
-    """Rows of the label table: of one label, of the two of a glide `A:B`, or that of no label."""
+    """Rows of the label table: the row of a label, the two rows of a glide `A:B`, or row 0 for no label."""
     if label is None:
         return [0]
     names = [label]

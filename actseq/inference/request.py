@@ -91,8 +91,8 @@ class GenerationRequest:
             statistics they move towards. None: no label.
         seconds: length of what is new; None: the run's default.
         until_stop: let the prior end each clip, whatever the run's default.
-        controls: keys of the section `generate` of the configuration that say how to draw (all of
-            `actseq.priors.base.Sampling`, `min_seconds`, `max_seconds`, `best_of`); what is left out or None is as configured.
+        controls: how to draw, by keys of the configuration's section `generate`: all of `actseq.priors.base.Sampling`,
+            `min_seconds`, `max_seconds`, `best_of`. A key that is left out or None is as configured.
         seed: seed of all random numbers; the same seed, device and thread count give the same bytes.
 
     Raises:

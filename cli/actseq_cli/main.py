@@ -109,7 +109,7 @@ def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
     return lines
 
 
-# -- training -----------------------------------------------------------------------------------------------------------
+# -- training ----------------------------------------------------------------------------------------------------------
 
 
 @main.command()
@@ -209,7 +209,7 @@ def train_vocoder(run_name: str, name: str, common: Common) -> None:
     )
 
 
-# -- sound --------------------------------------------------------------------------------------------------------------
+# -- sound -------------------------------------------------------------------------------------------------------------
 
 
 @main.command(cls=TitledCommand)
@@ -257,7 +257,7 @@ def restore(run_name: str, paths: tuple[Path, ...], out: Path, common: Common) -
     show(result, common.json_output, f"{len(result['files'])} files in {result['folder']}")
 
 
-# -- looking at a run ---------------------------------------------------------------------------------------------------
+# -- looking at a run --------------------------------------------------------------------------------------------------
 
 
 @main.command()
@@ -268,7 +268,7 @@ def restore(run_name: str, paths: tuple[Path, ...], out: Path, common: Common) -
     "--n",
     type=COUNT,
     default=None,
-    help="Number of clips, spread evenly over the split (default: all); with --prior, of generated clips (default: 300).",
+    help="Number of clips, spread evenly over the split (default: all); with --prior, of new clips (default: 300).",
 )
 @working("vocoder.kind=griffin-lim")
 def evaluate(run_name: str, prior: str | None, split: str, n: int | None, common: Common) -> None:
@@ -346,7 +346,7 @@ def verify(run_name: str, json_output: bool) -> None:
     show(result, json_output, *result["checked"], "all as it was written")
 
 
-# -- without a run ------------------------------------------------------------------------------------------------------
+# -- without a run -----------------------------------------------------------------------------------------------------
 
 
 @main.command()

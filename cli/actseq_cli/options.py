@@ -139,7 +139,7 @@ sounds_and_preset = all_of(
 """A folder of sounds, the preset to train it with, and the run to make."""
 
 
-# -- options in groups --------------------------------------------------------------------------------------------------
+# -- options in groups -------------------------------------------------------------------------------------------------
 
 
 class _TitledOption(click.Option):
