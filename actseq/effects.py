@@ -1,13 +1,13 @@
-"""What happens to a clip after the decoder.
+"""Effects on a clip after the decoder.
 
-The members of this family are functions: given the keys of an effect they check them, which costs nothing and is done
-wherever a configuration is read, and return what prepares the effect; that loads what it needs and returns what clips
-are sent through. A clip is sent through as a whole, so it is held in memory. In between it may exceed ±1. Reverb,
-convolution and chorus make it longer by what still sounds, `trim` makes it shorter, all others keep its length. Nothing
-is drawn by chance: the same clip gives the same bytes.
+The members of this family are functions. A function checks the keys of its effect, which is cheap and happens whenever
+a configuration is read, and returns an `Effect`. Calling the `Effect` loads what it needs and returns the `Process` for
+clips. A process gets a whole clip, so the clip is held in memory; its result may exceed ±1. Reverb, convolution and
+chorus lengthen a clip by their tail, `trim` shortens it, all others keep its length. Nothing is random: the same clip
+gives the same bytes.
 
-Reverb, chorus, compressor, limiter and the band of an equaliser are those of pedalboard, which is GPL-3 and therefore
-only an extra, imported when one of them is prepared.
+Reverb, chorus, compressor, limiter and equaliser band come from pedalboard. It is GPL-3 and therefore an extra; it is
+imported when one of them is prepared.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ Raises:
 """
 
 TAIL_DB = -80.0
-"""A tail sounds as long as it is above this, relative to the peak."""
+"""A tail ends where it stays below this level, relative to the peak."""
 TAIL_SECONDS = 20.0
-"""Bound of the tail of reverb and chorus."""
+"""Longest tail of reverb and chorus."""
 IMPULSE_SECONDS = 60.0
-"""Bound of an impulse response, and so of the tail of a convolution."""
+"""Longest impulse response, and so the longest tail of a convolution."""
 LOUDNESS_RATE = 48000
 STEP, BLOCK_STEPS = 4800, 4
-"""Loudness is measured in overlapping blocks of four steps of 100 ms."""
+"""Samples of a step (100 ms), and steps of a block: loudness is measured in overlapping blocks of 400 ms."""
 OFFSET_LU = 0.691
 ABSOLUTE_GATE, RELATIVE_GATE = 10 ** ((-70.0 + OFFSET_LU) / 10), 10.0
-"""Powers: of −70 LUFS, and 10 LU."""
+"""The power of −70 LUFS, and the power ratio of 10 LU."""
 K_WEIGHTING = (
     (1.53512485958697, -2.69169618940638, 1.19839281085285, 1.0, -1.69065929318241, 0.73248077421585),
     (1.0, -2.0, 1.0, 1.0, -1.99004745483398, 0.99007225036621),
 )
-"""Second-order sections: the acoustics of a head, and a high-pass."""
+"""Second-order sections: a shelf for the acoustics of the head, and a high-pass."""
 
 
 def chain(effects: Iterable[Effect]) -> Process:
-    """All of them, prepared, in order.
+    """Prepare effects and apply them in order.
 
     Raises:
         ConfigError, AudioError: as `Effect`.
@@ -67,22 +67,22 @@ def chain(effects: Iterable[Effect]) -> Process:
     return process
 
 
-# -- filters ------------------------------------------------------------------------------------------------------------
+# -- filters -----------------------------------------------------------------------------------------------------------
 
 
 def high_pass(sample_rate: int, *, cutoff_hz: float, slope_db_per_octave: int = 12) -> Effect:
-    """A Butterworth filter that attenuates what lies below `cutoff_hz`; −3 dB there, with every slope.
+    """Butterworth filter that attenuates frequencies below `cutoff_hz`; −3 dB at `cutoff_hz` for every slope.
 
     Args:
         sample_rate: Hz.
-        cutoff_hz: below half of the sample rate.
-        slope_db_per_octave: a multiple of 6 up to 48.
+        cutoff_hz: frequency of −3 dB, below half the sample rate.
+        slope_db_per_octave: attenuation per octave, a multiple of 6 up to 48.
     """
     return _butterworth("highpass", sample_rate, cutoff_hz, slope_db_per_octave)
 
 
 def low_pass(sample_rate: int, *, cutoff_hz: float, slope_db_per_octave: int = 12) -> Effect:
-    """The same for what lies above `cutoff_hz`."""
+    """Butterworth filter that attenuates frequencies above `cutoff_hz`; arguments as in `high_pass`."""
     return _butterworth("lowpass", sample_rate, cutoff_hz, slope_db_per_octave)
 
 
@@ -97,7 +97,7 @@ def _butterworth(
         from scipy.signal import butter, sosfilt
 
         sections = butter(slope_db_per_octave // 6, cutoff_hz, side, output="sos", fs=sample_rate)
-        # In single precision a steep filter at a low frequency is another one.
+        # Single precision changes steep filters at low frequencies.
         return lambda waveform: np.asarray(sosfilt(sections, waveform.astype(np.float64)), np.float32)
 
     return prepare
@@ -108,9 +108,9 @@ def eq_band(sample_rate: int, *, frequency_hz: float, gain_db: float, q: float =
 
     Args:
         sample_rate: Hz.
-        frequency_hz: its centre, below half of the sample rate.
-        gain_db: at the centre; negative attenuates.
-        q: centre over width; more is narrower.
+        frequency_hz: centre frequency, below half the sample rate.
+        gain_db: gain at the centre; negative attenuates.
+        q: centre frequency over bandwidth; higher is narrower.
     """
     _within(sample_rate, frequency_hz=frequency_hz)
     _between(0.01, 100, q=q)
@@ -118,11 +118,11 @@ def eq_band(sample_rate: int, *, frequency_hz: float, gain_db: float, q: float =
     return lambda: _plugin("PeakFilter", sample_rate, cutoff_frequency_hz=frequency_hz, gain_db=gain_db, q=q)
 
 
-# -- level --------------------------------------------------------------------------------------------------------------
+# -- level -------------------------------------------------------------------------------------------------------------
 
 
 def gain(sample_rate: int, *, gain_db: float) -> Effect:
-    """Louder or quieter, in dB."""
+    """A gain in dB."""
     _between(-120, 120, gain_db=gain_db)
     factor = np.float32(units.db_to_amplitude(gain_db))
     return lambda: lambda waveform: waveform * factor
@@ -136,14 +136,14 @@ def compressor(
     attack_ms: float = 5.0,
     release_ms: float = 100.0,
 ) -> Effect:
-    """Turns down what is louder than a threshold; what that takes from the level is not made up for.
+    """Turns down levels above a threshold, without make-up gain.
 
     Args:
         sample_rate: Hz.
-        threshold_db: dBFS.
-        ratio: dB above the threshold that become one.
-        attack_ms: time constant in which it turns down.
-        release_ms: time constant in which it lets go.
+        threshold_db: level in dBFS above which it turns down.
+        ratio: dB above the threshold that become one dB.
+        attack_ms: time constant of turning down.
+        release_ms: time constant of returning to the original level.
     """
     _between(-120, 0, threshold_db=threshold_db)
     _between(1, 1000, ratio=ratio)
@@ -153,12 +153,12 @@ def compressor(
 
 
 def limiter(sample_rate: int, *, ceiling_db: float = -1.0, release_ms: float = 100.0) -> Effect:
-    """No sample is louder than a ceiling; it looks 5 ms ahead, and leaves alone what stays below.
+    """Keeps every sample below a ceiling; it looks 5 ms ahead. A clip below the ceiling is not changed.
 
     Args:
         sample_rate: Hz.
-        ceiling_db: dBFS.
-        release_ms: time constant in which it lets go.
+        ceiling_db: highest level of a sample, in dBFS.
+        release_ms: time constant of returning to the original level.
     """
     _between(-120, 0, ceiling_db=ceiling_db)
     _between(0.1, 10_000, release_ms=release_ms)
@@ -166,12 +166,12 @@ def limiter(sample_rate: int, *, ceiling_db: float = -1.0, release_ms: float = 1
 
 
 def loudness(sample_rate: int, *, lufs: float) -> Effect:
-    """Brings a clip to an integrated loudness; what no one hears stays as it is.
+    """Brings a clip to an integrated loudness; inaudible clips are not changed.
 
     Args:
         sample_rate: Hz.
-        lufs: target. Where the peak then exceeds full scale, a `limiter` after it gives up less of it than turning the clip
-            down as a whole does, which is what happens when it is written.
+        lufs: target loudness. If the peak then exceeds full scale, the whole clip is turned down when it is written. A
+            `limiter` after this effect loses less loudness.
     """
     _between(-60, 0, lufs=lufs)
 
@@ -179,14 +179,14 @@ def loudness(sample_rate: int, *, lufs: float) -> Effect:
         peak = float(np.abs(waveform).max(initial=0.0))
         if peak == 0.0:
             return waveform
-        # Measured at full scale, so that the absolute gate does not take a quiet clip for silence.
+        # Measured at full scale, so that the absolute gate does not treat a quiet clip as silence.
         scaled = waveform / np.float32(peak)
         powers = _block_powers(scaled, sample_rate)
         gain_db = lufs - _gated(powers)
         if np.isinf(gain_db):
             return waveform
-        # The louder a decaying clip, the more of its decay passes the absolute gate. Every round moves the gain the same
-        # way, from one set of blocks that pass to the next, so there are not many.
+        # The louder a decaying clip, the more of its decay passes the absolute gate. Every round moves the gain in the
+        # same direction, from one set of passing blocks to the next, so there are few rounds.
         while abs(missing := lufs - _gated(powers * 10 ** (gain_db / 10))) > 1e-3:
             gain_db += missing
         return scaled * np.float32(units.db_to_amplitude(gain_db))
@@ -197,8 +197,8 @@ def loudness(sample_rate: int, *, lufs: float) -> Effect:
 def integrated_loudness(waveform: Float32[np.ndarray, " samples"], sample_rate: int) -> float:
     """Programme loudness of one channel in LUFS: −3.01 for a sine of 997 Hz at full scale; −∞ for silence.
 
-    A clip shorter than a gating block, 400 ms, is followed by silence up to that length: its loudness is the highest that a
-    meter of momentary loudness shows when it is played. The same is done where all sound lies behind the last whole block.
+    A clip shorter than a gating block (400 ms) is padded with silence to that length. Its loudness is then the highest
+    value that a meter of momentary loudness shows. A clip with all its sound after the last whole block is padded too.
 
     Source: ITU-R BS.1770-5, annex 1.
     """
@@ -213,8 +213,8 @@ def _gated(powers: Float64[np.ndarray, " blocks"]) -> float:
 
 
 def _block_powers(waveform: Float32[np.ndarray, " samples"], sample_rate: int) -> Float64[np.ndarray, " blocks"]:
-    """Mean square of every gating block after the weighting."""
-    # The standard gives its filters for this rate only; transformed to a low one they are others.
+    """Mean square of every gating block of the weighted clip."""
+    # The standard defines its filters for this rate only; a transformation to low rates would change them.
     if sample_rate != LOUDNESS_RATE:
         waveform = audio.resample(waveform, sample_rate, LOUDNESS_RATE)
     block = BLOCK_STEPS * STEP
@@ -227,7 +227,7 @@ def _block_powers(waveform: Float32[np.ndarray, " samples"], sample_rate: int) -
 
 
 def _step_powers(waveform: Float32[np.ndarray, " samples"]) -> Float64[np.ndarray, " steps"]:
-    """Mean square of every whole step after the weighting, minute by minute as that takes double precision."""
+    """Mean square of every whole step of the weighted clip; minute by minute, because it needs double precision."""
     from scipy.signal import sosfilt
 
     state, powers = np.zeros((len(K_WEIGHTING), 2)), []
@@ -238,23 +238,23 @@ def _step_powers(waveform: Float32[np.ndarray, " samples"]) -> Float64[np.ndarra
     return np.concatenate(powers)
 
 
-# -- space --------------------------------------------------------------------------------------------------------------
+# -- space -------------------------------------------------------------------------------------------------------------
 
 
 def reverb(
     sample_rate: int, *, room_size: float = 0.5, damping: float = 0.5, wet: float = 0.3, dry: float = 1.0
 ) -> Effect:
-    """An algorithmic reverb (Freeverb). The clip becomes longer by what still sounds, up to 20 s.
+    """An algorithmic reverb (Freeverb). The clip becomes longer by the tail, up to 20 s.
 
     Args:
         sample_rate: Hz.
-        room_size: 0 to 1; 0.5 sounds for a second and a half, 1 for more than ten.
-        damping: of high frequencies, 0 to 1.
-        wet: of the reverb, 0 to 1; at 1 it is about as loud as the clip, in a large room louder.
+        room_size: size of the room, 0 to 1; the tail of 0.5 lasts 1.5 s, that of 1 more than 10 s.
+        damping: damping of high frequencies, 0 to 1.
+        wet: level of the reverb, 0 to 1; at 1 it is about as loud as the clip, in a large room louder.
         dry: amplitude of the clip itself, 0 to 1.
     """
     _between(0, 1, room_size=room_size, damping=damping, wet=wet, dry=dry)
-    # Its dry level of 1 is a gain of 2.
+    # A dry level of 1 in pedalboard is a gain of 2.
     keys = {"room_size": room_size, "damping": damping, "wet_level": wet, "dry_level": dry / 2}
     return lambda: _ringing(_plugin("Reverb", sample_rate, **keys), sample_rate)
 
@@ -268,15 +268,15 @@ def chorus(
     feedback: float = 0.0,
     mix: float = 0.5,
 ) -> Effect:
-    """The clip and a copy of it whose delay swings. The clip becomes longer by what still sounds, up to 20 s.
+    """The clip mixed with a copy of varying delay. The clip becomes longer by the tail, up to 20 s.
 
     Args:
         sample_rate: Hz.
-        rate_hz: how often it swings in a second.
-        depth: of the swing, 0 to 1.
-        delay_ms: around which it swings, 1 to 100.
-        feedback: from −0.95 to 0.95.
-        mix: share of the copy, 0 to 1.
+        rate_hz: frequency of the variation.
+        depth: depth of the variation, 0 to 1.
+        delay_ms: middle of the delay, 1 to 100 ms.
+        feedback: feedback of the delayed copy, −0.95 to 0.95.
+        mix: fraction of the copy in the result, 0 to 1.
     """
     _between(0, 100, rate_hz=rate_hz)
     _between(0, 1, depth=depth, mix=mix)
@@ -287,12 +287,12 @@ def chorus(
 
 
 def convolution(sample_rate: int, *, impulse_response: str, wet: float = 1.0, dry: float = 0.0) -> Effect:
-    """Convolution with a recorded room, plate or loudspeaker. The clip becomes longer by what still sounds.
+    """Convolution with the impulse response of a room, plate or loudspeaker. The clip becomes longer by the tail.
 
     Args:
         sample_rate: Hz.
-        impulse_response: a file of at most 60 s, of any format and rate, mixed to mono. Its level does not matter: its gain
-            is brought to 1 in the mean square over the frequencies that both have, so a click leaves the clip as it is.
+        impulse_response: a file of at most 60 s in any format and rate; it is mixed to mono. It is scaled to a gain of
+            1 in the mean square over the frequencies of both files, so a click does not change the clip.
         wet: amplitude of the convolved clip, 0 to 1.
         dry: amplitude of the clip itself, 0 to 1.
     """
@@ -308,7 +308,7 @@ def convolution(sample_rate: int, *, impulse_response: str, wet: float = 1.0, dr
                 f"an impulse response of at most {IMPULSE_SECONDS:g} s",
                 "cut it",
             )
-        # A second of silence before it keeps what resampling adds before its first sample.
+        # Resampling rings before the first sample; a second of silence in front keeps that part.
         early = 0
         if own_rate != sample_rate:
             silence = np.zeros(own_rate, np.float32)
@@ -326,7 +326,7 @@ def convolution(sample_rate: int, *, impulse_response: str, wet: float = 1.0, dr
     return prepare
 
 
-# -- ends ---------------------------------------------------------------------------------------------------------------
+# -- ends --------------------------------------------------------------------------------------------------------------
 
 
 def fade(sample_rate: int, *, in_seconds: float = 0.0, out_seconds: float = 0.0) -> Effect:
@@ -334,8 +334,8 @@ def fade(sample_rate: int, *, in_seconds: float = 0.0, out_seconds: float = 0.0)
 
     Args:
         sample_rate: Hz.
-        in_seconds: of the first sample, which becomes 0, to full amplitude; the whole clip where that is shorter.
-        out_seconds: of full amplitude to the last sample, which becomes 0; the whole clip where that is shorter.
+        in_seconds: length of the ramp from 0 at the first sample; at most the whole clip.
+        out_seconds: length of the ramp to 0 at the last sample; at most the whole clip.
     """
     _between(0, 3600, in_seconds=in_seconds, out_seconds=out_seconds)
 
@@ -350,12 +350,12 @@ def fade(sample_rate: int, *, in_seconds: float = 0.0, out_seconds: float = 0.0)
 
 
 def trim(sample_rate: int, *, threshold_db: float = -60.0, ends: Literal["both", "start", "end"] = "both") -> Effect:
-    """Cuts silence off the ends; a clip that is silent throughout stays as it is.
+    """Cuts silence off the ends; a completely silent clip is not changed.
 
     Args:
         sample_rate: Hz.
-        threshold_db: relative to the peak; what is below it is silence.
-        ends: `both`, `start` or `end`.
+        threshold_db: level below which sound counts as silence, relative to the peak.
+        ends: which ends are cut, `both`, `start` or `end`.
     """
     _between(-120, 0, threshold_db=threshold_db)
 
@@ -368,11 +368,11 @@ def trim(sample_rate: int, *, threshold_db: float = -60.0, ends: Literal["both",
     return lambda: process
 
 
-# -- what they share ----------------------------------------------------------------------------------------------------
+# -- shared ----------------------------------------------------------------------------------------------------
 
 
 def _plugin(name: str, sample_rate: int, **keys: float) -> Process:
-    """An effect of pedalboard; it forgets one clip before the next.
+    """An effect of pedalboard; its state is reset for every clip.
 
     Raises:
         ConfigError: pedalboard is not installed.
@@ -389,7 +389,7 @@ def _plugin(name: str, sample_rate: int, **keys: float) -> Process:
 
 
 def _ringing(process: Process, sample_rate: int) -> Process:
-    """The same with time to ring out."""
+    """A process that also returns the tail of its effect."""
     silence = np.zeros(units.seconds_to_samples(TAIL_SECONDS, sample_rate), np.float32)
     return lambda waveform: _without_silent_tail(process(np.concatenate([waveform, silence])), len(waveform))
 

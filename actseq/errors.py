@@ -6,11 +6,11 @@ import signal
 
 
 class ActseqError(Exception):
-    """One line for a person.
+    """An error whose message is one readable line.
 
     Args:
-        found: what is the case, naming the file, key or value.
-        expected: what would have been right; left out where `found` says it.
+        found: what was found, with the file, key or value.
+        expected: what would be right; empty if `found` says it.
         action: what to do next.
     """
 
@@ -37,14 +37,14 @@ class ArtifactError(ActseqError):
 
 
 class TrainingError(ActseqError):
-    """A training that cannot go on."""
+    """A training that cannot continue."""
 
 
 def require(at_least: float, **values: float | None) -> None:
-    """Refuse values under a bound, by name; None stands for a default and passes.
+    """Refuse values below a bound; None means a default and passes.
 
     Raises:
-        ValueError: the first that is too small.
+        ValueError: a value is too small; the message names the first.
     """
     for name, value in values.items():
         if value is not None and not value >= at_least:

@@ -1,1 +1,1 @@
-"""What is done to sounds that a network learns to undo or to ignore."""
+"""Damage to the input of a network, which it learns to remove or to ignore."""

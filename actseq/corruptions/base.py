@@ -1,7 +1,7 @@
-"""The contract of a corruption: what is done to sounds that a network learns to undo or to ignore.
+"""The contract of a corruption: damage to the input of a network, which it learns to remove or to ignore.
 
-A corruption works on whole segments, or on every frame of a granular representation as a short sound of its own. Random
-numbers come from torch's global generator, which the training loop seeds for every step.
+A corruption works on whole segments, or on single frames of a granular representation. Random numbers come from torch's
+global generator, which the training loop seeds for every step.
 """
 
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Corrupted:
-    """A batch of sounds, twice.
+    """A batch of sounds, damaged and as targets.
 
     Attributes:
-        input: what the encoder sees.
-        target: what is to come out.
+        input: waveforms for the encoder.
+        target: waveforms that the decoder should give.
     """
 
     input: Float[Tensor, "batch samples"]
@@ -26,17 +26,17 @@ class Corrupted:
 
 @runtime_checkable
 class Corruption(Protocol):
-    """Makes the input of a network from what is to come out."""
+    """Makes a network's input and target from clean sound."""
 
     works_on_grains: bool
-    """It works on the frames of a granular representation, not on crops."""
+    """Whether it works on the frames of a granular representation instead of segments."""
     uses_noise_clips: bool
-    """It wants crops of other classes as `noise`."""
+    """Whether it needs segments of other classes as `noise`."""
 
     def corrupt(
         self, waveform: Float[Tensor, "batch samples"], noise: Float[Tensor, "batch samples"] | None
     ) -> Corrupted:
-        """Input and target; `noise` are crops of other classes, where the source has any."""
+        """Input and target; `noise` holds segments of other classes, None if there are none."""
 
     def perturb(self, output: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
-        """What an output may turn into on its way to the ear: it has to sound like the target all the same."""
+        """A change that the vocoder may make to an output; the result must still sound like the target."""

@@ -8,30 +8,30 @@ from actseq.corruptions.base import Corrupted
 from actseq.errors import require
 
 LEAST_RMS = 0.01
-"""−40 dBFS: a crop that is quieter gets the noise that one of this level would."""
+"""−40 dBFS: quieter segments get as much noise as a segment of this level."""
 
 
 class Noise(nn.Module):
-    """`noise`: noise is added to a crop, and some crops are also clipped, coarsely quantised or torn; the target is clean.
+    """`noise`: adds noise to a segment and clips, quantises or cuts gaps into some segments; the target is clean.
 
-    A crop gets noise of one kind, drawn by the weights, at a signal-to-noise ratio drawn from its bounds: that of the RMS of
-    crop and noise. Some crops are then damaged further. Last, input and target are turned down together: what is to be
-    restored will be brought to the corpus's level with its noise, and the sound in it is quieter than alone.
+    A segment gets noise of one kind, drawn by the weights, at a signal-to-noise ratio drawn within bounds; the ratio is
+    by the RMS of segment and noise. At the end, input and target are turned down together. In use, a noisy sound is
+    brought to the corpus's level together with its noise, so the sound in it is quieter than the clips of the corpus.
 
     Args:
-        snr_db: bounds of the signal-to-noise ratio.
+        snr_db: bounds of the signal-to-noise ratio, by RMS over the segment.
         white_weight: how often the noise is white, relative to the other weights.
-        coloured_weight: how often its power falls as 1 / frequency^slope.
-        other_weight: how often it is a crop of another class, as `train_ae.targets` divides them.
+        coloured_weight: how often the power of the noise falls as 1 / frequency^slope.
+        other_weight: how often the noise is a segment of a label that is not in `train_ae.targets`.
         slope: bounds of the slope; 1 is pink, 2 brown, below 0 blue.
-        clipping: share of crops that are clipped.
-        clipping_db: bounds of the level at which they are, relative to their peak.
-        quantisation: share of crops of few bits.
-        bits: bounds of how many.
-        dropouts: share of crops with gaps of silence.
-        dropout_gaps: gaps of such a crop.
-        dropout_samples: bounds of the length of a gap.
-        turned_down_db: input and target are turned down by up to so much.
+        clipping: fraction of segments that are clipped.
+        clipping_db: bounds of the clipping level, relative to the peak.
+        quantisation: fraction of segments that are quantised to few bits.
+        bits: bounds of the number of bits.
+        dropouts: fraction of segments with gaps of silence.
+        dropout_gaps: number of gaps in such a segment.
+        dropout_samples: bounds of the length of a gap, in samples.
+        turned_down_db: largest amount in dB by which input and target are turned down.
     """
 
     works_on_grains = False
@@ -81,13 +81,13 @@ class Noise(nn.Module):
     def corrupt(
         self, waveform: Float[Tensor, "batch samples"], noise: Float[Tensor, "batch samples"] | None
     ) -> Corrupted:
-        """Noise first, then clipping, quantisation and gaps; every row has its own of each.
+        """Add noise, then clip, quantise and cut gaps, with separate draws for every row.
 
         Raises:
-            ValueError: noise of other classes has a weight, and there is none.
+            ValueError: `other_weight` is above 0 and there are no segments of other classes.
         """
         if self.uses_noise_clips and noise is None:
-            raise ValueError("other_weight is above 0, but there are no crops of other classes")
+            raise ValueError("other_weight is above 0, but there are no segments of other classes")
         n, device = len(waveform), waveform.device
 
         def uniform(bounds: tuple[float, float]) -> Tensor:
@@ -112,7 +112,7 @@ class Noise(nn.Module):
         return Corrupted(dirty * gain, waveform * gain)
 
     def _gaps(self, waveform: Tensor) -> Tensor:
-        """Where each row has its gaps."""
+        """True in the gaps of each row."""
         (n, size), device = waveform.shape, waveform.device
         at = torch.arange(size, device=device)
         gaps = torch.zeros_like(waveform, dtype=torch.bool)
@@ -124,9 +124,9 @@ class Noise(nn.Module):
 
 
 def coloured(white: Float[Tensor, "batch samples"], slope: Float[Tensor, "batch 1"]) -> Float[Tensor, "batch samples"]:
-    """White noise filtered so that its power falls as 1 / frequency^slope, and is even below 1/400 of the sample rate.
+    """White noise filtered so that its power falls as 1 / frequency^slope, and is constant below sample rate / 400.
 
-    Further down next to nothing is heard, and yet most of a brown noise would lie there.
+    Frequencies below that are hardly audible, but would hold most of the power of brown noise.
     """
     size = white.shape[1]
     frequency = torch.fft.rfftfreq(size, device=white.device).clamp(min=1 / 400)
@@ -137,7 +137,7 @@ def coloured(white: Float[Tensor, "batch samples"], slope: Float[Tensor, "batch 
 def at_ratio(
     noise: Float[Tensor, "batch samples"], sound: Float[Tensor, "batch samples"], snr_db: Float[Tensor, "batch 1"]
 ) -> Float[Tensor, "batch samples"]:
-    """Noise at a ratio of RMS below the sound, of which anything under −40 dBFS counts as that; silent noise stays it."""
+    """Noise scaled to this ratio of RMS; sound below −40 dBFS counts as −40 dBFS, silent noise stays silent."""
     level = sound.square().mean(1, keepdim=True).sqrt().clamp(min=LEAST_RMS)
     own = noise.square().mean(1, keepdim=True).sqrt().clamp(min=1e-8)
     return noise * (level / own * 10 ** (-snr_db / 20))

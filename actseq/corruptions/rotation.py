@@ -10,14 +10,15 @@ from actseq.representations.grain import rotate_grains
 
 
 class Rotation(nn.Module):
-    """`rotation`: grains are rotated around; the target is not, and the output must sound like it however it is rotated.
+    """`rotation`: rotates input grains, and output grains before they are compared with the unrotated target.
 
-    So a code cannot hold where in the grain a wave begins, and grains can be put together without their places showing.
+    The latents then cannot hold where in a grain a wave begins, and the vocoder may rotate grains too.
 
     Args:
-        share: of the grain's loop, up to which it is rotated.
-        fade: share of a grain that fades into its beginning, so that it becomes a loop.
-        output_fade: the same for outputs, before they are compared; as the vocoder does it.
+        share: largest rotation, as a fraction of the grain.
+        fade: fraction of a grain that is faded into its beginning, which makes it a loop.
+        output_fade: the same fraction for output grains, as in the vocoder; 0 for a network of `energies`, whose grains
+            are loops.
     """
 
     works_on_grains = True
@@ -35,11 +36,11 @@ class Rotation(nn.Module):
     def corrupt(
         self, waveform: Float[Tensor, "batch samples"], noise: Float[Tensor, "batch samples"] | None
     ) -> Corrupted:
-        """Each row rotated by its own share."""
+        """Each row rotated by its own random amount, and the rows as they are."""
         return Corrupted(rotate_grains(waveform, self._shares(waveform), self.fade), waveform)
 
     def perturb(self, output: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
-        """Each row rotated by its own share."""
+        """Each row rotated by its own random amount."""
         return rotate_grains(output, self._shares(output), self.output_fade)
 
     def _shares(self, grains: Tensor) -> Tensor:

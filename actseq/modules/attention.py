@@ -1,7 +1,7 @@
-"""Self-attention over the frames around each frame, as far to one side as to the other.
+"""Self-attention over the frames around each frame, within the same radius on both sides.
 
-Frames are taken in blocks as long as the radius: the frames of a block see their own block and the two beside it, of which
-what lies beyond the radius is masked. Time and memory grow with the length, not with its square.
+Frames are divided into blocks as long as the radius. A frame attends to its own block and the two next to it; frames
+beyond the radius are masked. Time and memory grow with the length, not with its square.
 """
 
 import torch
@@ -15,12 +15,12 @@ from actseq.errors import require
 
 
 class LocalAttention(nn.Module):
-    """Pre-norm attention with a residual; what it adds starts at zero.
+    """Pre-norm attention with a residual connection; its branch starts at zero.
 
     Args:
-        width: numbers per frame.
-        radius: frames to either side that a frame sees.
-        heads: each has width / heads numbers, and a bias of its own for every distance.
+        width: values per frame.
+        radius: number of frames on each side that a frame attends to.
+        heads: number of heads, each with width / heads values and its own bias for every distance.
 
     Sources: Vaswani et al. 2017; Shaw et al. 2018 (relative positions), as a bias to the scores (Raffel et al. 2020).
     """
@@ -41,17 +41,17 @@ class LocalAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch frames width"], mask: Float[Tensor, "batch frames 1"]
     ) -> Float[Tensor, "batch frames width"]:
-        """x + f(x), looking at valid frames only."""
+        """x + f(x); f attends to valid frames only."""
         frames, radius = x.shape[1], self.radius
         more = units.n_latent_frames(frames, radius) * radius - frames
         queries, keys, values = F.pad(self.qkv(self.norm(x)), (0, 0, 0, more)).chunk(3, dim=2)
         queries = rearrange(queries, "b (n t) (h w) -> b n h t w", t=radius, h=self.heads)
         keys, values = (self._around(part, self.heads) for part in (keys, values))
         seen = self._around(F.pad(mask, (0, 0, 0, more)), 1)[..., 0].unsqueeze(-2) > 0
-        # Of a key in the three blocks from a query in the one in the middle.
+        # Offset of every key in the three blocks from every query in the middle block.
         places = torch.arange(-radius, 2 * radius, device=x.device)
         offsets = places - places[radius:-radius, None]
-        # Every frame sees itself, even beyond the lengths: nothing to see would not be a number.
+        # Every frame attends to itself, also beyond the lengths: a softmax over nothing would give NaN.
         seen = seen & (offsets.abs() <= radius) | (offsets == 0)
         bias = self.bias[:, (offsets + radius).clamp(0, 2 * radius)].masked_fill(~seen, -torch.inf)
         y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias.to(queries.dtype))

@@ -10,10 +10,12 @@ KERNEL = 7
 
 
 class ConvNeXtBlock(nn.Module):
-    """ConvNeXt block over frames: depthwise convolution, norm over channels, two-layer perceptron, residual.
+    """ConvNeXt block over frames: depthwise convolution, norm over channels, two-layer perceptron, residual connection.
 
-    The depthwise convolution runs as a 2-d one over a (frames × 1) picture, channels last: on CPUs about twice as fast as
-    `nn.Conv1d`, and no transposed copy. Source: Liu et al., A ConvNet for the 2020s (2022).
+    The depthwise convolution is a 2-d one over a (frames × 1) image, channels last. On CPUs this is about twice as fast
+    as `nn.Conv1d` and needs no transposed copy.
+
+    Source: Liu et al., A ConvNet for the 2020s (2022).
     """
 
     def __init__(self, width: int, inner: int) -> None:
@@ -25,7 +27,7 @@ class ConvNeXtBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch frames width"], mask: Float[Tensor, "batch frames 1"]
     ) -> Float[Tensor, "batch frames width"]:
-        """x + f(x), looking at valid frames only."""
+        """x + f(x); f uses valid frames only."""
         y = self.depthwise((x * mask).transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
         out: Tensor = x + self.contract(F.gelu(self.expand(self.norm(y))))
         return out
@@ -34,7 +36,7 @@ class ConvNeXtBlock(nn.Module):
 def run_blocks(
     blocks: Iterable[nn.Module], x: Float[Tensor, "batch frames width"], mask: Float[Tensor, "batch frames 1"]
 ) -> Float[Tensor, "batch frames width"]:
-    """Blocks in a row."""
+    """Apply blocks one after the other."""
     for block in blocks:
         x = block(x, mask)
     return x

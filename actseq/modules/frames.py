@@ -15,9 +15,9 @@ def frame_mask(lengths: Int[Tensor, " batch"], frames: int) -> Bool[Tensor, "bat
 
 
 def valid_frames(
-    values: Float[Tensor, "batch frames numbers"], lengths: Int[Tensor, " batch"]
-) -> Float[Tensor, "valid numbers"]:
-    """Those inside each length, one after the other."""
+    values: Float[Tensor, "batch frames values"], lengths: Int[Tensor, " batch"]
+) -> Float[Tensor, "valid values"]:
+    """The frames inside each length, one clip after the other."""
     return values[frame_mask(lengths, values.shape[1])]
 
 
@@ -25,19 +25,19 @@ class Moments(NamedTuple):
     """Statistics over all frames, in double precision.
 
     Attributes:
-        mean: of every number of a frame.
-        square: mean of its square.
-        low: least number of all.
-        high: greatest.
+        mean: mean of each value of a frame.
+        square: mean of each value's square.
+        low: smallest value of all.
+        high: greatest value of all.
     """
 
-    mean: Float[Tensor, " numbers"]
-    square: Float[Tensor, " numbers"]
+    mean: Float[Tensor, " values"]
+    square: Float[Tensor, " values"]
     low: float
     high: float
 
 
-def moments(pieces: Iterable[Float[Tensor, "frames numbers"]]) -> Moments:
+def moments(pieces: Iterable[Float[Tensor, "frames values"]]) -> Moments:
     """Statistics of frames that come in pieces."""
     count, total, square, low, high = 0, torch.zeros(()), torch.zeros(()), math.inf, -math.inf
     for piece in pieces:

@@ -162,7 +162,7 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], told: str) -> N
 
 
 def test_other_classes_must_be_there() -> None:
-    with pytest.raises(ValueError, match="no crops of other classes"):
+    with pytest.raises(ValueError, match="no segments of other classes"):
         Noise().corrupt(torch.zeros(2, 100), None)
 
 
