@@ -1,4 +1,9 @@
-"""One function per command: the public Python API. A command's module is imported when its function is first used."""
+"""One function per command: the public Python API. A command's module is imported when its function is first used.
+
+Where a function takes them, `run` is a name under `runs/` or a path (None for a new run: `<folder>-<preset>`),
+`overrides` are `key=value` texts for the sections of the configuration that belong to the command, and `compute` says
+where to compute and to whom to report.
+"""
 
 from __future__ import annotations
 

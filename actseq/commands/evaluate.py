@@ -35,13 +35,10 @@ def evaluate(
     Fidelity is written to `evaluation.json` in the run, with an HTML page; a prior to `evaluation-NAME.json`.
 
     Args:
-        run: a name under `runs/`, or a path.
         prior: name of the prior to measure; None measures fidelity.
         split: `test`, or `validation` for choosing settings.
         n: number of clips, spread evenly over the split (None: all), or number of generated clips.
-        overrides: `key=value` texts for the sections `generate` and `vocoder`.
         seed: seed of the draws from posteriors, and of generation.
-        compute: device, threads and reporter.
 
     Raises:
         ArtifactError: the split is empty, or the prior does not exist.

@@ -71,11 +71,8 @@ def generate(
     With effects (`generate.effects`) each clip is held in memory as a whole once it has grown, one at a time.
 
     Args:
-        run: a name under `runs/`, or a path.
         request: what to generate.
         output: where to write it.
-        overrides: `key=value` texts for the sections `generate` and `vocoder`.
-        compute: device, threads and reporter.
 
     Raises:
         ConfigError: the request does not fit the run or its prior.

@@ -26,13 +26,10 @@ def plot(
     """Draw what a run does to held-out clips, each picture with its values in a CSV.
 
     Args:
-        run: a name under `runs/`, or a path.
         out: folder for the pictures; None: `plots/` in the run.
         split: `test` or `validation`.
         n: number of clips; None: up to 200 clips, one minute in all.
-        overrides: `key=value` texts for the sections `generate` and `vocoder`.
         seed: seed of the choice of clips and frames, and of the draws from posteriors.
-        compute: device, threads and reporter.
     """
     compute.use_threads()
     opened = RunFolder.open(run)

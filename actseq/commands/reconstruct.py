@@ -31,12 +31,9 @@ def reconstruct(
     long file needs as little memory as a short one, unless the network's context is unbounded or there are effects.
 
     Args:
-        run: a name under `runs/`, or a path.
         paths: files or folders.
         out: folder for the results; names relative to a given folder are kept.
         keep_dry: also write each result as it is before the effects, as `<name>.dry.wav`.
-        overrides: `key=value` texts for the sections `generate` and `vocoder`.
-        compute: device, threads and reporter.
 
     Raises:
         ConfigError: a result would overwrite its own source, or two results would have the same name.

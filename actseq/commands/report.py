@@ -22,12 +22,9 @@ def report(
     """Draw a contact sheet of real, reconstructed, generated and continued clips, and write all of them into one wav.
 
     Args:
-        run: a name under `runs/`, or a path.
         prior: name of the prior; None takes the run's usual one.
         n: number of generated clips for each label; None: about 20 clips in all.
-        overrides: `key=value` texts for the sections `generate` and `vocoder`.
         seed: seed of generation.
-        compute: device, threads and reporter.
     """
     compute.use_threads()
     loaded = LoadedRun.open(run, prior=prior, device=compute.device, overrides=overrides, need_prior=True)

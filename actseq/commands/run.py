@@ -57,11 +57,8 @@ def run_all(
     Args:
         folder: the sounds.
         preset: name of a preset, or path of a YAML file.
-        run: name under `runs/`, or a path; None: `<folder>-<preset>`.
         minutes: training time of all stages together; None: the preset's.
         vocoder: also train a vocoder; the run uses it if it is better than the one that needs no training.
-        overrides: `key=value` texts for any section.
-        compute: device, threads and reporter.
 
     Raises:
         ConfigError: preset or overrides are wrong, or the run exists with other settings.

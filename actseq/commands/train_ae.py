@@ -40,9 +40,6 @@ def train_ae(
     Args:
         folder: the sounds.
         preset: name of a preset, or path of a YAML file.
-        run: name under `runs/`, or a path; None: `<folder>-<preset>`.
-        overrides: `key=value` texts for the sections of this stage.
-        compute: device, threads and reporter.
 
     Raises:
         AudioError: the folder has no usable sound.

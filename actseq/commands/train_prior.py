@@ -29,11 +29,8 @@ def train_prior(
     """Train a prior on a run's latents. An interrupted training resumes; a finished one is left alone.
 
     Args:
-        run: a name under `runs/`, or a path.
         name: name of the prior.
-        overrides: `key=value` texts for the sections `prior` and `train_prior`.
         seed: seed of the training; None: that of the run.
-        compute: device, threads and reporter.
 
     Raises:
         ConfigError: the name is reserved or malformed, or the prior was started with other settings.

@@ -37,11 +37,8 @@ def train_vocoder(
     The winner is what `vocoder.kind=auto` stands for. An interrupted training resumes; a finished one is left alone.
 
     Args:
-        run: a name under `runs/`, or a path.
         name: name of the vocoder.
-        overrides: `key=value` texts for the section `train_vocoder`.
         seed: seed of the training; None: that of the run.
-        compute: device, threads and reporter.
 
     Raises:
         ConfigError: the name is malformed, or the vocoder was started with other settings.

@@ -166,27 +166,25 @@ class TitledCommand(click.Command):
                 formatter.write_dl(records)
 
 
-def _titled(title: str, *options: tuple[str, dict[str, Any]]) -> Callable[[F], F]:
-    """Options under a title: their names, separated by spaces, and the settings of `click.option`."""
-    return all_of(
-        *(
-            click.option(*names.split(), cls=_TitledOption, title=title, **({"default": None} | settings))
-            for names, settings in options
-        )
-    )
+def _titled(title: str, *options: Callable[..., Any]) -> Callable[[Command], Command]:
+    """Options that `--help` lists under a title."""
+    return all_of(*(option(cls=_TitledOption, title=title) for option in options))
+
+
+def _option(*names: str, **settings: Any) -> Callable[..., Any]:
+    return functools.partial(click.option, *names, **settings)
 
 
 _effects = _titled(
     "Effects",
-    (
-        "--effect effects",
-        {
-            "multiple": True,
-            "metavar": "KIND:KEY=VALUE,…",
-            "help": "Send every clip through an effect, e.g. reverb:room_size=0.4,wet=0.2. May be repeated, in order.",
-        },
+    _option(
+        "--effect",
+        "effects",
+        multiple=True,
+        metavar="KIND:KEY=VALUE,…",
+        help="Send every clip through an effect, e.g. reverb:room_size=0.4,wet=0.2. May be repeated, in order.",
     ),
-    ("--keep-dry", {"is_flag": True, "default": False, "help": "Also write every clip as it is before the effects."}),
+    _option("--keep-dry", is_flag=True, help="Also write every clip as it is before the effects."),
 )
 
 
@@ -214,61 +212,58 @@ def _effects_override(effects: tuple[str, ...]) -> list[str]:
 
 _what = _titled(
     "What",
-    (
-        "--prior",
-        {"help": "Name of a trained prior, `iid` or `random-walk`; default: `default`, or the only trained one."},
+    _option(
+        "--prior", help="Name of a trained prior, `iid` or `random-walk`; default: `default`, or the only trained one."
     ),
-    ("--n", {"type": COUNT, "default": 1, "show_default": True, "help": "Number of clips."}),
-    ("--label", {"help": "A label of the corpus (a folder name), or A:B to glide from A to B."}),
-    ("--seed-audio", {"type": PATH, "help": "A recording to continue."}),
-    ("--seed-seconds", {"type": POSITIVE, "help": "Use only this much of the beginning of the recording."}),
-    (
-        "--with-seed/--without-seed include_seed",
-        {"default": True, "show_default": True, "help": "Put the recording itself before what continues it."},
+    _option("--n", type=COUNT, default=1, show_default=True, help="Number of clips."),
+    _option("--label", help="A label of the corpus (a folder name), or A:B to glide from A to B."),
+    _option("--seed-audio", type=PATH, help="A recording to continue."),
+    _option("--seed-seconds", type=POSITIVE, help="Use only this much of the beginning of the recording."),
+    _option(
+        "--with-seed/--without-seed",
+        "include_seed",
+        default=True,
+        show_default=True,
+        help="Put the recording itself before what continues it.",
     ),
-    (
-        "--through",
-        {"metavar": "FILE,FILE…", "help": "Glide from the first of these sounds to the last, without a prior."},
+    _option(
+        "--through", metavar="FILE,FILE…", help="Glide from the first of these sounds to the last, without a prior."
     ),
-    ("--vary", {"type": PATH, "help": "A sound to make variations of, without a prior."}),
-    (
+    _option("--vary", type=PATH, help="A sound to make variations of, without a prior."),
+    _option(
         "--amount",
-        {
-            "type": click.FloatRange(0, 1),
-            "default": 0.3,
-            "show_default": True,
-            "help": "How far variations go: 0 is the sound as the run reconstructs it; at 1 nothing of it is left.",
-        },
+        type=click.FloatRange(0, 1),
+        default=0.3,
+        show_default=True,
+        help="How far variations go: 0 is the sound as the run reconstructs it; at 1 nothing of it is left.",
     ),
 )
 _how_long = _titled(
     "How long",
-    ("--seconds", {"type": POSITIVE, "help": "Length of what is new; default: the run's `generate.seconds`."}),
-    ("--until-stop", {"is_flag": True, "default": False, "help": "Let the prior end each clip."}),
-    ("--min-seconds", {"type": NOT_NEGATIVE, "help": "The prior may not end a clip earlier."}),
-    ("--max-seconds", {"type": POSITIVE, "help": "Cut a clip here if the prior has not ended it."}),
+    _option("--seconds", type=POSITIVE, help="Length of what is new; default: the run's `generate.seconds`."),
+    _option("--until-stop", is_flag=True, help="Let the prior end each clip."),
+    _option("--min-seconds", type=NOT_NEGATIVE, help="The prior may not end a clip earlier."),
+    _option("--max-seconds", type=POSITIVE, help="Cut a clip here if the prior has not ended it."),
 )
 _how_to_draw = _titled(
     "How to draw (default: the run's section `generate`)",
-    ("--temperature", {"type": NOT_NEGATIVE, "help": "1 samples what was learned; lower values vary less."}),
-    ("--mixture-temperature", {"type": NOT_NEGATIVE, "help": "Temperature of the choice among components alone."}),
-    ("--noise-temperature", {"type": NOT_NEGATIVE, "help": "Temperature of the noise alone."}),
-    (
+    _option("--temperature", type=NOT_NEGATIVE, help="1 samples what was learned; lower values vary less."),
+    _option("--mixture-temperature", type=NOT_NEGATIVE, help="Temperature of the choice among components alone."),
+    _option("--noise-temperature", type=NOT_NEGATIVE, help="Temperature of the noise alone."),
+    _option(
         "--top-p",
-        {
-            "type": click.FloatRange(0, 1, min_open=True),
-            "help": "Choose among the likeliest components that together have this probability.",
-        },
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Choose among the likeliest components that together have this probability.",
     ),
-    ("--bias", {"type": NOT_NEGATIVE, "help": "Sharpen: likelier components, less noise."}),
-    ("--noise-clamp", {"type": POSITIVE, "help": "Keep the noise within this many standard deviations."}),
-    ("--guidance", {"type": NOT_NEGATIVE, "help": "Above 1, exaggerate what sets the label apart."}),
-    ("--best-of", {"type": COUNT, "help": "Generate this many candidates for each clip and keep the likeliest."}),
+    _option("--bias", type=NOT_NEGATIVE, help="Sharpen: likelier components, less noise."),
+    _option("--noise-clamp", type=POSITIVE, help="Keep the noise within this many standard deviations."),
+    _option("--guidance", type=NOT_NEGATIVE, help="Above 1, exaggerate what sets the label apart."),
+    _option("--best-of", type=COUNT, help="Generate this many candidates for each clip and keep the likeliest."),
 )
 _output = _titled(
     "Output",
-    ("--out", {"type": PATH, "help": "Folder for the clips; default: generated/ in the run."}),
-    ("--compile compile_to", {"type": PATH, "help": "Also write all clips in a row to this file."}),
+    _option("--out", type=PATH, help="Folder for the clips; default: generated/ in the run."),
+    _option("--compile", "compile_to", type=PATH, help="Also write all clips in a row to this file."),
 )
 
 
