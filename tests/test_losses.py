@@ -78,7 +78,7 @@ def test_draws_follow_the_posterior() -> None:
 
 def test_variational_halves_and_bounds() -> None:
     numbers = torch.tensor([[[1.0, 2.0, -50.0, 50.0]]])
-    posterior = Variational(len(numbers[0, 0]) // 2, min_log_variance=-6.0).posterior(numbers, torch.tensor([1]))
+    posterior = Variational(len(numbers[0, 0]) // 2, min_log_variance=-6.0).encode(numbers, torch.tensor([1]))
     assert posterior.mean.tolist() == [[[1, 2]]]
     assert posterior.log_variance is not None
     assert posterior.log_variance.tolist() == [[[-6, 4]]]

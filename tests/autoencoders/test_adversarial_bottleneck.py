@@ -80,7 +80,7 @@ def test_calibration_makes_codes_of_the_prior_and_decoding_undoes_it() -> None:
     torch.testing.assert_close(bottleneck.decode(codes), numbers, atol=1e-4, rtol=1e-4)
     again = Adversarial(DIM, deviation=5.0)
     again.load_state_dict(bottleneck.state_dict())
-    torch.testing.assert_close(again.posterior(numbers, torch.tensor([4000])).mean, codes)
+    torch.testing.assert_close(again.encode(numbers, torch.tensor([4000])).mean, codes)
 
 
 def test_calibrating_twice_changes_nothing() -> None:
