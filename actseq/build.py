@@ -16,7 +16,7 @@ from torch import nn
 
 from actseq import effects
 from actseq.autoencoders.base import Autoencoder
-from actseq.config import Config, Member, parse, suggest_name
+from actseq.config import Config, Member, parse, suggest_name, with_sections
 from actseq.errors import ConfigError
 from actseq.priors.labels import LabelledPrior, OneHot
 from actseq.priors.sequence import SequencePrior
@@ -111,7 +111,8 @@ def complete(config: Config, reporter: Reporter | None = None) -> Config:
             _put(tree, where, tuple(_full(table, member, f"{where}.{i}") for i, member in enumerate(found)))
         elif found is not None:
             _put(tree, where, _full(table, found, where))
-    completed = parse(Config, tree)
+    before = config.model_dump()
+    completed = with_sections(config, {name: section for name, section in tree.items() if section != before[name]})
     _storable(completed)
     build_effects(completed)
     return completed

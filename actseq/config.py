@@ -237,7 +237,7 @@ def resolve(tree: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
     return config
 
 
-def override(config: Config, overrides: Iterable[str], command: str) -> Config:
+def override(config: Config | Mapping[str, Any], overrides: Iterable[str], command: str) -> Config:
     """A copy of `config` with overrides, restricted to the sections that `command` may touch.
 
     Raises:
@@ -253,7 +253,22 @@ def override(config: Config, overrides: Iterable[str], command: str) -> Config:
                 f"one of its own sections: {', '.join(allowed)}",
                 "what an earlier stage has fixed is changed by running that stage in a new run",
             )
-    return resolve(config.model_dump(mode="json"), overrides)
+    return resolve(config.model_dump(mode="json") if isinstance(config, Config) else config, overrides)
+
+
+def with_sections(config: Config, sections: Mapping[str, Any], where: str = "") -> Config:
+    """A copy of `config` with other sections.
+
+    Args:
+        config: what the rest is taken from.
+        sections: trees by name of the section.
+        where: file that holds them, for errors.
+    """
+    prefix = f"{where}." if where else ""
+    changed = {name: parse(type(getattr(config, name)), tree, prefix + name) for name, tree in sections.items()}
+    copy = config.model_copy(update=changed)
+    copy._given = frozenset()
+    return copy
 
 
 T = TypeVar("T", bound=BaseModel)

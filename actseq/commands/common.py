@@ -13,7 +13,7 @@ import numpy as np
 from actseq.config import Config
 from actseq.errors import AudioError, ConfigError
 from actseq.progress import SILENT, Reporter
-from actseq.storage.artifacts import fingerprint, read_json, read_meta, same_settings, write_json
+from actseq.storage.artifacts import Artifact, read_json, same_settings, write_json
 from actseq.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -90,14 +90,13 @@ def begin_training(run: RunFolder, what: str, folder: Path, settings: Mapping[st
     return True
 
 
-def trained_result(run: RunFolder, what: str, folder: Path, *keys: str) -> Result:
+def trained_result(run: RunFolder, what: str, made: Artifact, *keys: str) -> Result:
     """The result of a training: its folder, its fingerprint, and the values that its JSON has under `keys`."""
-    meta = read_meta(folder, "its stage")
     return {
         "run": str(run.path),
-        what: str(folder),
-        "fingerprint": fingerprint(folder),
-        **{key: meta[key] for key in keys},
+        what: str(made.folder),
+        "fingerprint": made.fingerprint,
+        **{key: made.meta[key] for key in keys},
     }
 
 

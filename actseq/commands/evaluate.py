@@ -53,7 +53,7 @@ def evaluate(
         raise ArtifactError(f"run {loaded.run.name} has no clips in its {split} split", action="train on more files")
     if prior is not None:
         return _evaluate_prior(loaded, corpus, split, n, seed, reporter)
-    latents = None if loaded.prior is None else load_latents(loaded.run, loaded.autoencoder)[0]
+    latents = None if loaded.prior is None else load_latents(loaded.run)[0]
     indices = spread(whole, n)
     measured = fidelity.systems(loaded.codec, corpus, indices, seed, reporter, targets)
     found = fidelity.fidelity(measured, indices, reporter)
@@ -79,8 +79,8 @@ def evaluate(
             result["restoration"] = fidelity.restoration(measured, corruption, indices, others, seed, reporter)
     if latents is not None:
         _add_likelihood(result, loaded, latents, split, seed)
-    elif loaded.run.trained_priors():
-        known = ", ".join(loaded.run.trained_priors())
+    elif loaded.run.priors.names:
+        known = ", ".join(loaded.run.priors.names)
         result["notes"].append(f"likelihood is left out: none of the priors {known} is the default, --prior names one")
     shown = fidelity.shown_clips(measured, indices, found.mel_l1_db, reporter)
     written = page.write_page(loaded.run.path / "evaluation", result, shown, loaded.sample_rate)
@@ -92,7 +92,7 @@ def evaluate(
 def _evaluate_prior(
     loaded: LoadedRun, corpus: Corpus, split: str, n: int | None, seed: int, reporter: Reporter
 ) -> Result:
-    latents = load_latents(loaded.run, loaded.autoencoder)[0]
+    latents = load_latents(loaded.run)[0]
     result: Result = {
         "run": str(loaded.run.path),
         "prior": loaded.prior_name,

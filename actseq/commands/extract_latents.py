@@ -33,10 +33,12 @@ def extract_latents(
     opened = RunFolder.open(run)
     compute.use_threads()
     require_generative(opened)
-    codec, config, autoencoder = load_codec(opened, compute.device, None)
-    section = stage_config(config, overrides, "extract-latents").latents
+    codec, config = load_codec(
+        opened, compute.device, stage_config(opened, overrides, "extract-latents"), vocoder=False
+    )
+    section = config.latents
     inputs = {
-        "autoencoder": autoencoder,
+        "autoencoder": opened.trained_autoencoder.fingerprint,
         "corpus": read_json(opened.corpus / "corpus.json")["fingerprint"],
         "latents": section.model_dump(mode="json"),
     }

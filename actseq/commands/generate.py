@@ -81,10 +81,11 @@ def generate(
     """
     compute.use_threads()
     reporter, source = compute.reporter, request.source
-    require_generative(RunFolder.open(run))
+    opened = RunFolder.open(run)
+    require_generative(opened)
     from_prior = isinstance(source, FromPrior)
     loaded = LoadedRun.open(
-        run,
+        opened,
         prior=source.prior if isinstance(source, FromPrior) else None,
         device=compute.device,
         overrides=overrides,

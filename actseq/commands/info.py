@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from actseq.commands.common import Result
-from actseq.inference.loading import chosen_vocoder, vocoder_inputs
-from actseq.storage.artifacts import fingerprint, read_json, read_meta
+from actseq.inference.loading import chosen_vocoder
+from actseq.storage.artifacts import read_json
 from actseq.storage.run_folder import RunFolder
 
 
@@ -26,7 +26,7 @@ def info(run: str | Path) -> Result:
     result |= _stored(opened.corpus, "clips", "found", "skipped", "fingerprint")
     result |= _stored(opened.features, "n_sequences", "n_frames", "channels", "fingerprint")
     if (opened.autoencoder / "model.json").is_file():
-        meta = read_meta(opened.autoencoder, "actseq train-ae")
+        meta = opened.trained_autoencoder.meta
         result["autoencoder"] = {
             key: meta[key]
             for key in (
@@ -39,27 +39,27 @@ def info(run: str | Path) -> Result:
                 "figures",
             )
         }
-        result["autoencoder"]["fingerprint"] = fingerprint(opened.autoencoder)
+        result["autoencoder"]["fingerprint"] = opened.trained_autoencoder.fingerprint
     result |= _stored(opened.latents, "n_sequences", "n_frames", "fingerprint")
     result["priors"] = {}
-    for path in sorted(opened.priors.glob("*/model.json")):
-        meta = read_meta(path.parent, "actseq train-prior")
-        result["priors"][path.parent.name] = {
+    for name in opened.priors.names:
+        meta = opened.priors.read(name).meta
+        result["priors"][name] = {
             "network": meta["config"]["prior"]["network"]["kind"],
             "head": (meta["config"]["prior"]["head"] or {"kind": None})["kind"],
             **{key: meta[key] for key in ("labels", "n_active", "n_parameters", "total_steps", "best_step", "figures")},
         }
     result["vocoders"] = {}
-    for name in opened.trained_vocoders():
-        meta = read_meta(opened.vocoders / name, "actseq train-vocoder")
+    for name in opened.vocoders.names:
+        made = opened.vocoders.read(name)
+        meta = made.meta
         result["vocoders"][name] = {
             "network": meta["config"]["train_vocoder"]["network"]["kind"],
             **{key: meta[key] for key in ("n_parameters", "total_steps", "best_step", "figures")},
-            "fingerprint": fingerprint(opened.vocoders / name),
+            "fingerprint": made.fingerprint,
         }
     if result["vocoders"]:
-        inputs = vocoder_inputs(opened, read_meta(opened.autoencoder, "actseq train-ae"), config)
-        chosen = chosen_vocoder(opened, inputs)
+        chosen = chosen_vocoder(opened, config)
         result["chosen vocoder"] = "untrained" if chosen is None else chosen.options["name"]
     return result
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from actseq.commands.common import AUTO, Compute, Result, make_folder
 from actseq.commands.evaluate import below_each_other
 from actseq.data.corpus import Corpus
-from actseq.inference.loading import load_codec, read_autoencoder, stage_config
+from actseq.inference.loading import load_codec, stage_config
 from actseq.plots.diagnostics import headline, tables, write_diagnostics
 from actseq.storage.run_folder import RunFolder
 
@@ -33,8 +33,7 @@ def plot(
     """
     compute.use_threads()
     opened = RunFolder.open(run)
-    config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
-    codec, used, autoencoder = load_codec(opened, compute.device, config.vocoder)
+    codec, config = load_codec(opened, compute.device, stage_config(opened, overrides, "generate"))
     corpus = Corpus(opened.corpus, codec.level_dbfs)
     folder = opened.path / "plots" if out is None else out
     make_folder(folder)
@@ -51,8 +50,8 @@ def plot(
     )
     return {
         "run": str(opened.path),
-        "autoencoder": autoencoder,
-        "vocoder": used.vocoder.model_dump(),
+        "autoencoder": opened.trained_autoencoder.fingerprint,
+        "vocoder": config.vocoder.model_dump(),
         "seed": seed,
         **made.figures,
         "notes": made.notes,

@@ -12,12 +12,12 @@ from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folde
 from actseq.data.corpus import level_gain
 from actseq.errors import AudioError, ConfigError
 from actseq.inference.loaded_run import report_changes
-from actseq.inference.loading import load_codec, read_autoencoder, stage_config
+from actseq.inference.loading import load_codec, stage_config
 from actseq.storage.run_folder import RunFolder
 
 
 def reconstruct(
-    run: str | Path,
+    run: str | Path | RunFolder,
     paths: Sequence[Path],
     *,
     out: Path,
@@ -42,9 +42,9 @@ def reconstruct(
     compute.use_threads()
     reporter = compute.reporter
     opened = RunFolder.open(run)
-    config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
+    config = stage_config(opened, overrides, "generate")
     through_effects = effects_of(config, keep_dry)
-    codec, used, _ = load_codec(opened, compute.device, config.vocoder)
+    codec, config = load_codec(opened, compute.device, config)
     jobs = [(path, relative) for given in paths for path, relative in _inputs(given)]
     targets = [out / relative.with_suffix(".wav") for _, relative in jobs]
     for (path, _), target in zip(jobs, targets, strict=True):
@@ -98,7 +98,7 @@ def reconstruct(
         "folder": str(out),
         "files": files,
         "skipped": failed,
-        "vocoder": used.vocoder.model_dump(),
+        "vocoder": config.vocoder.model_dump(),
         "effects": [effect.model_dump() for effect in config.generate.effects],
     }
 

@@ -10,7 +10,7 @@ from actseq.commands.common import AUTO, Compute, Result
 from actseq.commands.reconstruct import reconstruct
 from actseq.config import Config
 from actseq.errors import ConfigError
-from actseq.inference.loading import read_autoencoder
+from actseq.inference.loading import stage_config
 from actseq.storage.run_folder import RunFolder
 
 
@@ -31,13 +31,13 @@ def restore(
         AudioError: as `reconstruct`.
     """
     opened = RunFolder.open(run)
-    if not restores(read_autoencoder(opened)[1]):
+    if not restores(stage_config(opened, (), "generate")):
         raise ConfigError(
             f"run {opened.name} was not trained to take anything away from a sound",
             "a run with train_ae.corruption of kind noise, as preset restore has",
             f"use actseq reconstruct {opened.name} PATH… --out DIR, or train one with --preset restore",
         )
-    return reconstruct(run, paths, out=out, overrides=overrides, compute=compute)
+    return reconstruct(opened, paths, out=out, overrides=overrides, compute=compute)
 
 
 def restores(config: Config) -> bool:

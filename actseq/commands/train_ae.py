@@ -20,7 +20,7 @@ from actseq.commands.corpus import make_corpus
 from actseq.config import Config
 from actseq.errors import ArtifactError, ConfigError
 from actseq.progress import Reporter
-from actseq.storage.artifacts import read_meta, same_settings, write_artifact
+from actseq.storage.artifacts import same_settings, write_artifact
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_table
 from actseq.training import learning_rate
@@ -60,7 +60,7 @@ def train_configured(folder: Path, config: Config, *, run: str | None, compute: 
         if not asked.begun and made.read_config() != config:
             made.write_config(config, str(folder), corpus_fingerprint)
         if (made.autoencoder / "model.json").is_file():
-            if read_meta(made.autoencoder, "actseq train-ae")["inputs"]["corpus"] != corpus_fingerprint:
+            if made.trained_autoencoder.meta["inputs"]["corpus"] != corpus_fingerprint:
                 raise ArtifactError(
                     f"the autoencoder of run {made.name} was trained on another corpus",
                     action="name another run with --run",
@@ -69,7 +69,7 @@ def train_configured(folder: Path, config: Config, *, run: str | None, compute: 
         else:
             _train(asked, corpus_fingerprint, reporter)
     keys = ("figures", "total_steps", "n_parameters", "latent_rate", "generative")
-    return trained_result(made, "autoencoder", made.autoencoder, *keys)
+    return trained_result(made, "autoencoder", made.trained_autoencoder, *keys)
 
 
 def find_learning_rate(

@@ -11,9 +11,9 @@ from actseq import build, registry
 from actseq.commands.common import AUTO, Compute, Result, begin_training, check_name, trained_result
 from actseq.data.latents import SequenceSource
 from actseq.errors import ConfigError
-from actseq.inference.loading import load_latents, read_autoencoder, require_generative, stage_config
+from actseq.inference.loading import load_latents, require_generative, stage_config
 from actseq.priors.end_calibration import calibrate
-from actseq.storage.artifacts import fingerprint, write_artifact
+from actseq.storage.artifacts import write_artifact
 from actseq.storage.run_folder import RunFolder
 from actseq.training.loop import resolve_device, train
 
@@ -45,16 +45,16 @@ def train_prior(
         )
     opened = RunFolder.open(run)
     require_generative(opened)
-    config = stage_config(read_autoencoder(opened)[1], overrides, "train-prior", compute.reporter)
+    config = stage_config(opened, overrides, "train-prior", compute.reporter)
     seed = config.seed if seed is None else seed
-    latents, latents_meta = load_latents(opened, fingerprint(opened.autoencoder))
+    latents, latents_meta = load_latents(opened)
     inputs = {"autoencoder": latents_meta["inputs"]["autoencoder"], "latents": latents_meta["fingerprint"]}
-    folder = opened.priors / name
+    folder = opened.priors.path / name
     sections = {key: config.model_dump(mode="json")[key] for key in ("prior", "train_prior")} | {"seed": seed}
     compute.use_threads()
     with opened.lock(folder):
         if not begin_training(opened, "prior", folder, sections | inputs, reporter):
-            return _result(opened, folder)
+            return _result(opened, name)
         labels, statistics = latents.labels, latents.statistics()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -102,8 +102,8 @@ def train_prior(
                 "figures": outcome.figures,
             },
         )
-    return _result(opened, folder)
+    return _result(opened, name)
 
 
-def _result(run: RunFolder, folder: Path) -> Result:
-    return trained_result(run, "prior", folder, "labels", "figures", "total_steps", "n_parameters")
+def _result(run: RunFolder, name: str) -> Result:
+    return trained_result(run, "prior", run.priors.read(name), "labels", "figures", "total_steps", "n_parameters")

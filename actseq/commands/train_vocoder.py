@@ -9,6 +9,7 @@ import torch
 
 from actseq import build, registry
 from actseq.commands.common import AUTO, GAIN_DB, Compute, Result, aligned, begin_training, check_name, trained_result
+from actseq.config import Config
 from actseq.data.corpus import Corpus
 from actseq.data.excerpts import spread
 from actseq.data.features import FeatureBatches
@@ -17,9 +18,9 @@ from actseq.errors import ArtifactError
 from actseq.evaluation import vocoder_choice
 from actseq.evaluation.vocoder_choice import table
 from actseq.inference.codec import Codec
-from actseq.inference.loading import load_codec, load_vocoder, read_autoencoder, stage_config, vocoder_inputs
+from actseq.inference.loading import load_codec, load_vocoder, stage_config, vocoder_inputs
 from actseq.progress import Reporter
-from actseq.storage.artifacts import fingerprint, read_json, write_artifact, write_json
+from actseq.storage.artifacts import read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
 from actseq.training.loop import train
 
@@ -48,23 +49,22 @@ def train_vocoder(
     reporter = compute.reporter
     check_name(name, "vocoder")
     opened = RunFolder.open(run)
-    meta_ae, config = read_autoencoder(opened)
-    config = stage_config(config, overrides, "train-vocoder", compute.reporter)
+    config = stage_config(opened, overrides, "train-vocoder", compute.reporter)
     section, seed = config.train_vocoder, config.seed if seed is None else seed
     compute.use_threads()
-    codec, _, _ = load_codec(opened, compute.device, None)
+    codec, _ = load_codec(opened, compute.device, config, vocoder=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build.build_vocoder_network(config, codec.representation)
         objective = build.build_vocoding(config, model, codec.representation, codec.autoencoder)
-    inputs = vocoder_inputs(opened, meta_ae, config)
+    inputs = vocoder_inputs(opened, config)
     if read_json(opened.corpus / "corpus.json")["fingerprint"] != inputs["corpus"]:
         raise ArtifactError(
             f"the autoencoder of run {opened.name} was trained on another corpus", action="copy the run again"
         )
     made_from = {key: value for key, value in inputs.items() if key != "autoencoder" or objective.uses_autoencoder}
     corpus = Corpus(opened.corpus, config.corpus.level_dbfs)
-    folder = opened.vocoders / name
+    folder = opened.vocoders.path / name
     settings = {"train_vocoder": section.model_dump(mode="json"), "seed": seed} | made_from
     with opened.lock(folder):
         if begin_training(opened, "vocoder", folder, settings, reporter):
@@ -104,8 +104,9 @@ def train_vocoder(
                     "figures": outcome.figures,
                 },
             )
-    result = trained_result(opened, "vocoder", folder, "figures", "total_steps", "n_parameters")
-    return result | {"choice": _choose(opened, name, codec, corpus, inputs, reporter)}
+    made = opened.vocoders.read(name)
+    result = trained_result(opened, "vocoder", made, "figures", "total_steps", "n_parameters")
+    return result | {"choice": _choose(opened, name, codec, corpus, config, reporter)}
 
 
 def _choose(
@@ -113,17 +114,17 @@ def _choose(
     just_trained: str,
     codec: Codec,
     corpus: Corpus,
-    inputs: dict[str, str],
+    config: Config,
     reporter: Reporter,
 ) -> Result:
     """Score all vocoders of a run on its validation clips and record the winner, unless that is done already."""
-    untrained = build.untrained_vocoder(codec.representation)
+    inputs, untrained = vocoder_inputs(run, config), build.untrained_vocoder(codec.representation)
     first = f"{untrained.kind} (untrained)"
     vocoders = {first: build.build_vocoder(untrained, codec.representation)}
     members: dict[str, Result] = {first: {"vocoder": untrained.model_dump(), "fingerprint": None}}
-    for name in run.trained_vocoders():
+    for name in run.vocoders.names:
         try:
-            vocoders[name] = load_vocoder(run, name, codec.representation, inputs)
+            vocoders[name] = load_vocoder(run, name, codec.representation, config)
         except ArtifactError as error:
             if name == just_trained:
                 raise
@@ -131,9 +132,9 @@ def _choose(
             continue
         members[name] = {
             "vocoder": registry.trained(name=name).model_dump(),
-            "fingerprint": fingerprint(run.vocoders / name),
+            "fingerprint": run.vocoders.read(name).fingerprint,
         }
-    with run.lock(run.vocoders):
+    with run.lock(run.vocoders.path):
         if run.choice.is_file():
             made = read_json(run.choice)
             known = {name: {key: row[key] for key in members[first]} for name, row in made["candidates"].items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from actseq.commands.common import AUTO, Compute, Result
 from actseq.errors import ArtifactError
-from actseq.storage.artifacts import read_json, read_meta, read_weights
+from actseq.storage.artifacts import Artifact, read_json
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore
 
@@ -34,7 +34,7 @@ def verify(run: str | Path, *, compute: Compute = AUTO) -> Result:
     for folder in (opened.autoencoder, *(path.parent for path in made)):
         if (folder / "model.json").is_file():
             try:
-                read_weights(folder, read_meta(folder, "its stage"))
+                Artifact.read(folder).weights()
                 checked.append(f"{folder.relative_to(opened.path)}: weights")
             except ArtifactError as error:
                 problems.append(str(error))

@@ -33,7 +33,7 @@ from actseq.modules.convnext import ConvNeXtBlock, run_blocks
 from actseq.modules.frames import frame_mask
 from actseq.objectives.base import Batch, Loss
 from actseq.progress import Reporter
-from actseq.storage.artifacts import read_json, read_meta, read_weights, write_artifact, write_json
+from actseq.storage.artifacts import Artifact, read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
 from actseq.training.loop import train
 
@@ -258,9 +258,9 @@ def obtain(
             write_json(made, settings)
         if not (folder / "model.json").is_file():
             _train(run, codec, corpus, model, settings, reporter)
-        meta = read_meta(folder, f"actseq evaluate {run.name} --prior NAME")
-        model.load_state_dict(read_weights(folder, meta))
-    return model.to(codec.device).eval(), meta["figures"]
+        artifact = Artifact.read(folder, f"actseq evaluate {run.name} --prior NAME")
+        model.load_state_dict(artifact.weights())
+    return model.to(codec.device).eval(), artifact.meta["figures"]
 
 
 def _train(

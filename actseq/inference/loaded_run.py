@@ -22,7 +22,6 @@ from actseq.inference.loading import (
     load_codec,
     load_prior,
     make_prior,
-    read_autoencoder,
     require_generative,
     stage_config,
 )
@@ -31,7 +30,7 @@ from actseq.priors.base import Sampling
 from actseq.priors.labels import LabelledPrior
 from actseq.priors.morphs import Interpolate, Vary
 from actseq.progress import SILENT, Reporter
-from actseq.storage.artifacts import fingerprint, read_json
+from actseq.storage.artifacts import read_json
 from actseq.storage.run_folder import RunFolder
 
 
@@ -59,7 +58,7 @@ class LoadedRun:
 
     @staticmethod
     def open(
-        run: str | Path,
+        run: str | Path | RunFolder,
         *,
         prior: str | None = None,
         device: str = "auto",
@@ -69,7 +68,7 @@ class LoadedRun:
         """Load what a run holds.
 
         Args:
-            run: a name under `runs/`, or a path.
+            run: a name under `runs/`, a path, or a run that is open already.
             prior: name of a trained one, or `iid` or `random-walk`; None takes the usual one, if there is one.
             device: `auto`, `cpu`, `cuda`, `mps`.
             overrides: of the sections `generate` and `vocoder`.
@@ -81,17 +80,16 @@ class LoadedRun:
         opened = RunFolder.open(run)
         if need_prior or prior is not None:
             require_generative(opened)
-        config = stage_config(read_autoencoder(opened)[1], overrides, "generate")
-        found = fingerprint(opened.autoencoder)
-        name = opened.usual_prior() if prior is None else prior
+        config = stage_config(opened, overrides, "generate")
+        name = opened.priors.usual if prior is None else prior
         model: LabelledPrior[Any] | None = None
         folder = None
-        if name in registry.UNTRAINED_PRIORS and name not in opened.trained_priors():
-            model = make_prior(opened, name, device, found)
+        if name in registry.UNTRAINED_PRIORS and name not in opened.priors.names:
+            model = make_prior(opened, name, device)
         elif need_prior or name is not None:
-            model, _, folder = load_prior(opened, name, device, found)
-        codec, used, _ = load_codec(opened, device, config.vocoder)
-        config = config.model_copy(update={"vocoder": used.vocoder})
+            model, folder = load_prior(opened, name, device, config)
+        codec, config = load_codec(opened, device, config)
+        found = opened.trained_autoencoder.fingerprint
         return LoadedRun(opened, codec, config, found, model, name, folder)
 
     @property
@@ -99,18 +97,18 @@ class LoadedRun:
         """Fingerprints of autoencoder, prior and vocoder; for an untrained prior that of the latents it uses."""
         found = {"autoencoder": self.autoencoder}
         if self.prior_folder is not None:
-            found["prior"] = fingerprint(self.prior_folder)
+            found["prior"] = self.run.priors.read(self.prior_folder.name).fingerprint
         elif self.prior is not None:
             found["latents"] = str(read_json(self.run.latents / "latents.json")["fingerprint"])
         if self.vocoder_folder is not None:
-            found["vocoder"] = fingerprint(self.vocoder_folder)
+            found["vocoder"] = self.run.vocoders.read(self.vocoder_folder.name).fingerprint
         return found
 
     @property
     def vocoder_folder(self) -> Path | None:
         """Folder of the vocoder in use; None if it needed no training."""
         name = self.config.vocoder.options.get("name")
-        return None if name is None else self.run.vocoders / str(name)
+        return None if name is None else self.run.vocoders.path / str(name)
 
     @property
     def sample_rate(self) -> int:
@@ -235,7 +233,7 @@ class LoadedRun:
             raise ConfigError("a variation is as long as its sound", action="leave out the length")
         sound, device = self._read(source.sound, reporter), self.codec.device
         gain = self._gain(sound)
-        model = make_prior(self.run, "random-walk", str(device), self.autoencoder)
+        model = make_prior(self.run, "random-walk", str(device))
         mean, variance = self.codec.encode([sound * np.float32(gain)])[0]
         prior = Vary(
             torch.from_numpy(mean).to(device),
@@ -271,8 +269,8 @@ class LoadedRun:
 
         A control that is given by name and that the prior does not know is kept: the prior refuses it when it samples.
         """
-        given = [f"generate.{name}={value}" for name, value in request.given.items()]
-        settings = configuration.resolve(self.config.model_dump(mode="json"), given).generate
+        configured = self.config.generate.model_dump(mode="json")
+        settings = configuration.parse(GenerateConfig, configured | dict(request.given), "generate")
         ignored = {
             field.name: field.default
             for field in fields(Sampling)

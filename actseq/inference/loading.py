@@ -11,7 +11,7 @@ from actseq.config import Config
 from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError, ConfigError
 from actseq.progress import Reporter
-from actseq.storage.artifacts import content_hash, fingerprint, read_json, read_meta, read_weights
+from actseq.storage.artifacts import Artifact, content_hash, read_json
 from actseq.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -23,11 +23,19 @@ if TYPE_CHECKING:
     from actseq.vocoders.base import Vocoder
 
 
-def stage_config(config: Config, overrides: Iterable[str], command: str, reporter: Reporter | None = None) -> Config:
-    """A run's configuration with a command's overrides, its members complete; see `build.complete`."""
+def stage_config(run: RunFolder, overrides: Iterable[str], command: str, reporter: Reporter | None = None) -> Config:
+    """The configuration that a run's autoencoder was trained with, with a command's overrides; see `build.complete`."""
     from actseq import build
 
-    return build.complete(configuration.override(config, overrides, command), reporter)
+    model = run.trained_autoencoder
+    stored, overrides = model.meta["config"], list(overrides)
+    try:
+        config = configuration.override(stored, overrides, command)
+    except ConfigError:
+        # What is wrong in the file itself is reported with the file's name.
+        configuration.parse(Config, stored, str(model.folder / "model.json"))
+        raise
+    return build.complete(config, reporter)
 
 
 def require_generative(run: RunFolder) -> None:
@@ -36,7 +44,7 @@ def require_generative(run: RunFolder) -> None:
     Raises:
         ConfigError: its autoencoder has skip connections.
     """
-    if not read_meta(run.autoencoder, f"actseq train-ae … --run {run.name}")["generative"]:
+    if not run.trained_autoencoder.meta["generative"]:
         raise ConfigError(
             f"run {run.name} has an autoencoder with skip connections: its latents do not hold the sound",
             "a generative one",
@@ -44,66 +52,71 @@ def require_generative(run: RunFolder) -> None:
         )
 
 
-def read_autoencoder(run: RunFolder) -> tuple[dict[str, Any], Config]:
-    """The JSON of a run's autoencoder, and the configuration that it was trained with."""
-    meta = read_meta(run.autoencoder, f"actseq train-ae … --run {run.name}")
-    return meta, configuration.parse(Config, meta["config"], str(run.autoencoder / "model.json"))
+def load_codec(run: RunFolder, device_name: str, config: Config, *, vocoder: bool = True) -> tuple[Codec, Config]:
+    """The autoencoder of a run, ready for use.
 
+    Args:
+        run: its folder.
+        device_name: `auto`, `cpu`, `cuda`, `mps`.
+        config: as from `stage_config`.
+        vocoder: load the vocoder of the configuration too.
 
-def load_codec(run: RunFolder, device_name: str, vocoder: configuration.Member | None) -> tuple[Codec, Config, str]:
-    """The autoencoder of a run ready for use, its configuration with the vocoder that `auto` stands for, its fingerprint."""
+    Returns:
+        The codec, and the configuration with the vocoder that `auto` stands for.
+
+    Raises:
+        ArtifactError: a model is missing, damaged or mismatched.
+    """
     from actseq import build
     from actseq.inference.codec import Codec
     from actseq.training.loop import resolve_device
 
-    device = resolve_device(device_name)
-    meta, config = read_autoencoder(run)
+    device, artifact = resolve_device(device_name), run.trained_autoencoder
     representation = build.build_representation(config)
     model = build.build_autoencoder(config, representation)
-    tensors = read_weights(run.autoencoder, meta)
+    tensors = artifact.weights()
     for name, module in (("representation", representation), ("autoencoder", model)):
         _load_state(module, tensors, name, run.autoencoder)
     model.to(device).eval()
     representation.to(device)
     built = None
-    if vocoder is not None:
-        inputs = vocoder_inputs(run, meta, config)
-        if vocoder.kind == "auto":
-            vocoder = chosen_vocoder(run, inputs) or build.untrained_vocoder(representation)
+    if vocoder:
+        if config.vocoder.kind == "auto":
+            found = chosen_vocoder(run, config) or build.untrained_vocoder(representation)
+            config = config.model_copy(update={"vocoder": found})
         built = (
-            load_vocoder(run, vocoder.options["name"], representation, inputs)
-            if vocoder.kind == "trained"
-            else build.build_vocoder(vocoder, representation)
+            load_vocoder(run, config.vocoder.options["name"], representation, config)
+            if config.vocoder.kind == "trained"
+            else build.build_vocoder(config.vocoder, representation)
         )
         built.to(device)
-        config = config.model_copy(update={"vocoder": vocoder})
-    return Codec(representation, model, built, config.corpus.level_dbfs, device), config, fingerprint(run.autoencoder)
+    return Codec(representation, model, built, config.corpus.level_dbfs, device), config
 
 
-def vocoder_inputs(run: RunFolder, autoencoder: Mapping[str, Any], config: Config) -> dict[str, str]:
-    """Fingerprints of what a vocoder of a run may have been made from; `autoencoder` is the JSON of the run's."""
+def vocoder_inputs(run: RunFolder, config: Config) -> dict[str, str]:
+    """Fingerprints of what a vocoder of a run may have been made from."""
     return {
-        "corpus": str(autoencoder["inputs"]["corpus"]),
+        "corpus": str(run.trained_autoencoder.meta["inputs"]["corpus"]),
         "representation": content_hash(config.representation.model_dump(mode="json")),
-        "autoencoder": fingerprint(run.autoencoder),
+        "autoencoder": run.trained_autoencoder.fingerprint,
     }
 
 
-def chosen_vocoder(run: RunFolder, inputs: Mapping[str, str]) -> configuration.Member | None:
-    """The winner that `train-vocoder` recorded, if it was a trained one and all that it was compared on is still there."""
+def chosen_vocoder(run: RunFolder, config: Config) -> configuration.Member | None:
+    """The winner that `train-vocoder` recorded, if it was trained and all that it was compared on is still there."""
     if not run.choice.is_file():
         return None
     choice = read_json(run.choice)
     winner = choice["winner"]
     name = winner["vocoder"].get("name", "")
-    if choice["inputs"] != inputs or name not in run.trained_vocoders():
+    if choice["inputs"] != vocoder_inputs(run, config) or name not in run.vocoders.names:
         return None
-    if fingerprint(run.vocoders / name) != winner["fingerprint"]:
+    if run.vocoders.read(name).fingerprint != winner["fingerprint"]:
         return None
     return configuration.Member(**winner["vocoder"])
 
 
-def load_vocoder(run: RunFolder, name: str, representation: Representation, inputs: Mapping[str, str]) -> Vocoder:
+def load_vocoder(run: RunFolder, name: str, representation: Representation, config: Config) -> Vocoder:
     """A vocoder that `train-vocoder` made.
 
     Raises:
@@ -111,18 +124,24 @@ def load_vocoder(run: RunFolder, name: str, representation: Representation, inpu
     """
     from actseq import build
 
-    folder = run.vocoder_folder(name)
-    meta = read_meta(folder, f"actseq train-vocoder {run.name} --name {name}")
-    for what, made_from in meta["inputs"].items():
+    artifact, inputs = run.vocoders.read(name), vocoder_inputs(run, config)
+    for what, made_from in artifact.meta["inputs"].items():
         if made_from != inputs[what]:
             raise ArtifactError(
                 f"vocoder {name} was trained with another {what} ({made_from[:12]}, here is {inputs[what][:12]})",
                 action=f"train one for this run: actseq train-vocoder {run.name} --name NAME",
             )
-    config = configuration.parse(Config, meta["config"], str(folder / "model.json"))
+    config = _as_trained(config, artifact, "train-vocoder")
     network = build.build_vocoder_network(config, representation)
-    _load_state(network, read_weights(folder, meta), "vocoder", folder)
+    _load_state(network, artifact.weights(), "vocoder", artifact.folder)
     return build.vocoder_of(network.eval(), representation)
+
+
+def _as_trained(config: Config, artifact: Artifact, command: str) -> Config:
+    """The configuration with the sections of a later stage as a prior or vocoder was trained."""
+    stored = artifact.meta["config"]
+    sections = {name: stored.get(name, {}) for name in configuration.STAGE_SECTIONS[command]}
+    return configuration.with_sections(config, sections, str(artifact.folder / "model.json"))
 
 
 def _load_state(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], prefix: str, folder: Path) -> None:
@@ -138,34 +157,32 @@ def _load_state(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], pr
         ) from None
 
 
-def load_prior(
-    run: RunFolder, name: str | None, device_name: str, autoencoder: str
-) -> tuple[LabelledPrior[Any], dict[str, Any], Path]:
-    """A finished prior, its JSON and its folder.
+def load_prior(run: RunFolder, name: str | None, device_name: str, config: Config) -> tuple[LabelledPrior[Any], Path]:
+    """A finished prior and its folder; None takes the usual one.
 
     Raises:
-        ArtifactError: it belongs to another autoencoder.
+        ArtifactError: none of this name, damaged, or trained on the latents of another autoencoder.
     """
     from actseq import build
     from actseq.training.loop import resolve_device
 
-    folder = run.prior_folder(name)
-    meta = read_meta(folder, f"actseq train-prior {run.name}")
-    if meta["inputs"]["autoencoder"] != autoencoder:
+    artifact, here = run.priors.read(name), run.trained_autoencoder.fingerprint
+    meta, folder = artifact.meta, artifact.folder
+    if meta["inputs"]["autoencoder"] != here:
         raise ArtifactError(
             f"prior {folder.name} was trained on the latents of another autoencoder "
-            f"({meta['inputs']['autoencoder'][:12]}, here is {autoencoder[:12]})",
+            f"({meta['inputs']['autoencoder'][:12]}, here is {here[:12]})",
             action=f"train one for this run: actseq train-prior {run.name} --name NAME",
         )
-    config = configuration.parse(Config, meta["config"], str(folder / "model.json"))
+    config = _as_trained(config, artifact, "train-prior")
     model = build.build_prior(config, meta["latent_dim"], meta["n_active"], meta["labels"])
-    _load_state(model, read_weights(folder, meta), "prior", folder)
+    _load_state(model, artifact.weights(), "prior", folder)
     model.to(resolve_device(device_name)).eval()
-    return model, meta, folder
+    return model, folder
 
 
-def make_prior(run: RunFolder, name: str, device_name: str, autoencoder: str) -> LabelledPrior[Any]:
-    """`iid` or `random-walk` of a run's latents, made in no time.
+def make_prior(run: RunFolder, name: str, device_name: str) -> LabelledPrior[Any]:
+    """`iid` or `random-walk` from a run's latents; it needs no training.
 
     Raises:
         ArtifactError: no latents, or those of another autoencoder.
@@ -173,20 +190,24 @@ def make_prior(run: RunFolder, name: str, device_name: str, autoencoder: str) ->
     from actseq import build
     from actseq.training.loop import resolve_device
 
-    latents, _ = load_latents(run, autoencoder)
+    latents, _ = load_latents(run)
     return build.build_untrained_prior(name, *latents.training_frames()).to(resolve_device(device_name))
 
 
-def load_latents(run: RunFolder, autoencoder: str) -> tuple[LatentSequences, dict[str, Any]]:
-    """The latents of a run, if they are those of its autoencoder."""
+def load_latents(run: RunFolder) -> tuple[LatentSequences, dict[str, Any]]:
+    """The latents of a run and their JSON.
+
+    Raises:
+        ArtifactError: no latents, or those of another autoencoder.
+    """
     marker = run.latents / "latents.json"
     if not marker.is_file():
         raise ArtifactError(f"run {run.name} has no latents", action=f"run actseq extract-latents {run.name} first")
-    meta = read_json(marker)
-    if meta["inputs"]["autoencoder"] != autoencoder:
+    meta, here = read_json(marker), run.trained_autoencoder.fingerprint
+    if meta["inputs"]["autoencoder"] != here:
         raise ArtifactError(
             f"the latents of run {run.name} were made by another autoencoder "
-            f"({meta['inputs']['autoencoder'][:12]}, here is {autoencoder[:12]})",
+            f"({meta['inputs']['autoencoder'][:12]}, here is {here[:12]})",
             action=f"delete {run.latents} and run actseq extract-latents {run.name}",
         )
     return LatentSequences(run.latents, meta["latent_dim"]), meta

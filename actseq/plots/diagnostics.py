@@ -149,8 +149,8 @@ class _Folder:
 def _trainings(run: RunFolder) -> dict[str, Path]:
     return (
         {"autoencoder": run.autoencoder}
-        | {f"prior-{name}": run.priors / name for name in run.trained_priors()}
-        | {f"vocoder-{name}": run.vocoders / name for name in run.trained_vocoders()}
+        | {f"prior-{name}": run.priors.path / name for name in run.priors.names}
+        | {f"vocoder-{name}": run.vocoders.path / name for name in run.vocoders.names}
     )
 
 

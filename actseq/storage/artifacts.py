@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,39 +100,51 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     return dict(tensors)
 
 
-def write_artifact(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
-    """Write weights, then their JSON; the fingerprint."""
+def write_artifact(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Write weights, then the JSON that names their hash."""
     (folder / "model.json").unlink(missing_ok=True)
     sha256 = save_tensors(folder / "model.safetensors", tensors)
     write_json(folder / "model.json", {"format": FORMAT, **meta, "weights_sha256": sha256})
-    return fingerprint(folder)
 
 
-def read_meta(folder: Path, made_by: str) -> dict[str, Any]:
-    """The JSON of a finished artifact.
+@dataclass(frozen=True)
+class Artifact:
+    """A finished model, its JSON read and its weights not yet.
 
-    Raises:
-        ArtifactError: the stage has not finished, or another format.
+    Attributes:
+        folder: holds `model.json` and `model.safetensors`.
+        meta: content of the JSON.
+        fingerprint: hash of the JSON, which holds the hash of the weights.
     """
-    path = folder / "model.json"
-    if not path.is_file():
-        raise ArtifactError(f"{folder} holds no finished model", action=f"run {made_by} first")
-    meta = read_json(path)
-    if meta.get("format") != FORMAT:
-        raise ArtifactError(
-            f"{path} has format {meta.get('format')}", f"format {FORMAT}", "use the version of actseq that made it"
-        )
-    return meta
 
+    folder: Path
+    meta: dict[str, Any]
+    fingerprint: str
 
-def read_weights(folder: Path, meta: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights that the JSON of an artifact names."""
-    return load_tensors(folder / "model.safetensors", str(meta["weights_sha256"]))
+    @staticmethod
+    def read(folder: Path, made_by: str = "its stage") -> Artifact:
+        """Read the JSON.
 
+        Raises:
+            ArtifactError: `made_by`, a command, has not finished; or the JSON is damaged or has another format.
+        """
+        path = folder / "model.json"
+        if not path.is_file():
+            raise ArtifactError(f"{folder} holds no finished model", action=f"run {made_by} first")
+        meta = read_json(path)
+        if meta.get("format") != FORMAT:
+            raise ArtifactError(
+                f"{path} has format {meta.get('format')}", f"format {FORMAT}", "use the version of actseq that made it"
+            )
+        return Artifact(folder, meta, content_hash(meta))
 
-def fingerprint(folder: Path) -> str:
-    """Content hash of a finished artifact."""
-    return content_hash(read_json(folder / "model.json"))
+    def weights(self) -> dict[str, Tensor]:
+        """The tensors by name.
+
+        Raises:
+            ArtifactError: as `load_tensors`; or they are not those that the JSON names.
+        """
+        return load_tensors(self.folder / "model.safetensors", str(self.meta["weights_sha256"]))
 
 
 def same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], what: str, remedy: str) -> None:

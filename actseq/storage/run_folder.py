@@ -7,18 +7,18 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from actseq.config import Config, parse, suggest_name
 from actseq.errors import ArtifactError
+from actseq.storage.artifacts import Artifact
 from actseq.storage.store import write_file
 
-if TYPE_CHECKING:
-    pass
 RUNS = Path("runs")
 
 
@@ -57,7 +57,7 @@ def commit() -> str | None:
 
 
 class RunFolder:
-    """Paths and provenance of one run.
+    """Paths, models and provenance of one run. A model's JSON is read once: a command sees one state of the run.
 
     Args:
         path: the run's folder.
@@ -66,8 +66,9 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.corpus, self.features, self.autoencoder = path / "corpus", path / "features", path / "autoencoder"
-        self.latents, self.priors, self.generated = path / "latents", path / "priors", path / "generated"
-        self.vocoders, self.choice = path / "vocoders", path / "vocoders" / "choice.json"
+        self.latents, self.generated = path / "latents", path / "generated"
+        self.priors, self.vocoders = Models(self, "prior"), Models(self, "vocoder")
+        self.choice = self.vocoders.path / "choice.json"
 
     @staticmethod
     def locate(run: str | Path) -> RunFolder:
@@ -83,12 +84,14 @@ class RunFolder:
         return RunFolder(RUNS / text)
 
     @staticmethod
-    def open(run: str | Path) -> RunFolder:
-        """A run that exists.
+    def open(run: str | Path | RunFolder) -> RunFolder:
+        """A run that exists; one that is open already is returned as it is.
 
         Raises:
-            ArtifactError: no such folder, or it is no run; names what there is.
+            ArtifactError: no such folder, or it is not a run; names what there is.
         """
+        if isinstance(run, RunFolder):
+            return run
         found = RunFolder.locate(run)
         if found.path.is_file():
             kind = (
@@ -116,50 +119,14 @@ class RunFolder:
         """The folder's name."""
         return self.path.resolve().name
 
-    def trained_priors(self) -> list[str]:
-        """Names of the finished ones."""
-        return sorted(path.parent.name for path in self.priors.glob("*/model.json"))
-
-    def usual_prior(self) -> str | None:
-        """The prior that is meant where none is named: `default`, or the only one there is; None where that leaves it open."""
-        known = self.trained_priors()
-        return "default" if "default" in known else known[0] if len(known) == 1 else None
-
-    def prior_folder(self, name: str | None) -> Path:
-        """The folder of a finished prior; None takes `usual_prior`.
+    @cached_property
+    def trained_autoencoder(self) -> Artifact:
+        """The finished autoencoder.
 
         Raises:
-            ArtifactError: none, or not that one; names what there is.
+            ArtifactError: it is not finished, or damaged.
         """
-        known = self.trained_priors()
-        if not known:
-            raise ArtifactError(
-                f"run {self.name} has no finished prior", action=f"run actseq train-prior {self.name} first"
-            )
-        if name is None:
-            name = self.usual_prior() or "default"
-        if name not in known:
-            raise ArtifactError(f"run {self.name} has no prior '{name}'", action=suggest_name(name, known))
-        return self.priors / name
-
-    def vocoder_folder(self, name: str) -> Path:
-        """The folder of a finished vocoder.
-
-        Raises:
-            ArtifactError: none, or not that one; names what there is.
-        """
-        known = self.trained_vocoders()
-        if not known:
-            raise ArtifactError(
-                f"run {self.name} has no trained vocoder", action=f"run actseq train-vocoder {self.name} first"
-            )
-        if name not in known:
-            raise ArtifactError(f"run {self.name} has no vocoder '{name}'", action=suggest_name(name, known))
-        return self.vocoders / name
-
-    def trained_vocoders(self) -> list[str]:
-        """Names of the finished ones."""
-        return sorted(path.parent.name for path in self.vocoders.glob("*/model.json"))
+        return Artifact.read(self.autoencoder, f"actseq train-ae … --run {self.name}")
 
     def write_config(self, config: Config, source: str, corpus_fingerprint: str | None) -> None:
         """Write what the run is made from."""
@@ -209,3 +176,47 @@ class RunFolder:
                     f"another process is working in {stage}", action="wait for it, or stop it"
                 ) from None
             yield
+
+
+class Models:
+    """The trained priors of a run, or its trained vocoders: each in a folder of its own name.
+
+    Args:
+        run: the run.
+        kind: `prior` or `vocoder`.
+
+    Attributes:
+        path: holds their folders.
+    """
+
+    def __init__(self, run: RunFolder, kind: str) -> None:
+        self.run, self.kind, self.path = run, kind, run.path / f"{kind}s"
+        self._read: dict[str, Artifact] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the finished models, sorted."""
+        return sorted(path.parent.name for path in self.path.glob("*/model.json"))
+
+    @property
+    def usual(self) -> str | None:
+        """The model that is meant where none is named: `default`, or the only one; None where that leaves it open."""
+        known = self.names
+        return "default" if "default" in known else known[0] if len(known) == 1 else None
+
+    def read(self, name: str | None = None) -> Artifact:
+        """A finished model; None takes the usual one.
+
+        Raises:
+            ArtifactError: there is none, or none of this name; names what there is.
+        """
+        known, command = self.names, f"actseq train-{self.kind} {self.run.name}"
+        if not known:
+            raise ArtifactError(f"run {self.run.name} has no finished {self.kind}", action=f"run {command} first")
+        if name is None:
+            name = self.usual or "default"
+        if name not in known:
+            raise ArtifactError(f"run {self.run.name} has no {self.kind} '{name}'", action=suggest_name(name, known))
+        if name not in self._read:
+            self._read[name] = Artifact.read(self.path / name, f"{command} --name {name}")
+        return self._read[name]

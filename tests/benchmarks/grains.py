@@ -19,7 +19,7 @@ from actseq.autoencoders.base import Latents
 from actseq.config import Member
 from actseq.data.corpus import Corpus
 from actseq.evaluation import metrics, set_distances
-from actseq.inference.loading import load_codec
+from actseq.inference.loading import load_codec, stage_config
 from actseq.plots import latent_statistics
 from actseq.plots import spectra as bands
 from actseq.storage.run_folder import RunFolder
@@ -52,7 +52,8 @@ def resynthesis(run: RunFolder, members: dict[str, Member], clips: list[np.ndarr
     """Octave levels, lines and distances of what every vocoder makes of the decoder's grains."""
     made = {"original": clips}
     for name, member in members.items():
-        codec, _, _ = load_codec(run, "cpu", member)
+        config = stage_config(run, (), "generate").model_copy(update={"vocoder": member})
+        codec, _ = load_codec(run, "cpu", config)
         made[name] = codec.reconstruct(clips)
     rate, hop_hz = codec.sample_rate, codec.sample_rate / codec.representation.hop_length
     octaves = bands.octaves(np.stack([spectrum(sounds, 4096) for sounds in made.values()]), rate)
@@ -84,7 +85,8 @@ def main() -> None:
     run = RunFolder.open(arguments.run)
     changes = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in arguments.set)}
     members = {"run": Member(**(run.read_config().vocoder.model_dump() | changes)), "recipe": RECIPE}
-    codec, config, _ = load_codec(run, "cpu", members["run"])
+    config = stage_config(run, (), "generate")
+    codec, _ = load_codec(run, "cpu", config.model_copy(update={"vocoder": members["run"]}))
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     indices = corpus.indices(arguments.split)
     clips = [corpus.waveform(i) for i in indices]

@@ -13,7 +13,7 @@ from actseq import build
 from actseq.config import Member
 from actseq.data.corpus import Corpus
 from actseq.evaluation import metrics
-from actseq.inference.loading import load_codec
+from actseq.inference.loading import load_codec, stage_config
 from actseq.representations.linear import Linear
 from actseq.storage.run_folder import RunFolder
 from actseq.vocoders.base import synthesise
@@ -23,7 +23,7 @@ def main() -> None:
     """One line for each."""
     torch.set_num_threads(1)
     run = RunFolder.open(sys.argv[1])
-    codec, config, _ = load_codec(run, "cpu", None)
+    codec, config = load_codec(run, "cpu", stage_config(run, (), "generate"), vocoder=False)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     clips = [corpus.waveform(index) for index in corpus.indices("test")]
     framing = codec.representation.framing  # type: ignore[attr-defined]

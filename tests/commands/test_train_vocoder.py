@@ -13,13 +13,12 @@ from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner
 
 from actseq import pipeline
-from actseq.config import Member
 from actseq.data.corpus import Corpus
 from actseq.errors import ArtifactError, ConfigError
 from actseq.evaluation import vocoder_choice
 from actseq.evaluation.metrics import multi_resolution_stft
 from actseq.inference.loaded_run import LoadedRun
-from actseq.inference.loading import load_codec
+from actseq.inference.loading import load_codec, stage_config
 from actseq.progress import Silent
 from actseq.storage.artifacts import load_tensors, read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
@@ -98,9 +97,8 @@ def test_figures_are_those_of_the_clips(finished: Path) -> None:
     """The recorded means are what the vocoders give, clip by clip, when asked by hand."""
     found = read_json(finished / "vocoders" / "choice.json")
     run = RunFolder.open(finished)
-    members = {"default": Member(kind="trained", name="default"), UNTRAINED: Member(kind="phase")}
-    for name, member in members.items():
-        codec, config, _ = load_codec(run, "cpu", member)
+    for name, kind in {"default": "trained", UNTRAINED: "phase"}.items():
+        codec, config = load_codec(run, "cpu", stage_config(run, [f"vocoder.kind={kind}"], "generate"))
         corpus = Corpus(run.corpus, config.corpus.level_dbfs)
         indices = corpus.indices("validation")
         clips = [corpus.waveform(i) for i in indices]
@@ -130,7 +128,7 @@ def test_a_worse_one_loses_and_is_not_used(run: Path) -> None:
 def test_scores_are_of_the_candidates_given(finished: Path) -> None:
     """The same comparison for any vocoders: the best of several, whatever their order."""
     run = RunFolder.open(finished)
-    codec, config, _ = load_codec(run, "cpu", Member(kind="trained", name="default"))
+    codec, config = load_codec(run, "cpu", stage_config(run, ["vocoder.kind=trained"], "generate"))
     assert isinstance(codec.vocoder, Phase)
     worse = LearnedMagnitude(codec.representation, width=8, inner=8, blocks=0, n_updates=0)
     with torch.no_grad():
@@ -221,7 +219,7 @@ def test_again_does_nothing_and_other_settings_are_refused(run: Path) -> None:
         pipeline.train_vocoder(run, overrides=[*SETTINGS, "train_vocoder.steps=26"], **USE)
     with pytest.raises(ConfigError, match="train-vocoder cannot set 'train_ae'"):
         pipeline.train_vocoder(run, overrides=["train_ae.batch_size=3"], **USE)
-    with pytest.raises(ConfigError, match="no name for a vocoder"):
+    with pytest.raises(ConfigError, match="cannot be the name of a vocoder"):
         pipeline.train_vocoder(run, name="a/b", **USE)
 
 
@@ -313,7 +311,7 @@ def test_what_is_damaged_or_missing_is_named(run: Path) -> None:
         opened("default")
     shutil.rmtree(folder)
     assert LoadedRun.open(run, device="cpu").config.vocoder.kind == "phase"
-    with pytest.raises(ArtifactError, match="no trained vocoder; run actseq train-vocoder run first"):
+    with pytest.raises(ArtifactError, match="no finished vocoder; run actseq train-vocoder run first"):
         opened("default")
     write_json(run / "vocoders" / "choice.json", {"inputs": {}, "winner": {"vocoder": {"kind": "phase"}}})
     assert LoadedRun.open(run, device="cpu").config.vocoder.kind == "phase"

@@ -63,7 +63,7 @@ def run(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def opened(run: Path, overrides: list[str]) -> tuple[LoadedRun, Corpus, LatentSequences]:
     loaded = LoadedRun.open(run, prior="default", device="cpu", overrides=overrides)
     corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
-    return loaded, corpus, load_latents(loaded.run, loaded.autoencoder)[0]
+    return loaded, corpus, load_latents(loaded.run)[0]
 
 
 def measured(

@@ -577,7 +577,7 @@ def test_a_run_of_real_digits(data_dir: Path, tmp_path: Path) -> None:
     loaded = LoadedRun.open(run, prior="gan", device="cpu")
     clips = loaded.generate_clips(6, until_stop=True, label="7", seed=1)
     assert all(clip.stopped and np.isfinite(clip.waveform).all() and clip.waveform.any() for clip in clips)
-    latents = load_latents(loaded.run, loaded.autoencoder)[0]
+    latents = load_latents(loaded.run)[0]
     known = {latents.records[index].length for index in latents.indices("train")}
     assert {len(clip.latents) for clip in clips} <= known | {min(max(known), loaded.config.train_prior.frames)}
     with pytest.raises(ConfigError, match="cannot continue a recording"):

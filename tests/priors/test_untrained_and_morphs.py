@@ -20,7 +20,7 @@ from actseq.priors import morphs
 from actseq.priors.base import Chunk, Prior, Sampling, SamplingRequest
 from actseq.priors.labels import LabelledPrior
 from actseq.priors.morphs import Interpolate, Vary, spherical
-from actseq.storage.artifacts import fingerprint, read_json
+from actseq.storage.artifacts import Artifact, read_json
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import StoreWriter
 
@@ -59,12 +59,12 @@ def copied(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def latents(made: Path) -> LatentSequences:
-    return load_latents(RunFolder(made), fingerprint(made / "autoencoder"))[0]
+    return load_latents(RunFolder(made))[0]
 
 
 @pytest.fixture(scope="module")
 def free(made: Path) -> Callable[[str], LabelledPrior[Any]]:
-    return lambda name: loading.make_prior(RunFolder(made), name, "cpu", fingerprint(made / "autoencoder"))
+    return lambda name: loading.make_prior(RunFolder(made), name, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +319,7 @@ def test_without_whole_sequences_there_is_no_end(
 ) -> None:
     manifest = copied / "latents" / "manifest.jsonl"
     manifest.write_text(manifest.read_text().replace('"begins": true', '"begins": false'))
-    labelled = loading.make_prior(RunFolder(copied), kind, "cpu", fingerprint(copied / "autoencoder"))
+    labelled = loading.make_prior(RunFolder(copied), kind, "cpu")
     made, stopped = sampled(labelled.prior, until_stop=True)
     assert made.shape[1] == MAX_FRAMES
     assert not stopped.any()
@@ -455,7 +455,7 @@ def test_a_run_has_them_without_training(kind: str, made: Path) -> None:
     assert isinstance(loaded.prior, LabelledPrior)
     assert (loaded.labels, loaded.prior_name, loaded.prior_folder) == (LABELS, kind, None)
     assert loaded.fingerprints == {
-        "autoencoder": fingerprint(made / "autoencoder"),
+        "autoencoder": Artifact.read(made / "autoencoder").fingerprint,
         "latents": read_json(made / "latents" / "latents.json")["fingerprint"],
     }
     first = loaded.generate(2, until_stop=True, label="7", seed=3)
@@ -477,7 +477,7 @@ def test_no_other_prior_may_have_their_names(copied: Path) -> None:
     (copied / "priors" / "mine").rename(copied / "priors" / "iid")
     loaded = LoadedRun.open(copied, prior="iid", device="cpu")
     assert isinstance(loaded.prior, LabelledPrior)
-    assert loaded.fingerprints["prior"] == fingerprint(copied / "priors" / "iid")
+    assert loaded.fingerprints["prior"] == Artifact.read(copied / "priors" / "iid").fingerprint
 
 
 def test_several_priors_and_none_named(copied: Path) -> None:

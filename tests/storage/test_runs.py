@@ -19,7 +19,7 @@ from actseq import build, config
 from actseq.errors import ArtifactError, ConfigError
 from actseq.inference import loading
 from actseq.storage import artifacts, run_folder
-from actseq.storage.artifacts import fingerprint, load_tensors, read_meta, read_weights, same_settings, write_artifact
+from actseq.storage.artifacts import Artifact, content_hash, load_tensors, same_settings, write_artifact
 from actseq.storage.run_folder import RunFolder
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3), "b": torch.zeros(0, 2)}
@@ -40,27 +40,31 @@ class Bomb:
 
 
 def test_an_artifact_comes_back(tmp_path: Path) -> None:
-    found = write_artifact(tmp_path / "deep" / "a", TENSORS, META)
-    meta = read_meta(tmp_path / "deep" / "a", "train-ae")
-    assert {key: meta[key] for key in META} == META
-    weights = read_weights(tmp_path / "deep" / "a", meta)
+    write_artifact(tmp_path / "deep" / "a", TENSORS, META)
+    artifact = Artifact.read(tmp_path / "deep" / "a")
+    assert {key: artifact.meta[key] for key in META} == META
+    weights = artifact.weights()
     assert set(weights) == set(TENSORS)
     for name, tensor in TENSORS.items():
         assert weights[name].dtype == tensor.dtype
         assert torch.equal(weights[name], tensor)
-    assert fingerprint(tmp_path / "deep" / "a") == found
+    assert artifact.fingerprint == content_hash(json.loads((tmp_path / "deep" / "a" / "model.json").read_bytes()))
     assert not [path for path in (tmp_path / "deep" / "a").iterdir() if path.name.startswith(".")]
 
 
 def test_the_fingerprint_is_that_of_content(tmp_path: Path) -> None:
-    first = write_artifact(tmp_path / "a", TENSORS, META)
-    assert write_artifact(tmp_path / "b", dict(reversed(TENSORS.items())), dict(reversed(META.items()))) == first
-    assert write_artifact(tmp_path / "c", TENSORS | {"b": torch.ones(1)}, META) != first
-    assert write_artifact(tmp_path / "d", TENSORS, META | {"kind": "prior"}) != first
+    def written(name: str, tensors: dict[str, torch.Tensor], meta: dict[str, Any]) -> str:
+        write_artifact(tmp_path / name, tensors, meta)
+        return Artifact.read(tmp_path / name).fingerprint
+
+    first = written("a", TENSORS, META)
+    assert written("b", dict(reversed(TENSORS.items())), dict(reversed(META.items()))) == first
+    assert written("c", TENSORS | {"b": torch.ones(1)}, META) != first
+    assert written("d", TENSORS, META | {"kind": "prior"}) != first
     shutil.move(tmp_path / "a", tmp_path / "moved")
-    assert fingerprint(tmp_path / "moved") == first
+    assert Artifact.read(tmp_path / "moved").fingerprint == first
     (tmp_path / "b" / "model.json").write_text(json.dumps(json.loads((tmp_path / "b" / "model.json").read_text())))
-    assert fingerprint(tmp_path / "b") == first, "layout is no content"
+    assert Artifact.read(tmp_path / "b").fingerprint == first, "layout is no content"
 
 
 def test_weights_without_their_json_are_not_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +77,7 @@ def test_weights_without_their_json_are_not_finished(tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         write_artifact(tmp_path, {"a": torch.ones(1)}, META)
     with pytest.raises(ArtifactError, match="no finished model; run actseq train-ae first"):
-        read_meta(tmp_path, "actseq train-ae")
+        Artifact.read(tmp_path, "actseq train-ae")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0005, 0.05, 0.5, 0.999])
@@ -82,7 +86,7 @@ def test_weights_cut_short(tmp_path: Path, share: float) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(ArtifactError, match=r"model\.safetensors is cut short or damaged"):
-        read_weights(tmp_path, read_meta(tmp_path, "train-ae"))
+        Artifact.read(tmp_path).weights()
 
 
 def test_weights_of_another_artifact(tmp_path: Path) -> None:
@@ -90,7 +94,7 @@ def test_weights_of_another_artifact(tmp_path: Path) -> None:
     write_artifact(tmp_path / "b", TENSORS | {"b": torch.ones(1)}, META)
     shutil.copy(tmp_path / "b" / "model.safetensors", tmp_path / "a" / "model.safetensors")
     with pytest.raises(ArtifactError, match="not the file that its JSON describes"):
-        read_weights(tmp_path / "a", read_meta(tmp_path / "a", "train-ae"))
+        Artifact.read(tmp_path / "a").weights()
 
 
 def test_a_flipped_bit(tmp_path: Path) -> None:
@@ -100,7 +104,7 @@ def test_a_flipped_bit(tmp_path: Path) -> None:
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="not the file that its JSON describes"):
-        read_weights(tmp_path, read_meta(tmp_path, "train-ae"))
+        Artifact.read(tmp_path).weights()
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy", "pickle"])
@@ -141,7 +145,7 @@ def test_a_damaged_json_is_named(tmp_path: Path, content: bytes) -> None:
     write_artifact(tmp_path, TENSORS, META)
     (tmp_path / "model.json").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"model\.json") as caught:
-        read_meta(tmp_path, "train-ae")
+        Artifact.read(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -161,7 +165,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, smoke: config.Config) -> P
     representation = build.build_representation(smoke)
     model = build.build_autoencoder(smoke, representation)
     run.write_config(smoke, "sounds", "abc")
-    made = write_artifact(
+    write_artifact(
         run.autoencoder,
         {f"autoencoder.{name}": value for name, value in model.state_dict().items()}
         | {f"representation.{name}": value for name, value in representation.state_dict().items()},
@@ -172,11 +176,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, smoke: config.Config) -> P
             "inputs": {"corpus": "abc"},
         },
     )
-    for name, inputs in (("default", made), ("other", "0" * 64)):
+    for name, inputs in (("default", run.trained_autoencoder.fingerprint), ("other", "0" * 64)):
         prior = build.build_prior(smoke, 4, 4, ["x", "y"])
         prior.prior.standardiser.active.copy_(torch.arange(4))
         write_artifact(
-            run.priors / name,
+            run.priors.path / name,
             {f"prior.{key}": value for key, value in prior.state_dict().items()},
             {
                 "config": smoke.model_dump(mode="json"),
@@ -198,8 +202,8 @@ def copied(trained: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("part", ["autoencoder", "priors/default"])
 def test_tensors_that_do_not_fit_are_refused(copied: Path, change: str, part: str) -> None:
     folder = copied / part
-    meta = read_meta(folder, "")
-    tensors = read_weights(folder, meta)
+    artifact, config = Artifact.read(folder), loading.stage_config(RunFolder(copied), (), "generate")
+    meta, tensors = artifact.meta, artifact.weights()
     name = [name for name in sorted(tensors) if name.startswith(("autoencoder.", "prior."))][-1]
     prefix = name.split(".")[0]
     if change == "missing":
@@ -214,9 +218,9 @@ def test_tensors_that_do_not_fit_are_refused(copied: Path, change: str, part: st
 
     def load() -> None:
         if part == "autoencoder":
-            loading.load_codec(RunFolder(copied), "cpu", None)
+            loading.load_codec(RunFolder(copied), "cpu", config)
         else:
-            loading.load_prior(RunFolder(copied), None, "cpu", meta["inputs"]["autoencoder"])
+            loading.load_prior(RunFolder(copied), None, "cpu", config)
 
     with pytest.raises(ArtifactError, match="do not fit their own") as caught:
         load()
@@ -243,18 +247,18 @@ def test_a_prior_of_another_autoencoder_is_refused(trained: Path) -> None:
 
 def test_a_prior_is_chosen_by_name(trained: Path, tmp_path: Path) -> None:
     run = RunFolder(trained)
-    assert run.prior_folder(None).name == "default"
-    assert run.prior_folder("other").name == "other"
+    assert run.priors.read().folder.name == "default"
+    assert run.priors.read("other").folder.name == "other"
     with pytest.raises(ArtifactError, match="no prior 'othr'; did you mean 'other'"):
-        run.prior_folder("othr")
+        run.priors.read("othr")
     with pytest.raises(ArtifactError, match="no finished prior; run actseq train-prior"):
-        RunFolder(tmp_path).prior_folder(None)
+        RunFolder(tmp_path).priors.read()
     only = RunFolder(tmp_path / "only")
-    write_artifact(only.priors / "single", TENSORS, META)
-    assert only.prior_folder(None).name == "single"
-    write_artifact(only.priors / "second", TENSORS, META)
+    write_artifact(only.priors.path / "single", TENSORS, META)
+    assert only.priors.read().folder.name == "single"
+    write_artifact(only.priors.path / "second", TENSORS, META)
     with pytest.raises(ArtifactError, match="there are: second, single"):
-        only.prior_folder(None)
+        only.priors.read()
 
 
 # -- finding a run -----------------------------------------------------------------------------------------------------
