@@ -27,12 +27,13 @@ from actseq.registry import (
     CORRUPTIONS,
     EFFECTS,
     FAMILIES,
+    FOLLOWING,
     HEADS,
     NETWORKS,
     OBJECTIVES,
     PRIOR_NETWORKS,
+    REGULARISERS,
     REPRESENTATIONS,
-    TRAININGS,
     UNTRAINED_PRIORS,
     VOCODER_NETWORKS,
     VOCODERS,
@@ -137,26 +138,26 @@ def _full(table: Mapping[str, Callable[..., Any]], member: Tree, where: str) -> 
 
 
 def _settle(tree: Tree, given: frozenset[str], sample_rate: int) -> Iterator[str]:
-    """Make true what networks want of other members; a line for each network that had something of the preset replaced.
+    """Make true what members want of others; a line for each of them that had something of the preset replaced.
 
     Raises:
         ConfigError: what does not fit was given.
     """
-    for network in TRAININGS:
-        wishes = _wishes(tree, network, sample_rate)
-        replaced = [said for where, fits in wishes if (said := _follow(tree, given, network, where, fits))]
+    for chosen in FOLLOWING:
+        wishes = _wishes(tree, chosen, sample_rate)
+        replaced = [said for where, fits in wishes if (said := _follow(tree, given, chosen, where, fits))]
         if replaced:
-            yield f"{network} {_node(tree, network)['kind']}: {', '.join(replaced)}"
+            yield f"{chosen} {_node(tree, chosen)['kind']}: {', '.join(replaced)}"
 
 
-def _follow(tree: Tree, given: frozenset[str], network: str, where: str, fits: list[str]) -> str | None:
+def _follow(tree: Tree, given: frozenset[str], chosen: str, where: str, fits: list[str]) -> str | None:
     """Put the first member that fits where none or another is; what of the preset that replaces.
 
     Args:
         tree: the configuration.
         given: dotted keys that overrides have set.
-        network: which one has the wish.
-        where: of what.
+        chosen: where the member is that wants something.
+        where: what it wants something of.
         fits: kinds that go with it, best first; none where there must be no such member.
 
     Raises:
@@ -169,13 +170,13 @@ def _follow(tree: Tree, given: frozenset[str], network: str, where: str, fits: l
     kept = {key: value for key, value in old.items() if f"{where}.{key}" in given}
     if where in given or "kind" in kept or (kept and not fits):
         raise ConfigError(
-            f"{network} {_node(tree, network)['kind']} with {family} {kind or 'null'}",
+            f"{chosen} {_node(tree, chosen)['kind']} with {family} {kind or 'null'}",
             f"{family} {' or '.join(fits)}" if fits else f"no {family}",
             f"--set {where}.kind={wanted}, or leave {family} out" if fits else f"--set {where}=null, or leave it out",
         )
-    if kind == "":
-        # Keys for the objective of the preset's network: another one that was chosen may not have them all.
-        known = options_model(FAMILIES[where][fits[0]]).model_fields if f"{network}.kind" in given else old
+    if kind == "" and fits:
+        # Keys for what follows from the preset's member: what follows from another may not have them all.
+        known = options_model(FAMILIES[where][fits[0]]).model_fields if f"{chosen}.kind" in given else old
         kept |= {key: value for key, value in old.items() if key in known}
     _put(tree, where, None if wanted is None else kept | {"kind": wanted})
     if kind:
@@ -184,10 +185,10 @@ def _follow(tree: Tree, given: frozenset[str], network: str, where: str, fits: l
     return f"without {', '.join(lost)}" if lost else None
 
 
-def _wishes(tree: Tree, network: str, sample_rate: int) -> Iterator[tuple[str, list[str]]]:
-    """Members that go with a network, best first: where, and which; none where there must be none."""
-    member = find_member(FAMILIES[network], _node(tree, network)["kind"], network)
-    if network == "autoencoder.network":
+def _wishes(tree: Tree, chosen: str, sample_rate: int) -> Iterator[tuple[str, list[str]]]:
+    """Members that go with another, best first: where, and which; none where there must be none."""
+    member = find_member(FAMILIES[chosen], _node(tree, chosen)["kind"], chosen)
+    if chosen == "autoencoder.network":
         accepts = getattr(member, "accepts", None)
         if accepts is not None:
             found = (kind for kind, one in REPRESENTATIONS.items() if isinstance(one(sample_rate), accepts))
@@ -198,10 +199,11 @@ def _wishes(tree: Tree, network: str, sample_rate: int) -> Iterator[tuple[str, l
         elif getattr(member, "point_latents", False):
             points = [kind for kind, one in BOTTLENECKS.items() if getattr(one, "params_per_dim") == 1]  # noqa: B009
             yield "autoencoder.bottleneck", points
-    if network == "prior.network":
+    if chosen == "prior.network":
         yield "prior.head", [] if is_whole_sequence(member) else list(HEADS)
-    where, usual = TRAININGS[network]
-    yield where, [getattr(member, "objective", usual)]
+    where, usual = FOLLOWING[chosen]
+    named = getattr(member, where.rpartition(".")[2], usual)
+    yield where, [] if named is None else [named]
 
 
 def is_whole_sequence(network: Callable[..., Any]) -> bool:
@@ -268,7 +270,8 @@ def build_corruption(config: Config) -> Any:
 def build_autoencoding(config: Config, model: Autoencoder, representation: Representation, margin: int) -> Any:
     """The objective of `train-ae`."""
     section = config.train_ae
-    given = (model, representation, margin, build_corruption(config))
+    regulariser = section.regulariser and construct(REGULARISERS, section.regulariser, "train_ae.regulariser", model)
+    given = (model, representation, margin, build_corruption(config), regulariser)
     return construct(OBJECTIVES, section.objective, "train_ae.objective", *given)
 
 

@@ -84,10 +84,10 @@ class TrainingConfig(Section):
     patience: int | None = Field(None, gt=0)
     """Stop after so many validations without a better one; None trains to the end, and keeps the best all the same."""
 
-    @field_validator("objective", mode="before")
+    @field_validator("objective", "regulariser", mode="before", check_fields=False)
     @classmethod
     def _kind_follows(cls, value: Any) -> Any:
-        return {"kind": "", **value} if isinstance(value, Mapping) else value
+        return {"kind": ""} | dict(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingConfig:
@@ -99,6 +99,8 @@ class TrainingConfig(Section):
 class AutoencoderTrainingConfig(TrainingConfig):
     """As `TrainingConfig`."""
 
+    regulariser: Member | None = None
+    """What the bottleneck asks of its latents; its kind follows from the bottleneck."""
     segment_seconds: float | None = Field(None, gt=0)
     """Length of a training crop; None: that of the corpus."""
     corruption: Member | None = None
@@ -201,6 +203,39 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
 """Which sections a command may override; `run` takes them all."""
 
 
+MOVED = {
+    "variational": ("kl", ("kl_weight", "kl_warmup", "free_bits_nats")),
+    "adversarial": ("latent-discriminator", ("adversarial_weight", "matching_weight", "adjudicator_width")),
+}
+"""Keys that were those of `train_ae.objective`, and are those of `train_ae.regulariser` since 2026-11-29: for each bottleneck
+the kind of its regulariser, and its keys. Configurations of older runs and presets name them at the old place."""
+
+
+def translate(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration, or of a part of one, with the keys of older versions at their present places."""
+    tree = _copy(tree)
+    training, objective = _at(tree, "train_ae"), _at(tree, "train_ae.objective")
+    if not isinstance(objective, dict):
+        return tree
+    old = {key: objective.pop(key) for _, keys in MOVED.values() for key in keys if key in objective}
+    if old and not objective:
+        del training["objective"]
+    bottleneck = _at(tree, "autoencoder.bottleneck.kind")
+    for kind, keys in [one for name, one in MOVED.items() if bottleneck in (None, name)]:
+        found = {key: old[key] for key in keys if key in old}
+        if found:
+            training["regulariser"] = _merge({"kind": kind, **found}, training.get("regulariser") or {})
+            break
+    return tree
+
+
+def _at(tree: Any, where: str) -> Any:
+    """What is at a dotted key; None where there is none."""
+    for part in where.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
 def suggest_name(name: str, known: Iterable[str]) -> str:
     """What the user may have meant: `did you mean 'x'?`, or the list of what there is."""
     names = sorted(known)
@@ -277,7 +312,7 @@ T = TypeVar("T", bound=BaseModel)
 def parse(model: type[T], tree: Mapping[str, Any], where: str = "") -> T:
     """Validate `tree` as `model`; the error names the key and the nearest one that exists."""
     try:
-        return model.model_validate(tree)
+        return model.model_validate(translate(tree) if model is Config else tree)
     except ValidationError as error:
         raise ConfigError(_explain(error, model, where)) from None
 
@@ -317,6 +352,7 @@ def _read_with_includes(preset: str, seen: tuple[str, ...] = ()) -> dict[str, An
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds a {type(tree).__name__}", "a mapping of sections")
+    tree = translate(tree)
     base = tree.pop("include", None)
     if base is not None and not isinstance(base, str):
         raise ConfigError(f"'include' in {path} is {base!r}", "the name of one other preset")
@@ -356,6 +392,7 @@ def _set(tree: dict[str, Any], text: str) -> Iterator[str]:
     change: Any = value
     for part in reversed(parts):
         change = {part: change}
+    change = translate(change)
     node: Any = tree
     for depth, part in enumerate(parts[:-1]):
         known = {*(node if isinstance(node, Mapping) else ()), *_keys(Config, parts[:depth])}
@@ -368,12 +405,12 @@ def _set(tree: dict[str, Any], text: str) -> Iterator[str]:
         if other in node:
             node[other] = None
     tree.update(_merge(tree, change))
-    return _leaves(value, key)
+    return _leaves(change)
 
 
-def _leaves(value: Any, key: str) -> Iterator[str]:
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{key}.{name}")
-    else:
-        yield key
+def _leaves(value: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    for name, inner in value.items():
+        if isinstance(inner, Mapping) and inner:
+            yield from _leaves(inner, f"{above}{name}.")
+        else:
+            yield f"{above}{name}"

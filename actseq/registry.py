@@ -21,6 +21,8 @@ from actseq.corruptions.noise import Noise
 from actseq.corruptions.rotation import Rotation
 from actseq.objectives.adversarial_sequence import AdversarialSequences
 from actseq.objectives.autoencoding import Autoencoding
+from actseq.objectives.latent_discriminator import LatentDiscriminator
+from actseq.objectives.regularisers import KlPrice
 from actseq.objectives.sequence import SequenceLikelihood
 from actseq.objectives.vocoding import AdversarialVocoding, MagnitudeLikeness
 from actseq.priors.flow import Flow
@@ -60,6 +62,8 @@ OBJECTIVES: Table = {
     "adversarial-vocoding": AdversarialVocoding,
 }
 """What trains a network; the network names it in its attribute `objective`."""
+REGULARISERS: Table = {"kl": KlPrice, "latent-discriminator": LatentDiscriminator}
+"""What a bottleneck asks of its latents in training; it names it in its attribute `regulariser`."""
 VOCODERS: Table = {"phase": Phase, "griffin-lim": GriffinLim, "istft": Istft, "granular": GrainSynthesis}
 """Best first: `vocoder: {kind: auto}` stands for the first that takes the representation."""
 VOCODER_NETWORKS: Table = {"magnitude": LearnedMagnitude, "neural": Neural}
@@ -94,6 +98,7 @@ FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "autoencoder.network": NETWORKS,
     "autoencoder.bottleneck": BOTTLENECKS,
     "train_ae.objective": OBJECTIVES,
+    "train_ae.regulariser": REGULARISERS,
     "train_ae.corruption": CORRUPTIONS,
     "prior.network": PRIOR_NETWORKS,
     "prior.head": HEADS,
@@ -104,9 +109,10 @@ FAMILIES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "generate.effects": EFFECTS,
 }
 """Where a configuration holds a member, and of which table."""
-TRAININGS = {
+FOLLOWING: dict[str, tuple[str, str | None]] = {
     "autoencoder.network": ("train_ae.objective", "autoencoding"),
+    "autoencoder.bottleneck": ("train_ae.regulariser", None),
     "prior.network": ("train_prior.objective", "sequence"),
     "train_vocoder.network": ("train_vocoder.objective", "magnitude"),
 }
-"""Where the objective of a network is, and which one it is where the network names none."""
+"""What follows from a member, and which one where the member names none in the attribute of that name."""

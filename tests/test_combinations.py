@@ -228,7 +228,7 @@ ALONE = [
     (where, kind)
     for where, table in registry.FAMILIES.items()
     for kind in sorted(table)
-    if not where.endswith(("objective", "effects"))
+    if not where.endswith(("objective", "regulariser", "effects"))
 ]
 
 
@@ -286,10 +286,10 @@ def few(section: TrainingConfig) -> Any:
     ("given", "replaced"),
     [
         (["prior.network.kind=gan"], "prior.network gan: no head in place of mixture"),
-        (["autoencoder.network.kind=pca"], "autoencoder.network pca: bottleneck plain in place of variational"),
+        (["autoencoder.bottleneck.kind=plain"], "autoencoder.bottleneck plain: no regulariser in place of kl"),
         (
-            ["autoencoder.network.kind=unet"],
-            "autoencoder.network unet: representation stft in place of mel, bottleneck plain in place of variational",
+            ["autoencoder.bottleneck.kind=adversarial", "train_ae.regulariser.matching_weight=2"],
+            "autoencoder.bottleneck adversarial: regulariser latent-discriminator in place of kl",
         ),
         (["prior.network.kind=gru"], None),
         (["prior.network.kind=gan", "prior.head=null"], None),
@@ -299,6 +299,15 @@ def test_what_a_preset_brought_and_does_not_fit_goes_with_one_line(given: list[s
     said: list[str] = []
     build.complete(load_preset("smoke", given), Saying(said))
     assert said == ([] if replaced is None else [replaced])
+
+
+def test_what_follows_from_what_was_replaced_goes_too() -> None:
+    said: list[str] = []
+    build.complete(load_preset("smoke", ["autoencoder.network.kind=unet"]), Saying(said))
+    assert said == [
+        "autoencoder.network unet: representation stft in place of mel, bottleneck plain in place of variational",
+        "autoencoder.bottleneck plain: no regulariser in place of kl",
+    ]
 
 
 def test_a_run_that_lists_all_keys_loses_those_of_the_old_objective() -> None:

@@ -149,6 +149,54 @@ def test_a_preset_path_that_does_not_exist(tmp_path: Path) -> None:
         load_preset(str(tmp_path / "gone.yaml"))
 
 
+# -- keys of older versions -------------------------------------------------------------------------------------------
+
+
+def older(bottleneck: str, **more: float) -> dict[str, object]:
+    """What the configuration of a run used to say: all keys in the objective, whatever the bottleneck."""
+    tree = build.complete(load_preset("smoke", [f"autoencoder.bottleneck.kind={bottleneck}"])).model_dump(mode="json")
+    del tree["train_ae"]["regulariser"]
+    options = [build.options_model(member) for member in registry.REGULARISERS.values()]
+    tree["train_ae"]["objective"] |= {key: field.default for one in options for key, field in one.model_fields.items()}
+    tree["train_ae"]["objective"] |= more
+    return tree
+
+
+def test_old_runs_name_what_is_now_the_regulariser() -> None:
+    found = config.parse(Config, older("variational", kl_weight=0.7))
+    assert found.train_ae.regulariser == config.Member.model_validate(
+        {"kind": "kl", "kl_weight": 0.7, "kl_warmup": 0.2, "free_bits_nats": 0.25}
+    )
+    assert "kl_weight" not in found.train_ae.objective.options
+    other = config.parse(Config, older("adversarial", matching_weight=0.7)).train_ae.regulariser
+    assert other == config.Member.model_validate(
+        {"kind": "latent-discriminator", "adversarial_weight": 1.0, "matching_weight": 0.7, "adjudicator_width": 1000}
+    )
+    assert config.parse(Config, older("plain", kl_weight=0.7)).train_ae.regulariser is None
+    for bottleneck in ("variational", "adversarial", "plain"):
+        found = config.parse(Config, older(bottleneck))
+        assert build.complete(found) == found
+
+
+def test_old_presets_and_overrides_are_understood(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.yaml", "include: drums\ntrain_ae: {objective: {kl_weight: 0.7, delta_weight: 0.1}}\n")
+    found = load_preset(path)
+    assert found.train_ae.regulariser == config.Member.model_validate({"kind": "kl", "kl_weight": 0.7})
+    assert found.train_ae.objective.options == {"delta_weight": 0.1}
+    typed = load_preset("drums", ["train_ae.objective.kl_weight=0.7"])
+    assert build.complete(typed).train_ae.regulariser == build.complete(found).train_ae.regulariser
+    path = write(
+        tmp_path / "aae.yaml",
+        "include: smoke\nautoencoder: {bottleneck: {kind: adversarial}}\n"
+        "train_ae: {objective: {kind: autoencoding, matching_weight: 3}}\n",
+    )
+    member = build.complete(load_preset(path)).train_ae.regulariser
+    assert member is not None
+    assert (member.kind, member.options["matching_weight"]) == ("latent-discriminator", 3)
+    with pytest.raises(ConfigError, match="bottleneck plain with regulariser kl"):
+        build.complete(load_preset("mel-ae", ["train_ae.objective.kl_weight=0.7"]))
+
+
 # -- overrides ---------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +241,7 @@ def test_numbers_are_read_however_they_are_written(text: str) -> None:
         ("prior.network.kind=lstn", "did you mean 'lstm'"),
         ("prior.head.kind=gausian", "did you mean 'gaussian'"),
         ("prior.head.n_component=3", "did you mean 'n_components'"),
-        ("train_ae.objective.kl_wait=3", "did you mean 'kl_weight'"),
+        ("train_ae.regulariser.kl_wait=3", "did you mean 'kl_weight'"),
         ("vocoder.kind=grifin-lim", "did you mean 'griffin-lim'"),
         ("seed.deep=4", "'seed"),
         ("prior.steps=4", "'prior.steps' is no key"),

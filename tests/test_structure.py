@@ -67,7 +67,6 @@ def asked_for(node: ast.AST) -> Iterator[ast.expr]:
 
 # What is still to be mended.
 KNOWN = {
-    "actseq/objectives/autoencoding.py: actseq.autoencoders.bottlenecks.Adversarial",
     "actseq/vocoders/inversion.py: actseq.representations.linear.Linear",
     "actseq/vocoders/inversion.py: actseq.representations.mel.Mel",
     "actseq/vocoders/istft.py: actseq.representations.stft.Stft",

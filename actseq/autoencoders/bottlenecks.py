@@ -52,6 +52,7 @@ class Adversarial(nn.Module):
     """
 
     params_per_dim = 1
+    regulariser = "latent-discriminator"
     centre: Tensor
     whitening: Tensor
     colouring: Tensor
@@ -99,6 +100,7 @@ class Variational(nn.Module):
 
     params_per_dim = 2
     deviation = 1.0
+    regulariser = "kl"
 
     def __init__(self, latent_dim: int, *, min_log_variance: float = -10.0) -> None:
         super().__init__()

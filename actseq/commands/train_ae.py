@@ -224,5 +224,6 @@ def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None
     active = figures.get("active_dims")
     if active is not None and active < model.latent_dim / 4:
         reporter.warn(
-            f"only {active:.0f} of {model.latent_dim} latent dimensions are in use; lower kl_weight or latent_dim"
+            f"only {active:.0f} of {model.latent_dim} latent dimensions are in use; "
+            "lower train_ae.regulariser.kl_weight or latent_dim"
         )

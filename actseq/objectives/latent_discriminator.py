@@ -1,7 +1,8 @@
-"""What presses the codes of an adversarial bottleneck towards their prior, N(0, deviation²) in every dimension.
+"""`latent-discriminator`: latents are pushed towards the prior of an adversarial bottleneck, N(0, deviation²).
 
-An adjudicator learns to tell codes from draws, the encoder to fool it. Beside it, codes and draws are compared sorted, along
-every dimension and along random directions: that distance never plays a game, and mends what the adjudicator is slow to see.
+A discriminator learns to tell latents from draws of the prior, and the encoder learns that it cannot. In addition, latents
+and draws are compared sorted, along every dimension and along random directions: that distance needs no opponent, and corrects
+what the discriminator is slow to find.
 """
 
 import torch
@@ -9,71 +10,96 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from actseq.autoencoders.base import Autoencoder, Posterior
+from actseq.errors import require
+from actseq.modules.frames import valid_frames
 from actseq.objectives.base import Loss
 
 PENALTY = 0.1
-"""Weight of the adjudicator's squared gradient at codes and draws, by which it stays smooth (Mescheder et al. 2018, eq. 9)."""
+"""Weight of the discriminator's squared gradient at latents and draws: keeps it smooth (Mescheder et al. 2018, eq. 9)."""
 DIRECTIONS = 64
 
 
 class LatentDiscriminator(nn.Module):
-    """An adjudicator of two hidden layers, and the sliced distance.
+    """A discriminator with two hidden layers, and the sliced distance.
 
     Args:
-        latent_dim: numbers of a code.
-        deviation: of the prior.
-        width: units of a hidden layer.
-        adversarial_weight: of the adjudicator's opinion in the encoder's loss.
-        matching_weight: of the sliced distance there.
+        model: the autoencoder; its bottleneck has a `deviation`.
+        adversarial_weight: weight of the discriminator's score in the loss of the encoder.
+        matching_weight: weight there of the distance between the sorted latents of a batch and sorted draws of the prior.
+        adjudicator_width: units in each hidden layer of the discriminator.
 
     Sources: Makhzani et al., Adversarial Autoencoders (2015); Kolouri et al., Sliced Wasserstein Auto-Encoders (2018).
     """
 
     def __init__(
-        self, latent_dim: int, deviation: float, width: int, adversarial_weight: float, matching_weight: float
+        self,
+        model: Autoencoder,
+        *,
+        adversarial_weight: float = 1.0,
+        matching_weight: float = 1.0,
+        adjudicator_width: int = 1000,
     ) -> None:
         super().__init__()
-        self.deviation, self.adversarial_weight, self.matching_weight = deviation, adversarial_weight, matching_weight
+        require(0, adversarial_weight=adversarial_weight, matching_weight=matching_weight)
+        require(1, adjudicator_width=adjudicator_width)
+        assert model.bottleneck.deviation is not None
+        self.deviation, width = model.bottleneck.deviation, adjudicator_width
+        self.adversarial_weight, self.matching_weight = adversarial_weight, matching_weight
+        # The word of checkpoints.
         self.adjudicator = nn.Sequential(
-            nn.Linear(latent_dim, width),
+            nn.Linear(model.latent_dim, width),
             nn.LeakyReLU(0.2),
             nn.Linear(width, width),
             nn.LeakyReLU(0.2),
             nn.Linear(width, 1),
         )
 
-    def encoder_loss(self, codes: Float[Tensor, "frames latent_dim"]) -> Loss:
-        """What the encoder pays for codes that are told from draws; the adjudicator stands still."""
+    def penalty(self, posterior: Posterior, progress: float | None) -> Loss:
+        """How clearly the discriminator tells latents from draws, and their distance; in validation the distance alone.
+
+        The discriminator changes all the time, so its score says nothing about which weights are best.
+        """
+        latents = valid_frames(posterior.mean, posterior.lengths)
+        if progress is None:
+            matching = self.matching(latents)
+            return Loss(self.matching_weight * matching, {"matching": matching})
         self.adjudicator.requires_grad_(False)
-        fooled = F.softplus(-self.adjudicator(codes / self.deviation)).mean()
+        fooled = F.softplus(-self.adjudicator(latents / self.deviation)).mean()
         self.adjudicator.requires_grad_(True)
-        matching = self.matching(codes)
+        matching = self.matching(latents)
         total = self.adversarial_weight * fooled + self.matching_weight * matching
         return Loss(total, {"fooled": fooled.detach(), "matching": matching.detach()})
 
-    def discriminator_loss(self, codes: Float[Tensor, "frames latent_dim"]) -> Loss:
-        """What the adjudicator pays for taking codes for draws and draws for codes."""
-        both = torch.cat([torch.randn_like(codes), codes / self.deviation]).requires_grad_()
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The discriminator, under the name that checkpoints have for it."""
+        return {"adjudicator": list(self.parameters())}
+
+    def losses(self, posterior: Posterior) -> dict[str, Loss]:
+        """What the discriminator loses by mistaking latents for draws and draws for latents."""
+        latents = valid_frames(posterior.mean, posterior.lengths).detach()
+        both = torch.cat([torch.randn_like(latents), latents / self.deviation]).requires_grad_()
         score = self.adjudicator(both)[:, 0]
         (slope,) = torch.autograd.grad(score.sum(), both, create_graph=True)
-        drawn, coded = score.chunk(2)
-        told = F.softplus(-drawn).mean() + F.softplus(coded).mean()
-        return Loss(told + PENALTY * slope.square().sum(1).mean(), {"adjudicator": told.detach()})
+        drawn, encoded = score.chunk(2)
+        told = F.softplus(-drawn).mean() + F.softplus(encoded).mean()
+        loss = told + PENALTY * slope.square().sum(1).mean()
+        return {"adjudicator": Loss(loss, {"adjudicator": told.detach()})}
 
-    def matching(self, codes: Float[Tensor, "frames latent_dim"]) -> Float[Tensor, ""]:
-        """Mean squared distance of sorted codes and sorted draws, over dimensions and random directions, + covariances.
+    def matching(self, latents: Float[Tensor, "frames latent_dim"]) -> Float[Tensor, ""]:
+        """Mean squared distance of sorted latents from sorted draws, over dimensions and random directions, + covariances.
 
-        All in deviations of the prior. Random directions alone are slow to see that two dimensions go together.
+        All in deviations of the prior. Random directions alone are slow to show that two dimensions are correlated.
         """
-        dims, codes = codes.shape[1], codes / self.deviation
-        directions = F.normalize(torch.randn(dims, DIRECTIONS, device=codes.device), dim=0)
-        directions = torch.cat([torch.eye(dims, device=codes.device), directions], dim=1)
-        along = (codes @ directions).sort(dim=0).values
+        dims, latents = latents.shape[1], latents / self.deviation
+        directions = F.normalize(torch.randn(dims, DIRECTIONS, device=latents.device), dim=0)
+        directions = torch.cat([torch.eye(dims, device=latents.device), directions], dim=1)
+        along = (latents @ directions).sort(dim=0).values
         # Sorted draws along any direction are those of one Gaussian: its quantiles need no draws.
-        share = (torch.arange(len(codes), device=codes.device) + 0.5) / len(codes)
+        share = (torch.arange(len(latents), device=latents.device) + 0.5) / len(latents)
         quantiles = torch.special.ndtri(share)[:, None]
-        centred = codes - codes.mean(0)
-        covariance = centred.T @ centred / max(1, len(codes) - 1)
+        centred = latents - latents.mean(0)
+        covariance = centred.T @ centred / max(1, len(latents) - 1)
         together: Tensor = (covariance - torch.diag(covariance.diagonal())).square().sum() / dims
         distance: Tensor = (along - quantiles).square().mean() + together
         return distance

@@ -2,10 +2,12 @@
 
 import math
 
+import members
 import numpy as np
 import pytest
 import torch
 
+from actseq.autoencoders.base import Posterior
 from actseq.autoencoders.bottlenecks import Adversarial
 from actseq.autoencoders.dense import Dense, EnergyFilterbank
 from actseq.objectives.latent_discriminator import LatentDiscriminator
@@ -18,9 +20,15 @@ def draws(n: int, deviation: float = 5.0, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, DIM, generator=torch.Generator().manual_seed(seed)) * deviation
 
 
-def judge() -> LatentDiscriminator:
+def judge(latent_dim: int = DIM) -> LatentDiscriminator:
+    model = members.autoencoder("dense", "adversarial", {"width": 4}, latent_dim)
     torch.manual_seed(0)
-    return LatentDiscriminator(DIM, 5.0, 32, 0.5, 2.0)
+    return LatentDiscriminator(model, adversarial_weight=0.5, matching_weight=2.0, adjudicator_width=32)
+
+
+def posterior(latents: torch.Tensor) -> Posterior:
+    """All in one clip."""
+    return Posterior(latents[None], None, torch.tensor([len(latents)]))
 
 
 def test_draws_match_and_others_do_not() -> None:
@@ -37,31 +45,31 @@ def test_draws_match_and_others_do_not() -> None:
 
 
 def test_the_matching_of_one_dimension_is_its_distance_from_sorted_draws() -> None:
-    one = LatentDiscriminator(1, 2.0, 8, 1.0, 1.0)
-    codes = np.random.default_rng(0).uniform(-3, 3, 5000).astype(np.float32)
+    one = judge(1)
+    codes = np.random.default_rng(0).uniform(-7, 7, 5000).astype(np.float32)
     expected = np.mean(
-        (np.sort(codes) / 2 - np.sort(np.random.default_rng(1).standard_normal((400, 5000))).mean(0)) ** 2
+        (np.sort(codes) / 5 - np.sort(np.random.default_rng(1).standard_normal((400, 5000))).mean(0)) ** 2
     )
     assert float(one.matching(torch.from_numpy(codes)[:, None])) == pytest.approx(expected, rel=0.03)
 
 
-def test_an_adjudicator_learns_to_tell_and_the_encoder_to_fool_him() -> None:
+def test_the_discriminator_and_the_encoder_learn_against_each_other() -> None:
     judged = judge()
     optimiser = torch.optim.Adam(judged.parameters(), 1e-2)
     wrong = draws(512, seed=1) * 0.3
-    first = float(judged.discriminator_loss(wrong).figures["adjudicator"])
+    first = float(judged.losses(posterior(wrong))["adjudicator"].figures["adjudicator"])
     for step in range(60):
         torch.manual_seed(step)
-        loss = judged.discriminator_loss(wrong)
+        loss = judged.losses(posterior(wrong))["adjudicator"]
         optimiser.zero_grad()
         loss.total.backward()
         optimiser.step()
     assert float(loss.figures["adjudicator"]) < 0.8 * first
     codes = wrong.clone().requires_grad_()
     judged.zero_grad()
-    judged.encoder_loss(codes).total.backward()
+    judged.penalty(posterior(codes), 0.5).total.backward()
     assert codes.grad is not None
-    # Too narrow codes are pushed outwards, and the adjudicator himself is left alone.
+    # Too narrow codes are pushed outwards, and the discriminator itself is left alone.
     assert float((codes.grad * codes.detach()).sum()) < 0
     assert all(parameter.grad is None for parameter in judged.parameters())
     assert all(parameter.requires_grad for parameter in judged.parameters())

@@ -16,7 +16,7 @@ GRAINS = [
     "autoencoder.network={kind: dense, width: 16, energies: true}",
     "autoencoder.bottleneck={kind: adversarial}",
     "train_ae.objective={kind: autoencoding, value_weight: 0, delta_weight: 0, magnitude_weight: 1}",
-    "train_ae.objective.adjudicator_width=8",
+    "train_ae.regulariser.adjudicator_width=8",
     "train_ae.corruption={kind: rotation, output_fade: 0}",
     "train_ae.steps=6",
 ]
