@@ -42,7 +42,7 @@ LOUDNESS_RATE = 48000
 STEP, BLOCK_STEPS = 4800, 4
 """Samples of a step (100 ms), and steps of a block: loudness is measured in overlapping blocks of 400 ms."""
 OFFSET_LU = 0.691
-ABSOLUTE_GATE, RELATIVE_GATE = 10 ** ((-70.0 + OFFSET_LU) / 10), 10.0
+ABSOLUTE_GATE, RELATIVE_GATE = units.db_to_power(-70.0 + OFFSET_LU), 10.0
 """The power of −70 LUFS, and the power ratio of 10 LU."""
 K_WEIGHTING = (
     (1.53512485958697, -2.69169618940638, 1.19839281085285, 1.0, -1.69065929318241, 0.73248077421585),
@@ -187,7 +187,7 @@ def loudness(sample_rate: int, *, lufs: float) -> Effect:
             return waveform
         # The louder a decaying clip, the more of its decay passes the absolute gate. Every round moves the gain in the
         # same direction, from one set of passing blocks to the next, so there are few rounds.
-        while abs(missing := lufs - _gated(powers * 10 ** (gain_db / 10))) > 1e-3:
+        while abs(missing := lufs - _gated(powers * units.db_to_power(gain_db))) > 1e-3:
             gain_db += missing
         return scaled * np.float32(units.db_to_amplitude(gain_db))
 
@@ -209,7 +209,7 @@ def _gated(powers: Float64[np.ndarray, " blocks"]) -> float:
     powers = powers[powers > ABSOLUTE_GATE]
     if not len(powers):
         return -np.inf
-    return 10 * float(np.log10(powers[powers > powers.mean() / RELATIVE_GATE].mean())) - OFFSET_LU
+    return float(units.power_to_db(powers[powers > powers.mean() / RELATIVE_GATE].mean())) - OFFSET_LU
 
 
 def _block_powers(waveform: Float32[np.ndarray, " samples"], sample_rate: int) -> Float64[np.ndarray, " blocks"]:

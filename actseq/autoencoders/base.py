@@ -12,7 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from actseq import units
 from actseq.modules.frames import valid_frames
+from actseq.modules.gaussian import draw, kl_nats
 from actseq.representations.base import Features
 from actseq.representations.normaliser import Normaliser
 
@@ -48,8 +50,7 @@ class Posterior:
         """One draw from torch's global generator; the mean where the code is a point."""
         if self.log_variance is None:
             return Latents(self.mean, self.lengths)
-        noise = torch.randn_like(self.mean)
-        return Latents(self.mean + noise * (0.5 * self.log_variance).exp(), self.lengths)
+        return Latents(draw(self.mean, self.log_variance, torch.randn_like(self.mean)), self.lengths)
 
     def mode(self) -> Latents:
         """The mean."""
@@ -59,7 +60,7 @@ class Posterior:
         """KL divergence to N(0, 1) in nats, per frame and dimension; None where the code is a point."""
         if self.log_variance is None:
             return None
-        return 0.5 * (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance)
+        return kl_nats(self.mean, self.log_variance)
 
 
 @runtime_checkable
@@ -166,7 +167,7 @@ class Autoencoder(nn.Module):
     ) -> Posterior:
         """As `encode`, from features that are normalised already."""
         numbers = self.network.encode(values, lengths)
-        return self.bottleneck.encode(numbers, -(-lengths // self.stride))
+        return self.bottleneck.encode(numbers, units.n_latent_frames(lengths, self.stride))
 
     def decode_normalised(self, latents: Latents) -> Float[Tensor, "batch channels frames"]:
         """As `decode`, but without undoing the normalisation: what a reconstruction loss compares."""

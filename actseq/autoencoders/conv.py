@@ -100,7 +100,7 @@ class Conv(nn.Module):
         x = self.read(F.pad(values, (0, padded - frames)) * mask.transpose(1, 2)).transpose(1, 2)
         x = run_blocks(self.encoder, x, mask) * mask
         x = self.merge(rearrange(x, "b (t s) w -> b t (s w)", s=self.stride))
-        latent_mask = frame_mask(-(-lengths // self.stride), x.shape[1])[:, :, None].to(values.dtype)
+        latent_mask = frame_mask(units.n_latent_frames(lengths, self.stride), x.shape[1])[:, :, None].to(values.dtype)
         out: Tensor = self.encoder_out(run_blocks(self.encoder_latent, x, latent_mask))
         return add_latents(out, self.linear_encode(stack_frames(values, lengths, self.stride)))
 

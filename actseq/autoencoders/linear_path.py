@@ -38,7 +38,7 @@ def principal_components(
     square = torch.zeros(size, size, dtype=torch.float64)
     for features in batches:
         stacked = stack_frames(features.values, features.lengths, stride)
-        inside = frame_mask(-(-features.lengths // stride), stacked.shape[1])
+        inside = frame_mask(units.n_latent_frames(features.lengths, stride), stacked.shape[1])
         rows = stacked[inside].double().cpu()
         count += len(rows)
         total += rows.sum(0)

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from actseq import units
 from actseq.autoencoders.linear_path import (
     add_latents,
     set_to_principal_components,
@@ -74,7 +75,7 @@ class Recurrent(nn.Module):
     ) -> Float[Tensor, "batch latent_frames out"]:
         """Numbers for the bottleneck, (batch, ceil(frames / stride), out_dim)."""
         stacked = stack_frames(values, lengths, self.stride)
-        numbers = self.encoder_out(_read(self.encoder, stacked, -(-lengths // self.stride)))
+        numbers = self.encoder_out(_read(self.encoder, stacked, units.n_latent_frames(lengths, self.stride)))
         return add_latents(numbers, self.linear_encode(stacked))
 
     def decode(

@@ -159,7 +159,10 @@ class Unet(nn.Module):
     def _masks(self, lengths: Tensor, frames: int, dtype: torch.dtype) -> list[Float[Tensor, "batch _ 1"]]:
         """Which frames are real, at every rate."""
         strides = [2**level for level in range(len(self.down))]
-        return [frame_mask(-(-lengths // stride), frames // stride)[:, :, None].to(dtype) for stride in strides]
+        return [
+            frame_mask(units.n_latent_frames(lengths, stride), frames // stride)[:, :, None].to(dtype)
+            for stride in strides
+        ]
 
 
 def _levels(values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch bins frames"]:

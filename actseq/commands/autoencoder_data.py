@@ -136,7 +136,7 @@ def prepare_autoencoder_data(
     representation = build.build_representation(config)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     hop = representation.hop_length
-    margin = -(-representation.context_samples // hop) * hop
+    margin = units.n_hops(representation.context_samples, hop) * hop
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build.build_autoencoder(config, representation)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from actseq import units
 from actseq.config import Config
 from actseq.errors import AudioError, ConfigError
 from actseq.progress import SILENT, Reporter
@@ -136,7 +135,7 @@ def make_folder(folder: Path) -> None:
 def warn_of_gain(path: Path, gain: float, reporter: Reporter) -> None:
     """Warn if a file was turned down when it was written."""
     if gain != 1.0:
-        reporter.warn(f"{path.name} was turned down by {-20 * np.log10(gain):.1f} dB so as not to clip")
+        reporter.warn(f"{path.name} was turned down by {-units.amplitude_to_db(gain):.1f} dB so as not to clip")
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from actseq import units
 from actseq.corruptions.base import Corrupted
 from actseq.errors import require
 
@@ -103,7 +104,7 @@ class Noise(nn.Module):
             added = torch.where(kinds == 2, noise, added)
         dirty = waveform + at_ratio(added, waveform, uniform(self.snr_db))
         peak = dirty.abs().amax(1, keepdim=True)
-        bound = torch.where(chosen(self.clipping), peak * 10 ** (uniform(self.clipping_db) / 20), peak)
+        bound = torch.where(chosen(self.clipping), peak * units.db_to_amplitude(uniform(self.clipping_db)), peak)
         dirty = torch.clamp(dirty, -bound, bound)
         step = 2.0 ** (1 - torch.randint(self.bits[0], self.bits[1] + 1, (n, 1), device=device))
         dirty = torch.where(chosen(self.quantisation), (dirty / step).round() * step, dirty)
@@ -140,4 +141,4 @@ def at_ratio(
     """Noise scaled to this ratio of RMS; sound below −40 dBFS counts as −40 dBFS, silent noise stays silent."""
     level = sound.square().mean(1, keepdim=True).sqrt().clamp(min=LEAST_RMS)
     own = noise.square().mean(1, keepdim=True).sqrt().clamp(min=1e-8)
-    return noise * (level / own * 10 ** (-snr_db / 20))
+    return noise * (level / own * units.db_to_amplitude(-snr_db))

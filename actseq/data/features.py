@@ -152,7 +152,7 @@ def clip_pieces(corpus: Corpus, index: int, representation: Representation, devi
     from actseq.representations.base import Features
 
     hop, samples = representation.hop_length, corpus.store.records[index].length
-    frames, context = units.n_frames(samples, hop), -(-representation.context_samples // hop)
+    frames, context = units.n_frames(samples, hop), units.n_hops(representation.context_samples, hop)
     for first in range(0, frames, PIECE_FRAMES):
         last = min(first + PIECE_FRAMES, frames) - 1
         begin, stop = max(0, first - context), min(samples, last * hop + representation.context_samples + 1)

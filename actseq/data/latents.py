@@ -20,12 +20,12 @@ from actseq.arrays import LatentArray
 from actseq.data.corpus import SPLITS
 from actseq.data.segments import RandomWindows
 from actseq.errors import ArtifactError
+from actseq.modules.gaussian import ACTIVE_NATS, draw, kl_nats
 from actseq.storage.store import Record, SequenceStore
 
 if TYPE_CHECKING:
     from actseq.priors.untrained import TrainingFrames
 
-INACTIVE_NATS = 0.01
 RUN_FRAMES = 64
 """Neighbouring frames that are drawn together where not all are used."""
 COPIES = "copies"
@@ -83,8 +83,7 @@ class LatentSequences:
         """One draw from the posterior of a sequence, a pure function of (index, seed)."""
         mean, log_variance = self.read(index)
         noise = np.random.default_rng([seed, index]).standard_normal(mean.shape).astype(np.float32)
-        drawn: LatentArray = mean + noise * np.exp(0.5 * log_variance)
-        return drawn
+        return draw(mean, log_variance, noise)
 
     def statistics(self) -> LatentStatistics:
         """Over the training split."""
@@ -95,10 +94,10 @@ class LatentSequences:
             total = total + mean.sum(0)
             square = square + (mean**2).sum(0)
             spread = spread + np.exp(log_variance).sum(0)
-            kl = kl + 0.5 * (mean**2 + np.exp(log_variance) - 1 - np.maximum(log_variance, -100.0)).sum(0)
+            kl = kl + kl_nats(mean, np.maximum(log_variance, -100.0)).sum(0)
         average = np.asarray(total) / count
         variance = np.asarray(square) / count - average**2 + np.asarray(spread) / count
-        active = np.flatnonzero(np.asarray(kl) / count >= INACTIVE_NATS)
+        active = np.flatnonzero(np.asarray(kl) / count >= ACTIVE_NATS)
         if not len(active):
             active = np.arange(self.latent_dim)
         return LatentStatistics(active, average[active], np.sqrt(np.maximum(variance[active], 1e-8)))

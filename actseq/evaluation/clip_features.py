@@ -93,7 +93,7 @@ def _describe(waveform: Waveform, mel: Mel) -> tuple[float | Float[np.ndarray, "
 
 def level_db(waveform: Float[np.ndarray, " samples"]) -> float:
     """RMS in dB relative to an amplitude of 1, −80 for silence."""
-    return 20 * float(np.log10(max(np.sqrt(np.square(waveform, dtype=np.float64).mean()), metrics.FLOOR)))
+    return float(units.amplitude_to_db(float(np.sqrt(np.square(waveform, dtype=np.float64).mean())), metrics.FLOOR))
 
 
 def mfcc(levels_db: Float[np.ndarray, "bands frames"]) -> Float[np.ndarray, "coefficients frames"]:
@@ -131,7 +131,7 @@ def envelope_statistics(waveform: Float[np.ndarray, " samples"], sample_rate: in
     at = (np.arange(n) + 0.5) / n
     weights = envelope / envelope.sum()
     centroid = float(weights @ at)
-    under_peak = 20 * np.log10(np.maximum(envelope, units.db_to_amplitude(-RANGE_DB)))
+    under_peak = units.amplitude_to_db(envelope, units.db_to_amplitude(-RANGE_DB))
     seconds = np.array([len(waveform), attack * size, decay * size]) / sample_rate
     return np.array(
         [
@@ -139,7 +139,7 @@ def envelope_statistics(waveform: Float[np.ndarray, " samples"], sample_rate: in
             at[peak],
             centroid,
             np.sqrt(weights @ np.square(at - centroid)),
-            -10 * np.log10(np.square(envelope).mean()),
+            -units.power_to_db(np.square(envelope).mean()),
             under_peak.mean(),
             np.abs(np.diff(under_peak)).sum() / max(1, n - 1),
         ]

@@ -26,10 +26,10 @@ from actseq.config import Member
 from actseq.corruptions.base import Corruption
 from actseq.data.corpus import Corpus, level_gain
 from actseq.data.features import FeatureBatches
-from actseq.data.latents import INACTIVE_NATS
 from actseq.errors import ConfigError
 from actseq.evaluation import metrics
 from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
+from actseq.modules.gaussian import ACTIVE_NATS, draw, kl_nats
 from actseq.progress import Reporter
 from actseq.representations.base import Features
 
@@ -331,7 +331,7 @@ def _rate(codec: Codec, corpus: Corpus, indices: list[int], reporter: Reporter) 
             frames += len(mean)
             if log_variance is not None:
                 point = False
-                kl += 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(0, dtype=np.float64)
+                kl += kl_nats(mean, log_variance).sum(0, dtype=np.float64)
         reporter.advance(group[-1] + 1)
     reporter.end()
     per_frame = kl / frames
@@ -340,7 +340,7 @@ def _rate(codec: Codec, corpus: Corpus, indices: list[int], reporter: Reporter) 
         "frames_per_s": rate,
         "latent_dim": codec.autoencoder.latent_dim,
         "kbit_per_s": None if point else float(per_frame.sum() / math.log(2) * rate / 1000),
-        "active_dims": None if point else int((per_frame > INACTIVE_NATS).sum()),
+        "active_dims": None if point else int((per_frame > ACTIVE_NATS).sum()),
     }
 
 
@@ -375,7 +375,7 @@ def _draw(posterior: Posterior, indices: list[int], seed: int) -> Float[Tensor, 
     assert posterior.log_variance is not None
     frames, dims = posterior.mean.shape[1:]
     noise = np.stack([np.random.default_rng([seed, i]).standard_normal((frames, dims), np.float32) for i in indices])
-    return posterior.mean + torch.from_numpy(noise).to(posterior.mean.device) * (0.5 * posterior.log_variance).exp()
+    return draw(posterior.mean, posterior.log_variance, torch.from_numpy(noise).to(posterior.mean.device))
 
 
 def _mean(values: list[float]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from actseq.evaluation.clip_features import ClipFeatures, describe, joined
 from actseq.evaluation.set_distances import Estimate
 from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
 from actseq.inference.loaded_run import LoadedRun
+from actseq.modules.gaussian import draw
 from actseq.progress import Reporter
 from actseq.storage.artifacts import content_hash, read_json
 
@@ -205,8 +206,7 @@ def _drawing(codec: Codec, seed: int) -> Render:
 def _drawn(mean: LatentArray, log_variance: LatentArray | None, rng: np.random.Generator) -> LatentArray:
     """One draw from a posterior."""
     assert log_variance is not None
-    made: Waveform = mean + np.exp(0.5 * log_variance) * rng.standard_normal(mean.shape, np.float32)
-    return made
+    return draw(mean, log_variance, rng.standard_normal(mean.shape, np.float32))
 
 
 def _generated(loaded: LoadedRun, n: int, seed: int, notes: list[str]) -> Iterator[Group]:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from actseq import units
 from actseq.errors import AudioError, ConfigError
+from actseq.plots.spectra import hann, magnitude_spectra
 
 FLOOR = 1e-4
 """Amplitude, −80 dB, below which spectra count as silent."""
@@ -83,7 +84,7 @@ def mel_l1_db(original: Float[np.ndarray, " samples"], output: Float[np.ndarray,
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_fft=", UserWarning)  # a clip shorter than a window lies between zeros
         levels = [
-            20 * np.log10(np.maximum(mel, FLOOR))
+            units.amplitude_to_db(mel, FLOOR)
             for mel in (
                 librosa.feature.melspectrogram(
                     y=waveform, sr=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=64, power=1
@@ -220,7 +221,7 @@ def si_sdr_db(original: Float[np.ndarray, " samples"], output: Float[np.ndarray,
         return None
     part = float(reference @ other) / float(reference @ reference) * reference
     rest = float(np.square(other - part).sum())
-    return 10 * float(np.log10(max(float(part @ part), 1e-300) / rest)) if rest else float("inf")
+    return float(units.power_to_db(max(float(part @ part), 1e-300) / rest)) if rest else float("inf")
 
 
 def envelope_correlation(
@@ -253,7 +254,7 @@ def envelope_correlation(
 def crest_factor_db(waveform: Float[np.ndarray, " samples"]) -> float | None:
     """Peak over RMS in dB: 3.01 for a sine, about 12 for noise, more for a click; None for silence."""
     rms = float(np.sqrt(np.square(waveform, dtype=np.float64).mean())) if len(waveform) else 0.0
-    return 20 * float(np.log10(_peak(waveform) / rms)) if rms else None
+    return float(units.amplitude_to_db(_peak(waveform) / rms)) if rms else None
 
 
 def crest_difference_db(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"]) -> float | None:
@@ -357,15 +358,15 @@ def _peak(waveform: Float[np.ndarray, " samples"]) -> float:
 
 
 def _level_db(magnitude: Float[np.ndarray, "frames bins"]) -> Float[np.ndarray, "frames bins"]:
-    return np.asarray(20 * np.log10(np.maximum(magnitude, FLOOR)))
+    return np.asarray(units.amplitude_to_db(magnitude, FLOOR))
 
 
 def _magnitudes(waveform: Float[np.ndarray, " samples"], n_fft: int) -> Iterator[Float[np.ndarray, "frames bins"]]:
     """Blocks of centred magnitude spectra at a hop of n_fft / 4; a sine of amplitude 1 has magnitude 1."""
-    window = np.hanning(n_fft + 1)[:-1]
+    window = hann(n_fft)
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(waveform, n_fft // 2), n_fft)[:: n_fft // 4]
-    for start in range(0, len(frames), _BLOCK):
-        yield np.abs(np.fft.rfft(frames[start : start + _BLOCK] * window)) * (2 / window.sum())
+    for part in magnitude_spectra(frames, window, _BLOCK):
+        yield part * (2 / window.sum())
 
 
 def _join_window(sample_rate: int) -> int:

@@ -11,9 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from actseq import audio
+from actseq import audio, units
 from actseq.plots.contact_sheet import Panel, contact_sheet
 from actseq.storage.store import write_file
 
@@ -245,7 +243,7 @@ def _clip(folder: Path, stem: str, clip: ShownClip, sample_rate: int) -> str:
         path = folder / f"{stem}-{name.replace(' ', '-')}.wav"
         gain = audio.write(path, waveform, sample_rate)
         error = f", {clip.mel_l1_db[name]:.2f} dB" if name in clip.mel_l1_db else ""
-        turned = f", turned down by {-20 * np.log10(gain):.1f} dB so as not to clip" if gain != 1 else ""
+        turned = f", turned down by {-units.amplitude_to_db(gain):.1f} dB so as not to clip" if gain != 1 else ""
         sounds.append(
             f"<figure><figcaption>{_text(name + error + turned)}</figcaption>"
             f'<audio controls preload="none" src="{path.name}"></audio></figure>'

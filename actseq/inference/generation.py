@@ -311,7 +311,7 @@ def _settled(codec: Codec, frames: int) -> int:
     """Index of the first frame of a prompt that is decoded: early enough for the sound at its end to be settled."""
     if codec.autoencoder.context_frames is None:
         return 0
-    context = -(-codec.autoencoder.context_frames // codec.autoencoder.stride)
+    context = units.n_latent_frames(codec.autoencoder.context_frames, codec.autoencoder.stride)
     return max(0, frames - context - units.seconds_to_frames(SETTLE_SECONDS, codec.autoencoder.latent_rate))
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 from torch import Tensor
 
+from actseq import units
 from actseq.arrays import LatentArray, Waveform
 from actseq.autoencoders.base import Autoencoder, Latents
 from actseq.representations.base import Features, Representation
@@ -78,7 +79,9 @@ def _latent_windows(autoencoder: Autoencoder, chunk_frames: int, passes: int) ->
     """Size and context of chunks in latent frames; `passes` through the network add up their contexts."""
     if autoencoder.context_frames is None:
         return WHOLE, 0
-    return max(1, chunk_frames // autoencoder.stride), passes * -(-autoencoder.context_frames // autoencoder.stride)
+    return max(1, chunk_frames // autoencoder.stride), passes * units.n_latent_frames(
+        autoencoder.context_frames, autoencoder.stride
+    )
 
 
 def _sample_windows(
@@ -87,7 +90,7 @@ def _sample_windows(
     """Windows that begin where a latent frame does."""
     size, context = _latent_windows(autoencoder, chunk_frames, passes)
     per_latent = representation.hop_length * autoencoder.stride
-    context += -(-representation.context_samples // per_latent)
+    context += units.n_hops(representation.context_samples, per_latent)
     return ChunkedWindows(np.zeros(0, np.float32), size * per_latent, context * per_latent)
 
 

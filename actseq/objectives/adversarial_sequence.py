@@ -21,8 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import require
+from actseq.modules.gaussian import draw
 from actseq.objectives.base import Batch, Loss
-from actseq.objectives.sequence import draw
 from actseq.priors.gan import (
     GAIN,
     N_POSITION_FEATURES,
@@ -135,7 +135,7 @@ class AdversarialSequences(nn.Module):
         mean, log_variance = (data[name][places.row, places.position] for name in ("mean", "log_variance"))
         standardiser = self.prior.standardiser
         log_deviation = 0.5 * log_variance[:, standardiser.active] - standardiser.deviation.log()
-        return standardiser.standardise(draw(mean, log_variance)), log_deviation
+        return standardiser.standardise(draw(mean, log_variance, torch.randn_like(mean))), log_deviation
 
     def _judge(self, values: Tensor, places: PackedPositions, label: Tensor) -> tuple[list[Tensor], Tensor]:
         """Scores of sequences and frames, and the squared gradient of either score by a sequence, on average."""

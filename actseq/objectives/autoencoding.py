@@ -3,7 +3,6 @@
 With a corruption the input is the corrupted segment and the target the clean one.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from actseq import units
 from actseq.autoencoders.base import Autoencoder, Latents, Posterior, Skipping
 from actseq.corruptions.base import Corruption
 from actseq.errors import require
@@ -19,8 +19,6 @@ from actseq.modules.frames import frame_mask
 from actseq.objectives.base import Batch, Loss
 from actseq.objectives.regularisers import Regulariser
 from actseq.representations.base import Features, Granular, HasMagnitude, Representation
-
-DB_PER_NEPER = 20 / math.log(10)
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ class Autoencoding(nn.Module):
 
     def _stored(self, batch: Batch) -> Features:
         values = batch.data["features"].transpose(1, 2)
-        lengths = 1 + batch.data["n_samples"] // self.representation.hop_length
+        lengths = units.n_frames(batch.data["n_samples"], self.representation.hop_length)
         return Features(self.model.normaliser.normalise(values), lengths.clamp(max=values.shape[2]))
 
     def _features(self, waveform: Tensor, batch: Batch) -> Features:
@@ -141,7 +139,9 @@ class Autoencoding(nn.Module):
             loss = loss + self.delta_weight * masked_delta_l1(output, target.values, inside)
         deviation = self.model.normaliser.deviation
         figures = (
-            {"error_db": error * deviation * DB_PER_NEPER} if self.representation.log_magnitude else {"error": error}
+            {"error_db": error * deviation * units.DB_PER_NEPER}
+            if self.representation.log_magnitude
+            else {"error": error}
         )
         if self.magnitude_weight:
             assert isinstance(self.representation, HasMagnitude)
@@ -182,6 +182,6 @@ def segment_features(
     everything = torch.full((len(waveform),), waveform.shape[1], device=waveform.device)
     values = representation.analyse(waveform, everything).values
     first = margin // hop
-    frames = 1 + (waveform.shape[1] - 2 * margin) // hop
+    frames = units.n_frames(waveform.shape[1] - 2 * margin, hop)
     values = model.normaliser.normalise(values[:, :, first : first + frames])
-    return Features(values, (1 + n_samples // hop).clamp(max=frames))
+    return Features(values, units.n_frames(n_samples, hop).clamp(max=frames))

@@ -12,9 +12,8 @@ from actseq.autoencoders.base import Autoencoder, Posterior
 from actseq.errors import require
 from actseq.losses import free_bits, kl_per_dimension
 from actseq.modules.frames import frame_mask
+from actseq.modules.gaussian import ACTIVE_NATS
 from actseq.objectives.base import Loss
-
-ACTIVE_NATS = 0.01
 
 
 @runtime_checkable

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from actseq.modules.gaussian import draw
 from actseq.objectives.base import Batch, Loss
 from actseq.priors.labels import LabelledPrior
 from actseq.priors.sequence import SequencePrior
@@ -51,7 +52,9 @@ class SequenceLikelihood(nn.Module):
         data, prior = batch.data, self.model.prior
         drawn = self.posterior or not training
         values, previous = (
-            prior.standardiser.standardise(draw(data[mean], data[log_variance]) if drawn else data[mean])
+            prior.standardiser.standardise(
+                draw(data[mean], data[log_variance], torch.randn_like(data[mean])) if drawn else data[mean]
+            )
             for mean, log_variance in (("mean", "log_variance"), ("previous_mean", "previous_log_variance"))
         )
         label, noise_level = data["label"], None
@@ -73,8 +76,3 @@ class SequenceLikelihood(nn.Module):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The same with every label and no noise."""
         return self._measure(batch, training=False)
-
-
-def draw(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """One draw from the posterior."""
-    return mean + torch.randn_like(mean) * (0.5 * log_variance).exp()

@@ -21,7 +21,6 @@ from actseq.losses import (
     masked_l1,
     spectral_convergence,
 )
-from actseq.objectives.autoencoding import DB_PER_NEPER
 from actseq.objectives.base import Batch, Loss
 from actseq.objectives.discriminators import Discriminators, Judgement
 from actseq.representations.base import Features, Representation, magnitudes_of
@@ -67,7 +66,7 @@ class Crops(nn.Module):
         # Kept out of the modules: neither trained nor written into checkpoints.
         self.autoencoder = [autoencoder] if share else []
         # Analysis at the rim of what is cut from a clip sees its end where there is none: these frames are left out.
-        self.rim = -(-representation.context_samples // representation.hop_length)
+        self.rim = units.n_hops(representation.context_samples, representation.hop_length)
         seen = autoencoder.context_frames
         self.around = context_frames + (2 * (UNBOUNDED_FRAMES if seen is None else seen) if share else 0)
         self.margin = (self.rim + self.around) * representation.hop_length
@@ -174,7 +173,7 @@ class MagnitudeLikeness(nn.Module):
         error = log_magnitude_l1(made, target, crop.inside, self.floor)
         convergence = spectral_convergence(made, target, crop.inside)
         loss = error + self.convergence_weight * convergence
-        return {"loss": loss, "magnitude_db": error * DB_PER_NEPER, "spectral_convergence": convergence}
+        return {"loss": loss, "magnitude_db": error * units.DB_PER_NEPER, "spectral_convergence": convergence}
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
         """The loss."""
@@ -259,7 +258,7 @@ class AdversarialVocoding(nn.Module):
         matching = feature_matching(_maps(told_real), _maps(judged))
         loss = hinge + self.matching_weight * matching + self.feature_weight * feature
         told = hinge_of_discriminators(_scores(told_real), _scores(told_made))
-        figures = {"loss": loss, "feature_db": feature * DB_PER_NEPER, "hinge": hinge, "matching": matching}
+        figures = {"loss": loss, "feature_db": feature * units.DB_PER_NEPER, "hinge": hinge, "matching": matching}
         return {
             "vocoder": Loss(loss, {name: value.detach() for name, value in figures.items()}),
             "discriminators": Loss(told, {"discriminators": told.detach()}),
@@ -269,7 +268,9 @@ class AdversarialVocoding(nn.Module):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """How far the features of what was made are from those of the sound, in dB."""
         crop = self.crops(batch)
-        return {"feature_db": self._feature_l1(self.model.render(crop.values), self.crops.sound(crop)) * DB_PER_NEPER}
+        return {
+            "feature_db": self._feature_l1(self.model.render(crop.values), self.crops.sound(crop)) * units.DB_PER_NEPER
+        }
 
 
 def _scores(judgements: list[Judgement]) -> list[Tensor]:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from actseq import units
 from actseq.errors import ConfigError
 from actseq.plots import style
-from actseq.plots.spectra import window_length
-from actseq.units import n_frames, samples_to_seconds, seconds_to_samples
+from actseq.plots.spectra import hann, magnitude_spectra, window_length
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -76,8 +76,12 @@ def contact_sheet(
     if seconds is not None and not (isfinite(seconds) and seconds > 0):
         raise ConfigError(f"seconds {seconds:g}", "a positive length")
     longest = max(len(panel.waveform) for panels in rows.values() for panel in panels)
-    total = max(1, longest if seconds is None else seconds_to_samples(seconds, sample_rate)) if longest else sample_rate
-    duration = samples_to_seconds(total, sample_rate)
+    total = (
+        max(1, longest if seconds is None else units.seconds_to_samples(seconds, sample_rate))
+        if longest
+        else sample_rate
+    )
+    duration = units.samples_to_seconds(total, sample_rate)
     waveforms = {
         name: [
             np.nan_to_num(panel.waveform[:total].astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
@@ -143,7 +147,7 @@ def contact_sheet(
                 figure, x / width, 1 - (y + head - 0.05) / height, style.fit(panel.title, panel_width - 0.42, 6.5), 6.5
             )
             if loudest > _SILENCE:
-                level = round(20 * float(np.log10(loudest)), 1) + 0.0  # no −0.0
+                level = round(units.amplitude_to_db(loudest), 1) + 0.0  # no −0.0
                 style.text(
                     figure, (x + panel_width) / width, 1 - (y + head - 0.05) / height, f"{style.signed(level, '.1f')} dB",
                     5.5, color=style.RED if level > 0 else style.SOFT, ha="right",
@@ -153,7 +157,7 @@ def contact_sheet(
                 levels = _spectrogram(waveform, bank, n_fft, hop)
                 lower.imshow(
                     levels, origin="lower", aspect="auto", cmap="magma_r", vmin=FLOOR_DB, vmax=0.0,
-                    extent=(0.0, samples_to_seconds(len(waveform), sample_rate), 0.0, 1.0),
+                    extent=(0.0, units.samples_to_seconds(len(waveform), sample_rate), 0.0, 1.0),
                 )  # fmt: skip
             else:
                 word = "silent" if len(waveform) else "empty"
@@ -190,20 +194,15 @@ def _spectrogram(
     """
     parts = ceil(hop / (n_fft // 2))
     step = ceil(hop / parts)
-    window = np.hanning(n_fft + 1)[:-1].astype(np.float32)
     # The median, since the mean of a short thump is no offset: taking it out would add a step at either end.
     padded = np.pad(waveform - np.median(waveform), (n_fft // 2, n_fft // 2 + step))
-    framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::step][: n_frames(len(waveform), step)]
-    power = np.concatenate(
-        [
-            np.square(np.abs(np.fft.rfft(framed[start : start + 256] * window))).astype(np.float32) @ bank
-            for start in range(0, len(framed), 256)
-        ]
-    )
+    framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::step][: units.n_frames(len(waveform), step)]
+    spectra = magnitude_spectra(framed, hann(n_fft).astype(np.float32))
+    power = np.concatenate([np.square(part).astype(np.float32) @ bank for part in spectra])
     power = np.maximum.reduceat(power, np.arange(0, len(power), parts))
     # What rounding leaves of nothing but an offset lies below this, a single sample at the peak far above.
     strongest = max(float(power.max()), (1e-6 * n_fft) ** 2)
-    return 10 * np.log10(np.maximum(power.T / strongest, 10 ** (FLOOR_DB / 10)))
+    return units.power_to_db(power.T / strongest, units.db_to_power(FLOOR_DB))
 
 
 def _band_weights(sample_rate: int, low: float, high: float) -> tuple[Float[np.ndarray, "bins bands"], int]:
@@ -226,7 +225,7 @@ def _draw_waveform(
     """The extremes of each stretch of samples, or the samples themselves where there are few."""
     step = ceil(total / (2 * _N_TIMES))
     starts = np.arange(0, len(waveform), step)
-    times = samples_to_seconds(1, sample_rate) * (starts + (step - 1) / 2)
+    times = units.samples_to_seconds(1, sample_rate) * (starts + (step - 1) / 2)
     if step == 1:
         axes.plot(times, waveform, color=style.WAVE, linewidth=0.6)
     else:

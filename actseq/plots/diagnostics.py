@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from actseq import units
 from actseq.data.corpus import Corpus
-from actseq.data.latents import INACTIVE_NATS
 from actseq.errors import ArtifactError
 from actseq.inference.codec import Codec
+from actseq.modules.gaussian import ACTIVE_NATS
 from actseq.plots import latent_charts, latent_statistics, sound_charts
 from actseq.plots import spectra as bands
 from actseq.plots.latent_statistics import LatentValues
@@ -29,7 +29,6 @@ from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_file, write_table
 
 MAP_FRAMES = 3000
-DB_PER_NEPER = 20 / np.log(10)
 
 Table = Mapping[str, Sequence[Any] | NDArray[Any]]
 """Columns by name."""
@@ -208,15 +207,15 @@ def _draw_codes(
     sheet.table("code-dimensions", columns)
     if nats is not None:
         order = np.argsort(-nats, kind="stable")
-        latent_charts.kl(sheet.picture("code-kl"), nats[order], order, INACTIVE_NATS, about)
-        sheet.table("code-kl", {"dimension": order, "kl_nats": nats[order], "active": (nats > INACTIVE_NATS)[order]})
+        latent_charts.kl(sheet.picture("code-kl"), nats[order], order, ACTIVE_NATS, about)
+        sheet.table("code-kl", {"dimension": order, "kl_nats": nats[order], "active": (nats > ACTIVE_NATS)[order]})
     explained = _draw_map(sheet, found, clip, names, labels)
     one, other = int(largest.argmax()), int(relative[largest.argmax()])
     return {
         "frames": frames,
         "dims": dims,
         "prior": prior,
-        "active_dims": None if nats is None else int((nats > INACTIVE_NATS).sum()),
+        "active_dims": None if nats is None else int((nats > ACTIVE_NATS).sum()),
         **{name: _spread(columns[name]) for name in SPREADS if name in columns},
         "correlated": [one, other],
         "explained_by_two": explained,
@@ -277,7 +276,7 @@ def _draw_map(
 def _draw_frames(sheet: _Folder, frames: list[sound_charts.Frame], codec: Codec) -> None:
     log_magnitude, rate = codec.representation.log_magnitude, codec.sample_rate
     if log_magnitude:
-        frames = [replace(frame, features=frame.features * DB_PER_NEPER) for frame in frames]
+        frames = [replace(frame, features=frame.features * units.DB_PER_NEPER) for frame in frames]
     sound_charts.frames(sheet.picture("frames"), frames, rate, "dB" if log_magnitude else "value", sheet.about)
     rows: list[tuple[Any, ...]] = []
     for k, frame in enumerate(frames):

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 
+from actseq.modules import gaussian
+
 CONSTANT = 1e-6
 """A dimension with a smaller deviation says nothing."""
 
@@ -111,7 +113,7 @@ def kl_nats(codes: LatentValues) -> Float[np.ndarray, " dims"] | None:
     if codes.log_variance is None:
         return None
     mean, log_variance = codes.mean.astype(np.float64), codes.log_variance.astype(np.float64)
-    return np.asarray(0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).mean(0))
+    return np.asarray(gaussian.kl_nats(mean, log_variance).mean(0))
 
 
 def principal(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from actseq.plots import style
-from actseq.plots.spectra import decibels
+from actseq.plots.spectra import decibels, hann, magnitude_spectra
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -38,7 +38,8 @@ class Frame:
 def frame_spectra(frame: Frame, sample_rate: int) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, "2 bins"]]:
     """Frequencies in Hz, and Hann-windowed spectra of a frame's waveforms in dB below the original's strongest."""
     n = frame.waveforms.shape[1]
-    power = np.abs(np.fft.rfft(frame.waveforms * np.hanning(n + 1)[:-1])) ** 2
+    [magnitudes] = magnitude_spectra(frame.waveforms, hann(n))
+    power = magnitudes**2
     return np.fft.rfftfreq(n, 1 / sample_rate), decibels(power, power[0])
 
 

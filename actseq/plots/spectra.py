@@ -1,18 +1,33 @@
 """How the power of sound is spread over frequency: mean spectra and octave bands."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from actseq import units
+
 NOTHING_DB = -100.0
 """Power that lies so far below the strongest counts as this much: silence has a level too."""
-_BLOCK = 256
 
 
 def window_length(sample_rate: int) -> int:
     """The power of two nearest to 50 ms, in samples."""
     return max(64, 1 << max(0, round(float(np.log2(0.05 * sample_rate)))))
+
+
+def hann(n: int) -> Float[np.ndarray, " n"]:
+    """Periodic Hann window."""
+    return np.hanning(n + 1)[:-1]
+
+
+def magnitude_spectra(
+    frames: Float[np.ndarray, "frames samples"], window: Float[np.ndarray, " samples"], block: int = 256
+) -> Iterator[Float[np.ndarray, "part bins"]]:
+    """Magnitudes of windowed frames, `block` frames at a time."""
+    for start in range(0, len(frames), block):
+        yield np.abs(np.fft.rfft(frames[start : start + block] * window))
 
 
 def power(waveform: Float[np.ndarray, " samples"], n_fft: int) -> tuple[Float[np.ndarray, " bins"], int]:
@@ -26,10 +41,10 @@ def power(waveform: Float[np.ndarray, " samples"], n_fft: int) -> tuple[Float[np
     n = max(1, -(-max(0, len(waveform) - n_fft) // hop) + 1)
     padded = np.pad(waveform.astype(np.float64), (0, (n - 1) * hop + n_fft - len(waveform)))
     framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop]
-    window = np.hanning(n_fft + 1)[:-1]
+    window = hann(n_fft)
     total = np.zeros(n_fft // 2 + 1)
-    for start in range(0, n, _BLOCK):
-        total += (np.abs(np.fft.rfft(framed[start : start + _BLOCK] * window)) ** 2).sum(0)
+    for part in magnitude_spectra(framed, window):
+        total += (part**2).sum(0)
     total[1:-1] *= 2
     return total / (n_fft * (window**2).sum()), n
 
@@ -40,7 +55,7 @@ def decibels(
     """Levels below the strongest of a reference, in dB; `NOTHING_DB` at least."""
     strongest = float(reference.max(initial=0.0))
     ratio = powers / strongest if strongest > 0 else np.zeros_like(powers)
-    return 10 * np.log10(np.maximum(ratio, 10 ** (NOTHING_DB / 10)))
+    return units.power_to_db(ratio, units.db_to_power(NOTHING_DB))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from actseq.storage.store import write_file
+
 if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
@@ -77,10 +79,7 @@ def write(drawn: "matplotlib.figure.Figure", path: Path) -> Path:
     image = BytesIO()
     # Without the tag, a new matplotlib that draws the same also writes the same.
     FigureCanvasAgg(drawn).print_png(image, metadata={"Software": None})  # type: ignore[no-untyped-call]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    unfinished.write_bytes(image.getvalue())
-    unfinished.replace(path)
+    write_file(path, image.getvalue())
     return path
 
 

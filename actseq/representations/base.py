@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
+from actseq import units
 from actseq.errors import require
 
 
@@ -115,7 +116,7 @@ class Framing(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )
-        return spectrum, 1 + lengths // self.hop_length
+        return spectrum, units.n_frames(lengths, self.hop_length)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from actseq import units
 from actseq.errors import require
 from actseq.losses import itakura_saito
 from actseq.representations.base import Features
@@ -65,7 +66,7 @@ class Grain(nn.Module):
     def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         """Features (batch, grain_length, frames) of clips of the given lengths in samples."""
         return Features(
-            cut_grains(waveform, lengths, self.grain_length, self.hop_length), 1 + lengths // self.hop_length
+            cut_grains(waveform, lengths, self.grain_length, self.hop_length), units.n_frames(lengths, self.hop_length)
         )
 
     def grains(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch grain_length frames"]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from actseq import units
 from actseq.errors import require
 from actseq.losses import masked_l1
 from actseq.representations.base import Features
@@ -63,7 +64,7 @@ class Spectrum(nn.Module):
     def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         """Features (batch, 2 · bins, frames) of clips of the given lengths in samples."""
         grains = cut_grains(waveform, lengths, self.grain_length, self.hop_length)
-        return Features(self.features_of(grains), 1 + lengths // self.hop_length)
+        return Features(self.features_of(grains), units.n_frames(lengths, self.hop_length))
 
     def features_of(self, grains: Float[Tensor, "batch grain_length frames"]) -> Float[Tensor, "batch channels frames"]:
         """Magnitudes and phases of grains."""

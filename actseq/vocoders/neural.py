@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
+from actseq import units
 from actseq.errors import require
 from actseq.representations.base import Representation, magnitudes_of
 from actseq.representations.normaliser import Normaliser
@@ -54,7 +55,7 @@ class Neural(nn.Module):
         bins = self.n_fft // 2 + 1
         self.network = ResidualNetwork(representation.channels, bins, bins, width=width, inner=inner, blocks=blocks)
         self.context_frames = self.network.context_frames
-        self.reach = -(-self.n_fft // (2 * self.hop_length))
+        self.reach = units.n_hops(self.n_fft, 2 * self.hop_length)
         self.silence = magnitudes.silence
         self.register_buffer("window", framing.window)
 

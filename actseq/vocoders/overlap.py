@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from actseq import units
+
 LEAST_WEIGHT = 0.05
 """Least sum of squared windows that a sample is divided by: where one rim alone reaches, errors would explode."""
 
@@ -23,7 +25,7 @@ class OverlapAdd:
     def __init__(self, window: Float[Tensor, " n_fft"], hop_length: int) -> None:
         self.window, self.hop_length = window, hop_length
         self.n_fft = len(window)
-        self.n_hops = -(-self.n_fft // hop_length)
+        self.n_hops = units.n_hops(self.n_fft, hop_length)
         self.tail = window.new_zeros(2, (self.n_hops - 1) * hop_length)
         self.early = self.n_fft // 2  # samples before the centre of the first frame: dropped
 

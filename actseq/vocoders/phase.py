@@ -16,6 +16,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from actseq import units
 from actseq.errors import require
 from actseq.representations.base import Features, Representation, magnitudes_of
 from actseq.representations.mel import Mel
@@ -54,7 +55,7 @@ class Phase(nn.Module):
         self.n_fft, self.hop_length = framing.n_fft, framing.hop_length
         self.n_turns, self.block_frames = n_turns, block_frames
         self.silence = magnitudes.silence
-        self.reach = -(-self.n_fft // self.hop_length)
+        self.reach = units.n_hops(self.n_fft, self.hop_length)
         require(self.reach + 1, block_frames=block_frames)
         self.window = framing.window.cpu().numpy()
 
