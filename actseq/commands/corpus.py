@@ -1,7 +1,7 @@
-"""A folder of sounds → the corpus of a run, or the finding that it is made.
+"""Make the corpus of a run from a folder of sounds, unless it exists.
 
-A folder is known again by the names, sizes and times of its files, and where those have changed by their content: a run
-moves with its sounds to another disk.
+The folder is recognised by the names, sizes and times of its files, or else by their content: a run can move to another
+disk together with its sounds.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from actseq.storage.run_folder import RunFolder
 
 
 def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, reporter: Reporter) -> str:
-    """Make the corpus of a run, unless it is made already; its fingerprint.
+    """Make the corpus of a run unless it exists; returns its fingerprint.
 
     Raises:
-        ArtifactError: it was made from other files.
-        AudioError: the folder holds nothing usable.
+        ArtifactError: the corpus was made from other files.
+        AudioError: the folder has no usable sound.
     """
     listing = content_hash(sounds.listing)
     marker = run.corpus / "corpus.json"
@@ -39,11 +39,11 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
     plan = run.corpus / "plan.json"
     if plan.is_file() and read_json(plan)["listing"] != listing:
         shutil.rmtree(run.corpus)
-    # First of all, so that a run killed at any time after is known as one.
+    # Written first: the folder is recognised as a run even if the process is killed right after.
     run.write_config(config, str(sounds.path), None)
     write_json(plan, {"listing": listing})
     scan = build_corpus(sounds, run.corpus, config.corpus, config.seed, reporter)
-    _tell_scan(scan, config.corpus.sample_rate, reporter)
+    _report_scan(scan, config.corpus.sample_rate, reporter)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     found = corpus.store.fingerprint()
     write_json(
@@ -60,7 +60,7 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
     run.write_config(config, str(sounds.path), found)
     shifted = len({record.extra["source"] for record in corpus.store.records if record.extra["offset"]})
     if shifted:
-        reporter.say(f"freed of a constant offset: {shifted} files")
+        reporter.say(f"a constant offset was removed: {shifted} files")
     summary = corpus.summary()
     reporter.say(
         "corpus: "
@@ -69,21 +69,21 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
     )
     missing = [split for split in ("validation", "test") if not summary.get(split)]
     if missing:
-        reporter.warn(
-            f"too few clips to hold any out for {' and '.join(missing)}: nothing will tell when the model only memorises"
-        )
+        reporter.warn(f"too few clips to hold any out for {' and '.join(missing)}: memorisation will not be noticed")
     return found
 
 
-def _tell_scan(scan: audio.Scan, sample_rate: int, reporter: Reporter) -> None:
-    """The scan report: counts, what will be changed in decoding, and one line for each file that was left out."""
+def _report_scan(scan: audio.Scan, sample_rate: int, reporter: Reporter) -> None:
+    """Report a scan: counts, changes that decoding will make, and the files that were left out."""
     reporter.say(f"found   {len(scan.rows):6} files")
     reporter.say(f"usable  {len(scan.usable):6} files  {scan.seconds / 60:.1f} minutes")
     reporter.say(f"skipped {len(scan.skipped):6} files")
     rates = Counter(row.sample_rate for row in scan.usable if row.sample_rate != sample_rate)
     if rates:
-        told = ", ".join(f"{n} from {rate} Hz" for rate, n in rates.most_common(6)) + (", …" if len(rates) > 6 else "")
-        reporter.say(f"resampled to {sample_rate} Hz: {told}")
+        changed = ", ".join(f"{n} from {rate} Hz" for rate, n in rates.most_common(6)) + (
+            ", …" if len(rates) > 6 else ""
+        )
+        reporter.say(f"resampled to {sample_rate} Hz: {changed}")
     mixed = sum(row.channels > 1 for row in scan.usable)
     if mixed:
         reporter.say(f"mixed to mono: {mixed} files")

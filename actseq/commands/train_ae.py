@@ -202,10 +202,11 @@ def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None
         figures, steps, best = outcome.figures, outcome.total_steps, outcome.best_step
     if model.generative:
         model.eval().calibrate(data.features)
+    states = {"autoencoder": model.state_dict()}
+    states["representation"] = representation.state_dict()  # type: ignore[attr-defined]
     write_artifact(
         run.autoencoder,
-        {f"autoencoder.{name}": value for name, value in model.state_dict().items()}
-        | {f"representation.{name}": value for name, value in representation.state_dict().items()},  # type: ignore[attr-defined]
+        {f"{part}.{name}": value for part, state in states.items() for name, value in state.items()},
         {
             "kind": "autoencoder",
             "config": config.model_dump(mode="json"),

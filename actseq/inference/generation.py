@@ -335,8 +335,8 @@ def encode_seed(codec: Codec, seed_audio: SeedAudio) -> LatentArray:
 def splice(original: Waveform, made: Waveform, sample_rate: int) -> Waveform:
     """Crossfade the original at its end into `made`, which starts at the same time.
 
-    `made` is shifted by up to 8 ms to where it correlates best with the original; the crossfade keeps the power constant
-    for that correlation.
+    `made` is shifted by up to 8 ms to where it correlates best with the original; the crossfade keeps the power
+    constant for that correlation.
     """
     at = len(original)
     fade = min(units.seconds_to_samples(CROSSFADE_SECONDS, sample_rate), at, max(0, len(made) - at))
