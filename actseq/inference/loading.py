@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from actseq import build
 from actseq import config as configuration
 from actseq.config import Config
 from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError, ConfigError
+from actseq.inference.codec import Codec
+from actseq.priors.labels import LabelledPrior
 from actseq.progress import Reporter
+from actseq.representations.base import Representation
 from actseq.storage.artifacts import Artifact, content_hash, read_json
 from actseq.storage.run_folder import RunFolder
-
-if TYPE_CHECKING:
-    import torch
-
-    from actseq.inference.codec import Codec
-    from actseq.priors.labels import LabelledPrior
-    from actseq.representations.base import Representation
-    from actseq.vocoders.base import Vocoder
+from actseq.training.loop import resolve_device
+from actseq.vocoders.base import Vocoder
 
 
 def stage_config(run: RunFolder, overrides: Iterable[str], command: str, reporter: Reporter | None = None) -> Config:
     """The configuration that a run's autoencoder was trained with, with a command's overrides; see `build.complete`."""
-    from actseq import build
-
     model = run.trained_autoencoder
     stored, overrides = model.meta["config"], list(overrides)
     try:
@@ -67,10 +65,6 @@ def load_codec(run: RunFolder, device_name: str, config: Config, *, vocoder: boo
     Raises:
         ArtifactError: a model is missing, damaged or mismatched.
     """
-    from actseq import build
-    from actseq.inference.codec import Codec
-    from actseq.training.loop import resolve_device
-
     device, artifact = resolve_device(device_name), run.trained_autoencoder
     representation = build.build_representation(config)
     model = build.build_autoencoder(config, representation)
@@ -122,8 +116,6 @@ def load_vocoder(run: RunFolder, name: str, representation: Representation, conf
     Raises:
         ArtifactError: none of this name, damaged, or made for another corpus, representation or autoencoder.
     """
-    from actseq import build
-
     artifact, inputs = run.vocoders.read(name), vocoder_inputs(run, config)
     for what, made_from in artifact.meta["inputs"].items():
         if made_from != inputs[what]:
@@ -163,9 +155,6 @@ def load_prior(run: RunFolder, name: str | None, device_name: str, config: Confi
     Raises:
         ArtifactError: none of this name, damaged, or trained on the latents of another autoencoder.
     """
-    from actseq import build
-    from actseq.training.loop import resolve_device
-
     artifact, here = run.priors.read(name), run.trained_autoencoder.fingerprint
     meta, folder = artifact.meta, artifact.folder
     if meta["inputs"]["autoencoder"] != here:
@@ -187,9 +176,6 @@ def make_prior(run: RunFolder, name: str, device_name: str) -> LabelledPrior[Any
     Raises:
         ArtifactError: no latents, or those of another autoencoder.
     """
-    from actseq import build
-    from actseq.training.loop import resolve_device
-
     latents, _ = load_latents(run)
     return build.build_untrained_prior(name, *latents.training_frames()).to(resolve_device(device_name))
 

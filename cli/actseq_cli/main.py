@@ -120,7 +120,10 @@ def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
 @click.option("--vocoder", is_flag=True, help="Train a vocoder too, and use it if it is better than the untrained one.")
 @working("train_ae.batch_size=8")
 def run(folder: Path, preset: str, run_name: str | None, minutes: float | None, vocoder: bool, common: Common) -> None:
-    """Train everything: corpus, autoencoder, latents, prior, and a vocoder on request. Finished stages are skipped."""
+    """Train all stages of a run.
+
+    They are corpus, autoencoder, latents, prior, and a vocoder on request. Finished stages are skipped.
+    """
     result = pipeline.run_all(
         folder,
         preset,
@@ -146,7 +149,10 @@ def run(folder: Path, preset: str, run_name: str | None, minutes: float | None, 
 @click.option("--find-lr", is_flag=True, help="Only search for a learning rate, in steps that are thrown away.")
 @working("train_ae.batch_size=8", trains="train_ae")
 def train_ae(folder: Path, preset: str, run_name: str | None, find_lr: bool, common: Common) -> None:
-    """Stage one: decode FOLDER into a corpus and train an autoencoder on it."""
+    """Stage one: make a corpus and train an autoencoder.
+
+    The corpus is decoded from the sounds in FOLDER.
+    """
     stage = pipeline.find_learning_rate if find_lr else pipeline.train_ae
     result = stage(folder, preset, run=run_name, overrides=common.with_seed, compute=common.compute)
     if find_lr:
@@ -180,7 +186,10 @@ def extract_latents(run_name: str, common: Common) -> None:
 @click.option("--name", default="default", show_default=True, help="Name of the prior.")
 @working("train_prior.batch_size=8", trains="train_prior")
 def train_prior(run_name: str, name: str, common: Common) -> None:
-    """Stage three: train a prior on the latents. A run can have several, under different names."""
+    """Stage three: train a prior on the latents.
+
+    A run can have several priors, under different names.
+    """
     result = pipeline.train_prior(
         run_name, name=name, overrides=common.overrides, seed=common.seed, compute=common.compute
     )
@@ -197,7 +206,10 @@ def train_prior(run_name: str, name: str, common: Common) -> None:
 @click.option("--name", default="default", show_default=True, help="Name of the vocoder.")
 @working("train_vocoder.batch_size=8", trains="train_vocoder")
 def train_vocoder(run_name: str, name: str, common: Common) -> None:
-    """Train a vocoder; the run uses it if it is better than the one that needs no training."""
+    """Train a vocoder.
+
+    The run uses it if it is better than the one that needs no training.
+    """
     result = pipeline.train_vocoder(
         run_name, name=name, overrides=common.overrides, seed=common.seed, compute=common.compute
     )
@@ -217,7 +229,10 @@ def train_vocoder(run_name: str, name: str, common: Common) -> None:
 @generation
 @working("generate.level=free")
 def generate(run_name: str, request: GenerationRequest, output: Output, common: Common) -> None:
-    """Generate sound: from nothing, from a label, or continuing a recording."""
+    """Generate sound.
+
+    New clips come from nothing, from a label, or continue a recording.
+    """
     result = pipeline.generate(run_name, request, output, overrides=common.overrides, compute=common.compute)
     show(
         result,
@@ -234,7 +249,10 @@ def generate(run_name: str, request: GenerationRequest, output: Output, common: 
 @effects
 @working("vocoder.kind=griffin-lim", draws=False)
 def reconstruct(run_name: str, paths: tuple[Path, ...], out: Path, keep_dry: bool, common: Common) -> None:
-    """Pass files or folders through encoder and decoder. Other sounds take on the timbre of the corpus."""
+    """Pass files or folders through encoder and decoder.
+
+    Sounds from elsewhere take on the timbre of the corpus.
+    """
     result = pipeline.reconstruct(
         run_name,
         paths,
@@ -252,7 +270,10 @@ def reconstruct(run_name: str, paths: tuple[Path, ...], out: Path, keep_dry: boo
 @click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
 @working("vocoder.kind=griffin-lim", draws=False)
 def restore(run_name: str, paths: tuple[Path, ...], out: Path, common: Common) -> None:
-    """Remove noise from files or folders, with a run that was trained to (preset restore)."""
+    """Remove noise from files or folders.
+
+    The run must have been trained to restore, as with preset restore.
+    """
     result = pipeline.restore(run_name, paths, out=out, overrides=common.overrides, compute=common.compute)
     show(result, common.json_output, f"{len(result['files'])} files in {result['folder']}")
 
@@ -272,7 +293,10 @@ def restore(run_name: str, paths: tuple[Path, ...], out: Path, common: Common) -
 )
 @working("vocoder.kind=griffin-lim")
 def evaluate(run_name: str, prior: str | None, split: str, n: int | None, common: Common) -> None:
-    """Measure a run on its held-out clips, next to the baselines that it has to beat."""
+    """Measure a run on its held-out clips.
+
+    The baselines that it has to beat are measured too.
+    """
     result = pipeline.evaluate(
         run_name,
         prior=prior,
@@ -293,7 +317,10 @@ def evaluate(run_name: str, prior: str | None, split: str, n: int | None, common
 )
 @working("vocoder.kind=griffin-lim")
 def report(run_name: str, prior: str | None, n: int | None, common: Common) -> None:
-    """Draw a contact sheet of real, reconstructed and generated clips, and write all of them into one wav."""
+    """Draw a contact sheet.
+
+    It shows real, reconstructed and generated clips, which are also written into one wav.
+    """
     result = pipeline.report(
         run_name, prior=prior, n=n, overrides=common.overrides, seed=common.seed or 0, compute=common.compute
     )
@@ -313,7 +340,10 @@ def report(run_name: str, prior: str | None, n: int | None, common: Common) -> N
 @click.option("--n", type=COUNT, default=None, help="Number of clips; default: up to 200, one minute in all.")
 @working("vocoder.kind=griffin-lim")
 def plot(run_name: str, out: Path | None, split: str, n: int | None, common: Common) -> None:
-    """Draw what a run does: training, latents, frames, spectra and errors, each picture with its values as CSV."""
+    """Draw what a run does to held-out clips.
+
+    The pictures show training, latents, frames, spectra and errors, each with its values as CSV.
+    """
     result = pipeline.plot(
         run_name,
         out=out,
@@ -330,7 +360,7 @@ def plot(run_name: str, out: Path | None, split: str, n: int | None, common: Com
 @run_argument
 @as_json
 def info(run_name: str, json_output: bool) -> None:
-    """Show what a run holds and how far it is."""
+    """Show what a run contains and which stages are finished."""
     result = pipeline.info(run_name)
     show(result, json_output, *_tree(result))
 
@@ -339,7 +369,7 @@ def info(run_name: str, json_output: bool) -> None:
 @run_argument
 @as_json
 def verify(run_name: str, json_output: bool) -> None:
-    """Read everything in a run again and compare it with its hashes."""
+    """Compare everything in a run with its hashes."""
     from actseq_cli.progress import Terminal
 
     result = pipeline.verify(run_name, compute=pipeline.Compute(reporter=Terminal()))
@@ -356,7 +386,10 @@ def verify(run_name: str, json_output: bool) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed for all random numbers.")
 @as_json
 def drumkit(folder: Path, n_per_kind: int, sample_rate: int, seed: int, json_output: bool) -> None:
-    """Write a synthesised drum-machine corpus: snare, kick, hat, tom, clap."""
+    """Write a synthesised drum-machine corpus.
+
+    Its labels are snare, kick, hat, tom and clap.
+    """
     from actseq.data.drumkit import write_drumkit
 
     files = write_drumkit(folder, n_per_kind=n_per_kind, sample_rate=sample_rate, seed=seed)
@@ -380,7 +413,10 @@ def presets(json_output: bool) -> None:
 @main.command()
 @as_json
 def doctor(json_output: bool) -> None:
-    """Show versions, devices, audio formats, and what does not load, with the cure."""
+    """Show what this installation can do.
+
+    Versions, devices, audio formats; what does not load, and how to mend it.
+    """
     result = pipeline.doctor()
     show(result, json_output, *_tree(result))
     if result["problems"]:

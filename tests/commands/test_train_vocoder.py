@@ -233,8 +233,9 @@ def test_a_neural_one_trains_against_discriminators(run: Path) -> None:
     made = loaded.decode(np.zeros((5, 48), np.float32))
     assert made.shape == (5 * 2 * 64,)
     assert np.isfinite(made).all()
-    with pytest.raises(ConfigError, match="adversarial-vocoding trains neural"):
-        pipeline.train_vocoder(run, name="unfit", overrides=TINY[:1], **USE)
+    unfit = [TINY[0], "train_vocoder.objective.kind=magnitude"]
+    with pytest.raises(ConfigError, match="neural with objective magnitude; expected objective adversarial-vocoding"):
+        pipeline.train_vocoder(run, name="unfit", overrides=unfit, **USE)
     assert not (run / "vocoders" / "unfit").exists()
 
 
