@@ -1,8 +1,8 @@
-"""Samples, frames, seconds, decibels and nepers. Nobody else converts.
+"""Conversions between samples, frames, seconds, decibels and nepers; no other module converts.
 
-Convention: a frame t of hop h is centred on sample t·h, and what lies outside the clip is silence. A clip of n samples
-therefore has 1 + n // h frames, the last centred at or just before its end. A network with stride s over frames makes
-ceil(frames / s) latent frames, one for every s frames.
+Convention: frame t with a hop of h samples is centred on sample t·h, and outside the clip there is silence. A clip of n
+samples therefore has 1 + n // h frames, and the last one is centred at or just before the end of the clip. A network
+with stride s makes ceil(frames / s) latent frames, one from every s frames.
 """
 
 import math
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Count = TypeVar("Count", int, Tensor)
     Level = TypeVar("Level", float, NDArray[Any], Tensor)
     Magnitude = TypeVar("Magnitude", float, NDArray[Any])
-else:  # Numbers, arrays and tensors alike, without the time that importing torch takes.
+else:  # Types are not needed at run time, where importing torch would take time.
     Count, Level, Magnitude = TypeVar("Count"), TypeVar("Level"), TypeVar("Magnitude")
 
 DB_PER_NEPER = 20 / math.log(10)
@@ -29,17 +29,17 @@ def n_frames(n_samples: Count, hop_length: int) -> Count:
 
 
 def n_latent_frames(frames: Count, stride: int) -> Count:
-    """Latent frames of `frames` feature frames."""
+    """Latent frames of a network with this stride for `frames` feature frames."""
     return -(-frames // stride)
 
 
 def n_hops(n_samples: int, hop_length: int) -> int:
-    """Fewest hops that last at least `n_samples`."""
+    """Least number of hops that last at least `n_samples`."""
     return -(-n_samples // hop_length)
 
 
 def seconds_to_samples(seconds: float, sample_rate: int) -> int:
-    """Nearest whole number of samples."""
+    """Duration in samples, to the nearest sample."""
     return round(seconds * sample_rate)
 
 
@@ -49,7 +49,7 @@ def samples_to_seconds(samples: int, sample_rate: int) -> float:
 
 
 def seconds_to_frames(seconds: float, rate: float) -> int:
-    """Fewest frames (feature or latent, at `rate` Hz) that last at least `seconds`."""
+    """Least number of frames (feature or latent frames, at `rate` Hz) that last at least `seconds`."""
     return max(1, math.ceil(seconds * rate - 1e-9))
 
 
@@ -66,12 +66,12 @@ def db_to_power(db: Level) -> Level:
 
 
 def amplitude_to_db(amplitude: Magnitude, floor: float = 0.0) -> Magnitude:
-    """Level in dB of an amplitude ratio; below `floor` that of the floor."""
+    """Level in dB of an amplitude ratio; ratios below `floor` count as `floor`."""
     level: Magnitude = 20 * np.log10(np.maximum(amplitude, floor))
     return level
 
 
 def power_to_db(power: Magnitude, floor: float = 0.0) -> Magnitude:
-    """Level in dB of a power ratio; below `floor` that of the floor."""
+    """Level in dB of a power ratio; ratios below `floor` count as `floor`."""
     level: Magnitude = 10 * np.log10(np.maximum(power, floor))
     return level

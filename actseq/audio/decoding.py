@@ -19,10 +19,13 @@ from actseq.errors import AudioError
 from actseq.units import db_to_amplitude
 
 BLOCK = 1 << 16
+"""Samples that are read at a time."""
 HALF = 1 << 16
-"""Values of one half of a sample's 32 bits."""
+"""Number of values that one half of a sample's 32 bits can have."""
 OFFSET_SAMPLES = 4096
+"""A shorter sound is taken to have no offset."""
 OFFSET_SHARE = 0.3
+"""An offset is a fault from this fraction of the peak on."""
 
 
 def load(path: str | Path, sample_rate: int | None = None) -> tuple[Float32[np.ndarray, " samples"], int]:
@@ -36,7 +39,7 @@ def load(path: str | Path, sample_rate: int | None = None) -> tuple[Float32[np.n
         The waveform as stored (a float file may exceed ±1), and its sample rate in Hz.
 
     Raises:
-        AudioError: the file is missing, not to be decoded, cut short, empty, silent throughout, or not finite.
+        AudioError: the file is missing, cannot be decoded, is cut short, empty or silent, or holds NaN or infinity.
     """
     decoding = Decoding(Path(path))
     with _named(path):
@@ -53,12 +56,12 @@ class Recording:
 
     Args:
         path: any format libsndfile reads.
-        sample_rate: Hz of the blocks.
-        own_rate: Hz, as stored.
-        own_samples: per channel, as stored.
-        offset: constant offset as stored, of which the blocks are free; 0 where there is none to speak of.
-        samples: in all blocks together.
-        peak: the largest absolute value in them.
+        sample_rate: sample rate of the blocks in Hz.
+        own_rate: sample rate of the file in Hz.
+        own_samples: samples per channel in the file.
+        offset: constant offset in the file, which the blocks no longer have; 0 if it is too small to be a fault.
+        samples: samples in all blocks together.
+        peak: largest absolute value in the blocks.
     """
 
     path: Path
@@ -70,10 +73,10 @@ class Recording:
     peak: float
 
     def blocks(self) -> Iterator[Float32[np.ndarray, " samples"]]:
-        """The waveform as `load`, `remove_offset` and `resample` give it, piece by piece.
+        """Yield the waveform that `load`, `remove_offset` and `resample` give, piece by piece.
 
         Raises:
-            AudioError: as `load`; or the file has changed since.
+            AudioError: as `load`; or the file has changed since it was measured.
         """
         decoding = Decoding(self.path)
         with _named(self.path):
@@ -83,18 +86,18 @@ class Recording:
 
 
 def blocks(path: Path) -> Iterator[Float32[np.ndarray, " samples"]]:
-    """A mono file that `Writer` made, block by block."""
+    """Yield the samples of a mono file that `Writer` made."""
     import soundfile
 
     yield from soundfile.blocks(path, blocksize=BLOCK, dtype="float32")
 
 
 def measure(path: str | Path, sample_rate: int) -> Recording:
-    """Read a file block by block, so that even a long one needs little memory.
+    """Read a file block by block, so that a long file needs no more memory than a short one.
 
     Args:
         path: any format libsndfile reads.
-        sample_rate: Hz that the blocks are to have.
+        sample_rate: sample rate in Hz that the blocks will have.
 
     Raises:
         AudioError: as `load`.
@@ -116,7 +119,7 @@ def measure(path: str | Path, sample_rate: int) -> Recording:
 
 
 def _changed(decoding: "Decoding", offset: float, sample_rate: int) -> Iterator[Float32[np.ndarray, " samples"]]:
-    """Blocks without an offset, resampled as `resample` does with the whole."""
+    """Blocks without the offset, with the samples that `resample` gives for the whole file."""
     import soxr
 
     stream = None
@@ -136,7 +139,7 @@ def _changed(decoding: "Decoding", offset: float, sample_rate: int) -> Iterator[
 def resample(
     waveform: Float32[np.ndarray, " samples"], own_rate: int, sample_rate: int
 ) -> Float32[np.ndarray, " resampled"]:
-    """Band-limited change of sample rate (soxr, HQ), from and to Hz; at least one sample is left."""
+    """Change the sample rate from `own_rate` to `sample_rate` Hz (soxr, HQ); at least one sample is left."""
     import soxr
 
     missing = _missing(len(waveform), own_rate, sample_rate)
@@ -145,15 +148,15 @@ def resample(
 
 
 def _missing(samples: int, own_rate: int, sample_rate: int) -> int:
-    """Samples of silence to follow so few that they would round to none."""
+    """Samples of silence to append where the sound is so short that resampling would leave nothing."""
     return max(0, -(-own_rate // sample_rate) - samples)
 
 
 def remove_offset(waveform: Float32[np.ndarray, " samples"]) -> tuple[Float32[np.ndarray, " samples"], float]:
-    """A recording without its constant offset, and that offset; 0 where there is none to speak of.
+    """Subtract the constant offset of a recording; return it too, 0 if nothing was subtracted.
 
-    The offset is the median, and taken for a fault of the recording from 30 % of the peak on (voices reach 17 %): it is
-    not heard, but sets the level and comes back from a spectrogram as rumble. A click of under 4096 samples has none.
+    The offset is the median. It counts as a fault from 30 % of the peak on (voices reach 17 %): it is inaudible, but it
+    sets the level, and a spectrogram turns it into rumble. Sounds of less than 4096 samples are left as they are.
     """
     offset = float(np.median(waveform)) if waveform.size >= OFFSET_SAMPLES else 0.0
     if not _is_fault(offset, float(np.abs(waveform).max(initial=0.0))):
@@ -166,18 +169,18 @@ def _is_fault(offset: float, peak: float) -> bool:
 
 
 def _offset(path: Path, counts: NDArray[np.int64], peak: float) -> float:
-    """The offset that `remove_offset` finds, of a file that is never held as a whole.
+    """The offset that `remove_offset` finds, without holding the whole file in memory.
 
     Args:
         path: the file.
-        counts: how often each upper half of `_keys` occurs in it.
-        peak: of the file.
+        counts: how often each upper half of a sample's `_keys` occurs in the file.
+        peak: largest absolute value in the file.
     """
     samples = int(counts.sum())
     if samples < OFFSET_SAMPLES:
         return 0.0
-    # The two middle ones, which are one where the number is odd. Their upper halves tell them to within 1 %; only where
-    # that may be a fault, the file is read again for the lower halves.
+    # The median is the mean of the two middle samples (the same one if the count is odd). Their upper halves give it to
+    # within 1 %; the file is read again for the lower halves only if the offset may be a fault.
     ranks, total = np.array([(samples - 1) // 2, samples // 2]), np.cumsum(counts)
     upper = np.searchsorted(total, ranks, side="right")
     bounds = _from_keys(np.concatenate([upper * HALF, upper * HALF + HALF - 1]))
@@ -197,7 +200,7 @@ def _offset(path: Path, counts: NDArray[np.int64], peak: float) -> float:
 
 
 def _keys(waveform: Float32[np.ndarray, " samples"]) -> NDArray[np.uint32]:
-    """Whole numbers in the order of the samples, one for each value: their bits, those of negative ones turned round."""
+    """Integers in the same order as the samples: their bits, inverted for negative samples."""
     bits = waveform.view(np.uint32)
     return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
 
@@ -208,11 +211,11 @@ def _from_keys(keys: NDArray[np.int64]) -> NDArray[np.float32]:
 
 
 def trim_bounds(waveform: Float[np.ndarray, " samples"], threshold_db: float = -60.0) -> tuple[int, int]:
-    """Where sound begins and ends.
+    """Find where sound begins and ends.
 
     Args:
         waveform: one channel.
-        threshold_db: dB relative to the peak; what is below does not count as sound.
+        threshold_db: level in dB relative to the peak, below which a sample counts as silence.
 
     Returns:
         The first sample at or above the threshold and one past the last; (0, 0) for silence.
@@ -226,10 +229,12 @@ def trim_bounds(waveform: Float[np.ndarray, " samples"], threshold_db: float = -
 
 
 class Decoding:
-    """The mono blocks of a file, to be iterated once. Its rate is known from the first block on, the rest at the end.
+    """The mono blocks of a file; iterate once.
+
+    `sample_rate` and `channels` are known from the first block on, `samples` at the end.
 
     Raises:
-        AudioError: why it cannot be used, without its name; what stands before a colon is the kind of fault.
+        AudioError: the file cannot be used; the message begins with the kind of fault and a colon.
     """
 
     def __init__(self, path: Path) -> None:
@@ -262,7 +267,7 @@ class Decoding:
             raise AudioError(
                 f"cannot be decoded: {error_text(error)}", action="convert it to WAV, or leave it out"
             ) from error
-        # 2^63 - 1 stands for a length that is not known beforehand. What an MP3 says of its length is a guess.
+        # 2^63 - 1 means that the length is not known beforehand. The length in an MP3 is a guess.
         if kind != "MP3" and self.samples < declared < 2**62:
             raise AudioError(f"cut short: header says {declared} samples, file holds {self.samples}")
         if self.samples == 0:
@@ -275,7 +280,7 @@ class Decoding:
 
 @contextmanager
 def _named(path: str | Path) -> Iterator[None]:
-    """What is wrong with a file, with its name."""
+    """Add the file's name to an AudioError."""
     try:
         yield
     except AudioError as error:
@@ -283,56 +288,56 @@ def _named(path: str | Path) -> Iterator[None]:
 
 
 def _blocks(stream: Any, size: int = BLOCK) -> Iterator[Float32[np.ndarray, "samples channels"]]:
-    """What is left of an open SoundFile."""
-    # soundfile seeks after every read of a seekable file, which disturbs the MP3 decoder, and reads no FLAC of unknown
-    # length.
+    """Blocks from the current position of an open SoundFile to its end."""
+    # soundfile seeks after every read of a seekable file, which disturbs the MP3 decoder, and it cannot read a FLAC file
+    # of unknown length.
     stream.seekable = lambda: False
     while len(block := stream.read(size, dtype="float32", always_2d=True)):
         yield block
 
 
 def _beyond(path: Path, stream: Any) -> Iterator[Float32[np.ndarray, "samples channels"]]:
-    """What an MP3 holds beyond the length that libsndfile expects of it.
+    """Blocks of an MP3 beyond the length that libsndfile expects.
 
-    Without a Xing header libsndfile takes that length from the bit rate of the first frame, and reads no further even
-    where a variable rate leaves more. Of a pipe it expects no length, and reads to the end; a pipe alone will not do,
-    as a last frame cut short then costs the whole read.
+    Without a Xing header libsndfile computes the length from the bit rate of the first frame and stops there, even if a
+    variable bit rate leaves more. From a pipe it reads to the end, because it expects no length. Reading only from a
+    pipe is not an option: a last frame that is cut short would then fail the whole read.
     """
     import soundfile
 
     if stream.format != "MP3" or os.name != "posix" or stream.tell() < stream.frames:
         return
-    heard = stream.frames
+    known = stream.frames
     reading, writing = os.pipe()
     feeder = threading.Thread(target=_feed, args=(path, writing), daemon=True)
     feeder.start()
     try:
-        # Junk after the sound is an error here, and none for a player.
+        # Junk after the sound is an error here, although a player ignores it.
         with suppress(soundfile.SoundFileError), soundfile.SoundFile(reading, closefd=False) as whole:
             for block in _blocks(whole, 1152):
-                if len(block) > heard:
-                    yield block[heard:]
-                heard = max(0, heard - len(block))
+                if len(block) > known:
+                    yield block[known:]
+                known = max(0, known - len(block))
     finally:
         os.close(reading)
         feeder.join()
 
 
 def _feed(path: Path, writing: int) -> None:
-    # The reader may stop early; what cannot be read ends the sound, and has been noticed before.
+    # The reader may stop early. A read error ends the sound here; it was reported by the first reading.
     with suppress(OSError), os.fdopen(writing, "wb") as pipe, path.open("rb") as file:
         shutil.copyfileobj(file, pipe)
 
 
 def unreadable(error: OSError) -> str:
-    """Why a file cannot be opened, in words."""
+    """The reason why a file cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return "missing: there is no such file"
     return f"cannot be read: {error.strerror or error}"
 
 
 def error_text(error: Exception) -> str:
-    """What a decoder says of a failure, without its codes."""
+    """The message of a decoder's error, without its code."""
     import soundfile
 
     words = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)

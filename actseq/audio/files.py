@@ -1,4 +1,4 @@
-"""Find the sound files of a folder, read their labels, and say why a file cannot be used."""
+"""The sound files of a folder: find them, read their labels, and find out why a file cannot be used."""
 
 import csv
 import difflib
@@ -25,13 +25,13 @@ class ScanRow:
 
     Args:
         path: relative to the scanned folder, with forward slashes.
-        label: the given one, else the folder that holds the file, relative to the scanned one ("" at the top).
-        sample_rate: Hz, as stored; 0 if skipped.
-        channels: as stored; 0 if skipped.
-        seconds: what was decoded, not what a header says; 0 if skipped.
+        label: from the table of labels, or the folder of the file relative to the scanned folder ("" at the top).
+        sample_rate: sample rate of the file in Hz; 0 if skipped.
+        channels: number of channels in the file; 0 if skipped.
+        seconds: length of the decoded sound, whatever the header says; 0 if skipped.
         status: "usable" or "skipped".
-        reason: why it was skipped; "" if usable.
-        sha256: of the file's bytes; "" if they cannot be read.
+        reason: why the file was skipped; "" if usable.
+        sha256: hash of the file's bytes; "" if they cannot be read.
     """
 
     path: str
@@ -46,7 +46,7 @@ class ScanRow:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a folder holds, in order of path."""
+    """The files of a folder, in order of path."""
 
     folder: Path
     rows: tuple[ScanRow, ...]
@@ -63,7 +63,7 @@ class Scan:
 
     @property
     def skipped(self) -> tuple[ScanRow, ...]:
-        """Rows of the files that cannot, each with its reason."""
+        """Rows of the files that cannot be used, each with its reason."""
         return tuple(row for row in self.rows if row.status == "skipped")
 
     @property
@@ -72,9 +72,9 @@ class Scan:
         return sum(row.seconds for row in self.usable)
 
     def write_csv(self, path: Path) -> None:
-        """Write all rows, one line each under a header line, replacing the file at once."""
+        """Write all rows as a table with a header line; the file appears whole or not at all."""
         names = [field.name for field in fields(ScanRow)]
-        # A name that is not UTF-8 on disk comes as surrogates, and goes back as the bytes it was.
+        # A file name that is not UTF-8 is held as surrogates; they are written as the original bytes.
         with (
             replacing(path) as partial_path,
             partial_path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
@@ -85,12 +85,12 @@ class Scan:
 
 
 def find(folder: Path) -> list[Path]:
-    """All files in `folder` and below it that look like sound, sorted by their relative path.
+    """All sound files in `folder` and below it, by their endings, sorted by relative path.
 
-    What begins with a dot is left out. Linked folders are followed, each folder is entered once.
+    Names that begin with a dot are left out. Links to folders are followed; each folder is entered once.
 
     Raises:
-        AudioError: the folder does not exist, is a file, cannot be listed, or holds no such file.
+        AudioError: the folder does not exist, is a file, cannot be listed, or holds no sound file.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -111,7 +111,7 @@ def find(folder: Path) -> list[Path]:
             raise AudioError(
                 f"{here} cannot be listed ({error.strerror})", action="allow reading it, or move it out"
             ) from error
-        # The same folder again: a link upwards, or a second link to it.
+        # A link upwards, or a second link, leads to a folder that was entered before.
         if (status.st_dev, status.st_ino) in entered:
             continue
         entered.add((status.st_dev, status.st_ino))
@@ -122,14 +122,14 @@ def find(folder: Path) -> list[Path]:
                 continue
             if entry.is_dir():
                 (links if entry.is_symlink() else folders).append(entry)
-            # A link to nowhere is listed, so that it is reported; pipes and devices would never end.
+            # A broken link is listed so that it is reported. Pipes and devices are left out: reading them may never end.
             elif entry.is_file() or (entry.is_symlink() and not entry.exists()):
                 ending = entry.suffix[1:].lower()
                 if ending in wanted:
                     found.append(entry)
                 else:
                     others[f".{ending}" if ending else "without an ending"] += 1
-        # Links come last: a folder gives its files their name before a link to it does.
+        # Links come last, so that files get their names from their real folder.
         waiting = links[::-1] + waiting + folders[::-1]
     if not found:
         seen = ", ".join(f"{count} × {kind}" for kind, count in others.most_common(8)) or "no files at all"
@@ -173,16 +173,16 @@ class SoundFolder:
 
     @cached_property
     def listing(self) -> list[Any]:
-        """A hash of the table of labels, then name, size and time of each file: equal where nothing was changed."""
+        """A hash of the table of labels, then name, size and time of each file. It is equal if nothing has changed."""
         rows: list[Any] = [_digest(self.labels_csv) if self.labels_csv else None]
         for name, path in self.files.items():
-            # A link that leads nowhere is found too; the scan will say so.
+            # A broken link is found too; the scan reports it.
             status = path.stat() if path.exists() else path.lstat()
             rows.append([name, status.st_size, status.st_mtime_ns])
         return rows
 
     def same_as(self, scan_csv: Path) -> bool:
-        """Whether the folder holds the very files of an earlier scan, whatever their dates, under the same labels."""
+        """Whether names, contents and labels of the files are those of an earlier scan; their dates may differ."""
         with scan_csv.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             seen = {row["path"]: row for row in csv.DictReader(file)}
         if any(self._table.get(name, row["label"]) != row["label"] for name, row in seen.items()):
@@ -192,13 +192,13 @@ class SoundFolder:
         )
 
     def scan(self, on_file: Callable[[int, int], None] | None = None) -> Scan:
-        """Decode every file once, and say which can be used. No waveform is kept.
+        """Decode every file once, to find out which can be used. No waveform is kept.
 
         Args:
-            on_file: called after each file, in order, with how many are done and how many there are.
+            on_file: called after each file, in order, with the number of files done and the number of all files.
 
         Raises:
-            AudioError: as `find`; or no file at all can be used.
+            AudioError: as `find`; or none of the files can be used.
             ConfigError: as `read_labels`; or the table names none of the files.
         """
         names = list(self.files)
@@ -238,7 +238,7 @@ class SoundFolder:
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """Relative path → label, from a CSV with the columns `file` and `label`.
+    """Read a CSV with the columns `file` and `label`: relative path → label.
 
     Raises:
         ConfigError: the table cannot be read, lacks a column or a label, or names a file twice.
@@ -293,7 +293,7 @@ def _scan_one(path: Path, name: str, label: str) -> ScanRow:
 
 
 def _similar(folder: Path) -> str:
-    """What to do about a folder that does not exist, by what its nearest existing parent holds."""
+    """Advice for a folder that does not exist: similar names in its nearest existing parent."""
     missing = folder.absolute()
     while not missing.parent.is_dir():
         missing = missing.parent

@@ -1,6 +1,6 @@
 """File name endings of the formats that can be decoded."""
 
-# Usual endings beside the formats' own names; .raw is left out, as it says nothing about its rate.
+# Common endings in addition to the formats' own names. A .raw file is left out because it does not state its sample rate.
 ALIASES = {
     "aif": "AIFF", "aifc": "AIFF", "wave": "WAV", "bwf": "WAV", "bw64": "RF64", "oga": "OGG", "opus": "OGG",
     "mp2": "MP3", "snd": "AU", "sf": "IRCAM", "sph": "NIST", "8svx": "SVX", "16sv": "SVX",
@@ -8,7 +8,7 @@ ALIASES = {
 
 
 def extensions() -> frozenset[str]:
-    """Endings, in lower case and without the dot, that are taken for sound."""
+    """Endings of sound files, in lower case and without the dot."""
     import soundfile  # type: ignore[import-untyped, unused-ignore]
 
     return frozenset({name.lower() for name in soundfile.available_formats()} | set(ALIASES)) - {"raw"}

@@ -1,8 +1,8 @@
-"""Whether a sound file is whole, read from its headers.
+"""Find out from its headers whether a sound file is whole.
 
-libsndfile does not say when a file is cut short. WAV, AIFF, 8SVX, AU, CAF and W64 are checked by the size that their header
-declares, Ogg by its last page; the FLAC decoder reports it. An MP3 is read as far as it goes, because its header is often
-wrong; so are the rarer old formats (MAT, VOC, PAF, IRCAM, NIST, …).
+libsndfile does not report that a file is cut short. WAV, AIFF, 8SVX, AU, CAF and W64 are checked by the size in their
+header, Ogg by its last page; the FLAC decoder reports it itself. An MP3 is read as far as it goes, because its header is
+often wrong, and so are the rarer old formats (MAT, VOC, PAF, IRCAM, NIST, …).
 """
 
 import os
@@ -13,9 +13,12 @@ from actseq.errors import AudioError
 
 
 def check_whole(file: BinaryIO) -> None:
-    """Raise AudioError if the header declares more bytes of sound than there are, or an Ogg stream has no end.
+    """Check that a file holds all the sound that its header declares.
 
-    Source: the descriptions of RIFF, RF64 (EBU Tech 3306), AIFF-C, AU, CAF and Wave64; RFC 3533, section 6 (Ogg pages).
+    Raises:
+        AudioError: the file is empty or cut short.
+
+    Source: the specifications of RIFF, RF64 (EBU Tech 3306), AIFF-C, AU, CAF and Wave64; RFC 3533, section 6 (Ogg pages).
     """
     size = file.seek(0, os.SEEK_END)
     if size == 0:
@@ -47,9 +50,9 @@ def check_whole(file: BinaryIO) -> None:
     if found is None:
         return
     start, declared = found
-    # What recorders and encoders write when they cannot come back to the header: nothing, or as much as fits.
+    # Recorders and encoders that cannot rewrite the header leave 0 or the largest size in it.
     placeholder = declared == 0 or 0x7FFFF000 <= declared <= 0x80000000 or 0xFFFFF000 <= declared <= 0xFFFFFFFF
-    # Some count the byte that pads to an even length and leave it out.
+    # Some encoders count a final padding byte that they do not write.
     if declared - (size - start) > 1 and not placeholder:
         raise AudioError(
             f"cut short: header says {declared - extra} bytes of sound, file holds {max(0, size - start - extra)}"
@@ -57,17 +60,17 @@ def check_whole(file: BinaryIO) -> None:
 
 
 def find_chunk(file: BinaryIO, size: int, start: int, layout: str, names: tuple[bytes, ...]) -> tuple[int, int] | None:
-    """Where the first chunk of one of these names has its content, and how many bytes it declares."""
+    """Start of the content of the first chunk with one of these names, and its declared size in bytes."""
     step = struct.calcsize(layout)
     while start + step <= size:
         file.seek(start)
         name, length = struct.unpack(layout, file.read(step))
         padded = length + length % 2
         if step == 12:
-            # Core Audio pads nothing, and -1 stands for the rest of the file.
+            # Core Audio does not pad, and -1 means the rest of the file.
             padded = length = max(0, length)
         elif step == 24:
-            # Wave64 counts the chunk's header too, and pads to 8 bytes.
+            # Wave64 includes the chunk's header in the size, and pads to 8 bytes.
             length = max(0, length - step)
             padded = -(-length // 8) * 8
         if name in names:
@@ -77,7 +80,7 @@ def find_chunk(file: BinaryIO, size: int, start: int, layout: str, names: tuple[
 
 
 def _check_ogg(file: BinaryIO, size: int) -> None:
-    # No page is longer than 65,307 bytes; a tag may follow the last one.
+    # A page has at most 65,307 bytes; a tag may follow the last page.
     file.seek(max(0, size - 2 * 65307))
     tail = file.read()
     start = tail.rfind(b"OggS\0")

@@ -25,17 +25,17 @@ def write(
     sample_rate: int,
     subtype: str = "PCM_16",
 ) -> float:
-    """Write sound in the format of the path's ending, under a temporary name first; folders are made.
+    """Write sound in the format of the path's ending, under a temporary name first; missing folders are made.
 
-    Never clips: where a sample exceeds ±1 and `subtype` is no float, the whole is scaled down to a peak of 1. PCM_16 is
-    stored as the nearest of 32768 steps a side, which is what decoders divide by, so that reading and writing again
-    changes nothing; +1.0, for which there is no step, becomes 32767.
+    The sound is never clipped: if a sample exceeds ±1 and `subtype` is not a float format, the whole is scaled to a peak
+    of 1. PCM_16 values are multiples of 1/32768, the step by which decoders divide, so that reading and writing a file
+    again changes nothing; +1.0 is one step too high and becomes 32767.
 
     Returns:
         The gain that was applied, 1.0 if none.
 
     Raises:
-        AudioError: nothing to write, a sample that is not finite, an unknown format, or a disk that refuses.
+        AudioError: there is nothing to write, a sample is not finite, the format is unknown, or writing fails.
     """
     path = Path(path)
     kind = _kind(path, subtype)
@@ -44,30 +44,30 @@ def write(
     channels = 1 if waveform.ndim == 1 else waveform.shape[1]
     # libvorbis overflows its stack when a long sound comes in one piece.
     pieces = (waveform[start : start + BLOCK] for start in range(0, len(waveform), BLOCK))
-    with _told(path):
+    with _as_audio_error(path):
         _store(path, pieces, gain, sample_rate, channels, kind, subtype)
     return gain
 
 
 class Writer:
-    """Writes mono sound that comes in pieces, to be used with `with`: the file is there when that ends without an error.
+    """Writes mono sound that arrives in pieces. Use it in a `with` block, at whose end the file appears.
 
-    It is the file that `write` makes of the whole. How far the whole has to be turned down is known at its end only: until
-    then the pieces wait in an unnamed file of single floats beside the final one.
+    The file is the one that `write` makes of the whole. The gain that keeps it from clipping is known only at the end;
+    until then the pieces wait as 32-bit floats in an unnamed file in the same folder.
 
     Args:
         path: as for `write`.
-        sample_rate: Hz.
+        sample_rate: sample rate in Hz.
         subtype: as for `write`.
-        peak: that the sound is brought to, unless it is silent; None leaves its level, but for what would clip.
-        through: what the whole is sent through on its way into the file, at the level that it would have there; for this
-            it is held in memory.
-        dry: where to write the whole as it is before that; None leaves it out.
+        peak: peak that the sound is scaled to unless it is silent; None keeps its level unless it would clip.
+        through: a function applied to the whole sound, at its final level, before it is stored; the sound is then held
+            in memory.
+        dry: file for the sound as it is before `through`; None leaves it out.
 
     Attributes:
-        gain: that was applied, once the file is there.
-        through_gain: that was applied to what came out of `through`, so that it does not clip; 1.0 if none.
-        samples: in the file, once it is there.
+        gain: the gain that was applied; set when the file is complete.
+        through_gain: the gain that kept the output of `through` from clipping; 1.0 if none.
+        samples: samples in the file; set when it is complete.
 
     Raises:
         AudioError: as `write`.
@@ -89,7 +89,7 @@ class Writer:
         self.gain, self.through_gain, self.samples, self.wrong, self.peak = 1.0, 1.0, 0, 0, 0.0
 
     def __enter__(self) -> "Writer":
-        with _told(self.path):
+        with _as_audio_error(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.waiting = tempfile.TemporaryFile(dir=self.path.parent)
         return self
@@ -99,7 +99,7 @@ class Writer:
         self.samples += len(waveform)
         self.wrong += int(len(waveform) - np.isfinite(waveform).sum())
         self.peak = max(self.peak, float(np.abs(waveform).max(initial=0.0)))
-        with _told(self.path):
+        with _as_audio_error(self.path):
             self.waiting.write(waveform.tobytes())
 
     def __exit__(
@@ -122,7 +122,7 @@ class Writer:
             self.samples = len(changed)
 
     def _store_waiting(self, path: Path) -> None:
-        with _told(path):
+        with _as_audio_error(path):
             _store(path, self._pieces(), self.gain, self.sample_rate, 1, self.kind, self.subtype)
 
     def _pieces(self) -> Iterator[NDArray[np.float32]]:
@@ -132,7 +132,11 @@ class Writer:
 
 
 def _kind(path: Path, subtype: str) -> str:
-    """The format that a path's ending stands for, if it can hold the subtype."""
+    """The format of a path's ending.
+
+    Raises:
+        AudioError: the ending is unknown, or its format does not have the subtype.
+    """
     import soundfile
 
     ending = path.suffix[1:].lower()
@@ -147,7 +151,11 @@ def _kind(path: Path, subtype: str) -> str:
 
 
 def _gain(path: Path, samples: int, wrong: int, peak: float, subtype: str) -> float:
-    """What keeps a sound of this peak from clipping, if it can be written at all."""
+    """The gain that keeps a sound with this peak from clipping.
+
+    Raises:
+        AudioError: there are no samples, or some are not finite.
+    """
     if not samples:
         raise AudioError(f"{path}: there are no samples to write")
     if wrong:
@@ -171,7 +179,7 @@ def _store(
             for piece in pieces:
                 scaled = piece * gain
                 if subtype == "PCM_16":
-                    # libsndfile would scale by 32767 and lose a step each time.
+                    # libsndfile scales by 32767, so that each reading and writing would change the values.
                     scaled = np.clip(np.round(scaled * 32768.0), -32768, 32767).astype(np.int16)
                 file.write(scaled)
         _clear_time(partial)
@@ -192,8 +200,8 @@ def _clear_time(path: Path) -> None:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What a disk or an encoder refuses, as an AudioError."""
+def _as_audio_error(path: Path) -> Iterator[None]:
+    """Turn an error of the disk or the encoder into an AudioError."""
     import soundfile
 
     try:
@@ -204,7 +212,7 @@ def _told(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A hidden path beside `path`, renamed to it if all went well."""
+    """Give a hidden path in the same folder, which is renamed to `path` unless an error occurs."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}{path.suffix}")

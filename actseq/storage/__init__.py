@@ -1,1 +1,1 @@
-"""What lies on disk: sequences, artifacts, the run folder."""
+"""Files of a run: sequences, artifacts, the run folder."""

@@ -1,7 +1,7 @@
 """Artifacts: a folder with `model.safetensors` and `model.json`, and the JSON and tensors of a run.
 
-The JSON is written last, names the hash of the weights and is the commit. Its hash is the artifact's fingerprint. Nothing is
-ever unpickled.
+The JSON holds the hash of the weights and is written last: an artifact without it is unfinished. The hash of the JSON is
+the artifact's fingerprint. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMAT = 1
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with sorted keys: what hashes are taken of."""
+    """JSON with sorted keys, the form that is hashed."""
     return json.dumps(value, sort_keys=True, default=str).encode()
 
 
@@ -33,15 +33,15 @@ def content_hash(value: Any) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Readable JSON, written whole or not at all."""
+    """Write readable JSON, whole or not at all."""
     write_file(path, (json.dumps(value, indent=2, default=str) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-        ArtifactError: missing or damaged.
+        ArtifactError: the file is missing or damaged.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -52,12 +52,12 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is damaged (not JSON)", action=f"delete {path.parent} and run its stage again"
         ) from None
     if not isinstance(value, dict):
-        raise ArtifactError(f"{path} holds no JSON object")
+        raise ArtifactError(f"{path} does not hold a JSON object")
     return value
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write safetensors whole or not at all; the hash of the file."""
+    """Write safetensors whole or not at all; return the hash of the file."""
     from safetensors.torch import save
 
     content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
@@ -69,7 +69,7 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read safetensors.
 
     Raises:
-        ArtifactError: missing, cut short, not the file that was written, or a pickle.
+        ArtifactError: the file is missing, cut short, a pickle, or does not have the hash `sha256`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -78,7 +78,7 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
         content = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):
         raise ArtifactError(f"{path} does not exist", action="run its stage again") from None
-    # Safetensors begin with the length of their header, whose first byte may be any, and then the header's brace.
+    # A safetensors file begins with the length of its header in 8 bytes of any value, then the header's brace.
     if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):
         raise ArtifactError(
             f"{path} is a pickle (a .ckpt or .pt file)",
@@ -148,10 +148,10 @@ class Artifact:
 
 
 def same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], what: str, remedy: str) -> None:
-    """Refuse to go on with other settings than an artifact was begun with; the differing keys are named.
+    """Check that the settings are those that something was made with.
 
     Raises:
-        ConfigError: they differ.
+        ConfigError: they differ; the message names the keys.
     """
     differing = [f"{key} ({old} → {new})" for key, old, new in _differences(dict(made), dict(asked))]
     if differing:
@@ -160,15 +160,18 @@ def same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], what: str, 
 
 
 def begin_store(folder: Path, inputs: Mapping[str, Any], what: str) -> dict[str, Any] | None:
-    """Make ready to begin a store at `folder`, or to go on with one; what its JSON says, where it is done already.
+    """Prepare a folder for a store that is to be begun or resumed.
 
     Args:
-        folder: where it lies; its JSON has the folder's name.
-        inputs: what the content depends on; a store that was begun from other inputs is begun anew.
-        what: what it holds, for the user.
+        folder: folder of the store, whose JSON has the folder's name.
+        inputs: everything that the content depends on. An unfinished store with other inputs is begun again.
+        what: name of the content in messages.
+
+    Returns:
+        The JSON of the store if it is finished, else None.
 
     Raises:
-        ConfigError: it is done, from other inputs.
+        ConfigError: the store is finished, and was made from other inputs.
     """
     marker, plan = folder / f"{folder.name}.json", folder / "plan.json"
     if marker.is_file():

@@ -1,4 +1,4 @@
-"""The run folder: paths, configuration and provenance."""
+"""The run folder: paths, configuration, models and provenance."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUNS = Path("runs")
 
 
 def versions() -> dict[str, str]:
-    """What computed a run."""
+    """Versions of Python, of this package and of the libraries that a result depends on."""
     found = {"python": platform.python_version(), "actseq": _version("actseq")}
     for name in ("torch", "torchaudio", "numpy", "librosa", "soundfile", "soxr", "lightning-fabric"):
         found[name] = _version(name)
@@ -38,7 +38,7 @@ def _version(name: str) -> str:
 
 
 def commit() -> str | None:
-    """Commit of the checkout that actseq runs from, `-dirty` where it has changes; None for an installed package."""
+    """Commit of the checkout that actseq runs from, with `-dirty` if it has changes; None for an installed package."""
     here = Path(__file__).parents[1]
     if not (here.parent / ".git").exists():
         return None
@@ -60,7 +60,7 @@ class RunFolder:
     """Paths, models and provenance of one run. A model's JSON is read once: a command sees one state of the run.
 
     Args:
-        path: the run's folder.
+        path: folder of the run.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,10 +85,10 @@ class RunFolder:
 
     @staticmethod
     def open(run: str | Path | RunFolder) -> RunFolder:
-        """A run that exists; one that is open already is returned as it is.
+        """A run that exists; a run that is open already is returned as it is.
 
         Raises:
-            ArtifactError: no such folder, or it is not a run; names what there is.
+            ArtifactError: there is no such folder, or it is not a run; the message names runs that exist.
         """
         if isinstance(run, RunFolder):
             return run
@@ -110,26 +110,26 @@ class RunFolder:
             raise ArtifactError(f"no run at {found.path}", action=hint)
         if not (found.path / "config.yaml").is_file():
             raise ArtifactError(
-                f"{found.path} is no run (it has no config.yaml)", action="give the folder that train-ae made"
+                f"{found.path} is not a run: it has no config.yaml", action="give the folder that train-ae made"
             )
         return found
 
     @property
     def name(self) -> str:
-        """The folder's name."""
+        """Name of the folder."""
         return self.path.resolve().name
 
     @cached_property
     def trained_autoencoder(self) -> Artifact:
-        """The finished autoencoder.
+        """The autoencoder.
 
         Raises:
-            ArtifactError: it is not finished, or damaged.
+            ArtifactError: it is unfinished or damaged.
         """
         return Artifact.read(self.autoencoder, f"actseq train-ae … --run {self.name}")
 
     def write_config(self, config: Config, source: str, corpus_fingerprint: str | None) -> None:
-        """Write what the run is made from."""
+        """Write `config.yaml`: the configuration, and where, from what and with which versions the run was made."""
         tree = {
             "config": config.model_dump(mode="json"),
             "provenance": {
@@ -147,7 +147,7 @@ class RunFolder:
         return dict(self._read_config()["provenance"])
 
     def read_config(self) -> Config:
-        """The configuration that the run was started with."""
+        """The configuration in config.yaml."""
         return parse(Config, self._read_config()["config"], "config")
 
     def _read_config(self) -> dict[str, Any]:
@@ -162,10 +162,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self, stage: Path) -> Iterator[None]:
-        """Hold a stage's folder against a second process that would train in it.
+        """Keep other processes from working in the folder of a stage.
 
         Raises:
-            ArtifactError: another process holds it.
+            ArtifactError: another process works in it.
         """
         stage.mkdir(parents=True, exist_ok=True)
         with (stage / ".lock").open("w") as file:
@@ -179,14 +179,14 @@ class RunFolder:
 
 
 class Models:
-    """The trained priors of a run, or its trained vocoders: each in a folder of its own name.
+    """The trained priors of a run, or its trained vocoders; each lies in a folder of its own name.
 
     Args:
         run: the run.
         kind: `prior` or `vocoder`.
 
     Attributes:
-        path: holds their folders.
+        path: the folder above the folders of the models.
     """
 
     def __init__(self, run: RunFolder, kind: str) -> None:
@@ -200,7 +200,7 @@ class Models:
 
     @property
     def usual(self) -> str | None:
-        """The model that is meant where none is named: `default`, or the only one; None where that leaves it open."""
+        """Name of the model to use if none is named: `default`, or the only one; None if there are several others."""
         known = self.names
         return "default" if "default" in known else known[0] if len(known) == 1 else None
 
@@ -208,7 +208,7 @@ class Models:
         """A finished model; None takes the usual one.
 
         Raises:
-            ArtifactError: there is none, or none of this name; names what there is.
+            ArtifactError: there is none, or none of this name; the message names those that exist.
         """
         known, command = self.names, f"actseq train-{self.kind} {self.run.name}"
         if not known:

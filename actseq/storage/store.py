@@ -1,8 +1,8 @@
 """SequenceStore: variable-length sequences of one dtype with one record each, memory-mapped.
 
-On disk: `shard-00000.safetensors …` and `manifest.jsonl`, one line a sequence. A shard is written beside its final name,
-synced and renamed; then its lines are appended in one write under a lock. The line is the commit: what has none does not
-exist. The content of a shard is fixed by its number, so a killed writer repeats whole shards and several processes may
+On disk: `shard-00000.safetensors …` and `manifest.jsonl` with one line per sequence. A shard is written under a temporary
+name, synced and renamed; then its lines are appended in one write under a lock. A sequence without a line does not exist.
+The number of a shard determines its content, so a writer that resumes repeats whole shards, and several processes may
 write different shards of one store.
 """
 
@@ -30,7 +30,18 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Record:
-    """What the manifest says of one sequence; `extra` holds the keys that the store itself does not use."""
+    """The line of one sequence in the manifest.
+
+    Attributes:
+        key: unique name of the sequence.
+        shard: number of its shard.
+        position: its place in the shard.
+        of: number of sequences in the shard.
+        shape: shape of the array; time is the first axis.
+        dtype: type of the array.
+        sha256: hash of the array's bytes.
+        extra: keys that the store itself does not use.
+    """
 
     key: str
     shard: int
@@ -48,7 +59,7 @@ class Record:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write beside the final name, sync and rename: a reader sees the old file or the new one, never half of one."""
+    """Write under a temporary name, sync and rename: a reader sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     with temporary.open("wb") as file:
@@ -59,7 +70,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> None:
-    """Columns of equal length as a CSV, written as `write_file` does; six digits of what is not whole."""
+    """Write columns of equal length as a CSV, whole or not at all; floats have six significant digits."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -69,12 +80,12 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any] | NDArray[Any]])
 
 
 def shard_path(folder: Path, shard: int) -> Path:
-    """Where a shard lies."""
+    """Path of a shard."""
     return folder / f"shard-{shard:05d}.safetensors"
 
 
 def tensor_name(key: str) -> str:
-    """Name of a sequence in its shard: its key, but for bytes of a file name that are not UTF-8."""
+    """Name of a sequence in its shard: its key, with bytes that are not UTF-8 escaped."""
     return key.encode("utf-8", "backslashreplace").decode()
 
 
@@ -84,7 +95,7 @@ def digest(array: Array) -> str:
 
 
 def group_shards(sizes: Sequence[int], *, max_bytes: int = 64 * 2**20, max_items: int = 512) -> list[range]:
-    """Cut sequences of these sizes in bytes into shards: the same sizes always give the same shards."""
+    """Group sequences into shards by their sizes in bytes; the same sizes always give the same shards."""
     shards, start, total = [], 0, 0
     for i, size in enumerate(sizes):
         if i > start and (total + size > max_bytes or i - start >= max_items):
@@ -97,7 +108,7 @@ def group_shards(sizes: Sequence[int], *, max_bytes: int = 64 * 2**20, max_items
 
 
 class StoreWriter:
-    """Writes shards of a store and resumes one that was left unfinished."""
+    """Writes the shards of a store; resumes an unfinished store."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -105,7 +116,7 @@ class StoreWriter:
         self._tidy()
 
     def _tidy(self) -> None:
-        """Drop what was never committed: a torn last line, and lines of a shard that lacks some."""
+        """Drop an incomplete last line, and the lines of shards that lack some of theirs."""
         path = self.folder / MANIFEST
         if path.is_file():
             with _locked(path):
@@ -122,7 +133,7 @@ class StoreWriter:
         return _whole_shards(_read_manifest(path)) if path.is_file() else set()
 
     def write_shard(self, shard: int, items: Sequence[tuple[str, Array, Mapping[str, Any]]]) -> None:
-        """Write and commit one shard of (key, sequence, further record keys)."""
+        """Write one shard of (key, array, extra keys of the record), then its lines of the manifest."""
         from safetensors.numpy import save
 
         tensors = {tensor_name(key): np.ascontiguousarray(array) for key, array, _ in items}
@@ -151,10 +162,10 @@ class StoreWriter:
 
 
 class SequenceStore:
-    """Reads a store; sequences come in the order of (shard, position).
+    """Reads a store. The sequences are in order of (shard, position).
 
     Raises:
-        ArtifactError: no manifest, a manifest line that does not parse, or a shard that is missing.
+        ArtifactError: there is no manifest, one of its lines is damaged, or a shard is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -181,7 +192,7 @@ class SequenceStore:
             yield record, self.read(i)
 
     def read(self, index: int, start: int = 0, stop: int | None = None) -> Array:
-        """Items `start` to `stop` of one sequence, copied out of the memory map."""
+        """Items `start` to `stop` of one sequence, copied from the memory map."""
         record = self.records[index]
         stop = record.length if stop is None else min(stop, record.length)
         if start >= stop:
@@ -203,12 +214,12 @@ class SequenceStore:
         return self._open[shard]
 
     def fingerprint(self) -> str:
-        """Content hash: keys, contents and records of all sequences."""
+        """Hash of the keys, contents and records of all sequences."""
         lines = [[r.key, r.sha256, r.shape, r.dtype, dict(r.extra)] for r in self.records]
         return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()
 
     def verify(self) -> list[str]:
-        """Read everything again; one line for each sequence that is not what the manifest says."""
+        """Read everything again; return a line for each sequence that differs from its record."""
         problems = []
         for i, record in enumerate(self.records):
             try:
@@ -222,7 +233,7 @@ class SequenceStore:
 
 
 class _locked:
-    """Holds an advisory lock beside `path`: several processes may append to one manifest."""
+    """Holds an advisory lock, so that several processes can append to the manifest at `path`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.with_name(f".{path.name}.lock")
@@ -236,7 +247,7 @@ class _locked:
 
 
 def _lines(path: Path) -> list[bytes]:
-    """Complete lines only: a line without its end was never committed."""
+    """The complete lines; a last line without a line end is dropped."""
     content = path.read_bytes()
     return content[: content.rfind(b"\n") + 1].splitlines()
 
