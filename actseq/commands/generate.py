@@ -66,7 +66,7 @@ def generate(
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
 ) -> GenerationResult:
-    """Write new clips with a JSON beside each, as they grow: an hour needs no more memory than a minute.
+    """Write new clips as they grow, each with a JSON: an hour needs no more memory than a minute.
 
     With effects (`generate.effects`) each clip is held in memory as a whole once it has grown, one at a time.
 

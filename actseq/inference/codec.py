@@ -1,4 +1,4 @@
-"""What turns sound into latents and back: clips whole and in batches, or one clip as a stream."""
+"""Sound ↔ latents with a trained autoencoder: whole clips in batches, or one clip as a stream."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from actseq.representations.base import Features, Representation
 from actseq.vocoders.base import Vocoder, synthesise
 
 BATCH_FRAMES = 16_384
-"""Feature frames that several clips may have as a batch, padding included."""
+"""Number of feature frames that a batch of several clips may have, padding included."""
 CHUNK_FRAMES = 2048
-"""Feature frames of a single clip that are worked on at a time: this and `BATCH_FRAMES` bound the memory."""
+"""Number of feature frames of a single clip that are computed at a time; with `BATCH_FRAMES` it bounds the memory."""
 
 
 @dataclass(frozen=True)
 class Codec:
-    """What turns sound into latents and back.
+    """Turns sound into latents and latents into sound.
 
     Attributes:
         representation: analysis.
         autoencoder: features ↔ latents.
-        vocoder: synthesis; None where only encoding is asked for.
-        level_dbfs: peak level that the autoencoder was trained at; None for none in particular.
-        device: where all of them are.
-        chunk_frames: feature frames of a clip that streams work on at a time.
+        vocoder: synthesis; None if the codec only encodes.
+        level_dbfs: peak level that the autoencoder was trained at; None for no particular level.
+        device: device of all three.
+        chunk_frames: number of feature frames that a stream computes at a time.
     """
 
     representation: Representation
@@ -49,7 +49,7 @@ class Codec:
 
     @property
     def samples_per_latent(self) -> int:
-        """Samples that one latent frame stands for."""
+        """Number of samples per latent frame."""
         return self.representation.hop_length * self.autoencoder.stride
 
     @torch.inference_mode()
@@ -77,7 +77,7 @@ class Codec:
         return out
 
     def encode_pieces(self, pieces: Iterable[Waveform]) -> Encoded:
-        """Mean and log-variance (frames, latent_dim) of one clip that comes in pieces."""
+        """Mean and log-variance (frames, latent_dim) of one clip that arrives in pieces."""
         stream = self.encode_stream()
         chunks = [chunk for piece in pieces for chunk in stream.push(piece)] + stream.finish()
         variances = [variance for _, variance in chunks if variance is not None]
@@ -104,7 +104,7 @@ class Codec:
 
     @torch.inference_mode()
     def reconstruct(self, waveforms: list[Waveform]) -> list[Waveform]:
-        """Each clip through encoder, decoder and vocoder, at its own length."""
+        """Pass each clip through encoder, decoder and vocoder; its length stays."""
         out: list[Waveform] = []
         for group in self._groups(waveforms):
             if len(group) == 1:
@@ -123,15 +123,15 @@ class Codec:
         return [waveform[i, : length * hop] for i, length in enumerate(features.lengths.tolist())]
 
     def encode_stream(self) -> EncoderStream:
-        """Start to encode a clip that comes in pieces."""
+        """A stream that encodes one clip."""
         return EncoderStream(self.representation, self.autoencoder, self.device, self.chunk_frames)
 
     def decode_stream(self) -> DecoderStream:
-        """Start to decode latents that come in pieces."""
+        """A stream that decodes the latents of one clip."""
         return DecoderStream(self.autoencoder, self._synthesiser(), self.device, self.chunk_frames)
 
     def reconstruct_stream(self) -> ReconstructionStream:
-        """Start to reconstruct a clip that comes in pieces."""
+        """A stream that reconstructs one clip."""
         return ReconstructionStream(
             self.representation, self.autoencoder, self._synthesiser(), self.device, self.chunk_frames
         )
@@ -148,7 +148,7 @@ class Codec:
 
 
 def in_batches(sizes: list[int], limit: int, most: int = 64) -> Iterator[list[int]]:
-    """Consecutive items whose padded size stays under `limit`: at least one at a time."""
+    """Groups of consecutive items whose padded size stays within `limit`; a group has at least one item."""
     group: list[int] = []
     for i, size in enumerate(sizes):
         longest = max([size, *(sizes[j] for j in group)])

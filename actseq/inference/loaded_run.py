@@ -39,13 +39,13 @@ class LoadedRun:
     """A trained run, for use in Python; see `actseq.load_run`.
 
     Attributes:
-        run: the folder.
+        run: folder of the run.
         codec: representation, autoencoder and vocoder.
-        config: its settings; `vocoder` is the one really used, where `auto` was asked for.
-        autoencoder: fingerprint of it.
-        prior: the prior, or None where none was trained yet, or there are several and none was named.
-        prior_name: what it is called.
-        prior_folder: where it lies; None where it needed no training.
+        config: configuration of the run; where `vocoder` was `auto`, it is the vocoder that was chosen.
+        autoencoder: fingerprint of the autoencoder.
+        prior: the prior; None if none has been trained, or if there are several and none was named.
+        prior_name: name of the prior.
+        prior_folder: folder of the prior; None if it needed no training.
     """
 
     run: RunFolder
@@ -65,17 +65,17 @@ class LoadedRun:
         overrides: Iterable[str] = (),
         need_prior: bool = False,
     ) -> LoadedRun:
-        """Load what a run holds.
+        """Load the models of a run.
 
         Args:
             run: a name under `runs/`, a path, or a run that is open already.
-            prior: name of a trained one, or `iid` or `random-walk`; None takes the usual one, if there is one.
-            device: `auto`, `cpu`, `cuda`, `mps`.
-            overrides: of the sections `generate` and `vocoder`.
-            need_prior: refuse to go without one.
+            prior: name of a trained prior, or `iid` or `random-walk`; None takes the usual one, if there is one.
+            device: `auto`, `cpu`, `cuda` or `mps`.
+            overrides: `key=value` texts for the sections `generate` and `vocoder`.
+            need_prior: refuse a run without a prior.
 
         Raises:
-            ArtifactError: missing, unfinished, damaged or mismatched.
+            ArtifactError: a model is missing, unfinished, damaged or belongs to another autoencoder.
         """
         opened = RunFolder.open(run)
         if need_prior or prior is not None:

@@ -1,11 +1,11 @@
-"""Sound ↔ latents piece by piece, in fixed chunks that overlap by what the network sees.
+"""Sound ↔ latents piece by piece, in fixed chunks that overlap by the context of the network.
 
-A chunk is worked on together with so much of what lies before and after it that it gets the numbers it has in the whole
-clip; what is too near to the rim of that window is dropped. Chunks lie where they do whatever the sizes of the pieces that
-are pushed, so the same clip gives the same bytes. A network of unbounded context (`context_frames` None) works on the
-whole clip as one chunk, at `finish`, and needs the memory for it.
+A chunk is computed with enough of its surroundings to get the values that it has in the whole clip; the surroundings
+themselves are dropped. The chunks do not depend on the sizes of the pieces that are pushed: the same clip gives the
+same bytes. A network of unbounded context (`context_frames` None) works on the whole clip as one chunk, at `finish`,
+and needs the memory for it.
 
-What is pushed is kept until its chunk is done, not copied: it must not be overwritten.
+A pushed array is not copied, but kept until its chunk is done: it must not be overwritten.
 """
 
 import numpy as np
@@ -21,9 +21,9 @@ from actseq.representations.base import Features, Representation
 from actseq.vocoders.base import Vocoder
 
 Encoded = tuple[LatentArray, LatentArray | None]
-"""Mean and log-variance (frames, latent_dim); None where the code is a point."""
+"""Mean and log-variance (frames, latent_dim); the log-variance is None for a bottleneck without one."""
 WHOLE = 2**40
-"""Latent frames of a chunk that holds any clip."""
+"""A number of latent frames that no clip reaches."""
 
 
 def analyse(representation: Representation, waveforms: list[Waveform], device: torch.device) -> Features:
@@ -36,12 +36,12 @@ def analyse(representation: Representation, waveforms: list[Waveform], device: t
 
 
 class ChunkedWindows:
-    """Cuts a sequence that comes in pieces into chunks, each with what lies around it.
+    """Cuts a sequence that arrives in pieces into windows: a chunk and its surroundings.
 
     Args:
-        empty: a piece of no items.
-        size: items of a chunk.
-        context: items to either side of it; fewer where the sequence begins or ends.
+        empty: a piece without items.
+        size: number of items in a chunk.
+        context: number of items on either side of a chunk; fewer at the start and end of the sequence.
     """
 
     def __init__(self, empty: NDArray[np.float32], size: int, context: int) -> None:
@@ -50,7 +50,7 @@ class ChunkedWindows:
         self.begin = self.chunk = self.end = 0
 
     def push(self, piece: NDArray[np.float32]) -> list[tuple[NDArray[np.float32], int]]:
-        """Windows that are complete by now, each with the number of items that lie before its chunk."""
+        """The windows that are now complete, each with the number of items before its chunk."""
         self.pieces.append(piece)
         self.end += len(piece)
         made = []
@@ -59,14 +59,14 @@ class ChunkedWindows:
         return made
 
     def finish(self, stop: int) -> list[tuple[NDArray[np.float32], int]]:
-        """The windows that are left, of chunks that begin before item `stop`."""
+        """The remaining windows: their chunks begin before item `stop`."""
         made = []
         while self.chunk < stop:
             made.append(self._cut())
         return made
 
     def _cut(self) -> tuple[NDArray[np.float32], int]:
-        # Joined only here: pieces may be many and small.
+        # Pieces are joined only here, because they may be many and small.
         held = self.pieces[0] if len(self.pieces) == 1 else np.concatenate(self.pieces)
         start, after = max(self.chunk - self.context, 0), self.chunk + self.size
         window, before = held[start - self.begin : after + self.context - self.begin], self.chunk - start
@@ -87,7 +87,7 @@ def _latent_windows(autoencoder: Autoencoder, chunk_frames: int, passes: int) ->
 def _sample_windows(
     representation: Representation, autoencoder: Autoencoder, chunk_frames: int, passes: int
 ) -> ChunkedWindows:
-    """Windows that begin where a latent frame does."""
+    """Windows of samples that begin where a latent frame begins."""
     size, context = _latent_windows(autoencoder, chunk_frames, passes)
     per_latent = representation.hop_length * autoencoder.stride
     context += units.n_hops(representation.context_samples, per_latent)
@@ -100,7 +100,7 @@ class EncoderStream:
     Args:
         representation: analysis.
         autoencoder: its encoder is used.
-        device: where both are.
+        device: device of both.
         chunk_frames: feature frames encoded at a time.
     """
 
@@ -113,13 +113,13 @@ class EncoderStream:
 
     @torch.inference_mode()
     def push(self, waveform: Float32[np.ndarray, " samples"]) -> list[Encoded]:
-        """Take more samples; return what is final so far, chunk by chunk."""
+        """Take more samples; return the posteriors that are now final, chunk by chunk."""
         return [self._encode(*window) for window in self.windows.push(waveform)]
 
     @torch.inference_mode()
     def finish(self) -> list[Encoded]:
         """Return the rest."""
-        # A frame may be centred just behind the last sample.
+        # A frame may be centred just after the last sample.
         return [self._encode(*window) for window in self.windows.finish(self.windows.end + 1)]
 
     def _encode(self, window: Waveform, before: int) -> Encoded:
@@ -137,7 +137,7 @@ class DecoderStream:
     Args:
         autoencoder: its decoder is used.
         vocoder: synthesis.
-        device: where both are.
+        device: device of both.
         chunk_frames: feature frames decoded at a time.
     """
 
@@ -148,7 +148,7 @@ class DecoderStream:
 
     @torch.inference_mode()
     def push(self, latents: Float32[np.ndarray, "frames latent_dim"]) -> Float32[np.ndarray, " made"]:
-        """Take more latents; return what is final so far."""
+        """Take more latents; return the samples that are now final."""
         return _joined([self._decode(*window) for window in self.windows.push(latents)])
 
     @torch.inference_mode()
@@ -172,7 +172,7 @@ class ReconstructionStream:
         representation: analysis.
         autoencoder: encoder and decoder.
         vocoder: synthesis.
-        device: where all are.
+        device: device of all three.
         chunk_frames: feature frames reconstructed at a time.
     """
 
@@ -186,13 +186,13 @@ class ReconstructionStream:
     ) -> None:
         self.representation, self.autoencoder, self.device = representation, autoencoder, device
         self.vocoder = vocoder.stream()
-        # The decoder looks at latents that the encoder has looked around for.
+        # Two contexts: the decoder sees latents around a frame, and the encoder sees features around each of them.
         self.windows = _sample_windows(representation, autoencoder, chunk_frames, 2)
         self.returned = 0
 
     @torch.inference_mode()
     def push(self, waveform: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " made"]:
-        """Take more samples; return what is final so far."""
+        """Take more samples; return the samples that are now final."""
         made = _joined([self._reconstruct(*window) for window in self.windows.push(waveform)])
         self.returned += len(made)
         return made
