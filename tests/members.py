@@ -101,7 +101,7 @@ def representation(kind: str, **options: Any) -> Any:
 
 
 def analysis(network: str, n_mels: int = 24) -> Any:
-    """Of so many channels: what a network is shown."""
+    """Made-up features with this many channels."""
     if "stft" in ONLY_WITH.get(network, ()):
         return representation("stft", n_fft=n_mels, hop_length=n_mels // 2)
     return representation("mel", n_mels=n_mels)

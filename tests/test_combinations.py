@@ -63,8 +63,8 @@ def configuration(representation: str, network: str, bottleneck: str, *more: str
     )
 
 
-class Crops:
-    """Noise under tones, two crops a batch, of so many samples with what is around them."""
+class Segments:
+    """Noise under tones, two segments a batch, each of this many samples with its surroundings."""
 
     def __init__(self, samples: int, inside: int | None = None) -> None:
         self.samples, self.inside = samples, samples if inside is None else inside
@@ -92,11 +92,11 @@ def learn(objective: Objective, source: Source, section: TrainingConfig, folder:
     return train(objective, (source, source), section, folder, name="it", seed=0, device=device, reporter=Silent())
 
 
-def fitted(config: Config, analysis: Any, crops: Crops) -> Autoencoder:
-    """A seeded model that knows the statistics of its crops."""
+def fitted(config: Config, analysis: Any, segments: Segments) -> Autoencoder:
+    """A seeded model that knows the statistics of its segments."""
     torch.manual_seed(0)
     model = build.build_autoencoder(config, analysis)
-    waveform = torch.from_numpy(crops.batch(0)["waveform"])
+    waveform = torch.from_numpy(segments.batch(0)["waveform"])
     model.fit([analysis.analyse(waveform, torch.full((2,), waveform.shape[1]))])
     return model
 
@@ -107,13 +107,13 @@ def test_a_legal_triple_goes_from_training_to_sound(
 ) -> None:
     config = build.complete(configuration(representation, network, bottleneck))
     analysis = build.build_representation(config)
-    crops = Crops(1600)
-    waveform = crops.batch(0)["waveform"]
-    model = fitted(config, analysis, crops)
+    segments = Segments(1600)
+    waveform = segments.batch(0)["waveform"]
+    model = fitted(config, analysis, segments)
     margin = -(-analysis.context_samples // analysis.hop_length) * analysis.hop_length
     if model.network.trainable:
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        outcome = learn(build.build_autoencoding(config, model, analysis, margin), crops, config.train_ae, tmp_path)
+        outcome = learn(build.build_autoencoding(config, model, analysis, margin), segments, config.train_ae, tmp_path)
         assert outcome.total_steps == STEPS
         assert np.isfinite(outcome.figures["loss"])
         model.load_state_dict(outcome.tensors)
@@ -147,20 +147,20 @@ def test_an_illegal_triple_is_refused_and_told_what_fits(representation: str, ne
 @pytest.mark.parametrize("representation", sorted(registry.REPRESENTATIONS))
 def test_a_corruption_trains_or_is_refused(representation: str, corruption: str) -> None:
     member = f"train_ae.corruption={json.dumps({'kind': corruption, **members.CORRUPTIONS[corruption]})}"
-    heard = f"train_ae.objective.magnitude_weight={int(representation in ('grain', 'spectrum', 'stft'))}"
-    config = build.complete(configuration(representation, "dense", "plain", member, heard))
+    magnitudes = f"train_ae.objective.magnitude_weight={int(representation in ('grain', 'spectrum', 'stft'))}"
+    config = build.complete(configuration(representation, "dense", "plain", member, magnitudes))
     analysis = build.build_representation(config)
     torch.manual_seed(0)
     model = build.build_autoencoder(config, analysis)
-    crops = Crops(1600).batch(0)
-    model.fit([analysis.analyse(torch.from_numpy(crops["waveform"]), torch.tensor([1600, 800]))])
+    segments = Segments(1600).batch(0)
+    model.fit([analysis.analyse(torch.from_numpy(segments["waveform"]), torch.tensor([1600, 800]))])
     grains = representation in ("grain", "spectrum")
     if build.build_corruption(config).works_on_grains and not grains:
         with pytest.raises(ConfigError, match="grain"):
             build.build_autoencoding(config, model, analysis, 256)
         return
     objective = build.build_autoencoding(config, model, analysis, 256)
-    data = {name: torch.from_numpy(array) for name, array in crops.items()}
+    data = {name: torch.from_numpy(array) for name, array in segments.items()}
     data["noise"] = data["waveform"].flip(0)
     loss = objective.losses(Batch(data, 0.5))["autoencoder"].total
     loss.backward()
@@ -251,11 +251,11 @@ def test_the_kind_alone_chooses_a_member(where: str, kind: str) -> None:
 def test_an_autoencoder_trains_by_a_kind_alone(where: str, kind: str, tmp_path: Path) -> None:
     config = alone(where, kind)[0]
     analysis = build.build_representation(config)
-    crops = Crops(1600)
-    model = fitted(config, analysis, crops)
+    segments = Segments(1600)
+    model = fitted(config, analysis, segments)
     if model.network.trainable:
         objective = build.build_autoencoding(config, model, analysis, analysis.hop_length)
-        assert learn(objective, crops, few(config.train_ae), tmp_path).total_steps == 2
+        assert learn(objective, segments, few(config.train_ae), tmp_path).total_steps == 2
 
 
 @pytest.mark.parametrize(("where", "kind"), [pair for pair in ALONE if pair[0].startswith("prior")])
@@ -269,9 +269,9 @@ def test_a_vocoder_trains_by_a_kind_alone(kind: str, tmp_path: Path) -> None:
     config = alone("train_vocoder.network", kind)[0]
     analysis = build.build_representation(config)
     model = build.build_vocoder_network(config, analysis)
-    objective = build.build_vocoding(config, model, analysis, fitted(config, analysis, Crops(1600)))
+    objective = build.build_vocoding(config, model, analysis, fitted(config, analysis, Segments(1600)))
     samples = 4 * analysis.hop_length
-    source = Crops(samples + 2 * objective.margin, samples)
+    source = Segments(samples + 2 * objective.margin, samples)
     assert learn(objective, source, few(config.train_vocoder), tmp_path).total_steps == 2
     made = synthesise(build.vocoder_of(model.eval(), analysis), members.features(9, 1, analysis.channels))
     assert made.isfinite().all()

@@ -1,4 +1,4 @@
-"""What presses codes towards their prior, and what takes out the rest."""
+"""What presses latents towards their prior, and what takes out the rest."""
 
 import math
 
@@ -46,11 +46,11 @@ def test_draws_match_and_others_do_not() -> None:
 
 def test_the_matching_of_one_dimension_is_its_distance_from_sorted_draws() -> None:
     one = judge(1)
-    codes = np.random.default_rng(0).uniform(-7, 7, 5000).astype(np.float32)
+    latents = np.random.default_rng(0).uniform(-7, 7, 5000).astype(np.float32)
     expected = np.mean(
-        (np.sort(codes) / 5 - np.sort(np.random.default_rng(1).standard_normal((400, 5000))).mean(0)) ** 2
+        (np.sort(latents) / 5 - np.sort(np.random.default_rng(1).standard_normal((400, 5000))).mean(0)) ** 2
     )
-    assert float(one.matching(torch.from_numpy(codes)[:, None])) == pytest.approx(expected, rel=0.03)
+    assert float(one.matching(torch.from_numpy(latents)[:, None])) == pytest.approx(expected, rel=0.03)
 
 
 def test_the_discriminator_and_the_encoder_learn_against_each_other() -> None:
@@ -65,12 +65,12 @@ def test_the_discriminator_and_the_encoder_learn_against_each_other() -> None:
         loss.total.backward()
         optimiser.step()
     assert float(loss.figures["adjudicator"]) < 0.8 * first
-    codes = wrong.clone().requires_grad_()
+    latents = wrong.clone().requires_grad_()
     judged.zero_grad()
-    judged.penalty(posterior(codes), 0.5).total.backward()
-    assert codes.grad is not None
-    # Too narrow codes are pushed outwards, and the discriminator itself is left alone.
-    assert float((codes.grad * codes.detach()).sum()) < 0
+    judged.penalty(posterior(latents), 0.5).total.backward()
+    assert latents.grad is not None
+    # Too narrow latents are pushed outwards, and the discriminator itself is left alone.
+    assert float((latents.grad * latents.detach()).sum()) < 0
     assert all(parameter.grad is None for parameter in judged.parameters())
     assert all(parameter.requires_grad for parameter in judged.parameters())
 
@@ -82,13 +82,13 @@ def test_calibration_makes_codes_of_the_prior_and_decoding_undoes_it() -> None:
     before = bottleneck.encode(numbers, torch.tensor([4000])).mean
     torch.testing.assert_close(before, 5 * numbers)
     bottleneck.calibrate(iter([before[0]]))
-    codes = bottleneck.encode(numbers, torch.tensor([4000])).mean
-    np.testing.assert_allclose(codes[0].mean(0), np.zeros(DIM), atol=1e-3)
-    np.testing.assert_allclose(np.cov(codes[0].numpy().T), 25 * np.eye(DIM), atol=0.05)
-    torch.testing.assert_close(bottleneck.decode(codes), numbers, atol=1e-4, rtol=1e-4)
+    latents = bottleneck.encode(numbers, torch.tensor([4000])).mean
+    np.testing.assert_allclose(latents[0].mean(0), np.zeros(DIM), atol=1e-3)
+    np.testing.assert_allclose(np.cov(latents[0].numpy().T), 25 * np.eye(DIM), atol=0.05)
+    torch.testing.assert_close(bottleneck.decode(latents), numbers, atol=1e-4, rtol=1e-4)
     again = Adversarial(DIM, deviation=5.0)
     again.load_state_dict(bottleneck.state_dict())
-    torch.testing.assert_close(again.encode(numbers, torch.tensor([4000])).mean, codes)
+    torch.testing.assert_close(again.encode(numbers, torch.tensor([4000])).mean, latents)
 
 
 def test_calibrating_twice_changes_nothing() -> None:
@@ -104,9 +104,9 @@ def test_codes_that_are_all_the_same_stay_numbers() -> None:
     bottleneck = Adversarial(DIM)
     numbers = draws(20, 1.0)[None]
     bottleneck.calibrate(iter([bottleneck.encode(numbers[:, :1], torch.tensor([1])).mean[0]]))
-    codes = bottleneck.encode(numbers, torch.tensor([20])).mean
-    torch.testing.assert_close(codes, 5 * (numbers - numbers[:, :1]))
-    torch.testing.assert_close(bottleneck.decode(codes), numbers)
+    latents = bottleneck.encode(numbers, torch.tensor([20])).mean
+    torch.testing.assert_close(latents, 5 * (numbers - numbers[:, :1]))
+    torch.testing.assert_close(bottleneck.decode(latents), numbers)
 
 
 def test_energies_do_not_mind_where_a_wave_begins() -> None:

@@ -141,7 +141,7 @@ def seen(function: Callable[[torch.Tensor], torch.Tensor], given: torch.Tensor) 
 
 
 def frames_seen(model: Autoencoder, latent: int) -> torch.Tensor:
-    """Which of FRAMES frames the code of one latent frame depends on."""
+    """Which of FRAMES frames one latent frame depends on."""
     features, double = members.features(FRAMES, 1, CHANNELS), copy.deepcopy(model).double()
     return seen(lambda values: double.encode(Features(values, features.lengths)).mean[0, latent], features.values)
 
@@ -333,11 +333,11 @@ def test_pca_is_numpys() -> None:
     _, singular, directions = np.linalg.svd(stacked - centre, full_matrices=False)
     first = (rows[0] - centre) @ directions[:dims].T
     with torch.no_grad():
-        code = model.encode(Features(clips[0][None], torch.tensor([clips[0].shape[1]])))
-        output = model.decode_normalised(code.mode())[0].T.reshape(-1, stride * CHANNELS).numpy()
+        encoded = model.encode(Features(clips[0][None], torch.tensor([clips[0].shape[1]])))
+        output = model.decode_normalised(encoded.mode())[0].T.reshape(-1, stride * CHANNELS).numpy()
     np.testing.assert_allclose(output, first @ directions[:dims] + centre, atol=1e-3)
     unit = first / (singular[:dims] / np.sqrt(len(stacked)))
-    np.testing.assert_allclose(np.abs(code.mean[0].numpy()), np.abs(unit), atol=5e-3)
+    np.testing.assert_allclose(np.abs(encoded.mean[0].numpy()), np.abs(unit), atol=5e-3)
 
 
 def test_more_components_reconstruct_real_features_better(data_dir: Path) -> None:

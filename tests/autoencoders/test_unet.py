@@ -55,8 +55,8 @@ def test_phases_are_kept_and_magnitudes_stay_within_the_limit(data_dir: Path, op
         before, after = (analysis.compressed(f.values) for f in (features, model.reconstruct(features)))
     for i, length in enumerate(features.lengths.tolist()):
         there, made = before[i, :, :length].numpy(), after[i, :, :length].numpy()
-        heard = np.abs(there) > 1e-3
-        factor = made[heard] / there[heard]
+        audible = np.abs(there) > 1e-3
+        factor = made[audible] / there[audible]
         np.testing.assert_allclose(factor.imag, 0, atol=1e-4)
         assert factor.real.min() > -1e-4
         assert factor.real.max() <= 1.25 + 1e-4
@@ -129,7 +129,7 @@ def test_without_the_sound_there_is_nothing_to_decode(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "message"),
     [
         (["representation={kind: mel, n_fft: 512, hop_length: 256}"], "unet with representation mel.*stft"),
         (["autoencoder.bottleneck.kind=variational"], "unet with bottleneck variational.*plain"),
@@ -137,11 +137,11 @@ def test_without_the_sound_there_is_nothing_to_decode(data_dir: Path) -> None:
         (["autoencoder.network.stride=3"], "unet: stride is 3, expected 1, 2, 4"),
     ],
 )
-def test_what_does_not_fit_is_refused_and_told_what_does(overrides: list[str], told: str) -> None:
+def test_what_does_not_fit_is_refused_and_told_what_does(overrides: list[str], message: str) -> None:
     config = configured("train_ae.objective.magnitude_weight=0", *overrides)
 
     def built() -> Autoencoder:
         return build.build_autoencoder(build.complete(config), build.build_representation(config))
 
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=message):
         built()

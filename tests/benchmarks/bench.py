@@ -113,8 +113,8 @@ def preset(name: str, overrides: tuple[str, ...] = ()) -> None:
     margin = -(-representation.context_samples // hop) * hop
     objective = build.build_autoencoding(config, model.train(), representation, margin)
     size = config.train_ae.batch_size
-    crops = torch.from_numpy(np.resize(waveform, (size, samples + 2 * margin)).copy())
-    batch_data = Batch({"waveform": crops, "n_samples": torch.full((size,), samples)}, 0.5)
+    segments = torch.from_numpy(np.resize(waveform, (size, samples + 2 * margin)).copy())
+    batch_data = Batch({"waveform": segments, "n_samples": torch.full((size,), samples)}, 0.5)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:

@@ -61,7 +61,7 @@ def main() -> None:
         "noisy": lambda clean, dirty: dirty,
         "gating, stationary": lambda clean, dirty: gate(dirty, rate, stationary=True),
         "gating, not stationary": lambda clean, dirty: gate(dirty, rate, stationary=False),
-        "gating, told the noise": lambda clean, dirty: gate(dirty, rate, stationary=True, y_noise=dirty - clean),
+        "gating, given the noise": lambda clean, dirty: gate(dirty, rate, stationary=True, y_noise=dirty - clean),
         "actseq": lambda clean, dirty: run.reconstruct(dirty),
         "oracle mask": lambda clean, dirty: oracle(run.codec, clean, dirty, limit),
     }
@@ -76,7 +76,7 @@ def main() -> None:
         print(f"\n{title:34}" + "".join(f"{name:>28}" for name in MEASURES))
         table = {name: np.array(rows) for name, rows in scores.items()}
         best = np.fmax(table["gating, stationary"], table["gating, not stationary"])
-        opponents = {"best gating": best} | {name: table[name] for name in ("gating, told the noise", "noisy")}
+        opponents = {"best gating": best} | {name: table[name] for name in ("gating, given the noise", "noisy")}
         table |= {f"actseq − {name}": table["actseq"] - rows for name, rows in opponents.items()}
         for name, rows in table.items():
             print(f"{name:34}" + "".join(cell(rows[:, k], n) for k, n in enumerate(MEASURES.values())), flush=True)

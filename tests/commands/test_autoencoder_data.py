@@ -1,4 +1,4 @@
-"""What an autoencoder's training starts from: everything by the seed, and crops that a network can work with."""
+"""The data of an autoencoder's training: it follows from the seed, and segments fit the network."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`--effect` and `--keep-dry` of `generate` and `reconstruct`: what is written, told and refused."""
+"""`--effect` and `--keep-dry` of `generate` and `reconstruct`: what is written, reported and refused."""
 
 import json
 import sys
@@ -82,13 +82,13 @@ def test_generated_clips_go_through_the_effects_in_order(workplace: Path, tmp_pa
         # The effects heard the clip before it was rounded to 16 bits.
         np.testing.assert_allclose(sound(Path(file)), expected, atol=4 / 32768)
         assert np.abs(sound(Path(file))).max() == pytest.approx(10 ** (-6 / 20), abs=1e-3)
-        told = json.loads(Path(file).with_suffix(".json").read_text())
-        assert told["settings"]["effects"] == [
+        stored = json.loads(Path(file).with_suffix(".json").read_text())
+        assert stored["settings"]["effects"] == [
             {"kind": "gain", "gain_db": 12.0},
             {"kind": "limiter", "ceiling_db": -6.0, "release_ms": 50.0},
         ]
-        assert (told["dry"], told["effects_gain"]) == (dry.name, 1.0)
-        assert told["gain"] == json.loads(Path(before).with_suffix(".json").read_text())["gain"]
+        assert (stored["dry"], stored["effects_gain"]) == (dry.name, 1.0)
+        assert stored["gain"] == json.loads(Path(before).with_suffix(".json").read_text())["gain"]
     gap = np.zeros(round(GAP_SECONDS * RATE), np.float32)
     parts = [part for file in made["files"] for part in (gap, sound(Path(file)))]
     np.testing.assert_array_equal(sound(tmp_path / "all.wav"), np.concatenate(parts[1:]))
@@ -110,13 +110,13 @@ def test_the_configured_list_and_what_replaces_it(workplace: Path, tmp_path: Pat
     configured = ["--set", "generate.effects=[{kind: gain, gain_db: -20}]"]
     chosen = ["--effect", "fade:out_seconds=0.1"]
 
-    def told(name: str, *arguments: object) -> list[str]:
+    def stored(name: str, *arguments: object) -> list[str]:
         generate(workplace, tmp_path / name, *arguments)
         found = json.loads((tmp_path / name / "000.json").read_text())["settings"]["effects"]
         return [effect["kind"] for effect in found]
 
-    assert told("configured", *configured) == ["gain"]
-    assert told("given", *configured, *chosen) == told("before", *chosen, *configured) == ["fade"]
+    assert stored("configured", *configured) == ["gain"]
+    assert stored("given", *configured, *chosen) == stored("before", *chosen, *configured) == ["fade"]
     assert sound(tmp_path / "given" / "000.wav")[-1] == 0
     quiet = np.abs(sound(tmp_path / "configured" / "000.wav")).max()
     assert quiet == pytest.approx(10 ** (-23 / 20), abs=1e-3)

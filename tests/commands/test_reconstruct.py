@@ -38,7 +38,7 @@ print(json.dumps(peaks))
 """
 
 
-class Heard:
+class Recorder:
     """A reporter that remembers."""
 
     def __init__(self) -> None:
@@ -92,9 +92,9 @@ def test_a_file_becomes_what_its_waveform_does(folder: Path, spoken: list[np.nda
         soundfile.write(tmp_path / name, waveform, rate, subtype=subtype)
     (tmp_path / "no.wav").write_text("no sound")
     loaded = LoadedRun.open(folder / "run", device="cpu", overrides=QUICK)
-    heard, out = Heard(), tmp_path / "out"
+    reporter, out = Recorder(), tmp_path / "out"
     found = pipeline.reconstruct(
-        folder / "run", [tmp_path], out=out, overrides=QUICK, compute=pipeline.Compute("cpu", 1, heard)
+        folder / "run", [tmp_path], out=out, overrides=QUICK, compute=pipeline.Compute("cpu", 1, reporter)
     )
     assert [Path(path).name for path in found["files"]] == ["long.wav", "loud.wav", "shifted.wav"]
     [skipped] = found["skipped"]
@@ -115,14 +115,14 @@ def test_a_file_becomes_what_its_waveform_does(folder: Path, spoken: list[np.nda
         assert len(made) == len(waveform)
         # One step of 16 bits: a resampler may round otherwise in pieces.
         np.testing.assert_allclose(made, expected, atol=1.01 / 32768)
-    told = " | ".join(heard.lines)
+    said = " | ".join(reporter.lines)
     for words in ("skipped", "long.flac: resampled from 11025 to 8000 Hz", "shifted.wav: a constant offset of 0.5"):
-        assert words in told
-    assert "loud.wav was turned down by" in told
-    assert heard.tasks == [("read", 4, "files"), ("reconstruct", round(samples / RATE), "seconds of sound")]
-    assert heard.done == sorted(heard.done)
-    assert heard.done[-1] == samples // RATE
-    assert len(set(heard.done)) > len(sounds)
+        assert words in said
+    assert "loud.wav was turned down by" in said
+    assert reporter.tasks == [("read", 4, "files"), ("reconstruct", round(samples / RATE), "seconds of sound")]
+    assert reporter.done == sorted(reporter.done)
+    assert reporter.done[-1] == samples // RATE
+    assert len(set(reporter.done)) > len(sounds)
 
 
 def test_nothing_to_reconstruct(folder: Path, tmp_path: Path) -> None:
@@ -135,16 +135,16 @@ def test_nothing_to_reconstruct(folder: Path, tmp_path: Path) -> None:
 def test_latents_are_the_same_from_pieces_and_from_batches(folder: Path) -> None:
     stores = []
     for size in (32, 1):
-        heard = Heard()
+        reporter = Recorder()
         overrides = [f"latents.batch_size={size}", "latents.copies=2"]
-        pipeline.extract_latents(folder / "run", overrides=overrides, compute=pipeline.Compute("cpu", 1, heard))
+        pipeline.extract_latents(folder / "run", overrides=overrides, compute=pipeline.Compute("cpu", 1, reporter))
         stored = list(SequenceStore(folder / "run" / "latents"))
         stores.append({record.key: values for record, values in stored})
-        assert heard.done[-1] == heard.tasks[-1][1] or heard.done[-1] == heard.tasks[-1][1] - 1
+        assert reporter.done[-1] == reporter.tasks[-1][1] or reporter.done[-1] == reporter.tasks[-1][1] - 1
         for path in (folder / "run" / "latents").iterdir():
             path.unlink()
-    # A piece is about eight seconds here: the long clip is told of before it is done.
-    assert len(heard.done) > len(stores[0]) + 3
+    # A piece is about eight seconds here: progress of the long clip is reported before it is done.
+    assert len(reporter.done) > len(stores[0]) + 3
     codec = LoadedRun.open(folder / "run", device="cpu", overrides=QUICK).codec
     corpus = Corpus(folder / "run" / "corpus", codec.level_dbfs)
     keys = {record.key for record in corpus.store.records}

@@ -136,7 +136,7 @@ def test_what_needs_latents_is_refused_and_led_to_restore(folder: Path, words: t
 
 
 @pytest.mark.parametrize(
-    ("texts", "told"),
+    ("texts", "message"),
     [
         (["train_ae.targets=[voices]"], "names 'voices', but no training clip has that label; did you mean 'voice'?"),
         ([], "train_ae.targets is null: all clips are learned"),
@@ -144,12 +144,12 @@ def test_what_needs_latents_is_refused_and_led_to_restore(folder: Path, words: t
     ],
 )
 def test_labels_that_leave_no_noise_are_refused_before_anything_is_written(
-    folder: Path, tmp_path: Path, texts: list[str], told: str
+    folder: Path, tmp_path: Path, texts: list[str], message: str
 ) -> None:
     words = ("train-ae", folder / "sounds", "--preset", "restore", "--run", tmp_path / "run", *settings(*texts), *USE)
     result = invoke(*words)
     assert result.exit_code == 1
-    assert told in result.output
+    assert message in result.output
     assert not (tmp_path / "run").exists()
 
 

@@ -27,7 +27,7 @@ from actseq.vocoders.neural import Neural
 from actseq.vocoders.phase import Phase
 
 RATE = 8000
-# Principal components in full number: what comes back is what went in, so a better vocoder is heard as one.
+# All principal components: the autoencoder changes nothing, so a better vocoder gives better sound.
 LOSSLESS = ["autoencoder.network={kind: pca}", "autoencoder.bottleneck={kind: plain}", "autoencoder.latent_dim=48"]
 USE: dict[str, Any] = {"compute": pipeline.Compute("cpu", 1)}
 UNTRAINED = "phase (untrained)"

@@ -1,4 +1,4 @@
-"""`noise`: what it does to a crop is what was asked for, measured by other means."""
+"""`noise`: its damage to a segment is what the options say, measured independently."""
 
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ SAMPLES = 6000
 
 
 def sounds(data_dir: Path) -> torch.Tensor:
-    """Eight crops of spoken digits, each with its peak at 0.7."""
-    crops = np.stack([np.resize(waveform, SAMPLES) for waveform in members.digits(data_dir, 8)][:8])
-    return torch.from_numpy(0.7 * crops / np.abs(crops).max(1, keepdims=True))
+    """Eight segments of spoken digits, each with its peak at 0.7."""
+    segments = np.stack([np.resize(waveform, SAMPLES) for waveform in members.digits(data_dir, 8)][:8])
+    return torch.from_numpy(0.7 * segments / np.abs(segments).max(1, keepdims=True))
 
 
 def corrupted(waveform: torch.Tensor, noise: torch.Tensor | None = None, seed: int = 0, **options: Any) -> Corrupted:
@@ -147,7 +147,7 @@ def test_both_are_turned_down_alike(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"clipping": 1.5}, "clipping is 1.5, expected at most 1"),
         ({"snr_db": (5.0, 1.0)}, r"snr_db is \[5.0, 1.0\], expected the lower bound first"),
@@ -156,8 +156,8 @@ def test_both_are_turned_down_alike(data_dir: Path) -> None:
         ({"bits": (0, 4)}, "bits is 0, expected at least 1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(options: dict[str, Any], told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         build.construct(registry.CORRUPTIONS, Member(kind="noise", **options), "train_ae.corruption")
 
 

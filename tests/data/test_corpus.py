@@ -1,4 +1,4 @@
-"""Folder → clips, splits, training crops; and the same for latent sequences."""
+"""Folder → clips, splits, training segments; and the same for latent sequences."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -279,7 +279,7 @@ def test_outside_a_clip_there_is_silence(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(corpus.waveform(0, start, stop), laid_out[150 + start : 150 + stop])
 
 
-# -- training crops ----------------------------------------------------------------------------------------------------
+# -- training segments -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -314,15 +314,15 @@ def test_a_crop_at_another_speed_is_the_sound_itself_faster_or_slower(tmp_path: 
     speeds = []
     for step in range(6):
         batch = source(corpus, samples=1200, batch_size=4, speed=0.2).batch(step)
-        for crop, n in zip(batch["waveform"], batch["n_samples"], strict=True):
+        for segment, n in zip(batch["waveform"], batch["n_samples"], strict=True):
             speed = 900 / float(n)
             assert 1 / 1.2 - 1e-2 < speed < 1.2 + 1e-2
             speeds.append(speed)
-            assert not crop[: 96 - 1].any()
-            assert not crop[96 + int(n) + 2 :].any()
+            assert not segment[: 96 - 1].any()
+            assert not segment[96 + int(n) + 2 :].any()
             # The length is rounded: the speed is one of those that give it.
             distances = [
-                np.abs(crop[96 : 92 + n] - 0.5 * np.sin(2 * np.pi * 200 * np.arange(n - 4) * exact / RATE)).max()
+                np.abs(segment[96 : 92 + n] - 0.5 * np.sin(2 * np.pi * 200 * np.arange(n - 4) * exact / RATE)).max()
                 for exact in 900 / np.linspace(n - 0.5, n + 0.5, 41)
             ]
             assert min(distances) < 0.01
@@ -345,42 +345,42 @@ def test_at_its_own_speed_a_crop_is_what_it_was(mixed: Corpus) -> None:
         np.testing.assert_array_equal(at_speed, mixed.waveform(1, start - 96, start + 608))
 
 
-def locate(corpus: Corpus, crop: np.ndarray, margin: int, length: int) -> tuple[int, int]:
-    """Clip and start of the first `length` samples of a crop."""
-    wanted = crop[margin : margin + length]
+def locate(corpus: Corpus, segment: np.ndarray, margin: int, length: int) -> tuple[int, int]:
+    """Clip and start of the first `length` samples of a segment."""
+    wanted = segment[margin : margin + length]
     for i in corpus.indices("train"):
         whole = corpus.waveform(i)
         for start in np.flatnonzero(whole == wanted[0]):
             if np.array_equal(whole[start : start + length], wanted):
                 return i, int(start)
-    raise AssertionError("the crop is nowhere in the corpus")
+    raise AssertionError("the segment is nowhere in the corpus")
 
 
 def test_margins_are_what_lies_around_the_crop(mixed: Corpus) -> None:
     seen = set()
     for step in range(20):
         batch = source(mixed).batch(step)
-        for crop, given, n_samples in zip(batch["waveform"], batch["start"], batch["n_samples"], strict=True):
+        for segment, given, n_samples in zip(batch["waveform"], batch["start"], batch["n_samples"], strict=True):
             inside = int(min(n_samples, 512))
-            index, start = locate(mixed, crop, 96, inside)
+            index, start = locate(mixed, segment, 96, inside)
             assert start == given
             length = mixed.store.records[index].length
             assert n_samples == length - start
             assert start == 0 or start + 512 <= length
             around = np.zeros(length + 2000, np.float32)
             around[1000 : 1000 + length] = mixed.waveform(index)
-            np.testing.assert_array_equal(crop, around[1000 + start - 96 : 1000 + start + 512 + 96])
+            np.testing.assert_array_equal(segment, around[1000 + start - 96 : 1000 + start + 512 + 96])
             seen |= {"begins"} if start == 0 else {"inside"} if start + 512 < length else {"ends"}
     assert seen == {"begins", "inside", "ends"}
 
 
 def test_every_clip_is_drawn_and_long_ones_more_often(mixed: Corpus) -> None:
     drawn: Counter[int] = Counter()
-    crops = source(mixed, batch_size=64)
+    segments = source(mixed, batch_size=64)
     for step in range(30):
-        batch = crops.batch(step)
-        for crop, n in zip(batch["waveform"], batch["n_samples"], strict=True):
-            drawn[locate(mixed, crop, 96, int(min(n, 512)))[0]] += 1
+        batch = segments.batch(step)
+        for segment, n in zip(batch["waveform"], batch["n_samples"], strict=True):
+            drawn[locate(mixed, segment, 96, int(min(n, 512)))[0]] += 1
     assert set(drawn) == set(mixed.indices("train"))
     by_length: dict[int, list[int]] = defaultdict(list)
     for index, count in drawn.items():
@@ -402,8 +402,8 @@ def test_the_gain_of_crops_stays_within_its_bounds(mixed: Corpus) -> None:
 def test_splits_are_kept_apart_in_batches(mixed: Corpus) -> None:
     held_out = [mixed.waveform(i) for i in mixed.indices("validation")]
     batch = source(mixed, split="validation").batch(0)
-    for crop, n in zip(batch["waveform"], batch["n_samples"], strict=True):
-        wanted = crop[96 : 96 + min(int(n), 512)]
+    for segment, n in zip(batch["waveform"], batch["n_samples"], strict=True):
+        wanted = segment[96 : 96 + min(int(n), 512)]
         assert any(wanted[0] in whole and wanted[-1] in whole for whole in held_out)
 
 

@@ -1,4 +1,4 @@
-"""Stored features: what a crop of the sound would have given, at the same place."""
+"""Stored features: what a segment of the sound would have given, at the same place."""
 
 import json
 import os
@@ -32,7 +32,7 @@ FRAMES = 40
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Hits of a drum machine, some shorter than a crop."""
+    """Hits of a drum machine, some shorter than a segment."""
     folder = tmp_path_factory.mktemp("features")
     write_drumkit(folder / "sounds", n_per_kind=5, sample_rate=8000, seed=0)
     config = load_preset("smoke").corpus
@@ -102,7 +102,7 @@ def test_it_is_with_real_digits(tmp_path: Path, data_dir: Path) -> None:
 
 
 def assert_same_of_both(corpus: Corpus, tmp_path: Path, kind: str, frames: int = FRAMES) -> None:
-    """Features of crops that were analysed with what lies around them, at the places where stored ones were drawn."""
+    """Features of segments analysed with their surroundings, at the places where stored ones were drawn."""
     config = config_of(kind)
     representation = build.build_representation(config)
     model = build.build_autoencoder(config, representation)
@@ -118,8 +118,8 @@ def assert_same_of_both(corpus: Corpus, tmp_path: Path, kind: str, frames: int =
     for i, n_samples in enumerate(made["n_samples"].tolist()):
         index, start = place(corpus, stored, made["features"][i, 0], n_samples, hop)
         assert corpus.store.records[index].extra["split"] == "train"
-        crop = corpus.waveform(index, start - margin, start + (frames - 1) * hop + margin)
-        data = {"waveform": torch.from_numpy(crop)[None], "n_samples": torch.tensor([n_samples])}
+        segment = corpus.waveform(index, start - margin, start + (frames - 1) * hop + margin)
+        data = {"waveform": torch.from_numpy(segment)[None], "n_samples": torch.tensor([n_samples])}
         of_crop, _ = objective.pair(Batch(data, 0.0))
         length = int(of_crop.lengths[0])
         assert int(of_store.lengths[i]) == length
@@ -128,7 +128,7 @@ def assert_same_of_both(corpus: Corpus, tmp_path: Path, kind: str, frames: int =
             of_store.values[i, :, :length], of_crop.values[0, :, :length], atol=1e-5, err_msg=f"{index} at {start}"
         )
         assert not made["features"][i, length:].any()
-    assert ends, "no crop lies over the end of a clip"
+    assert ends, "no segment lies over the end of a clip"
 
 
 def test_statistics_are_those_of_the_sound(corpus: Corpus, tmp_path: Path) -> None:

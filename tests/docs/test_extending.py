@@ -120,10 +120,10 @@ def test_the_bottleneck_keeps_its_contract(network: str) -> None:
     model = members.autoencoder(*given)
     wild = 100 * members.features(11, 2, autoencoders.CHANNELS).values
     with torch.no_grad():
-        code = model.encode_normalised(wild, torch.tensor([11, 6])).mean
-    assert 1.9 < code.abs().max() <= 2
-    assert torch.equal(model.bottleneck.decode(code), code)
-    assert model.bottleneck.decode(3 * code).abs().max() == 2
+        encoded = model.encode_normalised(wild, torch.tensor([11, 6])).mean
+    assert 1.9 < encoded.abs().max() <= 2
+    assert torch.equal(model.bottleneck.decode(encoded), encoded)
+    assert model.bottleneck.decode(3 * encoded).abs().max() == 2
 
 
 @pytest.mark.usefixtures("documented")

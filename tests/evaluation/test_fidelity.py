@@ -183,9 +183,9 @@ def test_figures_are_those_of_single_clips(corpus: Corpus, codec: Codec) -> None
     assert found.figures["copy synthesis"]["mel_l1_db"]["mean"] < np.mean(found.mel_l1_db)
 
 
-@pytest.mark.parametrize("what", ["a point code", "skip connections"])
+@pytest.mark.parametrize("what", ["point latents", "skip connections"])
 def test_what_has_no_rate_has_no_row_for_it(corpus: Corpus, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    point = what == "a point code"
+    point = what == "point latents"
     codec = codec_of(corpus, "autoencoder.bottleneck.kind=plain") if point else codec_of(corpus)
     monkeypatch.setattr(codec.autoencoder, "generative", point)
     measured = fidelity.systems(codec, corpus, corpus.indices("test"), 0, Silent())

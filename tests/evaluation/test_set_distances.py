@@ -144,8 +144,8 @@ def test_intervals_are_as_wide_as_figures_really_vary(measure: Any, monkeypatch:
     reference = normal(300, 4)
     found = [measure(reference, normal(60, 4, seed) + 0.4, alone(60)) for seed in range(1, 21)]
     real = 1.96 * np.std([estimate.value for estimate in found])
-    told = np.mean([(estimate.high - estimate.low) / 2 for estimate in found])
-    assert 0.6 < told / real < 1.7
+    estimated = np.mean([(estimate.high - estimate.low) / 2 for estimate in found])
+    assert 0.6 < estimated / real < 1.7
     assert all(estimate.low < estimate.value < estimate.high for estimate in found)
     again = measure(reference, normal(60, 4, 1) + 0.4, alone(60))
     assert again == found[0]

@@ -1,6 +1,6 @@
-"""A few numbers of every kind of result, as they were when they were last looked at.
+"""A few values of every kind of result, as they were when they were last checked.
 
-A change that moves them changes what trained models hear and make. If that is meant, rewrite them with
+A change to these values changes the output of trained models. If that is intended, rewrite them with
 `ACTSEQ_REGENERATE=1 pytest tests/golden` and read the difference of `golden.json` before keeping it.
 """
 

@@ -150,7 +150,7 @@ def test_a_prior_that_ends_begins_anew(codec: Codec, data_dir: Path) -> None:
     ignored = collect(generate(codec, prior, wanted(n=n, seconds=2.0, after_end="ignore")), n)
     assert all(len(a.latents) == len(b.latents) for a, b in zip(row, ignored, strict=True))
     assert any(np.abs(a.latents - b.latents).max() > 1e-3 for a, b in zip(row, ignored, strict=True))
-    # A prior that has nothing to add to a seed begins anew too.
+    # A prior that has nothing to add to a seed starts a new sequence too.
     seed = a_digit(data_dir)
     [clip] = collect(generate(codec, prior_of(50.0), wanted(seconds=0.5, seed_audio=seed)), 1)
     assert len(clip.waveform) == len(seed.waveform) + codec.sample_rate // 2

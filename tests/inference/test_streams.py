@@ -75,7 +75,7 @@ def noise(samples: int) -> np.ndarray:
 
 
 def pieces(whole: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Pieces of one size; 0 stands for any sizes, none at all included."""
+    """Pieces of one size; 0 means pieces of any size, also empty ones."""
     rng, start = np.random.default_rng(0), 0
     while start < len(whole):
         stop = start + (size or int(rng.integers(0, 700)))

@@ -64,9 +64,9 @@ def test_long_rows_wrap_into_even_lines(tmp_path: Path, n: int, lines: int, colu
 )
 def test_nothing_to_hear_is_an_empty_panel(tmp_path: Path, waveform: np.ndarray) -> None:
     alone = contact_sheet(tmp_path / "alone.png", {"real": [Panel("nothing", waveform)]}, RATE)
-    heard = contact_sheet(tmp_path / "heard.png", {"real": [Panel("nothing", tone())]}, RATE)
+    audible = contact_sheet(tmp_path / "audible.png", {"real": [Panel("nothing", tone())]}, RATE)
     wave = (0x3B, 0x4A, 0x6B)
-    assert count_colour(alone, wave) == 0 < count_colour(heard, wave)
+    assert count_colour(alone, wave) == 0 < count_colour(audible, wave)
     contact_sheet(tmp_path / "mixed.png", {"real": [Panel("a", tone()), Panel("nothing", waveform)]}, RATE)
 
 

@@ -243,7 +243,7 @@ def table(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 EVERY = {"losses-autoencoder", "frames", "spectrum", "octaves"}
-OF_CODES = {"code-distributions", "code-quantiles", "code-correlations", "code-dimensions", "latent-map"}
+OF_LATENTS = {"code-distributions", "code-quantiles", "code-correlations", "code-dimensions", "latent-map"}
 
 
 def test_variational_run_and_the_same_bytes_again_even_under_a_dark_style(tmp_path: Path, corpus: Corpus) -> None:
@@ -251,7 +251,7 @@ def test_variational_run_and_the_same_bytes_again_even_under_a_dark_style(tmp_pa
 
     codec = codec_of(corpus)
     figures, notes, names = draw(tmp_path / "1", corpus, codec)
-    assert names == EVERY | OF_CODES | {"code-kl"}
+    assert names == EVERY | OF_LATENTS | {"code-kl"}
     assert notes == []
     assert figures["clips"] == figures["clips_in_split"] == 3
     found, matrix = (table(tmp_path / "1", f"code-{name}") for name in ("dimensions", "correlations"))
@@ -270,7 +270,7 @@ def test_plain_code_is_compared_with_its_own_gaussian(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path / "corpus", [0.3, 0.3], ["train", "validation"])
     codec = codec_of(corpus, "autoencoder.network={kind: pca}", "autoencoder.bottleneck.kind=plain")
     figures, notes, names = draw(tmp_path, corpus, codec)
-    assert names == EVERY | OF_CODES
+    assert names == EVERY | OF_LATENTS
     assert figures["split"] == "validation"
     assert notes == ["nothing is in the test split: these are validation clips"]
     assert isinstance(figures["codes"], dict)
@@ -303,7 +303,7 @@ def test_network_with_skip_connections_has_no_codes_to_draw(tmp_path: Path, corp
 def test_run_that_holds_nothing_out_says_so(tmp_path: Path) -> None:
     corpus = corpus_of(tmp_path / "corpus", [0.3], ["train"])
     figures, notes, names = draw(tmp_path, corpus, codec_of(corpus))
-    assert names >= EVERY | OF_CODES
+    assert names >= EVERY | OF_LATENTS
     assert figures["split"] == "train"
     assert any("nothing was held out" in note for note in notes)
 

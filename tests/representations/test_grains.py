@@ -55,7 +55,7 @@ def test_spectra_are_numpys_and_their_phases_take_no_step_beyond_pi() -> None:
         np.testing.assert_allclose(np.abs(spectrum) * np.exp(1j * phase), spectrum, atol=1e-4)
         steps.append(np.diff(phase))
     assert np.abs(steps).max() <= math.pi + 1e-4
-    assert np.abs(steps).max() > 0.95 * math.pi, "half of that, as is told of it, cannot be had"
+    assert np.abs(steps).max() > 0.95 * math.pi, "successive phases of noise are not limited to half of that"
 
 
 @pytest.mark.parametrize("compression", [0.1, 0.5, 1.0])

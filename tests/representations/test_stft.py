@@ -108,7 +108,7 @@ def test_what_cannot_be_undone_is_refused(options: dict[str, Any]) -> None:
 
 
 def objective(kind: str, weight: float) -> Any:
-    """Of the smoke preset, with a model that is fitted to noise."""
+    """The autoencoder of the smoke preset, fitted to noise."""
     representation = f"representation={{kind: {kind}, n_fft: 256, hop_length: 64}}"
     config = load_preset("smoke", [representation, f"train_ae.objective.magnitude_weight={weight}"])
     analysis = build.build_representation(config)
@@ -119,7 +119,7 @@ def objective(kind: str, weight: float) -> Any:
 
 
 def batch() -> dict[str, torch.Tensor]:
-    """Noise; the second crop ends early."""
+    """Noise; the second segment ends early."""
     waveform = 0.1 * torch.randn((2, 64 + 1024 + 64), generator=torch.Generator().manual_seed(1))
     return {"waveform": waveform, "n_samples": torch.tensor([1024, 500])}
 

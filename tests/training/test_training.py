@@ -277,7 +277,7 @@ def test_each_step_has_its_own_batch_and_random_numbers(tmp_path: Path) -> None:
 
 
 def average(weights: list[dict[str, Tensor]], ema: float) -> dict[str, Tensor]:
-    """Of the weights after each step, in double precision; the first entry holds those before the training."""
+    """The weights after each step, in double precision; the first entry holds those before the training."""
     found = {name: value.double() for name, value in weights[0].items()}
     for step, new in enumerate(weights[1:]):
         decay = min(ema, (1 + step) / (10 + step))

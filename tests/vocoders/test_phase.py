@@ -151,7 +151,7 @@ def test_bands_that_share_a_bin_and_bins_in_no_band() -> None:
 
 
 def test_a_tone_keeps_its_frequency() -> None:
-    """Of a steady tone the phase advances by its frequency: what comes out is that tone, whatever its phase."""
+    """The phase of a steady tone advances by its frequency: the output is that tone, at any phase."""
     analysis = Linear(8000, n_fft=512, hop_length=128, floor=1e-6)
     tone = (0.5 * np.sin(2 * np.pi * 437.0 * np.arange(16000) / 8000)).astype(np.float32)
     made = synthesise(Phase(analysis, n_turns=0), analysed(analysis, tone))[0].numpy()[4000:12000]

@@ -1,4 +1,4 @@
-"""Training of vocoders: losses against numpy, crops against whole clips, steps of both sides against a loop by hand."""
+"""Training of vocoders: losses against numpy, segments against whole clips, steps against a loop by hand."""
 
 import copy
 import math
@@ -155,7 +155,7 @@ def test_discriminators_tell_a_shifted_phase() -> None:
         assert not torch.allclose(one.scores, other.scores, atol=1e-6)
 
 
-# -- crops -------------------------------------------------------------------------------------------------------------
+# -- segments ----------------------------------------------------------------------------------------------------------
 
 
 def autoencoder(latent_blocks: int = 1) -> Autoencoder:
@@ -200,16 +200,16 @@ def test_frames_of_a_crop_are_those_of_the_whole_clip(share: float) -> None:
             torch.testing.assert_close(crop.values[row, :, j], expected, rtol=1e-4, atol=1e-4)
         assert crop.inside[row].tolist() == [start // HOP + t <= 100 for t in range(16)]
         end = min(len(sound), start + 16 * HOP)
-        heard = torch.zeros(16 * HOP)
-        heard[: end - start] = sound[start:end]
-        assert torch.equal(crops.sound(crop)[row], heard)
+        inside = torch.zeros(16 * HOP)
+        inside[: end - start] = sound[start:end]
+        assert torch.equal(crops.sound(crop)[row], inside)
         true = analysis.framing(sound[None], torch.tensor([len(sound)]))[0].abs()[0]
         n = int(crop.inside[row].sum())
         torch.testing.assert_close(crops.magnitude(crop)[row, :, :n], true[:, start // HOP : start // HOP + n])
 
 
 def test_a_crop_that_begins_before_its_clip() -> None:
-    """Jitter moves a crop by less than a hop: its first frame inside the clip is not the first of the crop."""
+    """Jitter moves a segment by less than a hop: its first frame inside the clip is not the first of the segment."""
     analysis, model, sound = members.representation("mel"), autoencoder(), clip()
     crops = Crops(analysis, model, 1.0, 6)
     crop = crops(cut(sound, [-20], 16 * HOP, crops.margin))
@@ -251,7 +251,7 @@ def test_a_share_is_at_most_all() -> None:
 
 
 def objective(kind: str, **options: Any) -> Any:
-    """Of its network, seeded, over log-mel features."""
+    """An objective with its seeded network, over log-mel features."""
     analysis = members.representation("mel")
     network = untrained({"magnitude": "magnitude", "adversarial-vocoding": "neural"}[kind], analysis)
     network.normaliser.fit([members.features(40, 3, analysis.channels)])
@@ -275,7 +275,7 @@ def test_the_magnitude_objective_is_numpys() -> None:
 
 
 class Repeated:
-    """The same two crops at every step."""
+    """The same two segments at every step."""
 
     def __init__(self, margin: int) -> None:
         self.data = cut(clip(), [0, 30 * HOP], 16 * HOP, margin).data
@@ -328,11 +328,11 @@ def test_both_sides_step_as_by_hand(tmp_path: Path) -> None:
             + 1.5 * losses.feature_matching([one.maps for one in wanted], [one.maps for one in judged])
             + 3.0 * (analysed[0] - analysed[1]).abs().mean()
         )
-        told = losses.hinge_of_discriminators(
+        discriminator_loss = losses.hinge_of_discriminators(
             [one.scores for one in hand.discriminators(real)],
             [one.scores for one in hand.discriminators(made.detach())],
         )
-        for stepper, total in zip(steppers, (loss, told), strict=True):
+        for stepper, total in zip(steppers, (loss, discriminator_loss), strict=True):
             stepper.param_groups[0]["lr"] = rate
             stepper.zero_grad()
             total.backward()
