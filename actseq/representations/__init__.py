@@ -1,1 +1,1 @@
-"""Waveform → features: what the autoencoder sees."""
+"""Waveform → features, the input of the autoencoder."""

@@ -1,7 +1,7 @@
-"""The contract of a representation, and the framing that spectral ones share.
+"""The contract of a representation, and the framing that the spectral ones share.
 
-Outside its length a clip is silence, in a batch as on disk: `analyse` zeroes what lies beyond `lengths` and pads with
-zeros at both ends, so padding never changes a feature inside.
+A clip is silent outside its length, in a batch as on disk: `analyse` sets samples beyond `lengths` to zero and pads
+both ends with zeros, so padding never changes a feature inside.
 """
 
 import math
@@ -22,7 +22,7 @@ class Features:
 
     Attributes:
         values: (batch, channels, frames).
-        lengths: valid frames of each; what lies beyond is arbitrary.
+        lengths: valid frames of each sequence; values beyond are arbitrary.
     """
 
     values: Float[Tensor, "batch channels frames"]
@@ -31,7 +31,7 @@ class Features:
 
 @runtime_checkable
 class Representation(Protocol):
-    """Waveform → features. An `nn.Module` whose fitted or computed tables are buffers, so that they travel with a model."""
+    """Waveform → features. An `nn.Module`; its fitted or computed tables are buffers, which are saved with a model."""
 
     sample_rate: int
     hop_length: int
@@ -39,7 +39,7 @@ class Representation(Protocol):
     log_magnitude: bool
     """Features are natural logarithms of magnitudes: a difference of 1 is 8.7 dB."""
     signed: bool
-    """Features swing around zero, as samples do: silence is zero, and what is scaled stays a sound. They are not centred."""
+    """Features have either sign, like samples: silence is zero, and they are not centred."""
 
     @property
     def feature_rate(self) -> float:
@@ -55,7 +55,7 @@ class Representation(Protocol):
 
 @runtime_checkable
 class HasMagnitude(Protocol):
-    """A representation that holds phases, and can say what of its features is heard whatever they are."""
+    """A representation that holds phases and can compare magnitudes alone, which is what is heard."""
 
     def magnitude_distance(
         self,
@@ -63,12 +63,12 @@ class HasMagnitude(Protocol):
         target: Float[Tensor, "batch channels frames"],
         inside: Bool[Tensor, "batch frames"],
     ) -> Float[Tensor, ""]:
-        """How far magnitudes of features are apart, over valid frames."""
+        """Distance between the magnitudes of features, over valid frames."""
 
 
 @runtime_checkable
 class Granular(Protocol):
-    """A representation each of whose frames is a grain: samples cut out rectangular, or what stands for them."""
+    """A representation whose frames are grains: the samples of a rectangular window, or a transform of them."""
 
     sample_rate: int
     hop_length: int
@@ -79,7 +79,7 @@ class Granular(Protocol):
         """Samples of every frame."""
 
     def features_of(self, grains: Float[Tensor, "batch grain_length frames"]) -> Float[Tensor, "batch channels frames"]:
-        """The reverse."""
+        """Features of grains, the inverse of `grains`."""
 
 
 class Framing(nn.Module):
@@ -126,7 +126,7 @@ class Magnitudes:
     Attributes:
         framing: the transform.
         floor: least magnitude; its logarithm is the feature of silence.
-        basis: (channels, bins), not negative; the centres of its rows rise. None where the channels are the bins.
+        basis: (channels, bins), non-negative, rows ordered by centre frequency; None where the channels are the bins.
     """
 
     framing: Framing

@@ -1,6 +1,7 @@
 """`grain`: the raw samples of overlapping windows.
 
-Grains are cut rectangular: the window is applied once, at synthesis. Frame t holds the samples around t · hop_length.
+Grains are cut with a rectangular window: the smooth window is applied once, at synthesis. Frame t holds the samples
+around t · hop_length.
 """
 
 import math
@@ -23,9 +24,10 @@ class Grain(nn.Module):
     Args:
         sample_rate: Hz.
         grain_length: samples of a grain.
-        overlap: share of a grain that the next one has in common with it, 0 to 0.95.
-        bands: in which magnitudes are compared, evenly spaced in mels; fewer where they would be narrower than a bin.
-        floor: magnitudes below this, of a sine of amplitude 1, are taken for silence.
+        overlap: fraction of a grain that it shares with the next one, 0 to 0.95.
+        bands: number of bands in which magnitudes are compared, evenly spaced in mels; fewer where a band would be
+            narrower than a bin.
+        floor: magnitudes below this, relative to a sine of amplitude 1, count as silence.
     """
 
     log_magnitude = False
@@ -49,7 +51,7 @@ class Grain(nn.Module):
         self.hop_length = hop_of(grain_length, overlap)
         self.floor = floor
         window = torch.blackman_window(grain_length)
-        # Of a sine of amplitude 1 the transform's peak is 1.
+        # Scaled so that a sine of amplitude 1 has a peak of 1.
         self.register_buffer("window", 2 * window / window.sum())
         self.register_buffer("basis", band_means(sample_rate, grain_length, bands))
 
@@ -78,7 +80,7 @@ class Grain(nn.Module):
         return grains
 
     def log_power(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch bands frames"]:
-        """Natural logarithms of the power of windowed grains in bands."""
+        """Natural logarithm of the power of windowed grains in each band."""
         spectrum = torch.fft.rfft(values.transpose(1, 2) * self.window)
         power = (spectrum.real.square() + spectrum.imag.square()) @ self.basis.T
         logarithms: Tensor = (power + self.floor**2).log()
@@ -90,12 +92,12 @@ class Grain(nn.Module):
         target: Float[Tensor, "batch channels frames"],
         inside: Bool[Tensor, "batch frames"],
     ) -> Float[Tensor, ""]:
-        """Distance of the power in bands that is least where the output has the mean power of what it stands for."""
+        """Itakura-Saito distance of the power in bands, least where the output has the mean power of its targets."""
         return itakura_saito(self.log_power(output), self.log_power(target), inside)
 
 
 def band_means(sample_rate: int, n_fft: int, bands: int) -> Float[Tensor, "found bins"]:
-    """Rows that take the mean over the bins of bands; low ones are single bins, so that levels there are told apart."""
+    """Rows that average the bins of a band; the lowest bands are single bins, so that their levels are kept apart."""
     bins = n_fft // 2 + 1
     mels = torch.linspace(0, 1, bands + 1) * math.log1p(sample_rate / 2 / 700)
     edges = torch.unique((700 * torch.expm1(mels) * n_fft / sample_rate).round().long().clamp(max=bins - 1)).tolist()
@@ -109,7 +111,7 @@ def hop_of(grain_length: int, overlap: float) -> int:
     """Samples between grains.
 
     Raises:
-        ValueError: grains too short, or an overlap out of bounds.
+        ValueError: the grains are too short, or the overlap is out of bounds.
     """
     require(8, grain_length=grain_length)
     if not 0 <= overlap <= 0.95:
@@ -120,7 +122,7 @@ def hop_of(grain_length: int, overlap: float) -> int:
 def cut_grains(
     waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], grain_length: int, hop_length: int
 ) -> Float[Tensor, "batch grain_length frames"]:
-    """Samples around every hop; outside the lengths there is silence."""
+    """Samples around every hop, silent outside the lengths."""
     inside = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
     before = grain_length // 2
     padded = F.pad(torch.where(inside, waveform, 0.0), (before, grain_length - before))
@@ -130,15 +132,15 @@ def cut_grains(
 def rotate_grains(
     grains: Float[Tensor, "batch samples"], share: Float[Tensor, " batch"], fade: float
 ) -> Float[Tensor, "batch samples"]:
-    """Grains rotated around by a share of themselves, as loops: no edge is carried into the middle.
+    """Grains made into loops and rotated, so that no edge of a grain moves into its middle.
 
-    The last part of a grain fades into its first, power preserved; of the loop that is left as many samples are read as
-    the grain has.
+    The end of a grain fades into its beginning at equal power, which leaves a shorter loop. The result reads as many
+    samples of that loop as the grain has.
 
     Args:
         grains: rows of samples.
-        share: of the loop, 0 to 1, by which each row is rotated.
-        fade: share of a grain that fades into its beginning; 0 where grains are loops already.
+        share: fraction of the loop, 0 to 1, by which each row is rotated.
+        fade: fraction of a grain that fades into its beginning; 0 where grains are loops already.
     """
     n = grains.shape[1]
     faded = round(n * fade)

@@ -14,7 +14,7 @@ class Linear(nn.Module):
         sample_rate: Hz.
         n_fft: transform and window size in samples.
         hop_length: samples between frames.
-        floor: magnitudes below this are taken for silence.
+        floor: magnitudes below this count as silence.
     """
 
     log_magnitude = True

@@ -1,7 +1,7 @@
 """`mel`: log-mel spectrogram.
 
-ln(max(M |STFT|, floor)) with librosa's Slaney filters over magnitudes (power 1). The filter bank is a buffer: librosa is
-needed only to make it, not to use a trained model.
+ln(max(M |STFT|, floor)) with librosa's Slaney filters over magnitudes (power 1). The filter bank is a buffer: librosa
+is needed only to compute it, not to use a trained model.
 """
 
 import warnings
@@ -21,9 +21,9 @@ class Mel(nn.Module):
         sample_rate: Hz.
         n_fft: transform and window size in samples.
         hop_length: samples between frames.
-        n_mels: bands.
-        f_min: lower edge in Hz.
-        floor: magnitudes below this are taken for silence.
+        n_mels: number of bands.
+        f_min: lower edge of the lowest band in Hz.
+        floor: magnitudes below this count as silence.
     """
 
     log_magnitude = True
@@ -48,7 +48,7 @@ class Mel(nn.Module):
         self.sample_rate, self.hop_length, self.channels, self.floor = sample_rate, hop_length, n_mels, floor
         self.framing = Framing(n_fft, hop_length)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # librosa warns of what is refused below
+            warnings.simplefilter("ignore")  # librosa warns of what the next lines refuse
             basis = torch.from_numpy(mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=f_min))
         empty = int((basis.sum(1) == 0).sum())
         if empty:

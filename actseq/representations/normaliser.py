@@ -1,4 +1,4 @@
-"""Normalised features: mean and standard deviation kept in the model."""
+"""Normalises features with a mean and standard deviation that are saved in the model."""
 
 from collections.abc import Iterable
 
@@ -11,12 +11,12 @@ from actseq.representations.base import Features
 
 
 class Normaliser(nn.Module):
-    """Mean per channel and one global deviation, from the training data; part of the model file.
+    """Mean of each channel and one standard deviation for all, from the training data; part of the model file.
 
     Args:
-        channels: of the features.
-        log_magnitude: as the representation declares.
-        signed: as the representation declares; the mean is then left at zero.
+        channels: number of feature channels.
+        log_magnitude: what the representation declares.
+        signed: what the representation declares; where true, the mean stays zero.
     """
 
     mean: Tensor
@@ -31,21 +31,22 @@ class Normaliser(nn.Module):
         self.register_buffer("bounds", torch.tensor([-torch.inf, torch.inf]))
 
     def fit(self, batches: Iterable[Features]) -> None:
-        """Over all valid frames."""
+        """Compute the statistics over all valid frames."""
         found = moments(valid_frames(features.values.movedim(1, 2), features.lengths) for features in batches)
         mean = torch.zeros_like(found.mean) if self.signed else found.mean
         variance = found.square.mean() - mean.square().mean()
         self.mean.copy_(mean[:, None])
         self.deviation.copy_(variance.clamp(min=1e-8).sqrt())
         low, high = found.low, found.high
-        # A decoder may overshoot what it has seen by a little; further out a spectrum would explode in the vocoder.
+        # A decoder may exceed the range of the data by a little; far outside it the vocoder would make enormous
+        # samples.
         most = 2 * max(-low, high)
         self.bounds.copy_(torch.tensor([low, high + 1.0] if self.log_magnitude else [-most, most]))
 
     def normalise(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
-        """To zero mean per channel, unit deviation overall."""
+        """Features with zero mean in each channel and unit standard deviation overall."""
         return (values - self.mean) / self.deviation
 
     def restore(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
-        """Back to features, within what the data allows."""
+        """Features from normalised ones, limited to the range of the training data."""
         return (values * self.deviation + self.mean).clamp(self.bounds[0], self.bounds[1])

@@ -1,8 +1,8 @@
 """`spectrum`: magnitude and unwrapped phase of a grain's discrete Fourier transform.
 
-Channels are the compressed magnitudes of all bins, then their phases. Phases are told from the middle of the grain and
-unwrapped from bin to bin, so that successive ones differ by at most π: by less it cannot always be had, since the phases of
-noise differ by anything. They are scaled so that phases whose steps are of any size alike would have unit deviation.
+Channels are the compressed magnitudes of all bins, then their phases. Phases are measured from the middle of the grain
+and unwrapped from bin to bin, so that neighbours differ by at most π; in noise they do differ by that much. They are
+scaled so that phases with uniformly distributed steps have unit standard deviation.
 """
 
 import math
@@ -18,16 +18,16 @@ from actseq.representations.base import Features
 from actseq.representations.grain import cut_grains, hop_of
 
 SILENT = 1e-10
-"""Magnitudes below this are zero and have phase zero: the slope of root and angle grows beyond all numbers there."""
+"""Magnitudes below this are set to zero, with phase zero: the slopes of root and angle are unbounded there."""
 
 
 class Spectrum(nn.Module):
-    """Magnitude and unwrapped phase of windows cut rectangular.
+    """Magnitude and unwrapped phase of grains cut with a rectangular window.
 
     Args:
         sample_rate: Hz.
         grain_length: samples of a grain, an even number.
-        overlap: share of a grain that the next one has in common with it, 0 to 0.95.
+        overlap: fraction of a grain that it shares with the next one, 0 to 0.95.
         compression: exponent of the magnitude, 0.1 to 1.
     """
 
@@ -81,7 +81,7 @@ class Spectrum(nn.Module):
 
     def grains(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch grain_length frames"]:
         """Samples of every frame, by the inverse transform."""
-        # No bin of samples within ±1 is larger than the root of their number.
+        # No bin of n samples within ±1 is larger than √n.
         magnitude = (values[:, : self.bins].clamp(min=0) ** (1 / self.compression)).clamp(max=self.grain_length**0.5)
         spectrum = torch.polar(magnitude, values[:, self.bins :] / self.phase_scale).transpose(1, 2)
         centred = torch.fft.irfft(spectrum, self.grain_length, norm="ortho").transpose(1, 2)

@@ -1,7 +1,7 @@
 """`stft`: power-compressed complex spectrogram, scale · |S|^compression · e^{jφ}, as real numbers.
 
-Channels are the real parts of all bins, then the imaginary parts of all but the first and the last: at 0 Hz and at half the
-sample rate they are always zero. So there are n_fft channels.
+Channels are the real parts of all bins, then the imaginary parts of all but the first and the last, which are always
+zero (at 0 Hz and at half the sample rate). So there are n_fft channels.
 """
 
 import torch
@@ -14,7 +14,7 @@ from actseq.losses import masked_l1
 from actseq.representations.base import Features, Framing
 
 LEAST_POWER = 1e-20
-"""|S|² below which the compression is linear: a power's slope has no bound at zero, where most clips have silence."""
+"""|S|² below which the compression is linear: the slope of a power is unbounded at zero, and clips contain silence."""
 
 
 class Stft(nn.Module):
@@ -24,8 +24,8 @@ class Stft(nn.Module):
         sample_rate: Hz.
         n_fft: transform and window size in samples.
         hop_length: samples between frames.
-        compression: exponent of the magnitude, 0.1 to 1; the smaller, the more what is quiet counts.
-        scale: factor of the compressed magnitude.
+        compression: exponent of the magnitude, 0.1 to 1; a smaller one gives quiet parts more weight.
+        scale: factor by which the compressed magnitude is multiplied.
 
     Source: Pasini, Lattner and Fazekas, Music2Latent (2024), with its values of `compression` and `scale`.
     """
@@ -84,13 +84,13 @@ class Stft(nn.Module):
     ) -> Float[Tensor, ""]:
         """Mean absolute difference of compressed magnitudes.
 
-        Where a phase cannot be foreseen, the complex difference alone is least for silence; this one wants the level. Its
-        gradient at an output of zero is zero, and finite everywhere.
+        Where a phase is unpredictable, the complex difference is least for silence, whereas this one is least at the
+        right level. Its gradient is finite everywhere, and zero at an output of zero.
         """
         return masked_l1(self.compressed(output).abs(), self.compressed(target).abs(), inside)
 
     def spectrum(self, values: Float[Tensor, "*batch channels frames"]) -> Complex[Tensor, "*batch bins frames"]:
-        """The spectrum that features stand for: the compression undone."""
+        """The short-time Fourier transform that features describe, without the compression."""
         compressed = self.compressed(values) / self.scale
         return compressed * _magnitude_to(compressed, 1 / self.compression - 1)
 

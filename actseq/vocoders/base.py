@@ -1,7 +1,7 @@
 """The contract of a vocoder, and synthesis in blocks.
 
-Every vocoder works on fixed blocks of frames with carried state; `synthesise` is that stream run to its end, so streamed
-equals whole by construction. A sequence of F frames becomes F · hop_length samples.
+Every vocoder works on fixed blocks of frames with carried state; `synthesise` is that stream run to its end, so
+streamed equals whole by construction. A sequence of F frames becomes F · hop_length samples.
 """
 
 from typing import Protocol, runtime_checkable

@@ -1,8 +1,8 @@
 """`granular`: windowed grains, overlapped and added.
 
-What lies in the same place in grain after grain is heard as a buzz at the hop rate. Against it places and lengths of grains
-may jitter; or grains are rotated, each by its own random share of a loop, so that nothing keeps its place. Random numbers are
-a function of the frame's number alone: the same features give the same bytes.
+A detail at the same place in grain after grain is heard as a buzz at the hop rate. To avoid it, the positions and
+lengths of grains can jitter, or each grain can be rotated by a random part of a loop. Random numbers are a function of
+the frame's number alone: the same features give the same bytes.
 """
 
 import math
@@ -18,32 +18,32 @@ from actseq.representations.grain import rotate_grains
 from actseq.vocoders.base import BlockBuffer, Stream
 
 LEAST_WEIGHT = 0.05
-"""Least sum of windows that a sample is divided by: where one rim alone reaches, errors would explode."""
+"""Least sum of windows by which a sample is divided: under the edge of a single window, errors would be enormous."""
 FLIPS_HZ = 13.0
-"""How often rotated grains change their sign, on average: what is slower than a grain has no place in it to be drawn."""
+"""How often rotated grains change their sign, on average: a rotation does not change components slower than a grain."""
 SLOPE = 1.25
-"""The low-pass falls to nothing from its cutoff to so many times that."""
+"""The low-pass falls to zero between its cutoff and this multiple of it."""
 
 
 class GrainSynthesis(nn.Module):
     """Overlap-add of grains under a Blackman window.
 
-    Each sample is divided by the sum of the windows that cover it, or where grains are rotated by the root of the sum of
-    their squares: what has no common phase adds in power.
+    Each sample is divided by the sum of the windows that cover it. Rotated grains have no common phase and add in
+    power, so their samples are divided by the root of the sum of squared windows.
 
     Args:
-        representation: `grain` or `spectrum`.
-        rotate: rotate each grain by a random share of a loop of itself. Right for
-            textures, and for grains of an autoencoder trained with `rotation`; it roughens what has a pitch.
-        loop_fade: share of a grain that fades into its beginning to make that loop, at most 0.5; 0 where grains are loops
-            already.
-        place_jitter: grains lie up to so many hops too early or too late.
-        length_jitter: windows are up to this share shorter than a grain.
-        low_pass_hz: cutoff of a low-pass on each grain's spectrum; None for none.
+        representation: one of grains, such as `grain` or `spectrum`.
+        rotate: rotate each grain, made into a loop, by a random part of that loop. Right for textures, and for grains
+            of an autoencoder trained with `rotation`; pitched sounds become rough.
+        loop_fade: fraction of a grain that fades into its beginning to make the loop, at most 0.5; 0 where grains are
+            loops already.
+        place_jitter: largest displacement of a grain, in hops.
+        length_jitter: largest fraction by which a window is shorter than a grain.
+        low_pass_hz: cutoff of a low-pass filter on each grain; None for no filter.
         block_frames: frames rendered at a time.
 
     Raises:
-        TypeError: a representation without grains.
+        TypeError: the frames of the representation are not grains.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class GrainSynthesis(nn.Module):
         return _GrainStream(self)
 
     def low_passed(self, grains: Float[Tensor, "frames samples"]) -> Float[Tensor, "frames samples"]:
-        """Grains without what lies above the cutoff."""
+        """Grains after the low-pass filter."""
         if self.low_pass_hz is None:
             return grains
         spectrum = torch.fft.rfft(grains)
@@ -115,7 +115,7 @@ class _GrainStream:
     def _advance(self, values: Tensor) -> Tensor:
         vocoder, n, size = self.vocoder, values.shape[1], self.size
         grains = vocoder.representation.grains(values[None])[0].T.contiguous()
-        # On the CPU whatever the device: elsewhere sums at the same place come in any order.
+        # Always on the CPU: on other devices the order of summation is undefined.
         grains, device = vocoder.low_passed(grains).cpu(), values.device
         turned, flipped, placed, shortened = (
             torch.from_numpy(row.astype(np.float32)) for row in self.rng.random((n, 4)).T
@@ -151,7 +151,7 @@ class _GrainStream:
 
 
 def blackman(size: int, length: Float[Tensor, " frames"]) -> Float[Tensor, "frames size"]:
-    """Blackman windows of different lengths, in the middle of as many samples."""
+    """Blackman windows of different lengths, centred in `size` samples."""
     place = (torch.arange(size, device=length.device) - (size - 1) / 2) / length[:, None]
     window = 0.42 + 0.5 * (2 * math.pi * place).cos() + 0.08 * (4 * math.pi * place).cos()
     return torch.where(place.abs() < 0.5, window, 0.0)

@@ -1,7 +1,7 @@
 """`griffin-lim`: phase by alternating projections, torchaudio's implementation, in blocks.
 
 Blocks are joined by an equal-power crossfade, since their phases are unrelated. Each block is rendered between silent
-frames: outside a clip there is silence, as in analysis.
+frames, since a clip is silent outside its length.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,13 @@ class GriffinLim(nn.Module):
 
     Args:
         representation: one of log-magnitudes.
-        n_iter: iterations.
+        n_iter: number of iterations.
         momentum: fraction of the last change that the fast variant adds again; 0 is the classic algorithm.
         block_frames: frames rendered at a time.
         overlap_frames: frames over which blocks are crossfaded.
 
     Raises:
-        ConfigError: torchaudio does not load; the message says why and what helps.
+        ConfigError: torchaudio does not load; the message says why and what to do.
 
     Source: Griffin and Lim (1984); Perraudin, Balazs and Søndergaard, A Fast Griffin-Lim Algorithm (2013).
     """
@@ -60,7 +60,7 @@ class GriffinLim(nn.Module):
         return _GriffinLimStream(self)
 
     def render(self, values: Float[Tensor, "channels frames"], seed: int) -> Float[Tensor, " samples"]:
-        """One block on its own, frames · hop_length samples."""
+        """One block by itself, frames · hop_length samples."""
         silent = self.n_fft // self.hop_length
         magnitude = F.pad(self.inversion(values), (silent, silent))
         devices = [magnitude.device] if magnitude.device.type == "cuda" else []
@@ -85,7 +85,7 @@ class GriffinLim(nn.Module):
 class _GriffinLimStream:
     def __init__(self, vocoder: GriffinLim) -> None:
         self.vocoder = vocoder
-        # One frame more than is rendered: what follows the last block is never its overlap alone.
+        # One frame more than is rendered, so that the last block is longer than its overlap.
         self.buffer = BlockBuffer(vocoder.block_frames, vocoder.overlap_frames + 1)
         self.tail: Tensor | None = None
         self.block = 0
@@ -113,12 +113,17 @@ class _GriffinLimStream:
 
 
 def load_griffinlim() -> Callable[..., Tensor]:
-    """torchaudio's function, or a plain word about why it is not to be had."""
+    """torchaudio's Griffin-Lim.
+
+    Raises:
+        ConfigError: torchaudio does not load; the message says why and what to do.
+    """
     try:
         from torchaudio.functional import griffinlim
     except (ImportError, OSError) as error:
         raise ConfigError(
-            f"the griffin-lim vocoder needs torchaudio, which does not load here ({' '.join(str(error).split())[:200]})",
+            "the griffin-lim vocoder needs torchaudio, which does not load here "
+            f"({' '.join(str(error).split())[:200]})",
             "a torchaudio built for the installed torch",
             "reinstall both in the supported range: pip install 'torch>=2.11,<2.15' 'torchaudio>=2.11,<2.12'",
         ) from None

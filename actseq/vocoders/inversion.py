@@ -28,7 +28,7 @@ class MagnitudeInversion(nn.Module):
 
     Args:
         representation: one of log-magnitudes.
-        n_updates: multiplicative updates.
+        n_updates: number of multiplicative updates.
 
     Raises:
         TypeError: the representation has no log-magnitudes.
@@ -54,7 +54,7 @@ class MagnitudeInversion(nn.Module):
             area = basis.sum(1)
             centre = (basis @ bins) / area
             right = torch.searchsorted(centre, bins).clamp(1, len(centre) - 1)
-            # Narrow bands may share their only bin, and so their centre.
+            # Two narrow bands may have the same single bin, and so the same centre.
             distance = (centre[right] - centre[right - 1]).clamp(min=1e-3)
             weight = ((bins - centre[right - 1]) / distance).clamp(0, 1)
             interpolation = basis.new_zeros(basis.shape[1], basis.shape[0])
@@ -97,10 +97,10 @@ class MagnitudeInversion(nn.Module):
         return x
 
     def _update_compiled(self, target: Tensor, x: Tensor) -> Tensor:
-        """The same without products with zeros: about twenty times as fast."""
+        """The same updates without multiplications by zero: about twenty times as fast."""
         from actseq.vocoders import kernels
 
-        # Frames of all clips in a row: each is inverted on its own.
+        # The frames of all clips in one row: each frame is inverted by itself.
         rows = x.detach().movedim(-2, 0).contiguous()
         kernels.update_magnitudes(
             target.detach().movedim(-2, 0).reshape(len(self.basis), -1).numpy(),

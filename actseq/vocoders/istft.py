@@ -1,6 +1,6 @@
 """`istft`: inverse short-time Fourier transform in blocks, exact for true spectra from the first sample to the last.
 
-With a hop over a third of n_fft the last few samples have only the rim of one window: they fade out.
+Where the hop is more than a third of n_fft, only the edge of one window covers the last few samples, which fade out.
 """
 
 import torch

@@ -13,25 +13,25 @@ GAUSSIAN = 0.25645
 TOLERANCE = 1e-6
 """Bins this far below the loudest one have a random phase."""
 BUCKETS = 480
-"""Levels told apart between the loudest bin and the tolerance: 120 dB in steps of a quarter."""
+"""Number of levels between the loudest bin and the tolerance: 120 dB in steps of 0.25 dB."""
 FRAMES_AT_A_TIME = 32
-"""Of `update_magnitudes`: what is worked on stays in the processor's cache."""
+"""Frames that `update_magnitudes` processes together, so that they stay in the processor's cache."""
 
 
 @njit(cache=True, nogil=True)
 def integrate(magnitude, known, n_fft, hop_length, first_frame, out):  # type: ignore[no-untyped-def]
     """Give every bin a phase, going from the loudest to the softest along the gradients that the magnitudes imply.
 
-    The heap is a row of buckets, each a stack of the bins of one level: what is taken is the loudest to within a quarter of
-    a decibel, and adding one costs the same however many wait. The grid has a border that counts as done.
+    The heap is a row of buckets, each a stack of the bins of one level: the bin that is taken is the loudest to within
+    a quarter of a decibel, and adding a bin takes constant time. The grid has a border that is marked as done.
 
     Args:
         magnitude: (frames, bins).
-        known: (n, bins), spectra of the first n frames; they stay.
+        known: (n, bins), spectra of the first n frames, which are kept.
         n_fft: samples.
         hop_length: samples.
-        first_frame: number of the first new frame in its sequence: random phases depend on it and on the bin alone.
-        out: (frames, bins) complex, gets magnitude and phase.
+        first_frame: number of the first new frame in its sequence; random phases depend only on it and on the bin.
+        out: (frames, bins), complex; the result is written into it.
 
     Source: Průša, Balazs and Søndergaard, A Noniterative Method for Reconstruction of Phase from STFT Magnitude (2017).
     """
@@ -48,7 +48,7 @@ def integrate(magnitude, known, n_fft, hop_length, first_frame, out):  # type: i
     scale = np.float32(BUCKETS / -math.log(TOLERANCE))
     loudest_log = math.log(max(loudest, floor))
 
-    # Half the advance of the phase per frame and per bin, so that a trapezoid is a sum; the level of each bin.
+    # Half the phase advance per frame and per bin, so that the trapezoid rule is a sum; and the level of each bin.
     along_time, along_frequency = np.zeros(size, np.float32), np.zeros(size, np.float32)
     level, done = np.zeros(size, np.int16), np.ones(size, np.bool_)
     count = np.zeros(BUCKETS + 1, np.int64)
@@ -65,7 +65,7 @@ def integrate(magnitude, known, n_fft, hop_length, first_frame, out):  # type: i
                 done[row + k] = False
                 count[level[row + k] + 1] += 1
 
-    # Counting sort by level: where to begin anew when there is nothing left to go on from.
+    # Counting sort by level: the bins to start from when no bin with a phase has a neighbour without one.
     for b in range(BUCKETS):
         count[b + 1] += count[b]
     n_loud = count[BUCKETS]
@@ -129,7 +129,7 @@ def integrate(magnitude, known, n_fft, hop_length, first_frame, out):  # type: i
             if magnitude[t, k] > floor:
                 angle = np.float32(phase[(t + 1) * width + 1 + k] % (2 * math.pi))
             else:
-                # A hash of frame and bin: the same noise whatever block a frame falls into.
+                # A hash of frame and bin: the same noise whatever block contains the frame.
                 mixed = np.uint64(first_frame + t - n_known) * np.uint64(0x9E3779B97F4A7C15)
                 mixed += np.uint64(k) * np.uint64(0xC2B2AE3D27D4EB4F)
                 mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -139,15 +139,15 @@ def integrate(magnitude, known, n_fft, hop_length, first_frame, out):  # type: i
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def project(magnitude, n_known, momentum, consistent, previous, spectra):  # type: ignore[no-untyped-def]
-    """A fast Griffin-Lim turn, after the transforms: momentum, then back to the magnitudes that are asked for.
+    """An iteration of fast Griffin-Lim, after the transforms: momentum, then projection to the given magnitudes.
 
     Args:
         magnitude: (frames, bins).
-        n_known: first frames of `spectra`, which stay.
-        momentum: share of the last change that is added once more.
-        consistent: (frames, bins), transform of the signal that `spectra` stood for.
-        previous: the same of the last turn; gets `consistent`.
-        spectra: (frames, bins), gets the new ones.
+        n_known: number of first frames of `spectra` that are kept.
+        momentum: fraction of the last change that is added again.
+        consistent: (frames, bins), transform of the signal made from `spectra`.
+        previous: `consistent` of the previous iteration; overwritten by the new one.
+        spectra: (frames, bins), overwritten by the new spectra.
 
     Source: Perraudin, Balazs and Søndergaard, A Fast Griffin-Lim Algorithm (2013).
     """
@@ -165,7 +165,7 @@ def project(magnitude, n_known, momentum, consistent, previous, spectra):  # typ
 
 @njit(cache=True, nogil=True)
 def overlap_add(pieces, window, hop_length, signal):  # type: ignore[no-untyped-def]
-    """Windowed pieces (frames, n_fft) into a signal (samples,); piece t starts at t · hop_length."""
+    """Add windowed pieces (frames, n_fft) into a signal (samples,); piece t starts at t · hop_length."""
     signal[:] = 0
     for t in range(pieces.shape[0]):
         at = t * hop_length
@@ -175,7 +175,7 @@ def overlap_add(pieces, window, hop_length, signal):  # type: ignore[no-untyped-
 
 @njit(cache=True, nogil=True)
 def cut(signal, window, hop_length, pieces):  # type: ignore[no-untyped-def]
-    """Windowed pieces (frames, n_fft) out of a signal."""
+    """Cut windowed pieces (frames, n_fft) out of a signal."""
     for t in range(pieces.shape[0]):
         at = t * hop_length
         for i in range(pieces.shape[1]):
@@ -184,15 +184,15 @@ def cut(signal, window, hop_length, pieces):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def update_magnitudes(target, first, weight, next_weight, n_updates, x):  # type: ignore[no-untyped-def]
-    """Multiplicative updates x ← x · Mᵀb / MᵀMx where no bin lies in more than two bands, neighbours: some products a bin.
+    """Multiplicative updates x ← x · Mᵀb / MᵀMx where a bin lies in at most two bands, which are neighbours.
 
     Args:
         target: (bands, frames), b.
         first: (bins,), lower band of each bin.
         weight: (bins,), its weight in that band.
         next_weight: (bins,), its weight in the band above.
-        n_updates: how many.
-        x: (bins, frames), updated in place but for bins that lie in no band.
+        n_updates: number of updates.
+        x: (bins, frames), updated in place except for bins outside every band.
     """
     bands, frames = target.shape
     bins = len(first)

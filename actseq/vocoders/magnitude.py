@@ -1,6 +1,6 @@
-"""`magnitude`: a small network learns what the inversion of features cannot know, and `phase` does the rest.
+"""`magnitude`: a small network learns detail that the features do not determine; `phase` does the rest.
 
-Trains on a CPU in minutes. Outside a clip are the features of silence, whatever else is in the batch.
+It trains on a CPU in minutes. Outside a clip the features are those of silence, whatever else is in the batch.
 """
 
 import torch
@@ -15,14 +15,14 @@ from actseq.vocoders.residual import ResidualNetwork
 
 
 class LearnedMagnitude(nn.Module):
-    """An inversion that starts where a network says; untrained it is `MagnitudeInversion` of as many updates.
+    """An inversion that starts from the output of a network; untrained it is `MagnitudeInversion` with as many updates.
 
     Args:
         representation: one of log-magnitudes.
-        width: numbers per frame inside.
+        width: values per frame between blocks.
         inner: width inside a block.
-        blocks: ConvNeXt blocks.
-        n_updates: multiplicative updates after the network, which bring the bands back to what the features say.
+        blocks: number of ConvNeXt blocks.
+        n_updates: number of multiplicative updates after the network, which bring the bands back to the features.
 
     Raises:
         TypeError: the representation has no log-magnitudes.

@@ -1,7 +1,7 @@
 """`neural`: a network adds detail to the inverted magnitudes and gives each bin its phase; inverse transform.
 
-Trained against discriminators, for a GPU. Blocks of frames are rendered with the frames that the network sees around
-them, so nothing depends on how the frames arrive. Outside a sequence are the features of silence.
+It is trained against discriminators, on a GPU. Blocks are rendered together with the frames that the network sees
+around them, so nothing depends on how the frames arrive. Outside a sequence the features are those of silence.
 """
 
 import torch
@@ -23,9 +23,9 @@ class Neural(nn.Module):
 
     Args:
         representation: one of log-magnitudes.
-        width: numbers per frame inside.
+        width: values per frame between blocks.
         inner: width inside a block.
-        blocks: ConvNeXt blocks.
+        blocks: number of ConvNeXt blocks.
         block_frames: frames rendered at a time.
 
     Raises:
@@ -65,9 +65,9 @@ class Neural(nn.Module):
         return self.network.normaliser
 
     def spectrum(self, values: Float[Tensor, "batch channels frames"]) -> Complex[Tensor, "batch bins inner_frames"]:
-        """Of all but the first and last `context_frames` frames."""
+        """Spectrum of all but the first and last `context_frames` frames."""
         residual, phase = self.network(values)
-        # In mixed precision the network's numbers are shorter than those of the inversion.
+        # In mixed precision the network's output has fewer bits than that of the inversion.
         return torch.polar(self.inversion(self.network.inner(values)) * residual.float().exp(), phase.float())
 
     def render(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch samples"]:

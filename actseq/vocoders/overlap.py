@@ -1,4 +1,4 @@
-"""Overlap-add of spectra with carried state: what comes in pieces comes out as if it had come whole."""
+"""Overlap-add of spectra with carried state: spectra in pieces give the same samples as the whole."""
 
 import torch
 from jaxtyping import Complex, Float
@@ -7,16 +7,16 @@ from torch import Tensor
 from actseq import units
 
 LEAST_WEIGHT = 0.05
-"""Least sum of squared windows that a sample is divided by: where one rim alone reaches, errors would explode."""
+"""Least sum of squared windows by which a sample is divided: under the edge of one window, errors would be enormous."""
 
 
 class OverlapAdd:
-    """Each sample is divided by the sum of the squared windows that cover it, those of the frames that are there.
+    """Each sample is divided by the sum of the squared windows of the frames that cover it.
 
     F frames give F · hop_length samples; the first frame is centred on the first sample.
 
     Args:
-        window: of n_fft samples.
+        window: n_fft samples.
         hop_length: samples between frames.
 
     Source: Griffin and Lim, Signal Estimation from Modified Short-Time Fourier Transform (1984), eq. 6.
@@ -30,7 +30,7 @@ class OverlapAdd:
         self.early = self.n_fft // 2  # samples before the centre of the first frame: dropped
 
     def push(self, spectrum: Complex[Tensor, "bins frames"]) -> Float[Tensor, " samples"]:
-        """Add frames; return what no later frame reaches."""
+        """Add frames; return the samples that no later frame changes."""
         hop, frames = self.hop_length, spectrum.shape[1]
         grains = torch.fft.irfft(spectrum, self.n_fft, dim=0) * self.window[:, None]
         sums = grains.new_zeros(2, hop, frames + self.n_hops - 1)

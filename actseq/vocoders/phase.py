@@ -1,8 +1,8 @@
-"""`phase`: the phase that the magnitudes imply, then a few fast Griffin-Lim turns. The default for `mel` and `linear`.
+"""`phase`: the phase that the magnitudes imply, then a few iterations of fast Griffin-Lim. The default for log-magnitudes.
 
-Frames are settled in blocks. A block sees the last settled frames, which stay as they are, and some frames ahead, which
-the next block settles; so blocks join without a seam, and nothing depends on how the frames arrive. Runs on the CPU
-whatever the device of the features, in single precision.
+Frames are settled in blocks. A block sees the last settled frames, which it keeps, and some frames ahead, which the
+next block settles; so blocks join without a seam, and nothing depends on how the frames arrive. It always runs on the
+CPU, in single precision.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Phase(nn.Module):
 
     Args:
         representation: one of log-magnitudes.
-        inversion: features → magnitudes; None is the one that needs no training.
-        n_turns: fast Griffin-Lim turns after the integration.
+        inversion: features → magnitudes; None for `MagnitudeInversion`, which needs no training.
+        n_turns: iterations of fast Griffin-Lim after the integration.
         block_frames: frames settled at a time.
 
     Source: Průša, Balazs and Søndergaard, A Noniterative Method for Reconstruction of Phase from STFT Magnitude (2017).
@@ -64,7 +64,7 @@ class Phase(nn.Module):
         return _PhaseStream(self)
 
     def settle(self, magnitude: Array, known: Array, first_frame: int) -> tuple[Array, Array]:
-        """Spectra (frames, bins) of magnitudes whose first frames are known, and the signal that they stand for.
+        """Spectra (frames, bins) of magnitudes whose first frames are known, and the signal made from them.
 
         The signal starts half a window before the centre of the first frame.
         """
@@ -90,7 +90,7 @@ class Phase(nn.Module):
 
 
 def compile_loops() -> float:
-    """Compile the loops and cache them on disk, unless that was done before; the seconds it took."""
+    """Compile the loops and cache them on disk, unless they are cached already; returns the seconds that it took."""
     begun = time.perf_counter()
     mel = Mel(8000, n_fft=64, hop_length=16, n_mels=4)
     synthesise(Phase(mel), Features(torch.zeros(1, 4, 8), torch.tensor([8])))
@@ -100,7 +100,7 @@ def compile_loops() -> float:
 class _PhaseStream:
     """Local frames of a block: 2 · reach settled ones, the new ones, `reach` ahead.
 
-    Sound is final up to `reach` frames before the last settled one, where no later frame's window begins.
+    Samples are final up to `reach` frames before the last settled frame, because no later window covers them.
     """
 
     def __init__(self, vocoder: Phase) -> None:
@@ -119,7 +119,7 @@ class _PhaseStream:
         return torch.zeros(0) if rest is None else self._settle(rest, 0)
 
     def _settle(self, window: Tensor, ahead: int) -> Tensor:
-        """Sound that is final once a window is settled but for the frames `ahead`; all that is left where they are 0."""
+        """Settle a window except its last `ahead` frames; the samples that are then final, all of them if `ahead` is 0."""
         vocoder, reach, hop = self.vocoder, self.vocoder.reach, self.vocoder.hop_length
         new = window.shape[1] - 2 * self.context - ahead
         inverted = vocoder.inversion(window).T.cpu().numpy()[self.context : self.context + new + ahead]
@@ -128,7 +128,8 @@ class _PhaseStream:
             [np.abs(self.known), inverted, np.zeros((silent, inverted.shape[1]), np.float32)]
         ).astype(np.float32)
         spectra, signal = vocoder.settle(magnitude, self.known, self.settled)
-        # Local frame t is centred on sample t · hop + n_fft / 2 of the signal; the first 2 · reach lie before the block.
+        # Local frame t is centred on sample t · hop + n_fft / 2 of the signal; the first 2 · reach lie before the
+        # block.
         final = signal[vocoder.n_fft // 2 + reach * hop :][: (new if ahead else new + reach) * hop]
         if self.settled == 0:
             final = final[reach * hop :]  # before the sequence

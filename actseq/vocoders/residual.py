@@ -1,4 +1,4 @@
-"""The network that learned vocoders share: what the features alone do not say of a frame, from the frames around it."""
+"""The network of learned vocoders: it predicts from its neighbours what the features of a frame do not determine."""
 
 import torch
 from jaxtyping import Float
@@ -9,18 +9,18 @@ from actseq.modules.convnext import KERNEL, ConvNeXtBlock
 from actseq.representations.normaliser import Normaliser
 
 RESIDUAL = (-10.0, 5.0)
-"""Least and greatest change of a log-magnitude, in nepers: wide enough for what a band hides of its bins, and finite."""
+"""Least and greatest change of a log-magnitude, in nepers: wide enough for the range of bins inside a band."""
 
 
 class ResidualNetwork(nn.Module):
-    """Normalised features → Conv7 → ConvNeXt blocks → numbers per frame, the first of which are changes of log-magnitudes.
+    """Normalised features → Conv7 → ConvNeXt blocks → values per frame, which begin with changes of log-magnitudes.
 
-    These start at zero, so training starts from the magnitudes that they change.
+    These changes start at zero, so training starts from the inverted magnitudes.
 
     Args:
-        channels: of the features.
-        bins: log-magnitudes of a frame.
-        more: further numbers of a frame.
+        channels: number of feature channels.
+        bins: number of log-magnitudes of a frame.
+        more: number of further values of a frame.
     """
 
     def __init__(self, channels: int, bins: int, more: int = 0, *, width: int, inner: int, blocks: int) -> None:
@@ -40,7 +40,7 @@ class ResidualNetwork(nn.Module):
     def forward(
         self, values: Float[Tensor, "batch channels frames"]
     ) -> tuple[Float[Tensor, "batch bins inner"], Float[Tensor, "batch more inner"]]:
-        """Changes and further numbers, of all but the first and last `context_frames` frames."""
+        """Changes and further values of all but the first and last `context_frames` frames."""
         x = self.read(self.normaliser.normalise(values)).transpose(1, 2)
         everywhere = x.new_ones(*x.shape[:2], 1)
         for block in self.blocks:
