@@ -149,10 +149,7 @@ def run(folder: Path, preset: str, run_name: str | None, minutes: float | None, 
 @click.option("--find-lr", is_flag=True, help="Only search for a learning rate, in steps that are thrown away.")
 @working("train_ae.batch_size=8", trains="train_ae")
 def train_ae(folder: Path, preset: str, run_name: str | None, find_lr: bool, common: Common) -> None:
-    """Stage one: make a corpus and train an autoencoder.
-
-    The corpus is decoded from the sounds in FOLDER.
-    """
+    """Stage one: make a corpus and train an autoencoder. The corpus is decoded from the sounds in FOLDER."""
     stage = pipeline.find_learning_rate if find_lr else pipeline.train_ae
     result = stage(folder, preset, run=run_name, overrides=common.with_seed, compute=common.compute)
     if find_lr:
@@ -186,10 +183,7 @@ def extract_latents(run_name: str, common: Common) -> None:
 @click.option("--name", default="default", show_default=True, help="Name of the prior.")
 @working("train_prior.batch_size=8", trains="train_prior")
 def train_prior(run_name: str, name: str, common: Common) -> None:
-    """Stage three: train a prior on the latents.
-
-    A run can have several priors, under different names.
-    """
+    """Stage three: train a prior on the latents. A run can have several priors, under different names."""
     result = pipeline.train_prior(
         run_name, name=name, overrides=common.overrides, seed=common.seed, compute=common.compute
     )
@@ -206,10 +200,7 @@ def train_prior(run_name: str, name: str, common: Common) -> None:
 @click.option("--name", default="default", show_default=True, help="Name of the vocoder.")
 @working("train_vocoder.batch_size=8", trains="train_vocoder")
 def train_vocoder(run_name: str, name: str, common: Common) -> None:
-    """Train a vocoder.
-
-    The run uses it if it is better than the one that needs no training.
-    """
+    """Train a vocoder. The run uses it if it is better than the one that needs no training."""
     result = pipeline.train_vocoder(
         run_name, name=name, overrides=common.overrides, seed=common.seed, compute=common.compute
     )
@@ -229,10 +220,7 @@ def train_vocoder(run_name: str, name: str, common: Common) -> None:
 @generation
 @working("generate.level=free")
 def generate(run_name: str, request: GenerationRequest, output: Output, common: Common) -> None:
-    """Generate sound.
-
-    New clips come from nothing, from a label, or continue a recording.
-    """
+    """Generate sound. New clips come from nothing, from a label, or continue a recording."""
     result = pipeline.generate(run_name, request, output, overrides=common.overrides, compute=common.compute)
     show(
         result,
@@ -249,10 +237,7 @@ def generate(run_name: str, request: GenerationRequest, output: Output, common: 
 @effects
 @working("vocoder.kind=griffin-lim", draws=False)
 def reconstruct(run_name: str, paths: tuple[Path, ...], out: Path, keep_dry: bool, common: Common) -> None:
-    """Pass files or folders through encoder and decoder.
-
-    Sounds from elsewhere take on the timbre of the corpus.
-    """
+    """Pass files or folders through encoder and decoder. Sounds from elsewhere take on the timbre of the corpus."""
     result = pipeline.reconstruct(
         run_name,
         paths,
@@ -270,10 +255,7 @@ def reconstruct(run_name: str, paths: tuple[Path, ...], out: Path, keep_dry: boo
 @click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
 @working("vocoder.kind=griffin-lim", draws=False)
 def restore(run_name: str, paths: tuple[Path, ...], out: Path, common: Common) -> None:
-    """Remove noise from files or folders.
-
-    The run must have been trained to restore, as with preset restore.
-    """
+    """Remove noise from files or folders. The run must have been trained to restore, as with preset restore."""
     result = pipeline.restore(run_name, paths, out=out, overrides=common.overrides, compute=common.compute)
     show(result, common.json_output, f"{len(result['files'])} files in {result['folder']}")
 
@@ -293,10 +275,7 @@ def restore(run_name: str, paths: tuple[Path, ...], out: Path, common: Common) -
 )
 @working("vocoder.kind=griffin-lim")
 def evaluate(run_name: str, prior: str | None, split: str, n: int | None, common: Common) -> None:
-    """Measure a run on its held-out clips.
-
-    The baselines that it has to beat are measured too.
-    """
+    """Measure a run on its held-out clips. The baselines that it has to beat are measured too."""
     result = pipeline.evaluate(
         run_name,
         prior=prior,
@@ -317,10 +296,7 @@ def evaluate(run_name: str, prior: str | None, split: str, n: int | None, common
 )
 @working("vocoder.kind=griffin-lim")
 def report(run_name: str, prior: str | None, n: int | None, common: Common) -> None:
-    """Draw a contact sheet.
-
-    It shows real, reconstructed and generated clips, which are also written into one wav.
-    """
+    """Draw a contact sheet. It shows real, reconstructed and generated clips, which are also written into one wav."""
     result = pipeline.report(
         run_name, prior=prior, n=n, overrides=common.overrides, seed=common.seed or 0, compute=common.compute
     )
@@ -386,10 +362,7 @@ def verify(run_name: str, json_output: bool) -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed for all random numbers.")
 @as_json
 def drumkit(folder: Path, n_per_kind: int, sample_rate: int, seed: int, json_output: bool) -> None:
-    """Write a synthesised drum-machine corpus.
-
-    Its labels are snare, kick, hat, tom and clap.
-    """
+    """Write a synthesised drum-machine corpus. Its labels are snare, kick, hat, tom and clap."""
     from actseq.data.drumkit import write_drumkit
 
     files = write_drumkit(folder, n_per_kind=n_per_kind, sample_rate=sample_rate, seed=seed)
@@ -413,10 +386,7 @@ def presets(json_output: bool) -> None:
 @main.command()
 @as_json
 def doctor(json_output: bool) -> None:
-    """Show what this installation can do.
-
-    Versions, devices, audio formats; what does not load, and how to mend it.
-    """
+    """Show what this installation can do. Versions, devices, audio formats; what does not load, and how to mend it."""
     result = pipeline.doctor()
     show(result, json_output, *_tree(result))
     if result["problems"]:
