@@ -9,7 +9,7 @@ from actseq.commands.common import AUTO, Compute, Result, make_folder
 from actseq.commands.evaluate import below_each_other
 from actseq.data.corpus import Corpus
 from actseq.inference.loading import load_codec, stage_config
-from actseq.plots.diagnostics import headline, tables, write_diagnostics
+from actseq.plots.diagnostics import Selection, headline, tables, write_diagnostics
 from actseq.storage.run_folder import RunFolder
 
 
@@ -37,17 +37,8 @@ def plot(
     corpus = Corpus(opened.corpus, codec.level_dbfs)
     folder = opened.path / "plots" if out is None else out
     make_folder(folder)
-    made = write_diagnostics(
-        opened,
-        codec,
-        corpus,
-        folder,
-        split=split,
-        targets=config.train_ae.targets,
-        n=n,
-        seed=seed,
-        reporter=compute.reporter,
-    )
+    selection = Selection(split, config.train_ae.targets, n, seed)
+    made = write_diagnostics(opened, codec, corpus, folder, selection, compute.reporter)
     return {
         "run": str(opened.path),
         "autoencoder": opened.trained_autoencoder.fingerprint,

@@ -35,6 +35,23 @@ Table = Mapping[str, Sequence[Any] | NDArray[Any]]
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which clips to draw.
+
+    Attributes:
+        split: `test` or `validation`; if it is empty, the other one, and then training clips.
+        targets: labels that the run learns; None: all labels.
+        n: number of clips; None: up to 200 clips, one minute in all.
+        seed: seed of the choice of clips and frames, and of the draws from posteriors.
+    """
+
+    split: str = "test"
+    targets: Collection[str] | None = None
+    n: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Diagnostics:
     """What was drawn and found.
 
@@ -50,16 +67,7 @@ class Diagnostics:
 
 
 def write_diagnostics(
-    run: RunFolder,
-    codec: Codec,
-    corpus: Corpus,
-    folder: Path,
-    *,
-    split: str,
-    targets: Collection[str] | None,
-    n: int | None,
-    seed: int,
-    reporter: Reporter,
+    run: RunFolder, codec: Codec, corpus: Corpus, folder: Path, selection: Selection, reporter: Reporter
 ) -> Diagnostics:
     """Draw everything about a run.
 
@@ -68,23 +76,21 @@ def write_diagnostics(
         codec: of the run.
         corpus: its clips.
         folder: gets the pictures and their tables.
-        split: `test` or `validation`; the other one, and then training clips, where it is empty.
-        targets: labels that the run learns; None: all.
-        n: how many clips; None: up to 200 that make a minute together.
-        seed: of the choice of clips and frames, and of the draws from posteriors.
-        reporter: told how far it is.
+        selection: which clips to draw.
+        reporter: receives progress.
 
     Raises:
         ArtifactError: there is no clip to look at.
     """
     notes: list[str] = []
+    split, targets = selection.split, selection.targets
     used = next((name for name in (split, "test", "validation") if corpus.indices(name, targets)), "train")
     shown_as = "training" if used == "train" else used
     if used != split:
         why = "nothing was held out" if used == "train" else f"nothing is in the {split} split"
         notes.append(f"{why}: these are {shown_as} clips" + (", which the model has seen" if used == "train" else ""))
     rate = codec.sample_rate
-    chosen = choose_excerpts(corpus, used, targets, rate, n, seed)
+    chosen = choose_excerpts(corpus, used, targets, rate, selection.n, selection.seed)
     if not chosen:
         raise ArtifactError(f"run {run.name} has no clip with any sound to draw", action="train on other files")
     seconds = units.samples_to_seconds(sum(excerpt.samples for excerpt in chosen), rate)
@@ -98,7 +104,7 @@ def write_diagnostics(
         notes.append(
             f"{cut} clips were cut to {max(e.samples for e in chosen) / rate:.3g} s, from a place drawn by chance"
         )
-    observed = observe(codec, corpus, chosen, seed, reporter)
+    observed = observe(codec, corpus, chosen, selection.seed, reporter)
     about = f"{run.name}, {len(chosen)} {shown_as} clip{'s' * (len(chosen) > 1)}"
     sheet = _Folder(folder, about)
     for title, model in _trainings(run).items():

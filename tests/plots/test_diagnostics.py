@@ -21,7 +21,7 @@ from actseq.inference.codec import Codec
 from actseq.objectives.base import Batch, Loss
 from actseq.plots import latent_charts, latent_statistics, sound_charts
 from actseq.plots import spectra as bands
-from actseq.plots.diagnostics import write_diagnostics
+from actseq.plots.diagnostics import Selection, write_diagnostics
 from actseq.plots.latent_statistics import LatentValues
 from actseq.plots.observation import SECONDS, choose_excerpts
 from actseq.progress import Silent
@@ -214,9 +214,7 @@ def draw(
     run = RunFolder(folder / "run")
     run.autoencoder.mkdir(parents=True, exist_ok=True)
     (run.autoencoder / "metrics.csv").write_text("step,train/loss\n1,2\n2,1\n")
-    made = write_diagnostics(
-        run, codec, corpus, folder / "plots", split=split, targets=None, n=None, seed=0, reporter=Silent()
-    )
+    made = write_diagnostics(run, codec, corpus, folder / "plots", Selection(split), Silent())
     for picture in made.pictures:
         assert picture.read_bytes().startswith(b"\x89PNG")
         with picture.with_suffix(".csv").open(newline="") as file:
