@@ -1,7 +1,7 @@
-"""Audio folder → store of clips; splits; random segments.
+"""Audio folder → store of clips with splits.
 
-A clip is one source file, or a block of one where a label has too few files to be split by file. `waveform` presents
-clips at the corpus's level; the gain is returned beside them so that it can be undone on the way out.
+A clip is one source file, or a block of one if a label has too few files to be split by file. `Corpus.waveform` gives
+clips at the corpus's level; `Corpus.gain` is the gain that was applied.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,17 +23,26 @@ from actseq.errors import AudioError
 from actseq.progress import Reporter
 from actseq.storage.store import SequenceStore, StoreWriter, group_shards
 
-if TYPE_CHECKING:
-    pass
-
 SPLITS = ("train", "validation", "test")
 FEW_FILES = 10
+"""A label with fewer files is split within files."""
 LONG_IN_SEGMENTS = 6
+"""A file of this many segments is long enough to be split."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip to be made: a stretch of a source file, in samples of the corpus's rate."""
+    """A clip to be made from a part of a source file.
+
+    Attributes:
+        key: unique name.
+        source: path of the file relative to the folder of sounds.
+        source_sha256: hash of the file.
+        label: label of the file.
+        split: `train`, `validation` or `test`.
+        start: first sample, at the corpus's sample rate.
+        stop: the sample after the last; None: to the end of the file.
+    """
 
     key: str
     source: str
@@ -43,15 +51,14 @@ class Clip:
     split: str
     start: int
     stop: int | None
-    """None: to the end of the file."""
 
 
 def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: int) -> list[Clip]:
-    """Split by file, stratified by label, seeded.
+    """Split files at random into training, validation and test clips, each label on its own; the seed fixes the split.
 
-    Where a label has fewer than ten files, its long files (six segments or more) are cut into a training, a validation and
-    a test block with a guard of one segment between them; its short ones are for training. Should that leave nothing to
-    validate or test on, files are held out regardless of label.
+    If a label has fewer than ten files, its long files (six segments or more) are cut into a training, a validation and a
+    test block, with a guard of one segment between them, and its short files are for training. If that leaves no clip for
+    validation or test, a file of any label is held out.
     """
     by_label: dict[str, list[audio.ScanRow]] = defaultdict(list)
     for row in rows:
@@ -105,7 +112,14 @@ def _blocks(row: audio.ScanRow, config: CorpusConfig) -> list[Clip]:
 def build_corpus(
     sounds: audio.SoundFolder, out: Path, config: CorpusConfig, seed: int, reporter: Reporter
 ) -> audio.Scan:
-    """Decode a folder into a store of clips at `out`, with `scan.csv` beside it. Resumes what was left unfinished.
+    """Decode sounds into a store of clips, with `scan.csv`, at `out`; an unfinished store is resumed.
+
+    Args:
+        sounds: folder of sounds.
+        out: folder of the store.
+        config: sample rate, splits and the like; its `labels` are not used, those of `sounds` are.
+        seed: seed of the splits.
+        reporter: receives progress.
 
     Raises:
         AudioError: the folder is missing or holds nothing usable, or a file changed while it was read.
@@ -160,7 +174,7 @@ def _decode(path: Path, clip: Clip, config: CorpusConfig) -> tuple[NDArray[np.ge
     if config.trim == "onset" and begins and peak > 0:
         first, _ = audio.trim_bounds(waveform)
         waveform, start = waveform[first:], start + first
-    # A full scale above 1 keeps what resampling or a float file has beyond it: nothing is clipped.
+    # A full scale above 1 avoids clipping where resampling or a float file exceeds it.
     scale = max(1.0, float(-waveform.min(initial=0.0)), float(waveform.max(initial=0.0)) * 32768 / 32767)
     samples: NDArray[np.generic] = (
         np.clip(np.round(waveform / scale * 32768), -32768, 32767).astype(np.int16)
@@ -179,11 +193,11 @@ def _decode(path: Path, clip: Clip, config: CorpusConfig) -> tuple[NDArray[np.ge
 
 
 class Corpus:
-    """Clips of a store, as waveforms.
+    """The clips of a store as waveforms.
 
     Args:
-        folder: where the store lies.
-        level_dbfs: peak level at which clips are presented; None leaves them as they are.
+        folder: folder of the store.
+        level_dbfs: peak level in dBFS that every clip is scaled to; None leaves clips as they are.
     """
 
     def __init__(self, folder: Path, level_dbfs: float | None) -> None:
@@ -196,7 +210,7 @@ class Corpus:
         return len(self.store)
 
     def indices(self, split: str, labels: Collection[str] | None = None) -> list[int]:
-        """Clips of a split; of these labels, if any are named."""
+        """Indices of the clips of a split that have one of `labels`; None means all labels."""
         return [
             i
             for i, record in enumerate(self.store.records)
@@ -205,19 +219,19 @@ class Corpus:
 
     @cached_property
     def labels(self) -> list[str]:
-        """The labels that occur, sorted."""
+        """All labels, sorted."""
         return sorted({str(record.extra["label"]) for record in self.store.records})
 
     def split_labels(self, split: str) -> list[str]:
-        """The labels of a split, sorted."""
+        """All labels of a split, sorted."""
         return sorted({str(self.store.records[i].extra["label"]) for i in self.indices(split)})
 
     def gain(self, index: int) -> float:
-        """What a clip is multiplied with to be presented at the corpus's level."""
+        """Gain that brings a clip to the corpus's level."""
         return level_gain(float(self.store.records[index].extra["peak"]), self.level_dbfs)
 
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> Waveform:
-        """(samples,) from `start` to `stop` at the corpus's level; outside the clip there is silence."""
+        """Samples `start` to `stop` at the corpus's level; outside the clip there is silence."""
         record = self.store.records[index]
         stop = record.length if stop is None else stop
         inside = self.store.read(index, max(0, start), min(max(stop, 0), record.length))
@@ -228,14 +242,16 @@ class Corpus:
         return np.pad(waveform, (before, after)) if before or after else waveform
 
     def waveform_at_speed(self, index: int, speed: float, origin: int, start: int, stop: int) -> Waveform:
-        """(stop − start,) samples of a clip that is played faster or slower, pitch included; cubic (Catmull and Rom).
+        """A part (stop − start,) of a clip that is played at another speed, which changes its pitch too.
+
+        Values between samples are interpolated by cubic Catmull-Rom splines.
 
         Args:
-            index: of the clip.
+            index: index of the clip.
             speed: 2 is twice as fast.
-            origin: sample of the clip that sample 0 is played from.
-            start: first sample played.
-            stop: behind the last sample played.
+            origin: sample of the clip at which playing starts.
+            start: first sample that is returned, counted from the start of playing.
+            stop: the sample after the last.
         """
         at = np.arange(start, stop) * speed
         first = int(np.floor(at[0])) - 1
@@ -247,15 +263,15 @@ class Corpus:
         return made
 
     def summary(self) -> dict[str, int]:
-        """Clips per split."""
+        """Number of clips in each split."""
         return dict(Counter(str(record.extra["split"]) for record in self.store.records))
 
 
 def random_speed(rng: np.random.Generator, most: float) -> float:
-    """A speed up to this share faster or slower."""
+    """A random speed between 1 / (1 + most) and 1 + most."""
     return float(np.exp(rng.uniform(-1, 1) * np.log1p(most)))
 
 
 def level_gain(peak: float, level_dbfs: float | None) -> float:
-    """Gain that brings a peak to a level; 1 where no level is asked for or there is no sound."""
+    """Gain that brings a peak to a level in dBFS; 1 if the level is None or the peak 0."""
     return 1.0 if level_dbfs is None or peak <= 0 else units.db_to_amplitude(level_dbfs) / peak

@@ -1,4 +1,4 @@
-"""Which stretches of a corpus are compared with others: whole clips, or pieces of a length."""
+"""Excerpts of a corpus for comparisons: whole clips, or pieces of a given length."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Excerpt:
-    """A stretch of a clip.
+    """A part of a clip.
 
     Attributes:
-        index: of the clip.
-        start: its first sample.
-        stop: the sample after its last.
-        label: of the clip; empty where it has none.
+        index: index of the clip.
+        start: first sample.
+        stop: the sample after the last.
+        label: label of the clip; "" if it has none.
     """
 
     index: int
@@ -31,22 +31,22 @@ class Excerpt:
 
     @property
     def samples(self) -> int:
-        """How many it has."""
+        """Number of samples."""
         return self.stop - self.start
 
     def read(self, corpus: Corpus) -> Waveform:
-        """(samples,) at the corpus's level."""
+        """The waveform (samples,) at the corpus's level."""
         return corpus.waveform(self.index, self.start, self.stop)
 
 
 def excerpts(corpus: Corpus, split: str, sample_rate: int, seconds: float | None) -> list[Excerpt]:
-    """The clips of a split that hold anything, in the corpus's order.
+    """Excerpts of all clips of a split, in the order of the corpus; empty clips are left out.
 
     Args:
         corpus: the clips.
-        split: which of them.
-        sample_rate: of the corpus, Hz.
-        seconds: cut longer clips into pieces of this length, the rest being left out; None takes all whole.
+        split: `train`, `validation` or `test`.
+        sample_rate: sample rate of the corpus in Hz.
+        seconds: longer clips are cut into pieces of this length, and their rest is left out; None: whole clips.
     """
     found = []
     for index in corpus.indices(split):
@@ -59,7 +59,7 @@ def excerpts(corpus: Corpus, split: str, sample_rate: int, seconds: float | None
 
 
 def spread(items: Sequence[T], n: int | None) -> list[T]:
-    """`n` of them, evenly spread; all where there are no more."""
+    """`n` evenly spread items; all items if there are not more."""
     if n is None or n >= len(items):
         return list(items)
     return [items[k * len(items) // n] for k in range(n)]

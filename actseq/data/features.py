@@ -1,11 +1,12 @@
 """Features of clips: analysed in pieces, or analysed once and stored (`train_ae.stored_features`).
 
-Stored features are 32-bit floats: with the 11 bits of half precision an unwrapped phase of 1000 radians has steps of 0.5.
+Stored features are 32-bit floats: with the 11 bits of half precision, an unwrapped phase of 1000 radians would have
+steps of 0.5.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,16 +23,14 @@ from actseq.storage.artifacts import begin_store, write_json
 from actseq.storage.store import SequenceStore, StoreWriter, group_shards
 
 if TYPE_CHECKING:
-    from actseq.representations.base import Representation
-
-
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     import torch
 
     from actseq.representations.base import Features, Representation
+
+STATISTICS_FRAMES = 200_000
+"""Statistics of features are computed from about this many frames at most."""
+PIECE_FRAMES = 5_040
+"""Frames of a clip that are analysed at a time for statistics: a multiple of every stride up to 10, and of 16."""
 
 
 def store_features(
@@ -42,18 +41,20 @@ def store_features(
     what: str,
     reporter: Reporter,
 ) -> SequenceStore:
-    """A store of (frames, channels) for every clip, in the order of the corpus. Resumes; does nothing where it is done.
+    """Store the features (frames, channels) of every clip, in the order of the corpus.
+
+    An unfinished store is resumed, a finished one is opened.
 
     Args:
-        folder: where it lies.
+        folder: folder of the store.
         corpus: the clips.
-        representation: on the CPU.
-        inputs: what the features depend on.
-        what: whose features they are, for the user.
-        reporter: is told of progress.
+        representation: analyses the clips; on the CPU.
+        inputs: everything that the features depend on.
+        what: name of the features in messages.
+        reporter: receives progress.
 
     Raises:
-        ConfigError: the features there were made from other inputs.
+        ConfigError: the features in the folder were made from other inputs.
     """
     import torch
 
@@ -93,13 +94,17 @@ def store_features(
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Random training crops of stored features; a batch is a pure function of (seed, step, rank).
+    """Random training segments of stored features; a batch is a pure function of (seed, step, rank).
 
     Attributes:
+        corpus: the clips.
         store: features (frames, channels) of all clips, in the order of the corpus.
-        frames: length of a crop.
+        split: `train`, `validation` or `test`.
+        frames: length of a segment.
         hop_length: samples between frames.
-        labels: of the clips; None for all.
+        batch_size: segments in a batch.
+        seed: seed of the choice of segments.
+        labels: labels of the clips to use; None: all.
     """
 
     corpus: Corpus
@@ -116,25 +121,20 @@ class FeatureSource:
         return RandomWindows(self.store, self.corpus.indices(self.split, self.labels), self.frames)
 
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
-        """Crops.
+        """A batch of segments.
 
         Returns:
-            `features (batch, frames, channels)`, zero behind the end of a clip; `n_samples (batch,)`, those of the clip from
-            the crop's first frame on.
+            `features (batch, frames, channels)`, zero after the end of a clip; `n_samples (batch,)`, the samples of the
+            clip from the segment's first frame on.
         """
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
-        crops, lengths = [], []
+        segments, lengths = [], []
         for _ in range(self.batch_size):
             index, start = self._windows.draw(rng)
             rows = self.store.read(index, start, start + self.frames)
-            crops.append(np.pad(rows, ((0, self.frames - len(rows)), (0, 0))))
+            segments.append(np.pad(rows, ((0, self.frames - len(rows)), (0, 0))))
             lengths.append(self.corpus.store.records[index].length - start * self.hop_length)
-        return {"features": np.stack(crops), "n_samples": np.array(lengths)}
-
-
-STATISTICS_FRAMES = 200_000
-PIECE_FRAMES = 5_040
-"""Frames of a clip that statistics are taken of at a time: a multiple of every stride up to 10, and of 16."""
+        return {"features": np.stack(segments), "n_samples": np.array(lengths)}
 
 
 def clip_features(corpus: Corpus, index: int, representation: Representation, device: torch.device) -> Features:
@@ -146,7 +146,7 @@ def clip_features(corpus: Corpus, index: int, representation: Representation, de
 
 
 def clip_pieces(corpus: Corpus, index: int, representation: Representation, device: torch.device) -> Iterator[Features]:
-    """Features of one clip, `PIECE_FRAMES` at a time: the frames that it has as a whole."""
+    """Features of one clip, `PIECE_FRAMES` at a time; together they are the features of the whole clip."""
     import torch
 
     from actseq.representations.base import Features
@@ -163,15 +163,16 @@ def clip_pieces(corpus: Corpus, index: int, representation: Representation, devi
 
 
 class FeatureBatches:
-    """Features of training clips one by one, long ones in pieces, iterable as often as needed; a bounded, seeded share of a
-    large corpus.
+    """Features of training clips one by one, long clips in pieces. They can be iterated more than once.
+
+    Of a large corpus a random selection of clips is used, with about `STATISTICS_FRAMES` frames.
 
     Args:
         corpus: the clips.
-        representation: what analyses them.
-        device: where the representation is.
-        labels: of the clips; None for all.
-        stored: features (frames, channels) of all clips, in the order of the corpus; None analyses anew.
+        representation: analyses the clips.
+        device: device of the representation.
+        labels: labels of the clips to use; None: all.
+        stored: features (frames, channels) of all clips, in the order of the corpus; None: analyse the clips.
     """
 
     def __init__(

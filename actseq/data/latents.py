@@ -1,7 +1,7 @@
-"""Stored encoder activations, and the batches that a prior learns from.
+"""Stored latents, and the batches that a prior learns from.
 
-A sequence is stored as (frames, latent_dim), or (frames, 2 · latent_dim) with the log-variance after the mean where the code
-has one.
+A sequence is stored as (frames, latent_dim), or as (frames, 2 · latent_dim), mean then log-variance, if the bottleneck
+gives a variance.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from actseq.priors.untrained import TrainingFrames
 
 RUN_FRAMES = 64
-"""Neighbouring frames that are drawn together where not all are used."""
+"""Successive frames that are drawn together if not all frames are used."""
 COPIES = "copies"
-"""What the split of training clips at other speeds is called: for priors to learn from, and for nothing else."""
+"""Split of training clips at other speeds, which only the training of priors uses."""
 
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """What a prior needs to know of latents; over all training frames, the posterior's spread included.
+    """Statistics of the latents of all training frames; the variance includes that of the posterior.
 
     Attributes:
-        active: indices of the dimensions that carry information.
-        mean: of those, (n_active,).
-        deviation: of those, (n_active,).
+        active: indices of the dimensions that carry information, (n_active,).
+        mean: mean of the active dimensions, (n_active,).
+        deviation: standard deviation of the active dimensions, (n_active,).
     """
 
     active: NDArray[np.int64]
@@ -48,11 +48,11 @@ class LatentStatistics:
 
 
 class LatentSequences:
-    """The latents of a corpus.
+    """The stored latents of a corpus.
 
     Args:
-        folder: where their store lies.
-        latent_dim: numbers per frame.
+        folder: folder of the store.
+        latent_dim: latent dimensions.
     """
 
     def __init__(self, folder: Path, latent_dim: int) -> None:
@@ -61,32 +61,32 @@ class LatentSequences:
 
     @property
     def records(self) -> list[Record]:
-        """One a sequence."""
+        """The record of each sequence."""
         return self.store.records
 
     @cached_property
     def labels(self) -> list[str]:
-        """The labels that occur, sorted; none where files lie in no folder."""
+        """All labels, sorted; sequences without a label are left out."""
         return sorted({str(record.extra["label"]) for record in self.records} - {""})
 
     def indices(self, split: str) -> list[int]:
-        """Sequences of a split."""
+        """Indices of the sequences of a split."""
         return [i for i, record in enumerate(self.records) if record.extra["split"] == split]
 
     def read(self, index: int, start: int = 0, stop: int | None = None) -> tuple[LatentArray, LatentArray]:
-        """Mean and log-variance (frames, latent_dim); −inf where the code is a point."""
+        """Mean and log-variance, each (frames, latent_dim); the log-variance is −inf if the bottleneck gives none."""
         both = self.store.read(index, start, stop).astype(np.float32)
         mean, log_variance = both[:, : self.latent_dim], both[:, self.latent_dim :]
         return mean, log_variance if log_variance.size else np.full_like(mean, -np.inf)
 
     def draw(self, index: int, seed: int) -> LatentArray:
-        """One draw from the posterior of a sequence, a pure function of (index, seed)."""
+        """Latents (frames, latent_dim) drawn from the posterior of a sequence, a pure function of (index, seed)."""
         mean, log_variance = self.read(index)
         noise = np.random.default_rng([seed, index]).standard_normal(mean.shape).astype(np.float32)
         return draw(mean, log_variance, noise)
 
     def statistics(self) -> LatentStatistics:
-        """Over the training split."""
+        """Statistics of the training split."""
         count, total, square, spread, kl = 0, 0.0, 0.0, 0.0, 0.0
         for index in self.indices("train"):
             mean, log_variance = (part.astype(np.float64) for part in self.read(index))
@@ -103,7 +103,10 @@ class LatentSequences:
         return LatentStatistics(active, average[active], np.sqrt(np.maximum(variance[active], 1e-8)))
 
     def known_lengths(self, labels: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Lengths of training sequences that begin and end, and their labels as rows of a table, 0 for none of `labels`."""
+        """Lengths of the training sequences that are whole clips, and their labels as rows of the label table.
+
+        Row 0 stands for a label that is not in `labels`.
+        """
         row = {label: k for k, label in enumerate(labels, 1)}
         known = [self.records[i] for i in self.indices("train")]
         known = [record for record in known if record.extra["begins"] and record.extra["ends"]]
@@ -111,12 +114,13 @@ class LatentSequences:
         return np.array([record.length for record in known], np.int64), np.array(rows, np.int64)
 
     def training_frames(self, most: int = 200_000, seed: int = 0) -> tuple[TrainingFrames, list[str]]:
-        """What priors without training are made from, and the labels that occur in it, in its order.
+        """The frames that untrained priors are made from, and their labels in order.
 
-        Where there are more frames than about `most`, runs of `RUN_FRAMES` neighbours are drawn, the same share of each label.
+        If there are more than about `most` frames, runs of `RUN_FRAMES` successive frames are drawn at random, the same
+        fraction of each label.
 
         Raises:
-            ArtifactError: nothing is for training.
+            ArtifactError: the training split is empty.
         """
         from actseq.priors.untrained import TrainingFrames
 
@@ -159,7 +163,16 @@ class LatentSequences:
 
 @dataclass(frozen=True)
 class SequenceSource:
-    """Batches of latent sequences; a batch is a pure function of (seed, step, rank)."""
+    """Batches of latent sequences; a batch is a pure function of (seed, step, rank).
+
+    Attributes:
+        latents: the sequences.
+        split: `train`, `validation` or `test`.
+        labels: the label table without its row 0.
+        frames: longest window of a sequence.
+        batch_size: windows in a batch.
+        seed: seed of the choice of windows.
+    """
 
     latents: LatentSequences
     split: str
@@ -176,7 +189,7 @@ class SequenceSource:
         return RandomWindows(self.latents.store, indices, self.frames)
 
     def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
-        """Arrays by name, padded with zeros to the longest; see `SequenceLikelihood`."""
+        """Arrays by name, padded with zeros to the longest window; see `SequenceLikelihood`."""
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
         rows = [self._window(*self._windows.draw(rng)) for _ in range(self.batch_size)]
         longest = max(len(row["mean"]) for row in rows)
@@ -199,7 +212,7 @@ class SequenceSource:
         record = self.latents.records[index]
         begins = start == 0 and bool(record.extra["begins"])
         if start == 0 and not begins and record.length > 1:
-            start = 1  # a block cut from the middle of a file: its first frame serves as what came before
+            start = 1  # A block from the middle of a file: its first frame is what came before.
         stop = min(start + self.frames, record.length)
         mean, log_variance = self.latents.read(index, max(0, start - 1), stop)
         cut = 1 if start > 0 else 0

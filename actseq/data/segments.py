@@ -1,34 +1,29 @@
-"""Training segments: random parts of clips, alone or with a second sound for noise."""
+"""Training segments: random parts of clips, alone or with a second segment as noise."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from actseq import units
-from actseq.storage.store import SequenceStore
-
-if TYPE_CHECKING:
-    pass
-
 from actseq.data.corpus import SPLITS, Corpus, random_speed
+from actseq.storage.store import SequenceStore
 
 
 class RandomWindows:
-    """Random windows over some sequences of a store.
+    """Draws random windows of some sequences of a store.
 
-    Sequences are drawn in proportion to their length, none counting less than one window. Starts are drawn from half a window
-    before the sequence to half a window after the last possible place and then moved inside, so that beginnings and ends
-    are seen more often than by chance; a sequence shorter than a window always starts at 0.
+    A sequence is drawn with a probability in proportion to its length, but at least to one window. A start is drawn from
+    half a window before the sequence to half a window after the last possible start, and then moved inside, so that
+    beginnings and ends are drawn more often than other places. A sequence shorter than a window always starts at 0.
 
     Args:
-        store: the sequences.
-        indices: which of them.
+        store: the store.
+        indices: indices of the sequences.
         size: items in a window.
     """
 
@@ -39,7 +34,7 @@ class RandomWindows:
         self.cumulative = np.cumsum(weights) / weights.sum()
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
-        """Index of a sequence and where its window starts."""
+        """Index of a sequence, and the start of the window in it."""
         at = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.indices) - 1)
         last, half = max(0, self.lengths[at] - self.size), self.size // 2
         return self.indices[at], int(np.clip(rng.integers(-half, last + half + 1), 0, last))
@@ -47,15 +42,19 @@ class RandomWindows:
 
 @dataclass(frozen=True)
 class SegmentSource:
-    """Random training crops; a batch is a pure function of (seed, step, rank).
+    """Random training segments of waveforms; a batch is a pure function of (seed, step, rank).
 
-    A crop carries `margin` samples of what lies before and after it, so that its features are those of the whole clip.
     Attributes:
-        samples: length of a crop.
+        corpus: the clips.
+        split: `train`, `validation` or `test`.
+        samples: length of a segment.
+        margin: samples before and after the segment that come with it, so that its features are those of the whole clip.
+        batch_size: segments in a batch.
+        seed: seed of the choice of segments, gains and speeds.
         gain_db: bounds of the random gain relative to the corpus's level, in dB.
-        jitter: crops begin up to so many samples earlier; a hop, so that a short clip is not always cut into the same frames.
-        speed: crops are played up to this share faster or slower.
-        labels: of the clips; None for all.
+        jitter: segments begin up to this many samples earlier. With one hop, frames fall on other samples each time.
+        speed: segments are played at a random speed between 1 / (1 + speed) and 1 + speed.
+        labels: labels of the clips to use; None: all.
     """
 
     corpus: Corpus
@@ -74,11 +73,11 @@ class SegmentSource:
         return RandomWindows(self.corpus.store, self.corpus.indices(self.split, self.labels), self.samples)
 
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
-        """Crops.
+        """A batch of segments.
 
         Returns:
-            `waveform (batch, margin + samples + margin)`; `start (batch,)`, samples of the clip before the crop, and
-            `n_samples (batch,)`, those from its start on.
+            `waveform (batch, margin + samples + margin)`; `start (batch,)`, the samples of the clip before the segment;
+            `n_samples (batch,)`, the samples of the clip from the start of the segment on.
         """
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
         waveforms, starts, lengths = [], [], []
@@ -90,12 +89,12 @@ class SegmentSource:
             if self.speed:
                 speed = random_speed(rng, self.speed)
                 stop = self.samples + self.margin
-                crop = self.corpus.waveform_at_speed(index, speed, start, -self.margin, stop)
+                segment = self.corpus.waveform_at_speed(index, speed, start, -self.margin, stop)
                 length = round(length / speed)
                 start = round(start / speed)
             else:
-                crop = self.corpus.waveform(index, start - self.margin, start + self.samples + self.margin)
-            waveforms.append(crop * np.float32(gain))
+                segment = self.corpus.waveform(index, start - self.margin, start + self.samples + self.margin)
+            waveforms.append(segment * np.float32(gain))
             starts.append(start)
             lengths.append(length)
         return {"waveform": np.stack(waveforms), "start": np.array(starts), "n_samples": np.array(lengths)}
@@ -103,16 +102,16 @@ class SegmentSource:
 
 @dataclass(frozen=True)
 class WithNoiseClips:
-    """Random crops with others beside them, as `noise`.
+    """Random segments, each with a segment of another clip as `noise`.
 
     Attributes:
-        sounds: the crops.
-        others: those beside them. Its seed must be another one, or both would draw alike.
+        sounds: source of the segments.
+        others: source of the noise; it needs another seed, or both would draw the same numbers.
     """
 
     sounds: SegmentSource
     others: SegmentSource
 
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
-        """As of `SegmentSource`, and `noise` like `waveform`."""
+        """The batch of `sounds`, and `noise` with the shape of `waveform`."""
         return self.sounds.batch(step, rank) | {"noise": self.others.batch(step, rank)["waveform"]}

@@ -131,7 +131,7 @@ def load_vocoder(run: RunFolder, name: str, representation: Representation, conf
 
 def _as_trained(config: Config, artifact: Artifact, command: str) -> Config:
     """The configuration with the sections of a later stage as a prior or vocoder was trained."""
-    stored = artifact.meta["config"]
+    stored = configuration.translate(artifact.meta["config"])
     sections = {name: stored.get(name, {}) for name in configuration.STAGE_SECTIONS[command]}
     return configuration.with_sections(config, sections, str(artifact.folder / "model.json"))
 
