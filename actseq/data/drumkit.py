@@ -1,8 +1,8 @@
-"""A drum machine in numpy: the embedded default corpus, so that a demo needs no download.
+"""A drum machine in numpy, which makes the default corpus, so that a demo needs no download.
 
-Each hit is drawn anew: tuning, decay, brightness, velocity, noise colour and drive. The draws do not depend on the
-sample rate, so one seed is the same drum at every rate. Noise is shaped in the frequency domain before its envelope is
-applied: it is stationary there, so it is at full level from sample 0 and no filter rings in.
+Tuning, decay, brightness, velocity, noise colour and drive of each hit are random. They do not depend on the sample rate:
+a seed gives the same drum at every rate. Noise is shaped in the frequency domain before its envelope is applied, where it
+is stationary; it has its full level from sample 0, and no filter has to settle.
 """
 
 import difflib
@@ -67,7 +67,7 @@ def _modes(
     t60: Float64[np.ndarray, " modes"],
     levels: Float64[np.ndarray, " modes"],
 ) -> Float64[np.ndarray, " samples"]:
-    """Damped sines whose common pitch falls exponentially from pitch (1 + bend) to pitch; none ever above Nyquist."""
+    """Damped sines whose common pitch falls exponentially from pitch (1 + bend) to pitch, all below Nyquist."""
     phase = 2.0 * pi * pitch * (time + bend * bend_time * (1.0 - np.exp(-time / bend_time)))
     keep = ratios * pitch * (1.0 + bend) < nyquist
     sines = np.sin(ratios[keep, None] * phase) * 10.0 ** (-3.0 * time / t60[keep, None])
@@ -94,7 +94,7 @@ def _partials(
 
 
 def _saturate(body: Float64[np.ndarray, " samples"], drive: float) -> Float64[np.ndarray, " samples"]:
-    """Soft clipping of a body scaled to a peak of 1; only for low bodies: what folds at 22.05 kHz is below -55 dB."""
+    """Soft clipping of a low-pitched body, scaled to a peak of 1; at 22.05 kHz its aliases are below -55 dB."""
     return np.asarray(np.tanh(drive * body / np.abs(body).max()) / np.tanh(drive))
 
 
@@ -164,7 +164,7 @@ def _hat(
     nyquist = float(grid[-1])
     fundamentals = _METAL * _log_uniform(draw, 0.75, 1.7) * draw.uniform(0.95, 1.05, len(_METAL))
     mix = draw.uniform(0.4, 1.0, len(_METAL))
-    # Closed or open, and few in between.
+    # Most hats are closed or open, few are in between.
     t60 = _log_uniform(draw, 0.05, 0.18) if draw.uniform() < 0.6 else _log_uniform(draw, 0.25, 0.85)
     damping = draw.uniform(0.0, 0.7)
     edge = _log_uniform(draw, 5_200.0, 8_000.0) * (1.1 - 0.1 * velocity)
@@ -264,18 +264,18 @@ def _block_dc(waveform: Float64[np.ndarray, " samples"], sample_rate: int) -> Fl
 
 
 def synthesise(kind: str, seed: int, sample_rate: int = 22_050) -> Float32[np.ndarray, " samples"]:
-    """One drum hit: starts at sample 0, ends where it has fallen by 60 dB, and peaks at -9 to -1 dBFS by velocity.
+    """One drum hit. It starts at sample 0, ends when it has fallen by 60 dB, and peaks at -9 to -1 dBFS by velocity.
 
     Args:
         kind: one of `KINDS`.
-        seed: which of the drums of this kind; 0 or more.
-        sample_rate: in Hz, 8000 or more. One seed is the same drum at every rate, less what lies above Nyquist.
+        seed: 0 or more; each seed is another drum of this kind.
+        sample_rate: 8000 Hz or more. A seed gives the same drum at every rate, without what lies above Nyquist.
 
     Returns:
-        Waveform (samples,), 0.08 to 0.9 s. The same arguments give the same samples.
+        Waveform (samples,) of 0.08 to 0.9 s. The same arguments give the same samples.
 
     Raises:
-        ConfigError: an unknown kind, a negative seed, a sample rate that is too low.
+        ConfigError: the kind is unknown, the seed negative, or the sample rate too low.
 
     Source:
         Modes of a circular membrane: Fletcher and Rossing, The Physics of Musical Instruments, chapter 3.
@@ -302,16 +302,16 @@ def synthesise(kind: str, seed: int, sample_rate: int = 22_050) -> Float32[np.nd
 
 
 def write_drumkit(folder: Path, *, n_per_kind: int = 60, sample_rate: int = 22_050, seed: int = 0) -> list[Path]:
-    """Writes a corpus of drum hits, one folder per kind: `<kind>/<kind>-000.wav`, mono, 16 bit.
+    """Write a corpus of drum hits, one folder per kind: `<kind>/<kind>-000.wav`, mono, 16 bit.
 
-    Each file is written beside its final name and renamed, so that a killed run leaves nothing half-written, and
-    running again completes it. The same arguments write the same bytes.
+    Each file is written under a temporary name and renamed: no file is ever incomplete, and a second call writes the
+    files that are missing. The same arguments write the same bytes.
 
     Args:
-        folder: where to write; made if missing. It may hold the very files that will be written, and nothing else.
+        folder: folder to write to; made if missing. It may hold files of the names to be written, but no others.
         n_per_kind: hits of each kind.
-        sample_rate: in Hz.
-        seed: which kit; 0 or more.
+        sample_rate: sample rate in Hz.
+        seed: 0 or more; each seed is another kit.
 
     Returns:
         The paths, kind by kind.

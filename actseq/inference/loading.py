@@ -1,4 +1,4 @@
-"""A run's files → the objects that they describe."""
+"""Load the models and latents of a run from its files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stage_config(run: RunFolder, overrides: Iterable[str], command: str, reporte
     try:
         config = configuration.override(stored, overrides, command)
     except ConfigError:
-        # What is wrong in the file itself is reported with the file's name.
+        # An error in the file itself is reported with the file's name.
         configuration.parse(Config, stored, str(model.folder / "model.json"))
         raise
     return build.complete(config, reporter)
@@ -137,7 +137,11 @@ def _as_trained(config: Config, artifact: Artifact, command: str) -> Config:
 
 
 def _load_state(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor], prefix: str, folder: Path) -> None:
-    """All of a module's tensors or an error: nothing is loaded in part."""
+    """Load all tensors of a module.
+
+    Raises:
+        ArtifactError: a tensor is missing, unknown or of another shape; nothing is loaded then.
+    """
     state = {name.removeprefix(f"{prefix}."): value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
     try:
         module.load_state_dict(state, strict=True)

@@ -1,8 +1,8 @@
-"""Which learning rate to train with: the loss of throw-away steps while the rate rises.
+"""Learning-rate finder: the loss over steps in which the learning rate rises; the steps are then thrown away.
 
-The loss is that of the first group of parameters, the model itself, on one batch with random numbers that stay the same: what
-the steps lower, but it does not jump from batch to batch. Steps are those of the beginning of a training, where rates are
-highest: what is phased in counts as little as there.
+The loss is that of the first group of parameters, the model itself. It is measured on one batch with the same random
+numbers each time, so that it does not jump from batch to batch. The steps count as the first ones of a long training,
+where learning rates are highest and losses that are phased in have little weight.
 """
 
 from __future__ import annotations
@@ -23,25 +23,28 @@ from actseq.training.loop import Source, _Trainer, step_seed
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 150
+"""Number of steps from the lowest to the highest rate."""
 BEGINNING_OF = 100_000
-"""Steps of the training that these are taken to begin."""
+"""The steps count as the beginning of a training of this many steps."""
 DIVERGED = 3.0
-"""Stop where the loss lies so many times its own size, or its fall so far, above its lowest."""
+"""Stop when the loss exceeds its minimum by this many times the minimum, or this many times its decrease so far."""
 FELL = 3.0
-"""The loss fell where it did by so many times what it usually jumps from step to step."""
+"""A decrease counts if it is larger than this many times the median change from step to step."""
 _REACH = 4
+"""Losses on either side that a smoothed loss is averaged with."""
 
 
 @dataclass(frozen=True)
 class LearningRateTest:
-    """What the steps gave.
+    """Rates and losses of the steps.
 
     Attributes:
-        rates: of each step, rising by the same factor.
-        losses: after each step.
-        smooth: these, each averaged with its neighbours.
-        lowest: rate where the smoothed loss is lowest; from there on steps are too long, without a warm-up at least.
-        suggested: rate where it falls fastest, on the axis of the logarithm; None where it did not fall by more than it jumps.
+        rates: learning rate of each step, rising by a constant factor.
+        losses: loss after each step.
+        smooth: losses, each averaged with its neighbours.
+        lowest: rate at which the smoothed loss is lowest; higher rates are too high, at least without a warm-up.
+        suggested: rate at which the smoothed loss falls fastest per decade; None if it did not fall by more than it
+            usually changes from step to step.
     """
 
     rates: Float[np.ndarray, " steps"]
@@ -61,24 +64,24 @@ def find_learning_rate(
     device: torch.device,
     reporter: Reporter,
 ) -> LearningRateTest:
-    """Raise the rate of all groups of parameters together, from 10⁻⁶ to 1, until the loss goes up for good.
+    """Raise the learning rate of all groups of parameters together, from 10⁻⁶ to 1, until the loss diverges.
 
-    The objective is spoilt by it; nothing is written.
+    The model cannot be used afterwards; nothing is written.
 
     Args:
-        objective: what would be trained.
+        objective: gives the losses of the model.
         train_source: batches to train on.
-        held_out: gives the one batch that the loss is measured on.
+        held_out: gives the one batch on which the loss is measured.
         config: optimiser and gradient clipping; its learning rates are not used.
-        seed: of batches and random numbers.
-        device: where.
-        reporter: is told of progress.
+        seed: seed of the random numbers in the steps.
+        device: device to train on.
+        reporter: receives progress.
 
     Raises:
-        TrainingError: the loss is not finite at the lowest rate already.
+        TrainingError: the loss is not finite even at the lowest rate.
 
-    Source: Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3; on a logarithmic axis, and with the
-    steepest descent, as fastai does it.
+    Source: Smith, Cyclical Learning Rates for Training Neural Networks (2017), section 3.3. As in fastai, the axis is
+    logarithmic and the steepest descent is suggested.
     """
     devices = [device] if device.type == "cuda" else []
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
@@ -114,7 +117,7 @@ def find_learning_rate(
 
 
 def judge(rates: Float[np.ndarray, " steps"], losses: Float[np.ndarray, " steps"]) -> LearningRateTest:
-    """Smooth the losses, and read the rate off them."""
+    """Smooth the losses, and find the rates of the lowest loss and of the steepest descent."""
     weights = np.bartlett(2 * _REACH + 3)[1:-1]
     smooth = np.convolve(losses, weights)[_REACH:-_REACH] / np.convolve(np.ones_like(losses), weights)[_REACH:-_REACH]
     at = int(smooth.argmin())

@@ -1,9 +1,9 @@
-"""One loop for every objective.
+"""The training loop, one for every objective.
 
-What makes it exact: a batch and the random numbers of a step depend on (seed, step, rank) alone; `minutes` is turned into
-`total_steps` by timing throw-away steps before step 0, written down, and from then on only steps count; a checkpoint is a
-folder of safetensors and JSON renamed into place, and `metrics.csv` is cut back to it on resuming. A killed training
-therefore ends with the same bytes as an uninterrupted one.
+A training that is killed and resumed ends with the same bytes as one that ran through. For this, a batch and the random
+numbers of a step depend on (seed, step, rank) alone. `minutes` becomes `total_steps` by timing steps that are thrown away
+before step 0; the number is stored, and from then on only steps count. A checkpoint is a folder of safetensors and JSON
+that is renamed into place, and on resuming `metrics.csv` is cut back to the step of the checkpoint.
 """
 
 from __future__ import annotations
@@ -35,13 +35,16 @@ from actseq.storage.artifacts import load_tensors, read_json, save_tensors, writ
 from actseq.storage.store import write_file
 
 CALIBRATION_SECONDS = 3.0
+"""Steps are timed for at least this long."""
 LOG_ROWS = 200
+"""Rows of training figures in `metrics.csv`."""
 CHECKPOINT_SECONDS = 60.0
+"""A checkpoint is written at least this often."""
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Where batches come from; a batch is a pure function of (its seed, step, rank)."""
+    """Gives batches; a batch is a pure function of (seed of the source, step, rank)."""
 
     def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
         """Arrays by name."""
@@ -49,13 +52,13 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training leaves.
+    """The result of a training.
 
     Attributes:
-        tensors: state of the model with the best validation, weights averaged.
-        figures: the validation figures of that moment.
-        total_steps: steps made in all.
-        best_step: steps made at that moment.
+        tensors: averaged weights of the model at the best validation.
+        figures: validation figures at that step.
+        total_steps: number of steps made.
+        best_step: step of the best validation.
     """
 
     tensors: dict[str, Tensor]
@@ -65,10 +68,10 @@ class Outcome:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is CUDA, else MPS, else the CPU.
+    """The torch device of a name; `auto` is CUDA if available, else MPS, else the CPU.
 
     Raises:
-        ConfigError: the device is unknown or not there.
+        ConfigError: the device is unknown or not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -84,12 +87,12 @@ def resolve_device(name: str) -> torch.device:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of torch's generator for one step."""
+    """Seed of torch's random numbers in one step."""
     return int(np.random.SeedSequence([seed, step, rank, 7]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class _Trainer:
-    """State of one training."""
+    """The state of a training."""
 
     def __init__(
         self,
@@ -143,7 +146,7 @@ class _Trainer:
         return Batch(data, progress)
 
     def learning_rate(self, total: int) -> float:
-        """Linear warm-up, then a cosine to the final rate."""
+        """Learning rate of the current step: a linear warm-up, then a cosine to the final rate."""
         low, high = self.config.final_learning_rate, self.config.learning_rate
         warmup = min(self.config.warmup_steps, total // 10)
         if self.step < warmup:
@@ -180,7 +183,7 @@ class _Trainer:
 
     @torch.no_grad()
     def update_average(self) -> None:
-        # Short of 1/(1 − ema) steps an average with a fixed decay would still remember the initial weights.
+        # In the first 1/(1 − ema) steps, an average with a fixed decay would consist mostly of the initial weights.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         for name, value in self.objective.exported().state_dict().items():
             if value.is_floating_point():
@@ -192,7 +195,7 @@ class _Trainer:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """The model with its averaged weights."""
+        """Give the model its averaged weights for a while."""
         model = self.objective.exported()
         kept = copy.deepcopy(model.state_dict())
         model.load_state_dict(self.average)
@@ -216,7 +219,7 @@ class _Trainer:
         return sums
 
     def out_of_patience(self, validate_every: int) -> bool:
-        """Whether the last validation was one too many without a better one."""
+        """Whether the last `patience` validations brought no improvement."""
         if self.config.patience is None or self.best is None or self.step % validate_every:
             return False
         return self.step - self.best_step >= self.config.patience * validate_every
@@ -229,11 +232,11 @@ class _Trainer:
         for name, optimiser in self.optimisers.items():
             for index, entries in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{name}.{index}.{key}": torch.as_tensor(value) for key, value in entries.items()}
-        # Tied or aliased storage would be refused; clones are cheap beside a write.
+        # Safetensors refuses tensors that share storage; cloning is cheap compared with writing.
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def save(self, total: int) -> None:
-        """Write a checkpoint beside its final name, rename it, then drop older ones."""
+        """Write a checkpoint under a temporary name, rename it, then delete older ones."""
         checkpoints = self.folder / "checkpoints"
         final = checkpoints / f"step-{self.step:08d}"
         if not final.is_dir():
@@ -266,7 +269,7 @@ class _Trainer:
         return self.folder / "checkpoints" / f"best-{self.best_step:08d}.safetensors"
 
     def resume(self) -> bool:
-        """Go on from the last checkpoint, if there is one."""
+        """Continue from the last checkpoint; False if there is none."""
         found = sorted((self.folder / "checkpoints").glob("step-*"))
         if not found:
             return False
@@ -292,7 +295,7 @@ class _Trainer:
     # -- log ------------------------------------------------------------------------------------------------------
 
     def cut_metrics(self) -> None:
-        """Drop rows that a killed training wrote after its last checkpoint."""
+        """Delete rows that were written after the last checkpoint."""
         path = self.folder / "metrics.csv"
         if path.is_file():
             with path.open(newline="") as file:
@@ -300,7 +303,7 @@ class _Trainer:
             self.write_metrics([row for row in rows if row["step"].isdigit() and int(row["step"]) <= self.step])
 
     def log(self, prefix: str, figures: Mapping[str, float]) -> None:
-        """Append one row; columns may grow."""
+        """Add figures to the row of the current step; new figures become new columns."""
         path = self.folder / "metrics.csv"
         rows: list[dict[str, str]] = []
         if path.is_file():
@@ -323,7 +326,7 @@ class _Trainer:
 
 
 def plan_steps(trainer: _Trainer, minutes: float) -> int:
-    """How many steps fit into `minutes`, validations included; leaves the trainer as it was at step 0."""
+    """Number of steps that fit into `minutes`, validations included. Afterwards only the model is as it was."""
     initial = copy.deepcopy(trainer.objective.state_dict())  # type: ignore[attr-defined]
     begun = time.perf_counter()
     for _ in range(3):
@@ -343,7 +346,7 @@ def plan_steps(trainer: _Trainer, minutes: float) -> int:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; outside the main thread there is nothing to collect."""
+    """Collect SIGINT and SIGTERM instead of ending the process; outside the main thread, nothing is collected."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -372,20 +375,20 @@ def train(
     device: torch.device,
     reporter: Reporter,
 ) -> Outcome:
-    """Train to the end, resuming what was left unfinished in `folder`.
+    """Train to the end; an unfinished training in `folder` is resumed.
 
     Args:
-        objective: what is trained.
-        sources: batches to train on, and held-out batches; without held-out ones the last weights are kept, not the best.
-        config: budget, optimiser, validation.
-        folder: gets `metrics.csv`, `plan.json` and `checkpoints/`.
-        name: shown to the user.
-        seed: of batches and random numbers.
-        device: where.
-        reporter: is told of progress.
+        objective: gives the losses of the model that is trained.
+        sources: batches to train on, and held-out batches. Without held-out batches the last weights are the result.
+        config: number of steps or minutes, optimiser, validation.
+        folder: folder for `metrics.csv`, `plan.json` and `checkpoints/`.
+        name: name of the training in messages.
+        seed: seed of the random numbers in the steps.
+        device: device to train on.
+        reporter: receives progress and messages.
 
     Raises:
-        TrainingError: a loss that is not finite.
+        TrainingError: a loss is not finite.
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -429,7 +432,7 @@ def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
     saved = time.perf_counter()
     shown: dict[str, float] = {}
     reporter.begin(name, total, trainer.step)
-    # A resumed training comes to the same end: what this asks for is in the checkpoint.
+    # A resumed training ends at the same step: everything that decides it is in the checkpoint.
     while trainer.step < total and not trainer.out_of_patience(validate_every):
         figures = trainer.train_step(total)
         for key, value in figures.items():
