@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := runs
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test check docs bench clean
 
 install: .venv/installed
 
@@ -30,6 +30,10 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/mkdocs build --strict --quiet
+
+# The tables of keys in docs/configs.md, from the code.
+docs: install
+	$(BIN)/python docs/keys.py
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py

@@ -41,16 +41,21 @@ class CorpusConfig(Section):
     """How files become clips."""
 
     sample_rate: int = Field(gt=0)
+    """Hz; every file is resampled to it."""
     dtype: Literal["int16", "float16"] = "int16"
+    """How clips are stored: `int16` or `float16`."""
     trim: Literal["none", "onset"] = "none"
-    """`onset` cuts what lies before the first sample within 60 dB of the peak: one-shots start at frame 0."""
+    """`onset` cuts what precedes the first sample within 60 dB of the peak, so one-shots start at frame 0."""
     level_dbfs: float | None = -3.0
-    """Every clip is presented to the models with this peak level; the gain is undone on the way out. None: as it is."""
+    """Peak level at which the models see every clip; results return to the clip's own level. null: unchanged."""
     validation: float = Field(0.1, gt=0, lt=0.5)
+    """Fraction of the files of each label that is held out for validation, above 0 and below 0.5."""
     test: float = Field(0.1, gt=0, lt=0.5)
+    """Fraction of the files of each label that is held out for the test, above 0 and below 0.5."""
     segment_seconds: float = Field(1.0, gt=0)
-    """Length of a training crop, and of the guard between splits cut from one file."""
+    """Length of a training segment, and of the guard between splits of one file."""
     labels: Path | None = None
+    """CSV with the columns `file` and `label`, instead of folder names."""
     """CSV with columns `file,label`, instead of folder names."""
 
 
@@ -58,31 +63,46 @@ class AutoencoderConfig(Section):
     """Network and bottleneck."""
 
     network: Member
+    """A member: maps features to latents and back."""
     bottleneck: Member
+    """A member: what latents may be."""
     latent_dim: int = Field(gt=0)
+    """Values per latent frame."""
 
 
 class TrainingConfig(Section):
     """What the training loop needs to know; `steps` or `minutes`, not both."""
 
     objective: Member = Member(kind="")
-    """Its kind follows from the network; without one it has to fit."""
+    """A member; its kind follows from the network."""
     steps: int | None = Field(None, gt=0)
+    """Budget in steps. Exactly one of `steps` and `minutes` is given."""
     minutes: float | None = Field(None, gt=0)
+    """Budget in minutes, turned into steps once."""
     batch_size: int = Field(gt=0)
+    """Segments or sequences per step."""
     learning_rate: float = Field(gt=0)
+    """Highest learning rate of AdamW, after the warm-up."""
     final_learning_rate: float = Field(0.0, ge=0)
+    """Learning rate at the end of the cosine decay."""
     warmup_steps: int = Field(50, ge=0)
+    """Steps of the linear rise; at most a tenth of all steps."""
     betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of the two moments of AdamW."""
     weight_decay: float = Field(0.0, ge=0)
+    """Weight decay of AdamW."""
     clip_norm: float = Field(1.0, gt=0)
+    """Largest norm of the gradient; a larger one is scaled down."""
     ema: float = Field(0.99, ge=0, lt=1)
+    """Decay of the averaged weights, which are validated and kept."""
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """`32-true` or `bf16-mixed`."""
     validations: int = Field(20, gt=0)
-    """How often in the whole training the held-out clips are measured, and a checkpoint written."""
+    """Number of validations in the whole training; each writes a checkpoint."""
     validation_batches: int = Field(8, gt=0)
+    """Batches per validation."""
     patience: int | None = Field(None, gt=0)
-    """Stop after so many validations without a better one; None trains to the end, and keeps the best all the same."""
+    """Stop after this many validations without a better one; null: train to the end. The best weights are kept."""
 
     @field_validator("objective", "regulariser", mode="before", check_fields=False)
     @classmethod
@@ -100,27 +120,31 @@ class AutoencoderTrainingConfig(TrainingConfig):
     """As `TrainingConfig`."""
 
     regulariser: Member | None = None
-    """What the bottleneck asks of its latents; its kind follows from the bottleneck."""
+    """A member: what the bottleneck asks of its latents; its kind follows from the bottleneck."""
     segment_seconds: float | None = Field(None, gt=0)
-    """Length of a training crop; None: that of the corpus."""
+    """Length of a training segment, at least one frame; null: that of the corpus."""
     corruption: Member | None = None
-    """What is done to the input that the output is to be free of."""
+    """A member: damages the input, and the output is to be free of the damage. null: none."""
     targets: tuple[str, ...] | None = Field(None, min_length=1)
-    """Labels of the clips that are learned; those of other labels can be noise for them. None: all are learned."""
+    """Labels whose clips are learned; clips of other labels can be noise for them. null: all labels."""
     speed: float = Field(0.0, ge=0, lt=1)
-    """Crops are played at a random speed, up to this share faster or slower, pitch included: more voices than there are."""
+    """Segments are played up to this fraction faster or slower at random, pitch included: more voices to learn from."""
     stored_features: bool = False
-    """Features of all clips are analysed once and stored, and crops are cut from them: as they are, without random gain."""
+    """Analyse all clips once, store the features in `features/` of the run, and cut segments from them. There is no
+    random gain then, and `speed` and `corruption` are refused."""
 
 
 class LatentsConfig(Section):
     """How encoder activations are stored."""
 
     dtype: Literal["float16", "float32"] = "float32"
+    """How latents are stored: `float16` or `float32`."""
     batch_size: int = Field(32, gt=0)
+    """Clips encoded at a time, at most."""
     copies: int = Field(0, ge=0)
-    """Training clips are encoded so many times more, each time at another random speed: more to learn from for a prior."""
+    """Additional encodings of each training clip, each at another random speed: more for a prior to learn from."""
     copy_speed: float = Field(0.1, gt=0, lt=1)
+    """Copies are played up to this fraction faster or slower, with their pitch."""
     """Copies are played up to this share faster or slower, pitch included."""
 
 
@@ -128,45 +152,61 @@ class PriorConfig(Section):
     """Network and head of a sequence prior; one that makes whole sequences has no head."""
 
     network: Member
+    """A member: the prior, or the causal network of a sequence prior."""
     head: Member | None = None
+    """A member: the distribution of the next latent; null with a network that makes whole sequences."""
     condition_dim: int = Field(32, gt=0)
+    """Values of a label's vector."""
 
 
 class PriorTrainingConfig(TrainingConfig):
     """As `TrainingConfig`; sequences longer than `frames` latent frames are seen in windows of that length."""
 
     frames: int = Field(128, gt=1)
+    """Longer sequences are seen in windows of this many latent frames."""
 
 
 class VocoderTrainingConfig(TrainingConfig):
     """As `TrainingConfig`; the network is trained on crops of `frames` feature frames."""
 
     network: Member
+    """A member: the network that is trained."""
     frames: int = Field(32, gt=0)
+    """Length of a training segment in feature frames."""
 
 
 class GenerateConfig(Section):
     """Defaults of `actseq generate`."""
 
     seconds: float | None = Field(None, gt=0)
-    """None: until the prior stops."""
+    """Length of new clips; null: until the prior ends them."""
     max_seconds: float = Field(10.0, gt=0)
-    """Bound where the prior ends clips."""
+    """Longest clip where the prior decides the end."""
     min_seconds: float = Field(0.0, ge=0)
-    """The prior may not end a clip earlier."""
+    """Shortest clip where the prior decides the end."""
     after_end: Literal["restart", "ignore"] = "restart"
-    """Where `seconds` is given and the prior ends a sequence before: begin anew, or go on as if it had not."""
+    """If the prior ends a sequence before `seconds`: `restart` begins another, `ignore` continues."""
     level: Literal["corpus", "free"] = "corpus"
-    """New clips are brought to the peak level at which the models know those of the corpus, or left as they come."""
+    """`corpus` brings new clips to the peak level `corpus.level_dbfs`, `free` leaves them. Clips that continue or vary
+    a recording keep its level."""
     temperature: float = Field(1.0, ge=0)
+    """Temperature of the choice of component and of the noise; 0 takes the likeliest."""
     mixture_temperature: float | None = Field(None, ge=0)
+    """Temperature of the choice of component alone; null: `temperature`."""
     noise_temperature: float | None = Field(None, ge=0)
+    """Factor to the standard deviation of the noise alone; null: `temperature`."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Choose among the likeliest components that together have this probability."""
     bias: float = Field(0.0, ge=0)
+    """Sharpens: logits of components times 1 + bias, standard deviations times e^(−bias)."""
     noise_clamp: float | None = Field(None, gt=0)
+    """Draw the noise from a normal distribution truncated at this many standard deviations; null: not truncated."""
     guidance: float = Field(1.0, ge=0)
+    """Above 1: exaggerate what distinguishes the label from no label."""
     best_of: int = Field(1, gt=0)
+    """Candidates for each clip, of which the likeliest per frame is kept."""
     effects: tuple[Member, ...] = ()
+    """Members: effects that `generate` and `reconstruct` apply to every clip before it is written, in order."""
     """What every clip is sent through on its way into a file, in order."""
 
 
@@ -174,7 +214,9 @@ class Config(Section):
     """A whole run."""
 
     preset: str
+    """Set when a preset is loaded; not written in a preset."""
     seed: int = Field(0, ge=0)
+    """Seed of splits, initial weights, batches and noise."""
     corpus: CorpusConfig
     representation: Member
     autoencoder: AutoencoderConfig
@@ -207,8 +249,8 @@ MOVED = {
     "variational": ("kl", ("kl_weight", "kl_warmup", "free_bits_nats")),
     "adversarial": ("latent-discriminator", ("adversarial_weight", "matching_weight", "adjudicator_width")),
 }
-"""Keys that were those of `train_ae.objective`, and are those of `train_ae.regulariser` since 2026-11-29: for each bottleneck
-the kind of its regulariser, and its keys. Configurations of older runs and presets name them at the old place."""
+"""Keys that were in `train_ae.objective` before 2026-11-29 and are in `train_ae.regulariser` now: for each bottleneck
+the kind of its regulariser, and its keys. Configurations of older runs and presets have them at the old place."""
 
 
 def translate(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,12 @@ def eq_band(sample_rate: int, *, frequency_hz: float, gain_db: float, q: float =
 
 
 def gain(sample_rate: int, *, gain_db: float) -> Effect:
-    """A gain in dB."""
+    """A gain.
+
+    Args:
+        sample_rate: Hz.
+        gain_db: gain in dB; negative attenuates.
+    """
     _between(-120, 120, gain_db=gain_db)
     factor = np.float32(units.db_to_amplitude(gain_db))
     return lambda: lambda waveform: waveform * factor

@@ -89,7 +89,11 @@ def auto() -> Member:
 
 
 def trained(*, name: str = "default") -> Member:
-    """`vocoder: {kind: trained}`: what `train-vocoder` made under a name; a run's files are needed to build it."""
+    """`vocoder: {kind: trained}`: a vocoder that `train-vocoder` made; it is in the files of the run.
+
+    Args:
+        name: its name.
+    """
     return Member.model_validate({"kind": "trained", "name": name})
 
 

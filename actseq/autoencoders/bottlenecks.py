@@ -1,4 +1,4 @@
-"""Bottlenecks: what the numbers of an encoder mean."""
+"""Bottlenecks: what the values of an encoder mean."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,14 @@ from actseq.autoencoders.base import Posterior
 from actseq.errors import require
 
 CONSTANT = 1e-12
-"""Codes of less variance in every direction are one and the same."""
+"""Latents with less variance than this in every direction count as equal."""
 
 
 class Plain(nn.Module):
-    """`plain`: the numbers are the code.
+    """`plain`: the values of the encoder are the latents.
 
     Args:
-        latent_dim: numbers of a code.
+        latent_dim: values per latent frame.
     """
 
     params_per_dim = 1
@@ -31,22 +31,22 @@ class Plain(nn.Module):
         return Posterior(numbers, None, lengths)
 
     def decode(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
-        """The code itself."""
+        """The latents themselves."""
         return latents
 
     def calibrate(self, codes: Iterator[Float[Tensor, "frames latent_dim"]]) -> None:
-        """Nothing: any code is as good as another."""
+        """Nothing."""
 
 
 class Adversarial(nn.Module):
-    """`adversarial`: the numbers are the code, and an adjudicator presses all codes together towards N(0, deviation²).
+    """`adversarial`: the values are the latents, and a discriminator pushes their distribution to N(0, deviation²).
 
-    What the adjudicator leaves of mean, spread and correlation is taken out after training, by statistics of the training
-    clips that are kept in the model.
+    After training, what is left of mean, scale and correlation is removed with statistics of the training clips, which
+    are stored in the model.
 
     Args:
-        latent_dim: numbers of a code.
-        deviation: of the prior in every dimension.
+        latent_dim: values per latent frame.
+        deviation: standard deviation of the prior in every dimension.
 
     Source: Makhzani et al., Adversarial Autoencoders (2015).
     """
@@ -70,13 +70,13 @@ class Adversarial(nn.Module):
         return Posterior((numbers - self.centre) @ self.whitening * self.deviation, None, lengths)
 
     def decode(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
-        """The numbers that a code was made from."""
+        """The values that latents were made from."""
         return latents / self.deviation @ self.colouring + self.centre
 
     def calibrate(self, codes: Iterator[Float[Tensor, "frames latent_dim"]]) -> None:
-        """Make the mean of such codes zero, their deviations that of the prior, and their correlations zero.
+        """Give the latents zero mean, the prior's standard deviation, and no correlation.
 
-        Of all ways to do so the one that moves codes least. Where no code differs from another, only the mean.
+        Of all such maps it is the one that moves the latents least. Equal latents only get zero mean.
         """
         numbers = self.decode(torch.cat(list(codes))).double()
         centred = numbers - numbers.mean(0)
@@ -92,8 +92,8 @@ class Variational(nn.Module):
     """`variational`: mean and log-variance of a diagonal Gaussian.
 
     Args:
-        latent_dim: numbers of a code.
-        min_log_variance: lower bound, beyond which a dimension would be spent on noise-free detail.
+        latent_dim: values per latent frame.
+        min_log_variance: lower bound of the log-variance: no dimension becomes free of noise.
 
     Source: Kingma and Welling, Auto-Encoding Variational Bayes (2014).
     """
@@ -107,13 +107,13 @@ class Variational(nn.Module):
         self.min_log_variance = min_log_variance
 
     def encode(self, numbers: Float[Tensor, "batch frames out"], lengths: Int[Tensor, " batch"]) -> Posterior:
-        """Halves of the numbers as mean and log-variance."""
+        """The first half of the values is the mean, the second the log-variance."""
         mean, log_variance = numbers.chunk(2, dim=2)
         return Posterior(mean, log_variance.clamp(self.min_log_variance, 4.0), lengths)
 
     def decode(self, latents: Float[Tensor, "*batch latent_dim"]) -> Float[Tensor, "*batch latent_dim"]:
-        """The code itself."""
+        """The latents themselves."""
         return latents
 
     def calibrate(self, codes: Iterator[Float[Tensor, "frames latent_dim"]]) -> None:
-        """Nothing: the bits were paid for as they are."""
+        """Nothing."""

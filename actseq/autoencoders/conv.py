@@ -26,20 +26,23 @@ SIZES = {"tiny": (128, 256, 3), "base": (256, 768, 6), "large": (384, 1152, 8)}
 
 
 class Conv(nn.Module):
-    """`conv`: ConvNeXt over frames; `blocks` at the rate of the features and `latent_blocks` at that of the latents, mirrored.
+    """`conv`: ConvNeXt blocks over frames, the decoder a mirror image of the encoder.
 
-    Beside the convolutions runs a linear path from stacked frames to the code and back, set to the principal components of
-    the data before training, while the last layers of the convolutions start at zero: training starts from PCA and can
-    only learn what PCA lacks.
+    A linear path leads in parallel from stacked frames to the latents and back. It is set to the principal components of
+    the data before training, and the last layers of the convolutions start at zero: training starts from PCA.
 
     Args:
-        channels: of the features.
-        latent_dim: numbers per latent frame.
-        out_dim: numbers per latent frame that the encoder makes for the bottleneck.
-        size: tiny, base or large: width, inner width and blocks; each may be set apart.
+        channels: number of feature channels.
+        latent_dim: values per latent frame.
+        out_dim: values per latent frame that the encoder gives the bottleneck.
+        size: `tiny` (128, 256, 3), `base` (256, 768, 6) or `large` (384, 1152, 8): width, inner width, blocks.
+        width: channels inside; null: that of `size`.
+        inner: channels inside a block; null: that of `size`.
+        blocks: blocks at the feature rate, in encoder and decoder each; null: those of `size`.
+        latent_blocks: blocks at the latent rate, in encoder and decoder each.
         stride: feature frames per latent frame.
-        attention: latent frames to either side that the decoder looks at by their content; 0: it does not.
-        heads: of that attention.
+        attention: latent frames on either side that the decoder attends to; 0: no attention.
+        heads: attention heads, a divisor of the width.
     """
 
     trainable = True

@@ -80,15 +80,16 @@ class CosineSynthesis(nn.Module):
 
 
 class Dense(nn.Module):
-    """Hidden layers of one width from `stride` stacked frames to the code, and as many back.
+    """A perceptron from each latent frame's stacked feature frames to its latents, and one back.
 
     Args:
-        channels: of the features.
-        latent_dim: numbers per latent frame.
-        out_dim: numbers per latent frame that the encoder makes for the bottleneck.
+        channels: number of feature channels.
+        latent_dim: values per latent frame.
+        out_dim: values per latent frame that the encoder gives the bottleneck.
         width: units of a hidden layer.
-        layers: hidden layers on each side.
-        energies: the layers next to the features are of energies and of waves, their units in pairs: for `grain` features.
+        layers: hidden layers, in encoder and decoder each.
+        energies: the layer next to the features measures energies in the encoder and adds waves in the decoder, with
+            units in pairs: for `grain`, where a wave may begin anywhere, and `stride` 1.
         stride: feature frames per latent frame.
     """
 

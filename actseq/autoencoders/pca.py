@@ -12,14 +12,14 @@ from actseq.representations.base import Features
 
 
 class Pca(nn.Module):
-    """`pca`: principal components of `stride` stacked frames; fitted, not trained. The baseline of equal dimension.
+    """`pca`: principal components of stacked frames; fitted, not trained. The baseline of equal dimension.
 
-    Codes have unit variance, so that a prior sees the same scale as from other networks.
+    Latents have unit variance, so a prior sees the same scale as from other networks.
 
     Args:
-        channels: of the features.
-        latent_dim: components kept.
-        out_dim: must equal `latent_dim`: a point code.
+        channels: number of feature channels.
+        latent_dim: number of components that are kept.
+        out_dim: equals `latent_dim`: latents are points.
         stride: feature frames per latent frame.
     """
 

@@ -23,18 +23,18 @@ from actseq.representations.base import Features
 
 
 class Recurrent(nn.Module):
-    """Layers of gated recurrent units from `stride` stacked frames to the code, and as many back.
+    """Layers of gated recurrent units over stacked frames, in encoder and decoder.
 
-    Beside them runs the same linear path as in `Conv`: training starts from principal components.
+    The linear path of `Conv` is here too: training starts from principal components.
 
     Args:
-        channels: of the features.
-        latent_dim: numbers per latent frame.
-        out_dim: numbers per latent frame that the encoder makes for the bottleneck.
+        channels: number of feature channels.
+        latent_dim: values per latent frame.
+        out_dim: values per latent frame that the encoder gives the bottleneck.
         width: units of a layer, in each direction.
-        layers: on each side.
+        layers: stacked layers, in encoder and decoder each.
         stride: feature frames per latent frame.
-        bidirectional: read backwards too; otherwise nothing depends on what comes later.
+        bidirectional: read clips backwards too; without it, nothing depends on later frames.
 
     Source: Cho et al., Learning Phrase Representations using RNN Encoder-Decoder (2014).
     """

@@ -38,19 +38,19 @@ class Stack(nn.Module):
 
 
 class Unet(nn.Module):
-    """`unet`: ConvNeXt blocks at the rate of the features, at half of it, and so on down to that of the code, and back.
+    """`unet`: a mask over the spectrum, from ConvNeXt blocks at the feature rate, at half of it, and so on, and back.
 
-    What it looks at are the logarithms of magnitudes. Channels are those of `ComplexSpectrum`.
+    Its input is the logarithm of the magnitudes. Channels are those of `ComplexSpectrum`.
 
     Args:
-        channels: of the features.
-        latent_dim: numbers per latent frame.
-        out_dim: must equal `latent_dim`: a point code.
-        width: numbers per frame inside, at every rate.
-        inner: width inside a block.
-        blocks: at every rate, on the way down and again on the way up.
-        stride: feature frames per latent frame: 1, 2, 4, and so on; each doubling is a rate more.
-        limit: the mask lies between 0 and this; above 1 it also gives back what noise has taken from a bin.
+        channels: number of feature channels.
+        latent_dim: values per latent frame.
+        out_dim: equals `latent_dim`: latents are points.
+        width: channels inside, at every rate.
+        inner: channels inside a block.
+        blocks: blocks at every rate, on the way down and again on the way up.
+        stride: feature frames per latent frame, a power of two; each doubling adds a rate.
+        limit: upper bound of the mask; above 1 it can restore what noise has cancelled in a bin.
 
     Source: Ronneberger, Fischer and Brox, U-Net (2015), with a mask in place of a picture.
     """

@@ -80,15 +80,15 @@ class Discriminator(nn.Module):
 class AdversarialSequences(nn.Module):
     """Paired relativistic losses with gradient penalties, matching, and the likelihood of lengths and of posteriors' noise.
 
-    Batches are those of `SequenceLikelihood`. The generator is stepped first and judged by the discriminator as it was.
+    Batches are those of `SequenceLikelihood`. The generator is stepped first, against the discriminator before its step.
 
     Args:
         model: prior and label table.
-        label_dropout: share of sequences that are shown without their label.
-        penalty: γ; the discriminator pays γ/2 times its squared gradient, on real and on generated sequences.
-        matching_weight: of the energy distance between the sequences of a batch and those made in their places.
-        discriminator_width: numbers per frame in the discriminator.
-        discriminator_blocks: its residual blocks.
+        label_dropout: fraction of sequences that are shown without their label.
+        penalty: weight of the discriminator's squared gradient on real and generated sequences; more is more stable.
+        matching_weight: weight of the energy distance between the real and the generated sequences of a batch.
+        discriminator_width: channels inside the discriminator.
+        discriminator_blocks: residual blocks of the discriminator.
     """
 
     monitor = "distance"

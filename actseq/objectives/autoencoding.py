@@ -35,26 +35,26 @@ class _Measured:
 
 
 class Autoencoding(nn.Module):
-    """Distance of values, of their change in time and of magnitudes, each with its weight, + β · KL.
+    """Distances between features, between their changes in time, and between magnitudes, each with a weight.
 
     Batches hold `waveform (batch, margin + samples + margin)` and `n_samples (batch,)`, as `SegmentSource` makes them, and
-    `noise` like `waveform` where the corruption wants crops of other classes; or `features (batch, frames, channels)` in
-    place of the waveform, as `FeatureSource` makes them. Those are L1 distances.
+    `noise` like `waveform` where the corruption needs segments of other labels; or `features (batch, frames, channels)` in
+    place of the waveform, as `FeatureSource` makes them.
 
     Args:
         model: the autoencoder.
-        representation: of its features.
-        margin: samples around each crop, a multiple of the hop.
+        representation: the representation of its features.
+        margin: samples around each segment, a multiple of the hop.
         corruption: what is done to the input; None leaves it as it is.
         regulariser: adds what the bottleneck asks of the latents; None adds nothing.
-        value_weight: of the difference of normalised features.
-        delta_weight: of the difference of their change from frame to frame.
-        magnitude_weight: of the distance of magnitudes, as the representation tells it; only for those that hold phases
-            (`stft`, `grain`, `spectrum`).
+        value_weight: weight of the L1 distance between normalised features.
+        delta_weight: weight of the L1 distance between their changes from frame to frame.
+        magnitude_weight: weight of the distance between magnitudes, whatever the phase; only for `stft` and `spectrum`
+            (compressed magnitudes) and `grain` (power in bands, the distance of Itakura and Saito).
 
     Raises:
-        ValueError: a weight of the magnitude with a representation that has none, or a corruption of grains with one that
-            has no grains.
+        ValueError: `magnitude_weight` with a representation without phases, or a corruption of grains with a
+            representation without grains.
     """
 
     monitor = "loss"

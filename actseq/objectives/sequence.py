@@ -1,4 +1,4 @@
-"""`sequence`: likelihood of latent sequences, drawn anew from their posterior for every batch."""
+"""`sequence`: likelihood of latent sequences, drawn from their posterior again for every batch."""
 
 import math
 
@@ -14,15 +14,15 @@ from actseq.priors.sequence import SequencePrior
 class SequenceLikelihood(nn.Module):
     """Negative log-likelihood of the next latent and of the end.
 
-    Batches hold `mean` and `log_variance (batch, frames, latent_dim)` (−inf where the code is a point), `previous` likewise
+    Batches hold `mean` and `log_variance (batch, frames, latent_dim)` (−inf where latents are points), `previous` likewise
     with one frame, `lengths`, `begins`, `ends (batch,)` and `label (batch,)`.
 
     Args:
         model: prior and label table.
-        label_dropout: share of sequences that are shown without their label.
-        input_noise: half of the sequences are shown with noise of a level up to this, drawn evenly; see `SequencePrior`.
-        posterior: draw latents anew from their posterior; otherwise its mean is what is learned.
-        end_weight: of the end's likelihood.
+        label_dropout: fraction of sequences that are shown without their label.
+        input_noise: half of the sequences get noise of a uniformly drawn level up to this, and the prior knows the level.
+        posterior: draw latents from their posterior for every batch; false: learn its mean.
+        end_weight: weight of the likelihood of the end.
     """
 
     monitor = "loss"

@@ -123,10 +123,10 @@ class MagnitudeLikeness(nn.Module):
 
     Args:
         model: the network.
-        representation: of its features.
-        autoencoder: of the run.
-        autoencoder_share: of the crops whose features went through the autoencoder.
-        convergence_weight: of the spectral convergence.
+        representation: the representation of its features.
+        autoencoder: the autoencoder of the run.
+        autoencoder_share: fraction of segments that are shown as the autoencoder reconstructs them.
+        convergence_weight: weight of the spectral convergence relative to the error of log-magnitudes.
         floor_db: magnitudes further below that of a full-scale sine count as silence.
 
     Source: Arık, Jun, Diamos, Fast Spectrogram Inversion using Multi-head CNN (2018), sections 3.1 and 3.2.
@@ -189,15 +189,15 @@ class MagnitudeLikeness(nn.Module):
 class AdversarialVocoding(nn.Module):
     """Hinge losses against discriminators, feature matching, and L1 of the features of what was made.
 
-    The vocoder is stepped first and judged by the discriminators as they were; they then learn from the same sound.
+    The vocoder is stepped first, against the discriminators before their step; they then learn from the same sound.
 
     Args:
         model: the network.
-        representation: of its features.
-        autoencoder: of the run.
-        autoencoder_share: of the crops whose features went through the autoencoder.
-        feature_weight: of the L1 of log-mel or log-magnitude features, in nepers.
-        matching_weight: of feature matching.
+        representation: the representation of its features.
+        autoencoder: the autoencoder of the run.
+        autoencoder_share: fraction of segments that are shown as the autoencoder reconstructs them.
+        feature_weight: weight of the L1 distance between features of generated and real sound, in nepers.
+        matching_weight: weight of feature matching inside the discriminators.
         discriminator_width: channels of the first layers of the discriminators.
 
     Source: Siuzdak, Vocos (2023), section 3.3.

@@ -30,12 +30,12 @@ class Flow(nn.Module):
     """A velocity field: a multilayer perceptron whose normalised activations the condition and the angle scale and shift.
 
     Args:
-        dims: numbers per latent frame.
-        width: numbers inside, and of the condition.
-        blocks: residual blocks.
-        steps: of a draw, by the midpoint rule: the velocity is asked twice in each.
-        draws: angles at which a position is learned at a time, one in each of so many equal parts of the arc.
-        dropout: of the condition and inside blocks, in training: where data are few, draws are too sure of themselves without.
+        dims: values per latent frame.
+        width: width of its network, and of the condition.
+        blocks: residual blocks of its network.
+        steps: steps from noise to value by the midpoint rule, with two evaluations each. More are slower and more exact.
+        draws: angles at which a position is learned at a time, one in each of this many equal parts of the arc.
+        dropout: fraction of the condition and of values inside blocks that is dropped in training.
 
     Sources: Liu et al. 2023, Lipman et al. 2023 (matching velocities); Albergo, Vanden-Eijnden 2023 (the arc); Li et al. 2024
     (a small network per position, section 3.2; several angles a position); Peebles, Xie 2023 (scale, shift and gate from

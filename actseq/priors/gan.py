@@ -154,15 +154,15 @@ class GeneratorNoise:
 
 
 class Gan(nn.Module):
-    """The generator.
+    """`gan`: generates a whole sequence from noise and a label in one pass.
 
     Args:
-        latent_dim: of the autoencoder.
-        n_active: dimensions that carry information.
+        latent_dim: values per latent frame of the autoencoder.
+        n_active: number of dimensions that carry information.
         condition_dim: size of the condition vector.
-        frames: latent frames of the longest sequence that it may be shown.
-        width: numbers per frame inside.
-        blocks: residual blocks; the reach of each is twice that of the one before, from 1 frame to 8 and again from 1.
+        frames: latent frames of the longest sequence in training.
+        width: channels inside.
+        blocks: residual blocks; each reaches twice as far as the one before, from 1 frame to 8 and again from 1.
         noise_dim: random numbers per sequence.
         frame_noise_dim: random numbers per frame.
     """

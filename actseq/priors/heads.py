@@ -35,7 +35,7 @@ class Gaussian(nn.Module):
     """`gaussian`: independent dimensions given the past.
 
     Args:
-        dims: numbers per latent frame.
+        dims: values per latent frame.
     """
 
     controls = ("temperature", "noise_temperature", "bias", "noise_clamp")
@@ -62,18 +62,18 @@ class Gaussian(nn.Module):
 
 
 class Mixture(nn.Module):
-    """`mixture`: Gaussian components over all dimensions, correlated within each; what one dimension does, the others follow.
+    """`mixture`: Gaussian components with correlated dimensions.
 
-    Value v of component k fulfils v = mean + T_k v + deviation · noise with a strictly lower triangular T_k of its own: mean
-    and deviation come from the past, the correlations T_k are learned once. With `blocks`, the dimensions are drawn in so many
-    goes, and a small network tells each what came out of those before: sharper, at some time for each go.
+    Value v of component k fulfils v = mean + T_k v + deviation · noise with a strictly lower triangular T_k of its own:
+    mean and deviation come from the past, the correlations T_k are learned once. With `blocks`, the dimensions are drawn in
+    groups, and a small network conditions each group on those before it.
 
     Args:
-        dims: numbers per latent frame.
-        n_components: components, of each block.
-        blocks: goes in which the dimensions of a frame are drawn.
+        dims: values per latent frame.
+        n_components: Gaussian components of each block.
+        blocks: groups of dimensions, each drawn given those before it. More are sharper, and slower to sample.
         hidden: width of the networks between blocks.
-        dropout: in them, in training.
+        dropout: fraction of their values that is dropped in training.
     """
 
     controls = (

@@ -17,9 +17,9 @@ class Lstm(nn.Module):
     """Long short-term memory.
 
     Args:
-        width: numbers per position, in and out.
+        width: values per position, in and out.
         layers: stacked layers.
-        dropout: of what goes in, between layers and out, in training.
+        dropout: fraction of inputs, of values between layers and of outputs that is dropped in training.
     """
 
     def __init__(self, *, width: int = 256, layers: int = 2, dropout: float = 0.0) -> None:

@@ -21,13 +21,13 @@ class Transformer(nn.Module):
     """Pre-norm layers of attention and a multilayer perceptron.
 
     Args:
-        width: numbers per position, in and out.
+        width: values per position, in and out; a multiple of twice the `heads`.
         layers: stacked layers.
-        heads: of the queries; each has width / heads numbers.
+        heads: heads of the queries; each has width / heads values.
         inner: width inside a layer's perceptron.
-        memory_heads: of keys and values, shared among the queries' heads: what a frame is remembered by.
-        window: frames that a position sees, itself included.
-        dropout: of what goes in, of what each layer adds and of what comes out, in training.
+        memory_heads: heads of keys and values, a divisor of `heads`. Fewer make the memory of a stream smaller.
+        window: latent frames that a position sees, itself included; the same in training and in sampling.
+        dropout: fraction of inputs, of what each layer adds and of outputs that is dropped in training.
 
     Sources: Vaswani et al. 2017; Su et al. 2021 (rotary positions, equation 15); Shazeer 2019 (shared keys and values).
     """
