@@ -873,9 +873,9 @@ print("heavy:", sorted(heavy & set(sys.modules)))
     assert done.stdout.splitlines()[-1] == "heavy: []"
 
 
-def test_the_installed_program() -> None:
-    program = Path(sys.executable).parent / "actseq"
-    done = subprocess.run([program, "info", "no-such-run"], capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("program", [[Path(sys.executable).parent / "actseq"], [sys.executable, "-m", "actseq"]])
+def test_the_installed_program(program: list[str | Path]) -> None:
+    done = subprocess.run([*program, "info", "no-such-run"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.startswith("error: no run at runs/no-such-run")
     assert done.stderr.count("\n") == 1
