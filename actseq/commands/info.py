@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from actseq.commands.common import Result
-from actseq.inference.loading import chosen_vocoder
 from actseq.storage.artifacts import read_json
 from actseq.storage.run_folder import RunFolder
 
@@ -59,7 +58,7 @@ def info(run: str | Path) -> Result:
             "fingerprint": made.fingerprint,
         }
     if result["vocoders"]:
-        chosen = chosen_vocoder(opened, config)
+        chosen = opened.chosen_vocoder(config)
         result["chosen vocoder"] = "untrained" if chosen is None else chosen.options["name"]
     return result
 

@@ -18,7 +18,7 @@ from actseq.errors import ArtifactError
 from actseq.evaluation import vocoder_choice
 from actseq.evaluation.vocoder_choice import table
 from actseq.inference.codec import Codec
-from actseq.inference.loading import load_codec, load_vocoder, stage_config, vocoder_inputs
+from actseq.inference.loading import load_codec, load_vocoder, stage_config
 from actseq.progress import Reporter
 from actseq.storage.artifacts import read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
@@ -57,7 +57,7 @@ def train_vocoder(
         torch.manual_seed(seed)
         model = build.build_vocoder_network(config, codec.representation)
         objective = build.build_vocoding(config, model, codec.representation, codec.autoencoder)
-    inputs = vocoder_inputs(opened, config)
+    inputs = opened.vocoder_inputs(config)
     if read_json(opened.corpus / "corpus.json")["fingerprint"] != inputs["corpus"]:
         raise ArtifactError(
             f"the autoencoder of run {opened.name} was trained on another corpus", action="copy the run again"
@@ -118,7 +118,7 @@ def _choose(
     reporter: Reporter,
 ) -> Result:
     """Score all vocoders of a run on its validation clips and record the winner, unless that is done already."""
-    inputs, untrained = vocoder_inputs(run, config), build.untrained_vocoder(codec.representation)
+    inputs, untrained = run.vocoder_inputs(config), build.untrained_vocoder(codec.representation)
     first = f"{untrained.kind} (untrained)"
     vocoders = {first: build.build_vocoder(untrained, codec.representation)}
     members: dict[str, Result] = {first: {"vocoder": untrained.model_dump(), "fingerprint": None}}

@@ -17,7 +17,7 @@ from actseq.inference.codec import Codec
 from actseq.priors.labels import LabelledPrior
 from actseq.progress import Reporter
 from actseq.representations.base import Representation
-from actseq.storage.artifacts import Artifact, content_hash, read_json
+from actseq.storage.artifacts import Artifact, read_json
 from actseq.storage.run_folder import RunFolder
 from actseq.training.loop import resolve_device
 from actseq.vocoders.base import Vocoder
@@ -76,7 +76,7 @@ def load_codec(run: RunFolder, device_name: str, config: Config, *, vocoder: boo
     built = None
     if vocoder:
         if config.vocoder.kind == "auto":
-            found = chosen_vocoder(run, config) or build.untrained_vocoder(representation)
+            found = run.chosen_vocoder(config) or build.untrained_vocoder(representation)
             config = config.model_copy(update={"vocoder": found})
         built = (
             load_vocoder(run, config.vocoder.options["name"], representation, config)
@@ -87,36 +87,13 @@ def load_codec(run: RunFolder, device_name: str, config: Config, *, vocoder: boo
     return Codec(representation, model, built, config.corpus.level_dbfs, device), config
 
 
-def vocoder_inputs(run: RunFolder, config: Config) -> dict[str, str]:
-    """Fingerprints of what a vocoder of a run may have been made from."""
-    return {
-        "corpus": str(run.trained_autoencoder.meta["inputs"]["corpus"]),
-        "representation": content_hash(config.representation.model_dump(mode="json")),
-        "autoencoder": run.trained_autoencoder.fingerprint,
-    }
-
-
-def chosen_vocoder(run: RunFolder, config: Config) -> configuration.Member | None:
-    """The winner that `train-vocoder` recorded, if it was trained and all that it was compared on is still there."""
-    if not run.choice.is_file():
-        return None
-    choice = read_json(run.choice)
-    winner = choice["winner"]
-    name = winner["vocoder"].get("name", "")
-    if choice["inputs"] != vocoder_inputs(run, config) or name not in run.vocoders.names:
-        return None
-    if run.vocoders.read(name).fingerprint != winner["fingerprint"]:
-        return None
-    return configuration.Member(**winner["vocoder"])
-
-
 def load_vocoder(run: RunFolder, name: str, representation: Representation, config: Config) -> Vocoder:
     """A vocoder that `train-vocoder` made.
 
     Raises:
         ArtifactError: none of this name, damaged, or made for another corpus, representation or autoencoder.
     """
-    artifact, inputs = run.vocoders.read(name), vocoder_inputs(run, config)
+    artifact, inputs = run.vocoders.read(name), run.vocoder_inputs(config)
     for what, made_from in artifact.meta["inputs"].items():
         if made_from != inputs[what]:
             raise ArtifactError(

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from actseq.config import Config, parse, suggest_name
+from actseq.config import Config, Member, parse, suggest_name
 from actseq.errors import ArtifactError
-from actseq.storage.artifacts import Artifact
+from actseq.storage.artifacts import Artifact, content_hash, read_json
 from actseq.storage.store import write_file
 
 RUNS = Path("runs")
@@ -145,6 +145,30 @@ class RunFolder:
     def read_provenance(self) -> dict[str, Any]:
         """The provenance part of config.yaml."""
         return dict(self._read_config()["provenance"])
+
+    def vocoder_inputs(self, config: Config) -> dict[str, str]:
+        """Fingerprints of what a vocoder of this run may have been made from."""
+        return {
+            "corpus": str(self.trained_autoencoder.meta["inputs"]["corpus"]),
+            "representation": content_hash(config.representation.model_dump(mode="json")),
+            "autoencoder": self.trained_autoencoder.fingerprint,
+        }
+
+    def chosen_vocoder(self, config: Config) -> Member | None:
+        """The trained vocoder that `train-vocoder` recorded as the winner.
+
+        None if an untrained one won, or if a vocoder that was compared has changed or gone since.
+        """
+        if not self.choice.is_file():
+            return None
+        choice = read_json(self.choice)
+        winner = choice["winner"]
+        name = winner["vocoder"].get("name", "")
+        if choice["inputs"] != self.vocoder_inputs(config) or name not in self.vocoders.names:
+            return None
+        if self.vocoders.read(name).fingerprint != winner["fingerprint"]:
+            return None
+        return Member(**winner["vocoder"])
 
     def read_config(self) -> Config:
         """The configuration in config.yaml."""

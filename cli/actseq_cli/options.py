@@ -25,7 +25,24 @@ POSITIVE = click.FloatRange(min=0, min_open=True)
 NOT_NEGATIVE = click.FloatRange(min=0)
 COUNT = click.IntRange(min=1)
 
-run_argument = click.argument("run_name", metavar="RUN")
+
+def _existing_run(context: click.Context, parameter: click.Parameter, run: str) -> str:
+    """Refuse a run that does not exist, before a command imports anything slow."""
+    from actseq.storage.run_folder import RunFolder
+
+    RunFolder.open(run)
+    return run
+
+
+def _known_preset(context: click.Context, parameter: click.Parameter, preset: str) -> str:
+    """Refuse a preset that does not exist or is not valid, before a command imports anything slow."""
+    from actseq.config import load_preset
+
+    load_preset(preset)
+    return preset
+
+
+run_argument = click.argument("run_name", metavar="RUN", callback=_existing_run)
 paths_argument = click.argument("paths", nargs=-1, required=True, type=PATH, metavar="PATH…")
 as_json = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON on standard output.")
 split_option = click.option(
@@ -133,7 +150,9 @@ def working(example: str, *, draws: bool = True, trains: str | None = None) -> C
 
 sounds_and_preset = all_of(
     click.argument("folder", type=PATH),
-    click.option("--preset", required=True, help="A name from `actseq presets`, or a YAML file."),
+    click.option(
+        "--preset", required=True, callback=_known_preset, help="A name from `actseq presets`, or a YAML file."
+    ),
     click.option("--run", "run_name", default=None, help="Name under runs/, or a path. Default: <folder>-<preset>."),
 )
 """A folder of sounds, the preset to train it with, and the run to make."""

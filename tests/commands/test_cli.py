@@ -856,17 +856,20 @@ def test_ctrl_c_before_the_training(reference: Path, tmp_path: Path) -> None:
 # -- imports -----------------------------------------------------------------------------------------------------------
 
 
-def test_nothing_heavy_is_imported_for_help() -> None:
+def test_nothing_heavy_is_imported_for_help_and_quick_refusals() -> None:
     program = """
 import sys
 import actseq
 from actseq_cli.main import main
-for arguments in (["--help"], ["train-ae", "--help"], ["presets"], ["--version"], ["genrate"]):
+help = [["--help"], ["train-ae", "--help"], ["presets"], ["--version"], ["genrate"]]
+refused = [["generate", "no-such-run"], ["run", "sounds", "--preset", "drmus"]]
+for arguments in help + refused:
     try:
         main(arguments)
     except SystemExit:
         pass
-heavy = {"torch", "numpy", "librosa", "scipy", "soundfile", "matplotlib", "numba", "lightning_fabric", "torchaudio"}
+    assert arguments in refused or "numpy" not in sys.modules
+heavy = {"torch", "librosa", "scipy", "soundfile", "matplotlib", "numba", "lightning_fabric", "torchaudio"}
 print("heavy:", sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)

@@ -18,8 +18,11 @@ from actseq.priors.base import Sampling
 
 
 @pytest.fixture
-def given(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """What the command line hands to `pipeline.generate`, which does nothing."""
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    (tmp_path / "runs" / "mine" / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
 
     def record(run: str, request: Any, output: Any, *, overrides: list[str], compute: Any) -> GenerationResult:
