@@ -27,23 +27,28 @@ EXAMPLE = re.compile(
     r"in `(?P<table>[A-Z_]+)`:\n\n```python\n(?P<text>.*?)^```$",
     flags=re.M | re.S,
 )
-EXAMPLES = {example["kind"]: example for example in EXAMPLE.finditer(PAGE.read_text(encoding="utf-8"))}
+EXAMPLES = list(EXAMPLE.finditer(PAGE.read_text(encoding="utf-8")))
 OPTIONS: dict[str, dict[str, Any]] = {
     "dct": {"grain_length": 256, "hop_length": 64},
     "bounded": {"limit": 2.0},
     "taps": {"width": 12, "taps": 4},
     "laplace": {"min_scale": 0.02},
+    "edge": {"edge_weight": 0.5},
+    "still": {"spread": 0.5},
+    "tilt": {"n_updates": 4},
 }
-QUICK = ["train_ae.steps=3", "train_prior.steps=3"]
+CHOSEN = [kind for kind in OPTIONS if f".kind={kind}" in PAGE.read_text(encoding="utf-8")]
+"""Members that a command on the page chooses; the others follow from these."""
+QUICK = ["train_ae.steps=3", "train_prior.steps=3", "train_vocoder.steps=3"]
 USE: dict[str, Any] = {"compute": pipeline.Compute("cpu", 1)}
 
 
 @pytest.fixture
 def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The examples in their packages and tables; shapes are checked as in the library's own modules."""
-    names = [f"actseq.{example['package']}.{example['module']}" for example in EXAMPLES.values()]
+    names = [f"actseq.{example['package']}.{example['module']}" for example in EXAMPLES]
     assert not sys.modules.keys() & {*names}
-    for example in EXAMPLES.values():
+    for example in EXAMPLES:
         folder = tmp_path / "actseq" / example["package"]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{example['module']}.py").write_text(example["text"], encoding="utf-8")
@@ -51,10 +56,10 @@ def documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
         monkeypatch.setattr(package, "__path__", [str(folder), *package.__path__])
     importlib.invalidate_caches()
     try:
-        for name, (kind, example) in zip(names, EXAMPLES.items(), strict=True):
-            found = vars(importlib.import_module(name))
+        for name, example in zip(names, EXAMPLES, strict=True):
+            kind, found = example["kind"], vars(importlib.import_module(name))
             monkeypatch.setitem(getattr(registry, example["table"]), kind, eval(f"{{{example['line']}}}", found)[kind])
-            monkeypatch.setitem(getattr(members, example["table"]), kind, OPTIONS[kind])
+            monkeypatch.setitem(getattr(members, example["table"], {}), kind, OPTIONS[kind])
         yield
     finally:
         for name in names:
@@ -72,16 +77,19 @@ def sounds(tmp_path: Path, data_dir: Path) -> Path:
 
 
 def test_the_page_has_an_example_of_each_kind_of_member() -> None:
-    assert {example["table"] for example in EXAMPLES.values()} == {
+    assert {example["table"] for example in EXAMPLES} == {
         "REPRESENTATIONS",
         "BOTTLENECKS",
+        "REGULARISERS",
         "PRIOR_NETWORKS",
         "HEADS",
+        "OBJECTIVES",
+        "VOCODER_NETWORKS",
     }
     text = PAGE.read_text(encoding="utf-8")
     assert text.count("```python") == len(EXAMPLES)
     tables = {name for name, value in vars(registry).items() if name.isupper() and isinstance(value, dict)}
-    assert not {name for name in tables - {"TRAINED"} if f"`{name}`" not in text}
+    assert not {name for name in tables - {"FAMILIES", "FOLLOWING"} if f"`{name}`" not in text}
 
 
 @pytest.mark.usefixtures("documented")
@@ -153,7 +161,7 @@ def test_the_head_is_a_density(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("documented")
-@pytest.mark.parametrize("kind", list(EXAMPLES))
+@pytest.mark.parametrize("kind", CHOSEN)
 def test_a_member_goes_from_sounds_to_new_sounds(kind: str, sounds: Path, tmp_path: Path) -> None:
     """Chosen by the settings on the page, trained, stored with all of its keys; the same seed gives the same bytes."""
     run = tmp_path / "run"
@@ -168,12 +176,32 @@ def test_a_member_goes_from_sounds_to_new_sounds(kind: str, sounds: Path, tmp_pa
         dict.__getitem__, where.split("."), RunFolder.open(run).read_config().model_dump(mode="json")
     )
     assert written == {"kind": kind, **OPTIONS[kind]}
+    overrides = []
+    if where.startswith("train_vocoder"):
+        pipeline.train_vocoder(run, name=kind, **USE)
+        overrides = ["vocoder.kind=trained", f"vocoder.name={kind}"]
     first, again, other = (
         [
             Path(file).read_bytes()
-            for file in pipeline.generate(run, GenerationRequest(n=2, seconds=0.3, seed=seed), Output(out), **USE).files
+            for file in pipeline.generate(
+                run, GenerationRequest(n=2, seconds=0.3, seed=seed), Output(out), overrides=overrides, **USE
+            ).files
         ]
         for seed, out in ((3, tmp_path / "first"), (3, tmp_path / "again"), (4, tmp_path / "other"))
     )
     assert first == again
     assert len({*first, *other}) == 4
+
+
+@pytest.mark.usefixtures("documented")
+def test_a_bottleneck_brings_its_price(sounds: Path, tmp_path: Path) -> None:
+    widths = []
+    for weight in (0.0, 100.0):
+        given = ["autoencoder.bottleneck.kind=bounded", f"train_ae.regulariser.edge_weight={weight}"]
+        run = tmp_path / f"run{weight:g}"
+        made = pipeline.train_ae(sounds, "smoke", run=str(run), overrides=[*given, "train_ae.steps=30"], **USE)
+        found = RunFolder.open(run).read_config().train_ae.regulariser
+        assert found is not None
+        assert found.model_dump() == {"kind": "edge", "edge_weight": weight}
+        widths.append(made["figures"]["square"])
+    assert widths[1] < 0.8 * widths[0]
