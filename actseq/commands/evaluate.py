@@ -13,7 +13,7 @@ from actseq.data.excerpts import spread
 from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError
 from actseq.evaluation import fidelity, likelihood, page
-from actseq.evaluation.generated_clips import CLIPS, likeness
+from actseq.evaluation.generated_clips import CLIPS, evaluate_prior
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.progress import Reporter
@@ -104,7 +104,7 @@ def _evaluate_prior(
         "notes": [],
     }
     _add_likelihood(result, loaded, latents, split, seed)
-    found = likeness(loaded, corpus, latents, split, n or CLIPS, seed, reporter)
+    found = evaluate_prior(loaded, corpus, latents, split, n or CLIPS, seed, reporter)
     path = loaded.run.path / f"evaluation-{loaded.prior_name}.json"
     result |= {"generation": found.figures, "notes": result["notes"] + found.notes, "file": str(path)}
     write_json(path, result)

@@ -1,8 +1,8 @@
-"""What any trained prior has to beat: simple densities of latent sequences, fitted in closed form or by EM.
+"""Baselines that a trained prior should beat: simple densities of latent sequences, fitted in closed form or by EM.
 
-All figures are bits per dimension: the mean over frames and dimensions of −log2 p. They are of a density, so they move
-with the latents' scale (halving it takes away one bit) and may be negative: compare them only on the same latents. The
-same relative ridge keeps every covariance invertible, so that no baseline wins by a dimension that hardly moves.
+All metrics are bits per dimension: the mean over frames and dimensions of −log2 p. They depend on the scale of the
+latents (half the scale, one bit less) and may be negative, so compare them only on the same latents. The same relative
+ridge keeps every covariance invertible, so that no baseline wins through a dimension of almost no variance.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from actseq.errors import ArtifactError
 from actseq.priors.untrained import RIDGE
 
-_VARIANCE_FLOOR = 1e-4  # least variance of a mixture component in a dimension, as a share of that of all frames
+_VARIANCE_FLOOR = 1e-4  # least variance of a mixture component in a dimension, relative to that of all frames
 _MAX_MIXTURE_FRAMES = 20_000
 
 Sequences = Sequence[Float[np.ndarray, "_frames dims"]]
@@ -26,10 +26,10 @@ class GaussianMixture(NamedTuple):
     """A diagonal Gaussian mixture.
 
     Attributes:
-        weights: shares of the components, summing to 1.
+        weights: weights of the components, summing to 1.
         means: centre of each component.
-        variances: per dimension of each component.
-        log_likelihoods: mean log density in nats per fitted frame, before each turn of EM and after the last.
+        variances: variance of each component in each dimension.
+        log_likelihoods: mean log density in nats per fitted frame, before each iteration of EM and after the last.
     """
 
     weights: Float[np.ndarray, " components"]
@@ -47,7 +47,7 @@ def standard_normal_bits(held_out: Sequences) -> float:
     """Bits per dimension under N(0, I).
 
     Raises:
-        ArtifactError: there is no frame.
+        ArtifactError: there are no frames.
     """
     frames = _frames(held_out, "held-out")
     return float(np.mean(0.5 * np.square(frames) + 0.5 * np.log(2 * np.pi)) / np.log(2))
@@ -67,8 +67,8 @@ def gaussian_bits(train: Sequences, held_out: Sequences) -> float:
 def var1_bits(train: Sequences, held_out: Sequences) -> float:
     """Bits per dimension under a first-order vector autoregression, z_t = A z_{t−1} + b + e, e ~ N(0, full).
 
-    Least squares with a tiny ridge. The first frame of a sequence has a Gaussian of its own, drawn towards that of all
-    frames as if by 10 · dims sequences more. With no more than 2 · dims transitions to learn from, A is zero.
+    Least squares with a tiny ridge. The first frame of a sequence has its own Gaussian, shrunk towards that of all
+    frames with the weight of 10 · dims sequences. With at most 2 · dims transitions to learn from, A is zero.
 
     Raises:
         ArtifactError: there is no frame to fit or to score.
@@ -140,8 +140,8 @@ def likelihood_baselines(train: Sequences, held_out: Sequences) -> dict[str, flo
 def fit_mixture(train: Sequences, n_components: int = 8, seed: int = 0, iterations: int = 50) -> GaussianMixture:
     """Fit a diagonal Gaussian mixture to single frames by EM from a k-means++ start.
 
-    At most 20 000 frames, drawn at random, are used, and no more components than frames. Variances stay above a
-    ten-thousandth of those of all frames: each turn takes the best that allows, so the likelihood never falls.
+    At most 20 000 random frames are used, and at most as many components as frames. Variances stay above a
+    ten-thousandth of those of all frames; each iteration is optimal under that bound, so the likelihood never falls.
 
     Raises:
         ArtifactError: there is no frame to fit.
@@ -169,7 +169,7 @@ def fit_mixture(train: Sequences, n_components: int = 8, seed: int = 0, iteratio
         if turn == iterations:
             break
         share = np.exp(joint - log_density[:, None])
-        count = share.sum(axis=0) + np.finfo(np.float64).tiny  # a component may have lost every frame
+        count = share.sum(axis=0) + np.finfo(np.float64).tiny  # a component may have no frame left
         weights = count / count.sum()
         means = share.T @ x / count[:, None]
         variances = np.maximum(share.T @ np.square(x) / count[:, None] - np.square(means), floor)
@@ -179,7 +179,7 @@ def fit_mixture(train: Sequences, n_components: int = 8, seed: int = 0, iteratio
 def _spread_points(
     x: Float[np.ndarray, "frames dims"], n: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "n dims"]:
-    """The k-means++ start: each next frame is drawn in proportion to its squared distance from those drawn so far."""
+    """The k-means++ start: each frame is drawn in proportion to its squared distance from the frames drawn before."""
     points = [x[rng.integers(len(x))]]
     distance = np.full(len(x), np.inf)
     for _ in range(n - 1):
@@ -195,8 +195,8 @@ def _joint_log_density(
     means: Float[np.ndarray, "components dims"],
     variances: Float[np.ndarray, "components dims"],
 ) -> Float[np.ndarray, "frames components"]:
-    """Log of weight × density of every component at every frame, nats."""
-    centre = means.mean(axis=0)  # multiplied out below, which would cancel badly far from zero
+    """Logarithm of weight × density of every component at every frame, in nats."""
+    centre = means.mean(axis=0)  # the product below is expanded, which would lose precision far from zero
     x, means = x - centre, means - centre
     distance = np.square(x) @ (1 / variances).T - 2 * x @ (means / variances).T + (np.square(means) / variances).sum(1)
     return np.asarray(np.log(weights) - 0.5 * (distance + np.log(2 * np.pi * variances).sum(axis=1)))
@@ -205,7 +205,7 @@ def _joint_log_density(
 def _log_density(
     deviation: Float[np.ndarray, "frames dims"], covariance: Float[np.ndarray, "dims dims"]
 ) -> Float[np.ndarray, " frames"]:
-    """Log density of N(0, covariance), nats."""
+    """Log density of N(0, covariance), in nats."""
     factor = np.linalg.cholesky(covariance)
     white = np.linalg.solve(factor, deviation.T)
     log_determinant = 2 * np.log(np.diagonal(factor)).sum()
@@ -228,7 +228,7 @@ def _bits(log_density: Float[np.ndarray, " frames"], dims: int) -> float:
 
 
 def _frames(sequences: Sequences, split: str) -> Float[np.ndarray, "frames dims"]:
-    """All frames in a row, float64."""
+    """All frames one after the other, as float64."""
     frames = np.concatenate(sequences).astype(np.float64) if sequences else np.empty((0, 0))
     if not frames.size:
         raise ArtifactError(f"no latents in the {split} split", "at least one frame", "give the corpus more clips")
@@ -240,7 +240,7 @@ def _first_frames(sequences: Sequences) -> Float[np.ndarray, "sequences dims"]:
 
 
 def _transitions(sequences: Sequences) -> tuple[Float[np.ndarray, "pairs dims"], Float[np.ndarray, "pairs dims"]]:
-    """Every frame that has a successor, and the successors; none across two sequences."""
+    """Every frame that has a successor in its sequence, and these successors."""
     before = np.concatenate([sequence[:-1] for sequence in sequences]).astype(np.float64)
     after = np.concatenate([sequence[1:] for sequence in sequences]).astype(np.float64)
     return before, after

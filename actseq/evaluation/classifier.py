@@ -1,9 +1,9 @@
-"""A small classifier of clips by label: how well one hears in a generated clip what was asked for.
+"""A small classifier of clips by label: it measures whether a generated clip has the requested label.
 
-It learns from real clips and, in equal share, from the same clips through the run's codec, with and without its autoencoder:
-so it hears the sound and not the vocoder. The level of a clip is divided out before it listens.
+It is trained in equal parts on real clips and on the same clips through the run's codec, with and without its
+autoencoder, so that its decision does not depend on the vocoder. Clips are brought to the same level first.
 
-Its embedding, 64 numbers a clip, is a space to compare sets of clips in.
+Sets of clips are compared in its embedding, 64 values per clip.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from actseq.training.loop import train
 
 STEPS = 800
 BATCH = (12, 48)
-"""Fewest and most clips of a training step; between, as many as hold `BATCH_SECONDS`."""
+"""Fewest and most clips of a training step; within these bounds it has `BATCH_SECONDS` of sound."""
 BATCH_SECONDS = 25.0
 TRAINING: dict[str, Any] = {
     "objective": {"kind": "classification"},
@@ -51,9 +51,9 @@ TRAINING: dict[str, Any] = {
     "validations": 10,
 }
 SECONDS = 2.0
-"""Longer clips are learned from in pieces of this length."""
+"""Longer clips are cut into pieces of this length for training."""
 MOST_SECONDS = 1200.0
-"""So much sound is learned from at most, evenly spread over the training clips."""
+"""Most sound used for training, evenly spread over the training clips."""
 WAYS = ("real", "copy synthesis", "reconstructed")
 RMS = 0.1
 SHIFT_SECONDS = 0.1
@@ -65,11 +65,11 @@ WIDTH, INNER, BLOCKS, EMBEDDING = 96, 192, 3, 64
 
 @dataclass(frozen=True)
 class ClassifierOutput:
-    """What a classifier makes of clips.
+    """Output of a classifier.
 
     Attributes:
-        probabilities: of every label.
-        embedding: the numbers that they are computed from.
+        probabilities: probability of every label.
+        embedding: values from which the probabilities are computed.
     """
 
     probabilities: Float[np.ndarray, "clips labels"]
@@ -77,12 +77,12 @@ class ClassifierOutput:
 
 
 class Classifier(nn.Module):
-    """ConvNeXt blocks over a mel spectrogram, and means and deviations over time.
+    """ConvNeXt blocks over a mel spectrogram, then means and standard deviations over time.
 
     Args:
         sample_rate: Hz.
         labels: names of the classes.
-        dropout: share of the numbers that are left out before either of the last layers in training.
+        dropout: fraction of values dropped before each of the last two layers in training.
 
     Source of the pooling: Snyder et al., X-vectors: robust DNN embeddings for speaker recognition (2018).
     """
@@ -99,7 +99,7 @@ class Classifier(nn.Module):
     def embedding(
         self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch dims"]:
-        """Of clips at an RMS of 0.1."""
+        """Embedding of clips at an RMS of 0.1."""
         features = self.mel.analyse(waveform, lengths)
         levels = (features.values.transpose(1, 2) - math.log(self.mel.floor)) / 4 - 1
         mask = frame_mask(features.lengths, levels.shape[1])[:, :, None].to(levels.dtype)
@@ -111,13 +111,13 @@ class Classifier(nn.Module):
         return out
 
     def logits(self, embedding: Float[Tensor, "batch dims"]) -> Float[Tensor, "batch labels"]:
-        """Of every label."""
+        """Logits of every label."""
         out: Tensor = self.decide(self.dropout(F.gelu(embedding)))
         return out
 
     @torch.inference_mode()
-    def hear(self, waveforms: list[Waveform]) -> ClassifierOutput:
-        """What it makes of clips of at least one sample each, at any level."""
+    def classify(self, waveforms: list[Waveform]) -> ClassifierOutput:
+        """Label probabilities and embedding of clips of at least one sample each, at any level."""
         device = self.stem.weight.device
         embedding = np.zeros((len(waveforms), EMBEDDING))
         probabilities = np.zeros((len(waveforms), len(self.labels)))
@@ -146,7 +146,7 @@ class Classification(nn.Module):
         return self.model
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """One group: all of it."""
+        """One group with all parameters."""
         return {"classifier": list(self.model.parameters())}
 
     def _measure(self, batch: Batch) -> dict[str, Tensor]:
@@ -164,13 +164,13 @@ class Classification(nn.Module):
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
-        """Figures."""
+        """Loss and accuracy."""
         return self._measure(batch)
 
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips in all ways, with the numbers of their labels."""
+    """Clips in every version (see `WAYS`), with the indices of their labels."""
 
     ways: dict[str, list[Waveform]]
     label: Int[np.ndarray, " clips"]
@@ -178,7 +178,7 @@ class Clips:
 
 @dataclass(frozen=True)
 class AugmentedClips:
-    """Random clips as a training hears them: labels and ways in equal share, moved in time, at another level, with noise."""
+    """Random clips for training: labels and versions in equal parts, shifted in time, with random level and noise."""
 
     clips: Clips
     sample_rate: int
@@ -210,7 +210,7 @@ class AugmentedClips:
 
 @dataclass(frozen=True)
 class EvaluationBatches:
-    """All clips, real and reconstructed, as they are: batch k of n holds every n-th."""
+    """All clips, real and reconstructed, unchanged: batch k of n has every n-th clip."""
 
     clips: Clips
     n: int
@@ -222,7 +222,7 @@ class EvaluationBatches:
         return _batch(waveforms, np.tile(self.clips.label[chosen], 2))
 
 
-def obtain(
+def trained_classifier(
     run: RunFolder,
     codec: Codec,
     corpus: Corpus,
@@ -231,18 +231,18 @@ def obtain(
     *,
     steps: int = STEPS,
 ) -> tuple[Classifier, dict[str, Any]]:
-    """The classifier of a run's clips, trained now unless there is one made from the same.
+    """The classifier of a run's clips, trained unless the run already has one that was made from the same inputs.
 
     Args:
-        run: keeps it, in `classifier/`.
-        codec: of the run.
-        corpus: of the run, with two labels or more.
-        inputs: fingerprints of what it is made from: corpus, autoencoder, vocoder.
-        reporter: told how far it is.
-        steps: of training.
+        run: the run, which keeps the classifier in `classifier/`.
+        codec: codec of the run.
+        corpus: corpus of the run, with two labels or more.
+        inputs: fingerprints of corpus, autoencoder and vocoder.
+        reporter: receives the progress.
+        steps: number of training steps.
 
     Returns:
-        The classifier, and its figures: accuracy on validation clips, by the way that these were heard.
+        The classifier, and its accuracy on validation clips in each version.
     """
     folder = run.path / "classifier"
     labels = [label for label in corpus.labels if label]
@@ -293,7 +293,9 @@ def _train(
     )
     model.load_state_dict(outcome.tensors)
     model.eval()
-    heard = {way: model.hear(waveforms) for way, waveforms in clips["validation"].ways.items()} if n_batches else {}
+    outputs = (
+        {way: model.classify(waveforms) for way, waveforms in clips["validation"].ways.items()} if n_batches else {}
+    )
     write_artifact(
         folder,
         outcome.tensors,
@@ -305,14 +307,14 @@ def _train(
             "best_step": outcome.best_step,
             "figures": {
                 way: float((made.probabilities.argmax(axis=1) == clips["validation"].label).mean())
-                for way, made in heard.items()
+                for way, made in outputs.items()
             },
         },
     )
 
 
 def _labelled(corpus: Corpus, split: str, sample_rate: int) -> list[Excerpt]:
-    """Pieces of clips with a label; evenly spread, where all are too many."""
+    """Pieces of clips with a label; evenly spread ones where there are too many."""
     found = [excerpt for excerpt in excerpts(corpus, split, sample_rate, SECONDS) if excerpt.label]
     share = MOST_SECONDS * sample_rate / max(1, sum(excerpt.samples for excerpt in found))
     return spread(found, round(min(share, 1.0) * len(found)))
@@ -321,7 +323,7 @@ def _labelled(corpus: Corpus, split: str, sample_rate: int) -> list[Excerpt]:
 def _in_all_ways(
     codec: Codec, corpus: Corpus, chosen: list[Excerpt], labels: list[str], reporter: Reporter, done: int
 ) -> Clips:
-    """Clips as they are and through the codec."""
+    """Clips unchanged and through the codec."""
     chosen = sorted(chosen, key=lambda excerpt: excerpt.samples)
     hop = codec.representation.hop_length
     ways: dict[str, list[Waveform]] = {way: [] for way in WAYS}
@@ -336,7 +338,7 @@ def _in_all_ways(
 
 
 def _at_level(waveform: Waveform) -> Waveform:
-    """At an RMS of 0.1; silence stays."""
+    """The waveform at an RMS of 0.1; silence is unchanged."""
     rms = float(np.sqrt(np.square(waveform, dtype=np.float64).mean()))
     return waveform * np.float32(RMS / rms) if rms else waveform
 

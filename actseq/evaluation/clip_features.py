@@ -1,6 +1,6 @@
-"""What is measured of a clip alone, so that sets of clips can be compared.
+"""Features of single clips, by which sets of clips are compared.
 
-One analysis for all, whatever a run's own representation is: 64 mel bands and a hop of about 12 ms.
+The analysis is always the same, whatever a run's own representation: 64 mel bands and a hop of about 12 ms.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from actseq.representations.mel import Mel
 BANDS = 64
 HOP_SECONDS = 0.012
 COEFFICIENTS = 20
-PICTURE_FRAMES = 32
+THUMBNAIL_FRAMES = 32
 RANGE_DB = 60.0
-"""What lies further below a clip's loudest place counts as silence."""
+"""Levels further below a clip's peak count as silence."""
 LOUD_DB = 30.0
-"""So far below it a clip begins and ends, where its picture is concerned."""
+"""The thumbnail of a clip begins and ends at this level below its peak."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class ClipFeatures:
     """A row for each clip.
 
     Attributes:
-        level_db: RMS.
-        level_drift_db: difference of the RMS of the first and the last third.
-        mfcc_drift: mean over the coefficients, level left out, of the difference between the means of these thirds, dB.
-        mfcc: means, deviations, and mean absolute changes from frame to frame, of all coefficients.
+        level_db: RMS in dB relative to an amplitude of 1.
+        level_drift_db: difference between the RMS of the first and the last third, in dB.
+        mfcc_drift: difference between the means of these thirds, averaged over the coefficients without the level, in
+            dB.
+        mfcc: means, standard deviations, and mean absolute changes from frame to frame, of all coefficients.
         envelope: see `envelope_statistics`.
-        picture: levels of the clip's mel spectrogram, stretched to one duration and relative to its loudest place, dB.
+        thumbnail: levels of the clip's mel spectrogram, stretched to one duration, in dB relative to its loudest value.
     """
 
     level_db: Float[np.ndarray, " clips"]
@@ -47,29 +48,29 @@ class ClipFeatures:
     mfcc_drift: Float[np.ndarray, " clips"]
     mfcc: Float[np.ndarray, "clips statistics"]
     envelope: Float[np.ndarray, "clips numbers"]
-    picture: Float[np.ndarray, "clips levels"]
+    thumbnail: Float[np.ndarray, "clips levels"]
 
     def chosen(self, rows: Int[np.ndarray, " _"]) -> ClipFeatures:
-        """Of some of the clips."""
+        """Features of some of the clips."""
         return ClipFeatures(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 def joined(parts: Sequence[ClipFeatures]) -> ClipFeatures:
-    """Of all clips, one part after the other."""
+    """Features of all clips, one part after the other."""
     return ClipFeatures(
         *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(ClipFeatures))
     )
 
 
 def analysis(sample_rate: int) -> Mel:
-    """64 mel bands; the hop is the power of two nearest to 12 ms, the window four of them."""
+    """64 mel bands; the hop is the power of two nearest to 12 ms, the window four hops."""
     hop = int(2 ** round(np.log2(HOP_SECONDS * sample_rate)))
     return Mel(sample_rate, n_fft=4 * hop, hop_length=hop, n_mels=BANDS, floor=metrics.FLOOR)
 
 
 @torch.inference_mode()
 def describe(waveforms: Sequence[Waveform], sample_rate: int) -> ClipFeatures:
-    """All there is to say of clips of at least one sample each."""
+    """Features of clips of at least one sample each."""
     mel = analysis(sample_rate)
     rows = [_describe(waveform, mel) for waveform in waveforms]
     return ClipFeatures(*(np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)))
@@ -87,7 +88,7 @@ def _describe(waveform: Waveform, mel: Mel) -> tuple[float | Float[np.ndarray, "
         float(np.abs(coefficients[1:, -frames:].mean(axis=1) - coefficients[1:, :frames].mean(axis=1)).mean()),
         mfcc_statistics(coefficients),
         envelope_statistics(waveform, mel.sample_rate),
-        picture(levels_db),
+        thumbnail(levels_db),
     )
 
 
@@ -105,18 +106,19 @@ def mfcc(levels_db: Float[np.ndarray, "bands frames"]) -> Float[np.ndarray, "coe
 
 
 def mfcc_statistics(coefficients: Float[np.ndarray, "coefficients frames"]) -> Float[np.ndarray, " statistics"]:
-    """Mean and deviation of each coefficient, and mean absolute change from frame to frame, 0 where there is one frame."""
+    """Mean, standard deviation and mean absolute change of each coefficient from frame to frame (0 for one frame)."""
     change = np.abs(np.diff(coefficients, axis=1)).sum(axis=1) / max(1, coefficients.shape[1] - 1)
     return np.concatenate([coefficients.mean(axis=1), coefficients.std(axis=1), change])
 
 
 def envelope_statistics(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Float[np.ndarray, " numbers"]:
-    """The course of the RMS in frames of 5 ms, whatever the level. Silence is taken for an even sound.
+    """Shape of the RMS in frames of 5 ms, independent of the level. Silence counts as a constant sound.
 
     Returns:
-        log2 of the duration, of the attack (from a tenth of the peak to nine) and of the decay (from the peak to the last
-        frame of a tenth of it), all in seconds; place of the peak, temporal centroid and spread around it as shares of the
-        duration; crest factor, mean level under the peak, and mean absolute change from frame to frame, all in dB.
+        log2 of the duration, of the attack (from 10 % to 90 % of the peak) and of the decay (from the peak to the last
+        frame at 10 % of it), all in seconds; position of the peak, temporal centroid and spread around it, as fractions
+        of the duration; crest factor, mean level under the peak, and mean absolute change from frame to frame, all in
+        dB.
 
     Source: Peeters et al., The Timbre Toolbox (2011), section II D, for attack, decay and centroid.
     """
@@ -146,12 +148,12 @@ def envelope_statistics(waveform: Float[np.ndarray, " samples"], sample_rate: in
     )
 
 
-def picture(levels_db: Float[np.ndarray, "bands frames"]) -> Float[np.ndarray, " levels"]:
-    """A mel spectrogram as 32 frames in a row, levels relative to its loudest place.
+def thumbnail(levels_db: Float[np.ndarray, "bands frames"]) -> Float[np.ndarray, " levels"]:
+    """A mel spectrogram stretched to 32 frames, one after the other, with levels relative to its loudest value.
 
-    It reaches from the first to the last frame within 30 dB of that place: a clip that comes again louder, slower or with
-    more silence around it is near to itself here; at another pitch it is not.
+    It reaches from the first to the last frame within 30 dB of that value. The same clip louder, slower or with more
+    silence around it has a similar thumbnail; at another pitch it has not.
     """
     loud = np.flatnonzero(levels_db.max(axis=0) >= levels_db.max() - LOUD_DB)
-    stretched = adaptive_avg_pool1d(torch.from_numpy(levels_db[:, loud[0] : loud[-1] + 1]), PICTURE_FRAMES).numpy()
+    stretched = adaptive_avg_pool1d(torch.from_numpy(levels_db[:, loud[0] : loud[-1] + 1]), THUMBNAIL_FRAMES).numpy()
     return np.asarray((stretched - stretched.max()).ravel())

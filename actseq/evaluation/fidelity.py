@@ -1,7 +1,7 @@
-"""A run measured on its held-out clips, beside the baselines it has to beat.
+"""Reconstruction quality of a run on its held-out clips, compared with baselines and upper bounds.
 
-A system is whatever turns clips into waveforms of the same length: the run itself, what bounds it from above, and the
-baselines. Systems are rendered group by group and only their scores are kept, so a long split needs no more memory.
+A system turns clips into waveforms of the same length: the run itself, its upper bounds and the baselines. Systems are
+rendered group by group and only their scores are kept, so a long split needs no more memory.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from actseq.progress import Reporter
 from actseq.representations.base import Features
 
 Render = Callable[[list[int], list[Waveform]], list[Waveform]]
-"""Clips of the corpus, by index and as waveforms, to what a system makes of them."""
+"""Indices and waveforms of clips → waveforms that a system makes from them."""
 
 SPEECH_RATE_MAX = 24_000
-"""PESQ and STOI judge speech: they are reported for corpora up to this rate, and mean something for voices only."""
+"""PESQ and STOI measure speech: they are reported for corpora up to this rate, and are valid for voices only."""
 WIDE_BAND_RATE = 16_000
 """Least rate of a corpus for which wide-band PESQ is reported."""
 SHOWN = 12
-"""Clips that can be heard on the page."""
+"""Number of clips on the page."""
 
 
 @dataclass(frozen=True)
 class ComparedSystems:
-    """What is measured on the same clips.
+    """Systems to be measured on the same clips.
 
     Attributes:
-        codec: the run.
-        corpus: its clips.
-        renders: by the name of the row.
-        speech: the measures of speech that there are.
-        rate: of the run's code.
+        codec: codec of the run.
+        corpus: corpus of the run.
+        renders: function of each system, by the name of its row.
+        speech: available measures of speech.
+        rate: rate of the run's latents.
         notes: what was left out, and why.
     """
 
@@ -67,12 +67,12 @@ class ComparedSystems:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What was measured.
+    """Results.
 
     Attributes:
-        figures: by row and measure, `mean` over clips, 95 % interval `low` to `high`, and `n` clips that have a score;
-            None for all but `n` where no clip has one.
-        mel_l1_db: log-mel L1 of `reconstructed`, clip by clip.
+        figures: by row and measure, `mean` over clips, 95 % interval `low` to `high`, and `n` clips with a score; all
+            but `n` are None where no clip has a score.
+        mel_l1_db: log-mel L1 of `reconstructed` for each clip.
     """
 
     figures: dict[str, dict[str, dict[str, Any]]]
@@ -85,9 +85,9 @@ class ShownClip:
 
     Attributes:
         name: its key in the corpus.
-        why: what it was chosen for.
-        waveforms: the original and what systems made of it, by name.
-        mel_l1_db: of those systems.
+        why: why it was chosen.
+        waveforms: the original and the output of each system, by name.
+        mel_l1_db: log-mel L1 of each system.
     """
 
     name: str
@@ -104,21 +104,21 @@ def systems(
     reporter: Reporter,
     labels: Collection[str] | None = None,
 ) -> ComparedSystems:
-    """The run, what bounds it and what it has to beat.
+    """The run, its upper bounds and its baselines.
 
     Args:
-        codec: the run.
-        corpus: its clips.
-        indices: clips that the rate is measured on.
-        seed: of the draw from the posterior.
-        reporter: told how far it is.
-        labels: of the training clips that principal components are taken from; None for all.
+        codec: codec of the run.
+        corpus: corpus of the run.
+        indices: clips on which the rate is measured.
+        seed: seed of the draw from the posterior.
+        reporter: receives the progress.
+        labels: labels of the training clips whose principal components are computed; None for all.
 
     Returns:
-        `reconstructed` (posterior mean) · `reconstructed from a draw` of the posterior, which is what the rate pays for ·
-        `copy synthesis` (representation and the run's vocoder) · `griffin-lim` (copy synthesis through it) · `pca D`
+        `reconstructed` (posterior mean) · `reconstructed from a draw` of the posterior, which is what the rate measures
+        · `copy synthesis` (representation and the run's vocoder) · `griffin-lim` (copy synthesis through it) · `pca D`
         (principal components of equal dimension and frame rate) · `pca D at R kbit/s` (through a channel of equal rate
-        too, at the mean as well). Codes without a rate, or beside skip connections, have neither the draw nor the last.
+        too, also at the mean). Latents without a rate, or with skip connections, have neither the draw nor the last.
     """
     rate = _rate(codec, corpus, indices, reporter)
     reporter.say("principal components of the training clips")
@@ -183,18 +183,19 @@ def restoration(
     seed: int,
     reporter: Reporter,
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """What is left of a corruption, as in training but of whole clips, each a pure function of (seed, index).
+    """How much of a corruption remains, as in training but on whole clips, each a pure function of (seed, index).
 
     Args:
-        measured: the run.
-        corruption: what it has learned to take away.
-        indices: the clips.
+        measured: systems of the run.
+        corruption: corruption that the run has learned to remove.
+        indices: clips to be corrupted.
         others: clips of other classes.
-        seed: of what is done to them.
-        reporter: told how far it is.
+        seed: seed of the corruption.
+        reporter: receives the progress.
 
     Returns:
-        As of `Fidelity.figures`: rows `corrupted` and `restored`; measures `si_sdr_db`, `mel_l1_db` and those of speech.
+        Metrics as in `Fidelity.figures`: rows `corrupted` and `restored`; measures `si_sdr_db`, `mel_l1_db` and those
+        of speech.
     """
     codec, corpus = measured.codec, measured.corpus
     scores: dict[str, list[dict[str, float]]] = {"corrupted": [], "restored": []}
@@ -226,7 +227,7 @@ def restoration(
 
 
 def other_sound(corpus: Corpus, others: list[int], samples: int, rng: np.random.Generator) -> Waveform:
-    """One of these clips from a random sample on, and again from its beginning where it is too short."""
+    """`samples` of a random clip from a random position; a clip that is too short is repeated."""
     sound = corpus.waveform(others[int(rng.integers(len(others)))])
     return np.resize(np.roll(sound, -int(rng.integers(len(sound)))), samples)
 
@@ -234,7 +235,7 @@ def other_sound(corpus: Corpus, others: list[int], samples: int, rng: np.random.
 def shown_clips(
     measured: ComparedSystems, indices: list[int], errors: list[float], reporter: Reporter
 ) -> Iterator[ShownClip]:
-    """Clips to listen to, as `choose_clips` says, one after the other: what the run and its anchors make of them."""
+    """Yield the clips that `choose_clips` chooses, with the output of the run and of the other systems."""
     names = ["reconstructed", "copy synthesis", next(name for name in measured.renders if name.startswith("pca"))]
     rate = measured.codec.sample_rate
     chosen = choose_clips(errors)
@@ -254,13 +255,13 @@ def shown_clips(
 
 
 def choose_clips(errors: list[float]) -> dict[int, str]:
-    """Which clips to listen to: the three worst, the three around the median, the three best, and the first others.
+    """Choose clips to listen to: the three worst, the three around the median, the three best, and the first others.
 
     Args:
-        errors: of every clip.
+        errors: error of every clip.
 
     Returns:
-        Position to what it was chosen for, at most `SHOWN`, in that order.
+        Position → why it was chosen, at most `SHOWN`, in that order.
     """
     ranked = sorted(range(len(errors)), key=lambda at: errors[at])
     middle = max(0, (len(ranked) - 3) // 2)
@@ -276,11 +277,11 @@ def choose_clips(errors: list[float]) -> dict[int, str]:
 
 
 def water_level(variances: Float[np.ndarray, " components"], bits: float) -> float:
-    """Distortion at which independent Gaussians of these variances cost so many bits, all together.
+    """Distortion at which independent Gaussians of these variances have a rate of `bits` in total.
 
-    Component i costs ½ log2(variance / level) bits where its variance lies above the level, and nothing, dropped, below
-    it. Seen from the logarithms: Σ max(0, l − d) is the largest of Σ (l − d) over the k largest l, for any k; so the level
-    is the highest of the levels at which the k largest alone would spend the bits.
+    A component whose variance is above the level has ½ log2(variance / level) bits; the others are dropped and have
+    none. In logarithms, Σ max(0, l − d) is the largest of Σ (l − d) over the k largest l, for any k. So the level is
+    the highest of the levels at which the k largest components alone would have all the bits.
 
     Source: Cover and Thomas, Elements of Information Theory (2006), theorem 10.3.3.
     """
@@ -289,7 +290,7 @@ def water_level(variances: Float[np.ndarray, " components"], bits: float) -> flo
 
 
 def _speech_measures(sample_rate: int, notes: list[str]) -> set[str]:
-    """Which of them there are at this rate with what is installed."""
+    """Measures of speech that are available at this rate with the installed packages."""
     if sample_rate > SPEECH_RATE_MAX:
         return set()
     found = set()
@@ -302,7 +303,7 @@ def _speech_measures(sample_rate: int, notes: list[str]) -> set[str]:
 
 
 def _score(original: Waveform, made: Waveform, sample_rate: int, speech: set[str]) -> dict[str, float]:
-    """Every measure; not a finite number where a clip has no score."""
+    """Every measure of a clip; NaN or infinite where it has no score."""
     stft = metrics.multi_resolution_stft(original, made)
     crest = metrics.crest_difference_db(original, made)
     scores: dict[str, float | None] = {
@@ -323,7 +324,7 @@ def _score(original: Waveform, made: Waveform, sample_rate: int, speech: set[str
 
 
 def _rate(codec: Codec, corpus: Corpus, indices: list[int], reporter: Reporter) -> dict[str, Any]:
-    """Frames, numbers and KL divergence from N(0, 1) of the code of the given clips."""
+    """Frame rate, dimensions and KL divergence to N(0, 1) of the latents of the given clips."""
     kl, frames, point = np.zeros(codec.autoencoder.latent_dim), 0, True
     reporter.begin("rate", len(indices), unit="clips")
     for group in _groups(codec, corpus, indices):
@@ -345,7 +346,7 @@ def _rate(codec: Codec, corpus: Corpus, indices: list[int], reporter: Reporter) 
 
 
 def _groups(codec: Codec, corpus: Corpus, indices: list[int]) -> Iterator[list[int]]:
-    """Positions in `indices` that are worked on together."""
+    """Positions in `indices` that form one batch."""
     hop = codec.representation.hop_length
     return in_batches([units.n_frames(corpus.store.records[index].length, hop) for index in indices], BATCH_FRAMES)
 
@@ -358,10 +359,10 @@ def _copy(codec: Codec, waveforms: list[Waveform]) -> list[Waveform]:
 
 @torch.inference_mode()
 def _through(codec: Codec, waveforms: list[Waveform], code: Callable[[Posterior], Tensor]) -> list[Waveform]:
-    """As `Codec.reconstruct`, but decoding what `code` makes of the posterior.
+    """Like `Codec.reconstruct`, but decodes the latents that `code` makes from the posterior.
 
-    `Codec.decode` would also sound the frames that fill up the last latent frame: on short clips that costs as much as
-    what is compared here.
+    `Codec.decode` would also render the frames that pad the last latent frame: on short clips their effect is as large
+    as the differences that are measured here.
     """
     features = codec.analyse(waveforms)
     posterior = codec.autoencoder.encode(features)
@@ -371,7 +372,7 @@ def _through(codec: Codec, waveforms: list[Waveform], code: Callable[[Posterior]
 
 
 def _draw(posterior: Posterior, indices: list[int], seed: int) -> Float[Tensor, "batch frames latent_dim"]:
-    """One draw for each clip, a pure function of (seed, index), whatever it is batched with."""
+    """One draw for each clip, a pure function of (seed, index), independent of the batch."""
     assert posterior.log_variance is not None
     frames, dims = posterior.mean.shape[1:]
     noise = np.stack([np.random.default_rng([seed, i]).standard_normal((frames, dims), np.float32) for i in indices])

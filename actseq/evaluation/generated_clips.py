@@ -1,7 +1,7 @@
-"""How like the corpus is what a prior makes: its clips as a set, beside real, reconstructed and memoryless ones.
+"""Compares clips that a prior generates with the corpus: as a set, next to real, reconstructed and memoryless clips.
 
-All sets are measured in the same way. Where a measure depends on their size, they are thinned to the same number of clips of
-each label. Clips are made and measured group by group: only the measurements are kept.
+All sets are measured in the same way. For measures that depend on the size of a set, they are reduced to the same
+number of clips of each label. Clips are made and measured group by group; only the measurements are kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from actseq.data.corpus import Corpus
 from actseq.data.excerpts import Excerpt, excerpts, spread
 from actseq.data.latents import LatentSequences
 from actseq.evaluation import metrics, set_distances
-from actseq.evaluation.classifier import STEPS, Classifier, obtain
+from actseq.evaluation.classifier import STEPS, Classifier, trained_classifier
 from actseq.evaluation.clip_features import ClipFeatures, describe, joined
 from actseq.evaluation.set_distances import Estimate
 from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
@@ -33,13 +33,13 @@ from actseq.storage.artifacts import content_hash, read_json
 
 Render = Callable[[list[Waveform]], list[Waveform]]
 CLIPS = 300
-"""Generated clips, unless another number is asked for."""
+"""Default number of generated clips."""
 REFERENCE = 2000
-"""Training clips that sets are compared with, at most."""
+"""Most training clips with which sets are compared."""
 SMALLEST = 10
 """Sets of fewer clips are not compared."""
 GROUP = 32
-"""Clips generated at a time."""
+"""Number of clips generated at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Group:
 
     Attributes:
         waveforms: the clips.
-        labels: what each is, or was asked to be; empty where nothing.
-        frames: latent frames of each.
+        labels: label of each clip, or the requested one; empty where there is none.
+        frames: number of latent frames of each clip.
     """
 
     waveforms: list[Waveform]
@@ -59,39 +59,39 @@ class Group:
 
 @dataclass(frozen=True)
 class ClipSet:
-    """A set of clips, measured.
+    """Measurements of a set of clips.
 
     Attributes:
-        labels: as of `Group`.
-        frames: as of `Group`.
-        of_clip: what is to be said of each clip alone.
-        embedding: of the classifier; without one there are no numbers.
-        heard: the labels that the classifier hears; without one none.
+        labels: as in `Group`.
+        frames: as in `Group`.
+        of_clip: features of each clip.
+        embedding: embedding of the classifier; without one it has no columns.
+        predicted: labels that the classifier predicts; empty without a classifier.
     """
 
     labels: list[str]
     frames: Int[np.ndarray, " clips"]
     of_clip: ClipFeatures
     embedding: Float[np.ndarray, "clips dims"]
-    heard: list[str]
+    predicted: list[str]
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def chosen(self, rows: Int[np.ndarray, " _"]) -> ClipSet:
-        """Some of the clips."""
+        """Measurements of some of the clips."""
         return ClipSet(
             [self.labels[row] for row in rows],
             self.frames[rows],
             self.of_clip.chosen(rows),
             self.embedding[rows],
-            [self.heard[row] for row in rows] if self.heard else [],
+            [self.predicted[row] for row in rows] if self.predicted else [],
         )
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """What was measured.
+class PriorEvaluation:
+    """Results.
 
     Attributes:
         figures: plain data, for `evaluation-NAME.json`.
@@ -102,7 +102,7 @@ class Likeness:
     notes: list[str]
 
 
-def likeness(
+def evaluate_prior(
     loaded: LoadedRun,
     corpus: Corpus,
     latents: LatentSequences,
@@ -112,33 +112,37 @@ def likeness(
     reporter: Reporter,
     *,
     steps: int = STEPS,
-) -> Likeness:
-    """Measure what the loaded prior generates.
+) -> PriorEvaluation:
+    """Measure the clips that the loaded prior generates.
 
     Args:
         loaded: a run with a prior.
-        corpus: its clips.
-        latents: of them.
-        split: held-out clips to stand beside it.
-        n: generated clips, spread evenly over the labels.
-        seed: of them.
-        reporter: told how far it is.
-        steps: of the classifier's training.
+        corpus: corpus of the run.
+        latents: latents of the run.
+        split: split of the real clips.
+        n: number of generated clips, spread evenly over the labels.
+        seed: seed of the generated clips.
+        reporter: receives the progress.
+        steps: number of training steps of the classifier.
     """
     notes: list[str] = []
     rate, seconds = loaded.sample_rate, loaded.config.generate.seconds
     train, held_out = (excerpts(corpus, name, rate, seconds) for name in ("train", split))
-    classifier, heard = None, None
+    classifier, training = None, None
     if len(set(corpus.labels) - {""}) > 1:
-        classifier, heard = obtain(loaded.run, loaded.codec, corpus, _made_from(loaded), reporter, steps=steps)
+        classifier, training = trained_classifier(
+            loaded.run, loaded.codec, corpus, _made_from(loaded), reporter, steps=steps
+        )
         if split == "validation":
             notes.append("the classifier's weights were chosen on the validation clips")
     else:
-        notes.append("there are no two labels: accuracy, and what needs the embedding of a classifier, is left out")
+        notes.append(
+            "there are fewer than two labels: accuracy and all measures on the embedding of a classifier are left out"
+        )
     if seconds is not None:
         notes.append(
-            f"generated clips have the {seconds:g} s of generate.seconds: real ones are cut into pieces of that length, and "
-            "lengths are not compared"
+            f"generated clips have the {seconds:g} s of generate.seconds: real ones are cut into pieces of that "
+            "length, and lengths are not compared"
         )
         short = sum(excerpt.samples < units.seconds_to_samples(seconds, rate) for excerpt in held_out)
         if short:
@@ -163,11 +167,11 @@ def likeness(
         found[name] = _measured(groups, rate, classifier, reporter)
         reporter.end()
     reporter.say("comparing sets of clips")
-    return _compared(found, heard, seconds, notes, seed)
+    return _compared(found, training, seconds, notes, seed)
 
 
 def _made_from(loaded: LoadedRun) -> dict[str, str]:
-    """Fingerprints of what the classifier learns from."""
+    """Fingerprints of the inputs of the classifier."""
     vocoder = [loaded.config.vocoder.model_dump(mode="json"), loaded.fingerprints.get("vocoder")]
     return {
         "corpus": str(read_json(loaded.run.corpus / "corpus.json")["fingerprint"]),
@@ -176,11 +180,12 @@ def _made_from(loaded: LoadedRun) -> dict[str, str]:
     }
 
 
-# -- sets of clips ------------------------------------------------------------------------------------------------------
+# -- sets of clips
+# ------------------------------------------------------------------------------------------------------
 
 
 def _real(codec: Codec, corpus: Corpus, chosen: Sequence[Excerpt], render: Render | None = None) -> Iterator[Group]:
-    """Clips of the corpus, or what is made of them."""
+    """Clips of the corpus, unchanged or rendered."""
     hop, stride = codec.representation.hop_length, codec.autoencoder.stride
     frames = [units.n_frames(excerpt.samples, hop) for excerpt in chosen]
     for group in in_batches(frames, BATCH_FRAMES):
@@ -193,7 +198,7 @@ def _real(codec: Codec, corpus: Corpus, chosen: Sequence[Excerpt], render: Rende
 
 
 def _drawing(codec: Codec, seed: int) -> Render:
-    """Clips through the codec, from a draw of the posterior: what a prior that has learned everything would sound like."""
+    """Clips through the codec, from a draw of the posterior: the sound of a perfect prior."""
     rng = np.random.default_rng([seed, 2])
 
     def render(waveforms: list[Waveform]) -> list[Waveform]:
@@ -210,11 +215,11 @@ def _drawn(mean: LatentArray, log_variance: LatentArray | None, rng: np.random.G
 
 
 def _generated(loaded: LoadedRun, n: int, seed: int, notes: list[str]) -> Iterator[Group]:
-    """New clips, each label in its turn."""
+    """New clips, with each label in turn."""
     endless = 0
     for number, (label, count) in enumerate(evenly(loaded.labels or [""], n)):
         for start in range(0, count, GROUP):
-            # Another seed for each group: the same one would make the same gestures again.
+            # Each group has its own seed: the same seed would give the same clips again.
             own = int(np.random.SeedSequence([seed, number, start]).generate_state(1)[0])
             made = loaded.generate_clips(min(GROUP, count - start), label=label or None, seed=own)
             endless += sum(not clip.stopped for clip in made)
@@ -225,10 +230,10 @@ def _generated(loaded: LoadedRun, n: int, seed: int, notes: list[str]) -> Iterat
 
 
 def independent(loaded: LoadedRun, latents: LatentSequences, n: int, seed: int) -> Iterator[Group]:
-    """The prior that knows nothing of time: each frame a draw from the posterior of any training frame of the label.
+    """Clips without memory: each frame is a draw from the posterior of a random training frame of the label.
 
-    A clip is as long as one of the training clips of its label, `generate.max_seconds` at most; or has the
-    `generate.seconds` that are set.
+    A clip is as long as a random training clip of its label, `generate.max_seconds` at most; or `generate.seconds` long
+    where that is set.
     """
     settings, codec, rng = loaded.config.generate, loaded.codec, np.random.default_rng([seed, 1])
     bound = units.seconds_to_frames(settings.seconds or settings.max_seconds, codec.autoencoder.latent_rate)
@@ -251,7 +256,7 @@ def independent(loaded: LoadedRun, latents: LatentSequences, n: int, seed: int) 
 
 
 def evenly(labels: Sequence[str], n: int) -> list[tuple[str, int]]:
-    """How many of `n` clips each label gets."""
+    """Number of clips of each label, `n` in total."""
     bounds = [k * n // len(labels) for k in range(len(labels) + 1)]
     return [(label, stop - start) for label, start, stop in zip(labels, bounds, bounds[1:], strict=False)]
 
@@ -259,7 +264,7 @@ def evenly(labels: Sequence[str], n: int) -> list[tuple[str, int]]:
 def _measured(groups: Iterable[Group], sample_rate: int, classifier: Classifier | None, reporter: Reporter) -> ClipSet:
     labels: list[str] = []
     frames: list[int] = []
-    parts, embedding, heard = [], [], []
+    parts, embedding, predicted = [], [], []
     for group in groups:
         labels += group.labels
         frames += group.frames
@@ -267,17 +272,17 @@ def _measured(groups: Iterable[Group], sample_rate: int, classifier: Classifier 
         if classifier is None:
             embedding.append(np.zeros((len(group.waveforms), 0)))
         else:
-            found = classifier.hear(group.waveforms)
+            found = classifier.classify(group.waveforms)
             embedding.append(found.embedding)
-            heard += [classifier.labels[k] for k in found.probabilities.argmax(axis=1)]
+            predicted += [classifier.labels[k] for k in found.probabilities.argmax(axis=1)]
         reporter.advance(len(labels))
-    return ClipSet(labels, np.array(frames), joined(parts), np.concatenate(embedding), heard)
+    return ClipSet(labels, np.array(frames), joined(parts), np.concatenate(embedding), predicted)
 
 
-def alike(found: Mapping[str, ClipSet], model: str) -> dict[str, ClipSet]:
-    """All sets thinned, evenly, to the same number of clips of each label, in the shares that labels have in one of them.
+def equal_sized(found: Mapping[str, ClipSet], model: str) -> dict[str, ClipSet]:
+    """Sets reduced evenly to the same number of clips of each label, in the proportions of the set `model`.
 
-    Labels that are not in all of the sets are left out. Where a set knows no labels, none are looked at.
+    Labels that are missing in a set are left out. Where a set has no labels, labels are ignored.
     """
     known = all(any(clips.labels) for clips in found.values())
     labels = {name: clips.labels if known else [""] * len(clips) for name, clips in found.items()}
@@ -294,12 +299,13 @@ def alike(found: Mapping[str, ClipSet], model: str) -> dict[str, ClipSet]:
     return thinned
 
 
-# -- figures ------------------------------------------------------------------------------------------------------------
+# -- figures
+# ------------------------------------------------------------------------------------------------------------
 
 
 def _compared(
-    found: Mapping[str, ClipSet], heard: dict[str, Any] | None, seconds: float | None, notes: list[str], seed: int
-) -> Likeness:
+    found: Mapping[str, ClipSet], training: dict[str, Any] | None, seconds: float | None, notes: list[str], seed: int
+) -> PriorEvaluation:
     train, real = found["train"], found["real"]
     candidates = {name: clips for name, clips in found.items() if name not in ("train", "copies")}
     rows = {name: _alone(clips, real) for name, clips in candidates.items()}
@@ -307,7 +313,7 @@ def _compared(
         for name, clips in candidates.items():
             rows[name]["length_p"] = float(ks_2samp(clips.frames, train.frames, method="asymp").pvalue)
 
-    thinned = alike(candidates, "real")
+    thinned = equal_sized(candidates, "real")
     reference = train.chosen(np.array(spread(range(len(train)), REFERENCE)))
     compared = len(thinned["real"])
     if min(compared, len(reference)) >= SMALLEST:
@@ -315,12 +321,12 @@ def _compared(
             rows[name] |= _beside(reference, clips, seed)
     else:
         notes.append(
-            f"{compared} clips beside {len(reference)} training clips are too few to compare sets, which takes {SMALLEST} of "
-            "each: distances, precision, recall, density and coverage are left out"
+            f"{compared} clips and {len(reference)} training clips are too few to compare sets, which takes {SMALLEST} "
+            "of each: distances, precision, recall, density and coverage are left out"
         )
 
     from_train = {
-        name: set_distances.nearest_distances(train.of_clip.picture, found[name].of_clip.picture)
+        name: set_distances.nearest_distances(train.of_clip.thumbnail, found[name].of_clip.thumbnail)
         for name in (*candidates, "copies")
     }
     figures: dict[str, Any] = {}
@@ -342,16 +348,16 @@ def _compared(
         "compared": compared,
         "reference": len(reference),
         "seconds": seconds,
-        "classifier": heard,
+        "classifier": training,
         "rows": rows,
         "relative": {name: _relative(rows[name], rows["reconstructed"]) for name in ("generated", "iid")},
     }
-    return Likeness(figures, notes)
+    return PriorEvaluation(figures, notes)
 
 
 def _alone(clips: ClipSet, real: ClipSet) -> dict[str, Any]:
-    """What needs no set of a size."""
-    hits = [own == label for own, label in zip(clips.heard, clips.labels, strict=False) if label]
+    """Metrics that do not depend on the size of the set."""
+    hits = [own == label for own, label in zip(clips.predicted, clips.labels, strict=False) if label]
     level = clips.of_clip.level_db
     return ({"accuracy": _mean(hits)} if hits else {}) | {
         "level_db": float(level.mean()),
@@ -363,25 +369,25 @@ def _alone(clips: ClipSet, real: ClipSet) -> dict[str, Any]:
 
 
 def _beside(reference: ClipSet, clips: ClipSet, seed: int) -> dict[str, Any]:
-    """How far a set lies from the reference."""
+    """Distances of a set from the reference."""
     row: dict[str, Any] = {}
     strata = np.unique(clips.labels, return_inverse=True)[1]
-    if clips.heard:
+    if clips.predicted:
         row["frechet"] = set_distances.frechet(reference.embedding, clips.embedding, strata, seed)._asdict()
         row["mmd_embedding"] = set_distances.discrepancy(reference.embedding, clips.embedding, strata, seed)._asdict()
     mfcc = set_distances.standardised(reference.of_clip.mfcc, clips.of_clip.mfcc)
     envelope = set_distances.standardised(reference.of_clip.envelope, clips.of_clip.envelope)
     row["mmd_mfcc"] = set_distances.discrepancy(*mfcc, strata, seed)._asdict()
     row["mmd_envelope"] = set_distances.discrepancy(*envelope, strata, seed)._asdict()
-    # Of equal size, as these measures want it.
+    # Of equal size, which these measures need.
     rows = spread(range(len(reference)), len(clips))
-    if clips.heard:
+    if clips.predicted:
         row["overlap_embedding"] = set_distances.overlap(reference.embedding[rows], clips.embedding)._asdict()
     return row | {"overlap_mfcc": set_distances.overlap(mfcc[0][rows], mfcc[1])._asdict()}
 
 
 def _relative(row: Mapping[str, Any], reconstructed: Mapping[str, Any]) -> dict[str, float | None]:
-    """Beside what the codec alone does to real clips."""
+    """Distances relative to those of real clips through the codec."""
     found: dict[str, float | None] = {}
     if "accuracy" in row and "accuracy" in reconstructed:
         found["accuracy_difference"] = row["accuracy"]["value"] - reconstructed["accuracy"]["value"]

@@ -21,8 +21,9 @@ def likelihood(
     """Held-out bits per dimension of one draw from each posterior, in the prior's standardised coordinates.
 
     Returns:
-        `prior` (label shown), `prior without label`, and the baselines fitted on the training split: `standard_normal`,
-        `gaussian` (full covariance), `var1`, `mixture` (unconditional); `end nats` per position of the end's hazard.
+        `prior` (given the label), `prior without label`, and the baselines fitted on the training split:
+        `standard_normal`, `gaussian` (full covariance), `var1`, `mixture` (unconditional); `end nats` per position of
+        the end's hazard.
     """
     model = prior.prior
     device = model.start.device
@@ -37,7 +38,7 @@ def likelihood(
         values = standardised(index)
         record = latents.records[index]
         begins = bool(record.extra["begins"]) or len(values) < 2
-        # A block cut from the middle of a file has no beginning: its first frame is given, to every model.
+        # A block from the middle of a file has no beginning: every model is given its first frame.
         scored = values if begins else values[1:]
         held_out.append(scored)
         tensor = torch.from_numpy(scored).float()[None].to(device)

@@ -1,8 +1,8 @@
-"""How far an output waveform is from its original, and how audible a join is.
+"""Measures of an output waveform against its original, and of the audibility of a join.
 
-One definition of every measure, used wherever two waveforms are compared. Both waveforms are always the clip itself and
-what came out of it, on the same time axis: nothing is aligned, and the output is cut or zero-padded to the original's
-length.
+Each measure has one definition, used wherever two waveforms are compared. The waveforms are a clip and an output made
+from it, on the same time axis: they are not aligned, and the output is cut or zero-padded to the length of the
+original.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from actseq.errors import AudioError, ConfigError
 from actseq.plots.spectra import hann, magnitude_spectra
 
 FLOOR = 1e-4
-"""Amplitude, −80 dB, below which spectra count as silent."""
+"""Amplitude (−80 dB) below which spectra count as silent."""
 
 ENVELOPE_SECONDS = 0.005
 """Frames of the energy envelope."""
 
-_BLOCK = 4096  # spectra held in memory at a time, so that long clips cost no more than short ones
-_RESAMPLED = 2**20  # numbers drawn at a time
+_BLOCK = 4096  # spectra in memory at a time, so that long clips need no more than short ones
+_RESAMPLED = 2**20  # random numbers drawn at a time
 
 
 class MultiResolutionStft(NamedTuple):
@@ -43,7 +43,7 @@ class MultiResolutionStft(NamedTuple):
 
 
 class Jump(NamedTuple):
-    """What changes at one sample.
+    """Changes at one sample.
 
     Attributes:
         waveform: amplitude step from the sample before.
@@ -82,7 +82,7 @@ def mel_l1_db(original: Float[np.ndarray, " samples"], output: Float[np.ndarray,
 
     n_fft = 512 if sample_rate <= 16000 else 1024
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "n_fft=", UserWarning)  # a clip shorter than a window lies between zeros
+        warnings.filterwarnings("ignore", "n_fft=", UserWarning)  # a clip shorter than a window is zero-padded
         levels = [
             units.amplitude_to_db(mel, FLOOR)
             for mel in (
@@ -127,22 +127,21 @@ def pesq_mos(
 ) -> float | None:
     """PESQ of speech, a mean opinion score from about 1 (bad) to 4.55, or wide-band 4.64 (identical).
 
-    Narrow-band takes 8 and 16 kHz as they are, wide-band 16 kHz; other rates are resampled to 16 kHz. PESQ takes no clip
-    under a quarter of a second; such a clip gets silence at its end up to that length, longer ones are scored as they are,
-    since PESQ adds its own 300 ms of silence on either side. Beyond that it wants one stretch of at least 200 ms that it
-    takes for speech. PESQ evens out levels, so a change of loudness is not judged, and it keeps room for 50 utterances
-    without watching it: clips over 20 s, which alone could hold more, are cut into equal parts and the scores of the parts
-    averaged.
+    Narrow-band PESQ is computed at 8 or 16 kHz, wide-band PESQ at 16 kHz; other rates are resampled to 16 kHz. PESQ
+    refuses clips under a quarter of a second, so these are padded with silence to that length; longer ones are not
+    padded, since PESQ itself adds 300 ms of silence on either side. A clip needs one stretch of at least 200 ms that
+    PESQ detects as speech. PESQ equalises levels, so it ignores loudness. It has memory for 50 utterances and does not
+    check that bound: clips over 20 s, which could have more, are cut into equal parts and the scores averaged.
 
     Args:
         original: the clip.
-        output: what came out of it.
-        sample_rate: of both, in Hz.
-        wide: judge 50 to 7000 Hz as through headphones instead of a telephone's 300 to 3400 Hz.
+        output: the output made from it.
+        sample_rate: sample rate of both in Hz.
+        wide: use 50 to 7000 Hz, as through headphones, instead of a telephone's 300 to 3400 Hz.
 
     Returns:
-        The score; None where PESQ has none to give: no utterance in the original, or a silent output. Who averages
-        scores should also say how many clips had one.
+        The score; None where PESQ gives none: the original has no utterance, or the output is silent. Report with an
+        average how many clips had a score.
 
     Raises:
         ConfigError: the package pesq is missing, or wide-band is asked for under 16 kHz.
@@ -176,10 +175,10 @@ def pesq_mos(
 
 
 def stoi(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"], sample_rate: int) -> float | None:
-    """Short-time objective intelligibility of speech: 1 for the same clip, about 0 for one that has nothing to do with it.
+    """Short-time objective intelligibility of speech: 1 for the same clip, about 0 for an unrelated one.
 
-    Compared at 10 kHz, in 15 third octaves centred at 150 Hz to 3.8 kHz, over stretches of 384 ms of what lies within 40 dB of
-    the original's loudest frame. A silent output has 0.
+    It is computed at 10 kHz, in 15 third octaves centred at 150 Hz to 3.8 kHz, over stretches of 384 ms of the frames
+    within 40 dB of the original's loudest frame. A silent output has 0.
 
     Returns:
         The score; None where the original has no such stretch: it is silent or, without its pauses, under about 0.4 s.
@@ -188,12 +187,13 @@ def stoi(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"
         ConfigError: the package pystoi is missing.
         AudioError: the original is empty, or a sample of either is not a finite number.
 
-    Source: Taal, Hendriks, Heusdens, Jensen 2011, An Algorithm for Intelligibility Prediction of Time-Frequency Weighted
-    Noisy Speech.
+    Source: Taal, Hendriks, Heusdens, Jensen 2011, An Algorithm for Intelligibility Prediction of Time-Frequency
+    Weighted Noisy Speech.
     """
     pystoi = _extra("pystoi")
     reference, other = _scaled_pair(original, output)
-    # A clip under one stretch of 30 frames is refused here: without a single frame the package fails instead of warning.
+    # A clip shorter than one stretch of 30 frames is refused here: without any frame the package fails instead of
+    # warning.
     if not reference.any() or units.samples_to_seconds(len(reference), sample_rate) < 0.384:
         return None
     with warnings.catch_warnings():
@@ -227,13 +227,13 @@ def si_sdr_db(original: Float[np.ndarray, " samples"], output: Float[np.ndarray,
 def envelope_correlation(
     original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"], sample_rate: int
 ) -> float | None:
-    """Pearson correlation of the RMS in consecutive frames of 5 ms: do attacks and decays come when they should.
+    """Pearson correlation of the RMS in consecutive frames of 5 ms: whether attacks and decays are at the right time.
 
-    The level of either is not judged. What is left after the last whole frame is not looked at. Silence counts as a level
-    of 0 like any other; an output whose envelope does not change, such as silence, explains nothing and has 0.
+    It does not depend on the level of either waveform, nor on samples after the last whole frame. Silence counts as a
+    level of 0; an output whose envelope is constant, such as silence, has 0.
 
     Returns:
-        The correlation, from −1 to 1; None where the original's envelope does not change, as in silence or a steady tone,
+        The correlation, from −1 to 1; None where the original's envelope is constant, as in silence or a steady tone,
         or the clip has fewer than two frames.
 
     Raises:
@@ -258,7 +258,7 @@ def crest_factor_db(waveform: Float[np.ndarray, " samples"]) -> float | None:
 
 
 def crest_difference_db(original: Float[np.ndarray, " samples"], output: Float[np.ndarray, " _"]) -> float | None:
-    """Crest factor of the output minus that of the original, in dB: below 0 where peaks were smeared.
+    """Crest factor of the output minus that of the original, in dB; below 0 where peaks are smeared.
 
     Returns:
         The difference; None where one of them is silent.
@@ -271,7 +271,7 @@ def crest_difference_db(original: Float[np.ndarray, " samples"], output: Float[n
 
 
 def bootstrap_interval(values: ArrayLike, n: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float]:
-    """Interval that holds the mean of `values` at `level`, by the percentile bootstrap with `n` seeded resamples.
+    """Confidence interval of the mean of `values` at `level`, by the percentile bootstrap with `n` seeded resamples.
 
     Raises:
         ValueError: there are no values.
@@ -290,11 +290,12 @@ def bootstrap_interval(values: ArrayLike, n: int = 2000, seed: int = 0, level: f
 
 
 def spectral_jump(waveform: Float[np.ndarray, " samples"], sample_rate: int, at: int) -> Jump:
-    """What changes at the join between sample `at` − 1 and sample `at`.
+    """Changes at the join between sample `at` − 1 and sample `at`.
 
-    Spectral: the log-magnitude spectra of the Hann windows that end and that start at the join, as long as the power of
-    two nearest to 10 ms; relative to a sine at the clip's peak, floored at −80 dB. Outside the clip is silence. Hann
-    windows fade at the join, so a click there is for the waveform measure to find.
+    The spectral change is that between the log-magnitude spectra of the Hann windows that end and that start at the
+    join. Their length is the power of two nearest to 10 ms; levels are relative to a sine at the clip's peak, with a
+    floor of −80 dB, and the clip is silent outside. Hann windows are zero at the join, so a click there shows only in
+    the waveform measure.
 
     Raises:
         AudioError: `at` is not inside the clip.
@@ -310,10 +311,10 @@ def spectral_jump(waveform: Float[np.ndarray, " samples"], sample_rate: int, at:
 
 
 def clip_jumps(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> ClipJumps:
-    """What changes all along a clip, to compare a join with: it should lie under the clip's own 99th percentile.
+    """Changes at every sample of a clip, for comparison: a join should be under the clip's 99th percentile.
 
-    Take the clip that was joined on to, not the joined one, unless it is long: windows that a click falls into change
-    more than those that meet at it, and in a short clip make up the top hundredth themselves.
+    Use the clip before the join, not the joined one, unless it is long: windows that contain a click change more than
+    those that meet at it, and in a short clip they are the top hundredth themselves.
 
     The waveform step is taken at every sample, the spectral jump of `spectral_jump` at every quarter of a window where
     both windows lie inside the clip. A clip shorter than two windows is padded with silence to one such place.
@@ -322,7 +323,7 @@ def clip_jumps(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Cli
     padded = np.pad(waveform.astype(np.float64), (0, max(0, 2 * n - len(waveform))))
     windows = np.lib.stride_tricks.sliding_window_view(padded, n)[:: n // 4]
     peak = _peak(waveform)
-    # Blocks overlap by the four hops that lie between the two windows of a join.
+    # Blocks overlap by the four hops between the two windows of a join.
     distances = [
         np.abs(spectra[4:] - spectra[:-4]).mean(axis=1)
         for start in range(0, len(windows) - 4, _BLOCK)
@@ -332,7 +333,7 @@ def clip_jumps(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> Cli
 
 
 def _extra(package: str) -> Any:
-    """A package of the extra `evaluate`."""
+    """Import a package of the extra `evaluate`."""
     try:
         return import_module(package)
     except ImportError as error:

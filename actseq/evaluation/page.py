@@ -1,7 +1,7 @@
-"""How an evaluation is shown: its figures as tables of text, and a page with some clips to look at and listen to.
+"""Shows an evaluation: its metrics as tables of text, and a page with some clips to look at and listen to.
 
-The page asks for nothing from elsewhere. Sounds and pictures lie beside it under names of its own; what comes from the
-name of a file is only ever shown, as text.
+The page loads nothing from elsewhere. Its sounds and pictures are next to it, under names that it gives them; the names
+of the user's files are only shown as text.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from actseq.evaluation.fidelity import ShownClip
 
 Table = list[list[str]]
-"""Rows of cells, the first a heading."""
+"""Rows of cells; the first row is the heading."""
 
 MEASURES: dict[str, dict[str, tuple[str, int]]] = {
     "spectrum": {
@@ -34,9 +34,9 @@ MEASURES: dict[str, dict[str, tuple[str, int]]] = {
     },
     "speech": {"pesq_nb": ("PESQ-nb ↑", 2), "pesq_wb": ("PESQ-wb ↑", 2), "stoi": ("STOI ↑", 3)},
 }
-"""Title and digits after the point of every measure, one table for each kind."""
+"""Title and decimals of every measure, one table for each kind."""
 RESTORATION = {"si_sdr_db": ("SI-SDR, dB ↑", 2), "mel_l1_db": ("log-mel L1, dB ↓", 2), **MEASURES["speech"]}
-"""The same of what is taken away from corrupted clips."""
+"""The same for the restoration of corrupted clips."""
 GENERATION: dict[str, dict[str, tuple[str, int]]] = {
     "distance from training clips": {
         "accuracy": ("accuracy ↑", 3),
@@ -67,19 +67,19 @@ GENERATION: dict[str, dict[str, tuple[str, int]]] = {
         "memorisation": ("memorisation", 2),
     },
 }
-"""The same of what is measured of sets of clips; a point leads to a figure inside another."""
+"""The same for sets of clips; a point in a name leads into a nested metric."""
 RELATIVE = {
     "accuracy_difference": ("accuracy, difference", 3),
     "frechet_ratio": ("Fréchet, multiple", 2),
     "mmd_mfcc_ratio": ("MMD² MFCC, multiple", 2),
 }
 GENERATION_LEGEND = (
-    "real: held-out clips; reconstructed: these through the codec; generated: each asked for by its label; iid: frames drawn "
-    "one by one from training clips of the label, which keeps the spectrum and loses its course",
-    "[95 % interval]; ↓ less is better, ↑ more, the rest should be as for real; p: that lengths are those of the training "
-    "clips; memorisation: distance from the nearest training clip, 1 for real",
+    "real: held-out clips; reconstructed: these through the codec; generated: one label requested for each; iid: "
+    "frames drawn one by one from training clips of the label, which keeps the spectrum but not its order",
+    "[95 % interval]; ↓ lower is better, ↑ higher, the rest should be as for real; p: that lengths are distributed as "
+    "in the training clips; memorisation: distance from the nearest training clip, 1 for real",
 )
-LEGEND = "mean over clips [95 % interval]; n where not every clip has a score; ↓ less is better, ↑ more"
+LEGEND = "mean over clips [95 % interval]; n where not every clip has a score; ↓ lower is better, ↑ higher"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1240px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.25em; } h2 { font-size: 1.15em; margin-top: 2.5em; } h3 { font-size: 1em; margin: 2em 0 .3em; }
@@ -94,7 +94,7 @@ figcaption, .soft { color: #57606a; font-size: .9em; }
 
 
 def headline(result: Mapping[str, Any]) -> str:
-    """What was measured, in a line: run, clips, and the rate of the code."""
+    """One line: run, clips, and the rate of the latents."""
     rate = result["fidelity"]["rate"]
     of = f" of {result['clips_in_split']}" if result["clips"] < result["clips_in_split"] else ""
     bits = (
@@ -107,7 +107,7 @@ def headline(result: Mapping[str, Any]) -> str:
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """The figures of an evaluation; systems are rows, measures of a kind are columns."""
+    """The metrics of an evaluation; systems are rows, measures of a kind are columns."""
     rows = {name: row for name, row in result["fidelity"].items() if name != "rate"}
     made = [_measured(kind, measures, rows, result["clips"]) for kind, measures in MEASURES.items()]
     if "restoration" in result:
@@ -116,14 +116,14 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def _measured(kind: str, measures: Mapping[str, tuple[str, int]], rows: Mapping[str, Any], clips: int) -> Table:
-    """Systems by measures, those that there are."""
+    """Systems by measures, as far as they were measured."""
     shown = {key: measure for key, measure in measures.items() if key in next(iter(rows.values()))}
     cells = {name: [_cell(row[key], digits, clips) for key, (_, digits) in shown.items()] for name, row in rows.items()}
     return [[kind, *(title for title, _ in shown.values())], *([name, *line] for name, line in cells.items())]
 
 
 def generation_headline(result: Mapping[str, Any]) -> str:
-    """What was measured, in a line: run, prior, and sizes of sets."""
+    """One line: run, prior, and sizes of sets."""
     found = result["generation"]
     return (
         f"{result['run']}, prior {result['prior']}: {found['clips']['generated']} generated clips beside "
@@ -133,7 +133,7 @@ def generation_headline(result: Mapping[str, Any]) -> str:
 
 
 def generation_tables(result: Mapping[str, Any]) -> list[Table]:
-    """The figures of what a prior generates; sets of clips are rows."""
+    """The metrics of generated clips; sets of clips are rows."""
     found = result["generation"]
     made = []
     for kind, measures in GENERATION.items():
@@ -161,13 +161,13 @@ def write_page(folder: Path, result: Mapping[str, Any], clips: Iterable[ShownCli
     """Write `index.html` with its sounds and pictures.
 
     Args:
-        folder: is made; sounds and pictures of an earlier page in it are deleted.
-        result: of `pipeline.evaluate`.
-        clips: those to listen to.
-        sample_rate: of them, in Hz.
+        folder: created if missing; sounds and pictures of an earlier page in it are deleted.
+        result: result of `pipeline.evaluate`.
+        clips: clips to listen to.
+        sample_rate: sample rate of the clips in Hz.
 
     Returns:
-        The page.
+        Path of the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("clip-[0-9][0-9]*.*"):
@@ -181,8 +181,8 @@ def write_page(folder: Path, result: Mapping[str, Any], clips: Iterable[ShownCli
         *(f'<p class="soft">{_text(line)}</p>' for line in (LEGEND, *result["notes"])),
         *map(_table, tables(result)),
         "<h2>Clips</h2>",
-        '<p class="soft">By log-mel L1 of the reconstruction the three worst, the three around the median and the three '
-        "best; then the first of the split. The decibels are that L1.</p>",
+        '<p class="soft">The three worst clips by log-mel L1 of the reconstruction, the three around the median and '
+        "the three best; then the first of the split. The decibels are that L1.</p>",
         *shown,
         "</body></html>\n",
     ]
@@ -199,7 +199,7 @@ def _likelihood(result: Mapping[str, Any]) -> list[Table]:
 
 
 def _set_cell(row: Mapping[str, Any], path: str, digits: int) -> str:
-    """A figure, with its interval if it has one; empty where there is none."""
+    """A metric, with its interval if it has one; empty if it is missing."""
     value: Any = row
     for key in path.split("."):
         value = value.get(key, {})
@@ -212,7 +212,7 @@ def _set_cell(row: Mapping[str, Any], path: str, digits: int) -> str:
 
 
 def _cell(value: Mapping[str, Any], digits: int, n: int) -> str:
-    """Mean and interval, and how many of the `n` clips have a score where not all do."""
+    """Mean and interval, and the number of clips with a score where not all `n` have one."""
     if not value["n"]:
         return "– n=0"
     mean, low, high = (f"{round(value[key], digits) + 0.0:.{digits}f}" for key in ("mean", "low", "high"))  # no −0.00
@@ -220,7 +220,7 @@ def _cell(value: Mapping[str, Any], digits: int, n: int) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped; what is no UTF-8 in the name of a file becomes a replacement character."""
+    """Escaped text; invalid UTF-8 in a file name becomes a replacement character."""
     return escape(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
 
 
@@ -235,7 +235,7 @@ def _table(table: Table) -> str:
 
 
 def _clip(folder: Path, stem: str, clip: ShownClip, sample_rate: int) -> str:
-    """Write a clip's files; what the page says of it."""
+    """Write a clip's files; returns its part of the page."""
     panels = [Panel(name, waveform) for name, waveform in clip.waveforms.items()]
     sheet = contact_sheet(folder / f"{stem}.png", {"": panels}, sample_rate)
     sounds = []
@@ -250,6 +250,7 @@ def _clip(folder: Path, stem: str, clip: ShownClip, sample_rate: int) -> str:
         )
     return (
         f'<h3>{_text(clip.name)} <span class="soft">({_text(clip.why)})</span></h3>\n'
-        f'<img src="{sheet.name}" loading="lazy" alt="Waveforms and spectrograms of {_text(", ".join(clip.waveforms))}">\n'
+        f'<img src="{sheet.name}" loading="lazy" '
+        f'alt="Waveforms and spectrograms of {_text(", ".join(clip.waveforms))}">\n'
         f'<div class="sounds">{"".join(sounds)}</div>'
     )

@@ -1,11 +1,11 @@
-"""How far one set of clips lies from another. A set is an array (clips, numbers): what was measured of each clip.
+"""Distances between two sets of clips. A set is an array (clips, values): the features of each clip.
 
-Every measure has a bias that depends on the size of the sets: compare only figures of sets of one size.
+Every measure has a bias that depends on the size of the sets, so compare only sets of the same size.
 
-Intervals are those of the percentile bootstrap over the clips of the candidate, the reference staying as it is. A candidate
-that was put together from so many clips of each stratum (a label) is resampled within strata. A resample holds some clips
-twice and others not at all, which alone moves a distance; so the resamples of distances are moved to have the figure itself
-as their mean before their quantiles are taken.
+Intervals come from the percentile bootstrap over the clips of the candidate, with the reference fixed. A candidate that
+has a fixed number of clips of each stratum (a label) is resampled within strata. A resample contains some clips twice
+and others not at all, which changes a distance by itself; so resampled distances are shifted to have the distance
+itself as their mean before their quantiles are taken.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NEIGHBOURS = 5
 
 
 class Estimate(NamedTuple):
-    """A figure and its 95 % interval."""
+    """A metric and its 95 % interval."""
 
     value: float
     low: float
@@ -30,13 +30,14 @@ class Estimate(NamedTuple):
 
 
 class Overlap(NamedTuple):
-    """How two sets lie over each other.
+    """Overlap of two sets.
 
     Attributes:
-        precision: share of the candidate that lies within the reference: 1 where nothing is foreign.
-        recall: share of the reference that lies within the candidate: 1 where nothing is missing.
-        density: how many of the reference's balls an element of the candidate lies in, 1 for the reference's like.
-        coverage: share of the reference whose ball holds one of the candidate.
+        precision: fraction of the candidate within the reference; 1 where nothing is outside.
+        recall: fraction of the reference within the candidate; 1 where nothing is missing.
+        density: mean number of balls of the reference that contain an element of the candidate, scaled so that it is 1
+            for sets of the same distribution.
+        coverage: fraction of the balls of the reference that contain an element of the candidate.
     """
 
     precision: float
@@ -48,7 +49,7 @@ class Overlap(NamedTuple):
 def standardised(
     reference: Float[np.ndarray, "m dims"], candidate: Float[np.ndarray, "n dims"]
 ) -> tuple[Float[np.ndarray, "m dims"], Float[np.ndarray, "n dims"]]:
-    """Both in units of the reference's deviation around its mean; what never changes there keeps its unit."""
+    """Both sets standardised by the reference; a constant value of the reference keeps its unit."""
     mean, deviation = reference.mean(axis=0), reference.std(axis=0)
     deviation[deviation == 0] = 1
     return (reference - mean) / deviation, (candidate - mean) / deviation
@@ -60,10 +61,10 @@ def frechet(
     strata: Int[np.ndarray, " n"],
     seed: int = 0,
 ) -> Estimate:
-    """Squared Fréchet distance of the Gaussians with the means and covariances of two sets, of two clips or more each.
+    """Squared Fréchet distance of Gaussians with the means and covariances of two sets of two clips or more.
 
-    The trace of (A B)^½ is that of (A^½ B A^½)^½, whose argument is symmetric: its eigenvalues are real and, but for
-    rounding, not negative, whatever the rank of A and B.
+    The trace of (A B)^½ is that of (A^½ B A^½)^½, whose argument is symmetric: its eigenvalues are real and, up to
+    rounding, non-negative, whatever the rank of A and B.
 
     Source: Dowson and Landau, The Fréchet distance between multivariate normal distributions (1982).
     """
@@ -86,10 +87,10 @@ def discrepancy(
     strata: Int[np.ndarray, " n"],
     seed: int = 0,
 ) -> Estimate:
-    """Unbiased estimate of the squared maximum mean discrepancy, of two clips or more each.
+    """Unbiased estimate of the squared maximum mean discrepancy of two sets of two clips or more.
 
-    The kernel is Gaussian, its bandwidth the median distance within the reference. Sets of one distribution have about 0, at
-    times less.
+    The kernel is Gaussian, its bandwidth the median distance within the reference. Sets of the same distribution have
+    about 0, sometimes less.
 
     Source: Gretton et al., A Kernel Two-Sample Test (2012), eq. 3, and section 8 for the bandwidth.
     """
@@ -105,7 +106,7 @@ def discrepancy(
     np.fill_diagonal(within, 0)
 
     def squared(chosen: Int[np.ndarray, " n"]) -> float:
-        # A clip that was drawn twice is no pair: its likeness with itself says nothing.
+        # A clip that was drawn twice is not a pair, since its distance to itself is 0.
         counts = np.bincount(chosen, minlength=len(candidate)).astype(np.float64)
         pairs = len(chosen) ** 2 - float(np.square(counts).sum())
         return within_reference + float(counts @ within @ counts) / pairs - 2 * float(counts @ across) / len(chosen)
@@ -117,10 +118,11 @@ def discrepancy(
 def overlap(reference: Float[np.ndarray, "m dims"], candidate: Float[np.ndarray, "n dims"]) -> Overlap:
     """Precision, recall, density and coverage of two sets of more than `NEIGHBOURS` clips each.
 
-    A ball reaches from an element to its fifth neighbour in its own set, and lies in the set's share of the space.
+    A ball reaches from an element to its fifth neighbour in its own set; the balls of a set cover its part of the
+    space.
 
-    Sources: Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models (2019), eqs. 1 and 2;
-    Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models (2020), eqs. 3 to 6.
+    Sources: Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models (2019), eqs. 1
+    and 2; Naeem et al., Reliable Fidelity and Diversity Metrics for Generative Models (2020), eqs. 3 to 6.
     """
     distances = cdist(reference, candidate)
     inside = distances <= _radii(reference)[:, None]
@@ -135,12 +137,12 @@ def overlap(reference: Float[np.ndarray, "m dims"], candidate: Float[np.ndarray,
 def nearest_distances(
     reference: Float[np.ndarray, "m dims"], candidate: Float[np.ndarray, "n dims"]
 ) -> Float[np.ndarray, " n"]:
-    """Root mean square difference of each clip of the candidate from the clip of the reference that is nearest to it."""
+    """Root mean square difference between each clip of the candidate and the nearest clip of the reference."""
     return np.asarray(cdist(candidate, reference).min(axis=1) / np.sqrt(reference.shape[1]))
 
 
 def ratio_of_medians(candidate: Float[np.ndarray, " n"], held_out: Float[np.ndarray, " m"], seed: int = 0) -> Estimate:
-    """Median of the candidate over that of the held-out clips, both of which are resampled."""
+    """Median of the candidate divided by that of the held-out clips; both are resampled."""
 
     def ratio(chosen: Int[np.ndarray, " n"], beside: Int[np.ndarray, " m"]) -> float:
         return float(np.median(candidate[chosen]) / np.median(held_out[beside]))
@@ -151,7 +153,7 @@ def ratio_of_medians(candidate: Float[np.ndarray, " n"], held_out: Float[np.ndar
 def _resampled(
     statistic: Callable[..., float], seed: int, *strata: Int[np.ndarray, " _"]
 ) -> tuple[float, Float[np.ndarray, " resamples"]]:
-    """A statistic of the clips, by index, of one or more sets, and what it is for resamples of them."""
+    """A statistic of the clips of one or more sets, given by index, and its values for resamples."""
     rng = np.random.default_rng(seed)
     members = [[np.flatnonzero(own == stratum) for stratum in np.unique(own)] for own in strata]
 
@@ -174,5 +176,5 @@ def _moments(
 
 
 def _radii(values: Float[np.ndarray, "n dims"]) -> Float[np.ndarray, " n"]:
-    """Distance of each element from its fifth neighbour; it is its own nearest."""
+    """Distance of each element from its fifth neighbour, where it counts itself as the nearest."""
     return np.asarray(np.partition(cdist(values, values), NEIGHBOURS, axis=1)[:, NEIGHBOURS])

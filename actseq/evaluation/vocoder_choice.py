@@ -1,4 +1,4 @@
-"""Which vocoder a run uses: every candidate on the same held-out clips, the winner by one measure, all in the open."""
+"""Chooses the vocoder of a run: every candidate on the same held-out clips, the winner by one measure."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from actseq.progress import Reporter
 from actseq.vocoders.base import Vocoder, synthesise
 
 Scores = dict[str, dict[str, dict[str, list[float | None]]]]
-"""By candidate, by what it was given (`reconstructed`, `copy synthesis`), by measure: a figure for each clip."""
+"""Scores of each clip, by candidate, by features (`reconstructed`, `copy synthesis`), by measure."""
 CLIPS = 24
 SECONDS = 10.0
-"""So much of the beginning of a clip is scored."""
+"""Length of the beginning of a clip that is scored."""
 WAYS = ("reconstructed", "copy synthesis")
 DECIDES = "stft_log_l1_db"
 MEASURES: dict[str, str] = {DECIDES: "log-STFT L1, dB ↓", "mel_l1_db": "log-mel L1, dB ↓", "pesq_nb": "PESQ-nb ↑"}
@@ -33,14 +33,14 @@ MEASURES: dict[str, str] = {DECIDES: "log-STFT L1, dB ↓", "mel_l1_db": "log-me
 def score(
     candidates: Mapping[str, Vocoder], codec: Codec, corpus: Corpus, indices: list[int], reporter: Reporter
 ) -> Scores:
-    """What each vocoder makes of clips, from features that the autoencoder gave back, as in use, and from true ones.
+    """Scores of each vocoder, from reconstructed features, as in use, and from true ones.
 
     Args:
-        candidates: by name, on the codec's device.
-        codec: representation and autoencoder; its own vocoder is not asked.
-        corpus: the clips.
-        indices: which of them.
-        reporter: is told of progress.
+        candidates: vocoders by name, on the codec's device.
+        codec: representation and autoencoder; its own vocoder is not used.
+        corpus: corpus of the clips.
+        indices: clips to score.
+        reporter: receives the progress.
     """
     rate = codec.sample_rate
     measures: dict[str, Callable[[Waveform, Waveform], float | None]] = {
@@ -69,14 +69,14 @@ def score(
 
 
 def decide(scores: Scores, untrained: str) -> str:
-    """The candidate with the least log-STFT distance on reconstructions; `untrained` unless another is truly below it."""
+    """The candidate with the least log-STFT distance on reconstructions; `untrained` where no other has less."""
     means = {name: _deciding(scores, name).mean() for name in scores}
     best = min(means, key=lambda name: means[name])
     return best if means[best] < means[untrained] else untrained
 
 
 def figures(scores: Scores, untrained: str) -> dict[str, dict[str, Any]]:
-    """By candidate: mean, 95 % interval and number of clips of every measure; how far it is from `untrained`, clip by clip."""
+    """By candidate: mean, 95 % interval and number of clips of each measure, and paired difference from `untrained`."""
     found: dict[str, dict[str, Any]] = {}
     for name, ways in scores.items():
         found[name] = {
@@ -93,12 +93,13 @@ def figures(scores: Scores, untrained: str) -> dict[str, dict[str, Any]]:
 
 
 def reason(found: Mapping[str, Mapping[str, Any]], untrained: str, winner: str) -> str:
-    """Which was chosen and why, in plain words."""
+    """One sentence: the chosen vocoder and why."""
     if winner != untrained:
         difference = found[winner]["difference"]
         return (
-            f"chosen: {winner}. On reconstructions its log-STFT distance is {-difference['mean']:.3f} dB less than that of "
-            f"{untrained} (95 % {-difference['high']:.3f} to {-difference['low']:.3f}, {difference['n']} clips)."
+            f"chosen: {winner}. On reconstructions its log-STFT distance is {-difference['mean']:.3f} dB less than "
+            f"that of {untrained} (95 % {-difference['high']:.3f} to {-difference['low']:.3f}, "
+            f"{difference['n']} clips)."
         )
     others = ", ".join(
         f"{name} is {row['difference']['mean']:.3f} dB above it" for name, row in found.items() if name != untrained
@@ -110,7 +111,7 @@ def reason(found: Mapping[str, Mapping[str, Any]], untrained: str, winner: str) 
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Rows of text, the first of which is the head."""
+    """Rows of text; the first row is the heading."""
     measures = [measure for measure in MEASURES if any(measure in row["reconstructed"] for row in found.values())]
     rows = [["", *(MEASURES[measure] for measure in measures)]]
     for way in WAYS:

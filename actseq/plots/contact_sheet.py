@@ -51,16 +51,16 @@ def contact_sheet(
     """Draws rows of sounds, each as its waveform above its log-frequency spectrogram.
 
     All panels share the time axis, the frequency axis and the colours. Each is drawn relative to its own peak, so that
-    quiet sounds can be read too: the waveform fills its height, with the peak in dB of full scale written above it
-    (red if it clips), and 0 dB is the strongest point of the spectrogram. Rows of more than ten panels go on in further
-    lines.
+    quiet sounds are visible too: the waveform fills its height, with the peak in dB of full scale written above it
+    (red if it clips), and 0 dB is the strongest point of the spectrogram. Rows of more than ten panels continue on the
+    next lines.
 
     Args:
-        path: the PNG to write; its folder is made.
+        path: the PNG to write; its folder is created if missing.
         rows: row name to panels, such as real, reconstructed, generated.
-        sample_rate: of all waveforms, in Hz.
+        sample_rate: sample rate of all waveforms in Hz.
         title: text above the sheet.
-        seconds: length of the time axis; the longest waveform without it. What is longer is cut.
+        seconds: length of the time axis, at which longer waveforms are cut; None for the longest waveform.
 
     Returns:
         `path`.
@@ -90,7 +90,7 @@ def contact_sheet(
         for name, panels in rows.items()
     }
 
-    # Lines of even length: twelve panels look better as six and six than as ten and two.
+    # Lines of equal length: twelve panels look better as six and six than as ten and two.
     n_widest = max(map(len, rows.values()))
     columns = ceil(n_widest / ceil(n_widest / MAX_COLUMNS))
     lines = [
@@ -99,7 +99,7 @@ def contact_sheet(
         for start in range(0, len(row), columns)
     ]
 
-    # Inches throughout; matplotlib wants fractions only when the axes are made.
+    # All sizes are in inches; matplotlib needs fractions only when the axes are made.
     left, right, top, bottom = 0.72, 0.15, 0.6 if title else 0.4, 0.3
     gap, row_gap, head, wave_height, band_height = 0.09, 0.16, 0.2, 0.36, 0.95
     panel_width = min(2.8, max(1.3, (13.0 - left - right) / columns - gap))
@@ -149,8 +149,8 @@ def contact_sheet(
             if loudest > _SILENCE:
                 level = round(units.amplitude_to_db(loudest), 1) + 0.0  # no −0.0
                 style.text(
-                    figure, (x + panel_width) / width, 1 - (y + head - 0.05) / height, f"{style.signed(level, '.1f')} dB",
-                    5.5, color=style.RED if level > 0 else style.SOFT, ha="right",
+                    figure, (x + panel_width) / width, 1 - (y + head - 0.05) / height,
+                    f"{style.signed(level, '.1f')} dB", 5.5, color=style.RED if level > 0 else style.SOFT, ha="right",
                 )  # fmt: skip
                 waveform = waveform / loudest
                 _draw_waveform(upper, waveform, sample_rate, total)
@@ -175,7 +175,7 @@ def contact_sheet(
                 _frequency_axis(lower, low, high)
             if column >= n_below:
                 lower.set_xticks(ticks, tick_labels)
-                # Labels centred at the edges would run into those of the next panel.
+                # Labels centred at the edges would overlap those of the next panel.
                 for tick, label in zip(ticks, lower.get_xticklabels(), strict=True):
                     label.set_horizontalalignment(
                         "left" if tick < 0.05 * duration else "right" if tick > 0.92 * duration else "center"
@@ -187,29 +187,29 @@ def contact_sheet(
 def _spectrogram(
     waveform: Float[np.ndarray, " samples"], bank: Float[np.ndarray, "bins bands"], n_fft: int, hop: int
 ) -> Float[np.ndarray, "bands columns"]:
-    """Level of every band in dB below the strongest, one column per `hop` samples; a constant offset is taken out.
+    """Level of every band in dB below the strongest, one column per `hop` samples; a constant offset is removed.
 
-    Hops longer than half a window are divided and the loudest part shown, or the clicks of a long clip would fall
+    Hops longer than half a window are divided and the loudest part is shown; otherwise clicks in a long clip would be
     between the windows.
     """
     parts = ceil(hop / (n_fft // 2))
     step = ceil(hop / parts)
-    # The median, since the mean of a short thump is no offset: taking it out would add a step at either end.
+    # The median, since the mean of a short thump is not an offset: removing it would add a step at both ends.
     padded = np.pad(waveform - np.median(waveform), (n_fft // 2, n_fft // 2 + step))
     framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::step][: units.n_frames(len(waveform), step)]
     spectra = magnitude_spectra(framed, hann(n_fft).astype(np.float32))
     power = np.concatenate([np.square(part).astype(np.float32) @ bank for part in spectra])
     power = np.maximum.reduceat(power, np.arange(0, len(power), parts))
-    # What rounding leaves of nothing but an offset lies below this, a single sample at the peak far above.
+    # Rounding errors of a constant offset are below this, a single sample at the peak is far above.
     strongest = max(float(power.max()), (1e-6 * n_fft) ** 2)
     return units.power_to_db(power.T / strongest, units.db_to_power(FLOOR_DB))
 
 
 def _band_weights(sample_rate: int, low: float, high: float) -> tuple[Float[np.ndarray, "bins bands"], int]:
-    """Triangles, evenly spaced in log frequency, that average power; never narrower than the window resolves.
+    """Triangular bands, evenly spaced in log frequency, that average power; at least as wide as the window resolves.
 
     Returns:
-        The weights and the window length they are for: the power of two nearest to 50 ms.
+        The weights and their window length: the power of two nearest to 50 ms.
     """
     n_fft = window_length(sample_rate)
     frequencies = np.fft.rfftfreq(n_fft, 1 / sample_rate)[:, None]
@@ -222,7 +222,7 @@ def _band_weights(sample_rate: int, low: float, high: float) -> tuple[Float[np.n
 def _draw_waveform(
     axes: "matplotlib.axes.Axes", waveform: Float[np.ndarray, " samples"], sample_rate: int, total: int
 ) -> None:
-    """The extremes of each stretch of samples, or the samples themselves where there are few."""
+    """Minimum and maximum of each stretch of samples, or the samples themselves where there are few."""
     step = ceil(total / (2 * _N_TIMES))
     starts = np.arange(0, len(waveform), step)
     times = units.samples_to_seconds(1, sample_rate) * (starts + (step - 1) / 2)

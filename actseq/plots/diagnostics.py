@@ -1,6 +1,6 @@
-"""What a run does to some of its clips, looked at from all sides: its codes, its output, its error, and its trainings.
+"""Pictures of a run on some of its clips: its latents, its output, its error and its trainings.
 
-Every picture has a table of the same name beside it with the numbers that are drawn.
+Next to every picture is a table of the same name with the values that are drawn.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ class Selection:
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """What was drawn and found.
+    """Results.
 
     Attributes:
-        figures: `codes` (None where there are none), `octaves`, and what was looked at.
-        pictures: the files, each with a table of the same name beside it.
-        notes: what was left out or is otherwise than asked for, and why.
+        figures: metrics: `codes` (of the latents; None where there are none), `octaves`, and the clips that were used.
+        pictures: files, each with a table of the same name next to it.
+        notes: what was left out or differs from the request, and why.
     """
 
     figures: dict[str, Any]
@@ -69,18 +69,18 @@ class Diagnostics:
 def write_diagnostics(
     run: RunFolder, codec: Codec, corpus: Corpus, folder: Path, selection: Selection, reporter: Reporter
 ) -> Diagnostics:
-    """Draw everything about a run.
+    """Draw all pictures of a run.
 
     Args:
-        run: whose trainings are drawn.
-        codec: of the run.
-        corpus: its clips.
-        folder: gets the pictures and their tables.
+        run: the run, whose training curves are drawn.
+        codec: codec of the run.
+        corpus: corpus of the run.
+        folder: folder of the pictures and their tables.
         selection: which clips to draw.
-        reporter: receives progress.
+        reporter: receives the progress.
 
     Raises:
-        ArtifactError: there is no clip to look at.
+        ArtifactError: there is no clip to draw.
     """
     notes: list[str] = []
     split, targets = selection.split, selection.targets
@@ -88,7 +88,9 @@ def write_diagnostics(
     shown_as = "training" if used == "train" else used
     if used != split:
         why = "nothing was held out" if used == "train" else f"nothing is in the {split} split"
-        notes.append(f"{why}: these are {shown_as} clips" + (", which the model has seen" if used == "train" else ""))
+        notes.append(
+            f"{why}: these are {shown_as} clips" + (", which the model was trained on" if used == "train" else "")
+        )
     rate = codec.sample_rate
     chosen = choose_excerpts(corpus, used, targets, rate, selection.n, selection.seed)
     if not chosen:
@@ -97,13 +99,11 @@ def write_diagnostics(
     whole = corpus.indices(used, targets)
     cut = sum(excerpt.samples < corpus.store.records[excerpt.index].length for excerpt in chosen)
     if targets is not None:
-        notes.append(f"only clips of what this run learns: {', '.join(targets)}")
+        notes.append(f"only clips of the labels that this run learns: {', '.join(targets)}")
     if len(chosen) < len(whole):
-        notes.append(f"{len(chosen)} of {len(whole)} clips, drawn by chance")
+        notes.append(f"{len(chosen)} of {len(whole)} clips, drawn at random")
     if cut:
-        notes.append(
-            f"{cut} clips were cut to {max(e.samples for e in chosen) / rate:.3g} s, from a place drawn by chance"
-        )
+        notes.append(f"{cut} clips were cut to {max(e.samples for e in chosen) / rate:.3g} s, from a random position")
     observed = observe(codec, corpus, chosen, selection.seed, reporter)
     about = f"{run.name}, {len(chosen)} {shown_as} clip{'s' * (len(chosen) > 1)}"
     sheet = _Folder(folder, about)
@@ -118,8 +118,8 @@ def write_diagnostics(
     found = None
     if observed.codes is None:
         notes.append(
-            "pictures of codes are left out: this network has skip connections, its codes do not hold the sound; "
-            "it was given clips as they are, not corrupted ones"
+            "pictures of latents are left out: this network has skip connections, so its latents do not hold the "
+            "sound; its input were uncorrupted clips"
         )
     else:
         found = _draw_codes(sheet, observed.codes, observed.clip, names, labels)
@@ -137,7 +137,7 @@ def write_diagnostics(
 
 
 class _Folder:
-    """Where pictures go, with what is the same on all of them."""
+    """Where pictures are written, and what all of them have in common."""
 
     def __init__(self, path: Path, about: str) -> None:
         self.path, self.about = path, about
@@ -165,7 +165,7 @@ def _draw_codes(
     standardised = found.standardised()
     frames, dims = standardised.shape
     prior = None if found.deviation is None else f"N(0, {found.deviation**2:g})"
-    about = f"{sheet.about}, {frames} codes"
+    about = f"{sheet.about}, {frames} latent frames"
 
     distances = latent_statistics.kolmogorov_smirnov(standardised)
     histogram = latent_statistics.histogram(standardised)
@@ -235,7 +235,7 @@ SPREADS = {
     "largest_correlation": "largest correlation",
     "kl_nats": "KL, nats",
 }
-"""What is said of all dimensions together, with what it is called in a table."""
+"""Metrics over all dimensions, and their names in a table."""
 
 
 def _spread(values: NDArray[Any]) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def _spread(values: NDArray[Any]) -> dict[str, Any]:
 def _draw_map(
     sheet: _Folder, found: LatentValues, clip: NDArray[np.int64], names: list[str], labels: list[str]
 ) -> dict[str, float]:
-    """Frames, and clips as means over their frames, each on their own first two principal components."""
+    """Frames, and clips as means over their frames, each projected onto their own first two principal components."""
     frames, shares = latent_statistics.principal(found.mean)
     means = np.stack([found.mean[clip == at].mean(0) for at in range(len(names))])
     clips, clip_shares = latent_statistics.principal(means)
@@ -322,7 +322,7 @@ def _draw_spectra(sheet: _Folder, spectra: Float[np.ndarray, "3 bins"], rate: in
 
 
 def headline(figures: Mapping[str, Any]) -> str:
-    """What was looked at, in a line."""
+    """One line: run, clips and latents."""
     found = figures["codes"]
     split = "training" if figures["split"] == "train" else figures["split"]
     looked = (
@@ -331,15 +331,15 @@ def headline(figures: Mapping[str, Any]) -> str:
     if found is None:
         return looked
     active = "" if found["active_dims"] is None else f", {found['active_dims']} dimensions in use"
-    return f"{looked}, {found['frames']} codes of {found['dims']} numbers{active}"
+    return f"{looked}, {found['frames']} latent frames of {found['dims']} dimensions{active}"
 
 
 def tables(figures: Mapping[str, Any]) -> list[list[list[str]]]:
-    """The figures as tables of text, each with a heading."""
+    """The metrics as tables of text, each with a heading."""
     made = []
     found = figures["codes"]
     if found is not None:
-        rows = [[f"{found['dims']} dimensions of the code", "median", "smallest", "largest", "that is of"]]
+        rows = [[f"{found['dims']} latent dimensions", "median", "smallest", "largest", "largest in"]]
         for name, title in SPREADS.items():
             if name in found:
                 cells = [f"{found[name][key]:.3g}" for key in ("median", "smallest", "largest")]

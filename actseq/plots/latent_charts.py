@@ -1,4 +1,4 @@
-"""Charts of what a code is like: plain arrays to pictures, each with a sentence above it that says what to look for."""
+"""Charts of latents: plain arrays → pictures, each with a sentence above it that says what to look for."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     import matplotlib.axes
 
 MAX_DIMENSIONS = 100
-"""Small charts on one sheet."""
+"""Most small charts on one sheet."""
 _LABELS = (
     "#4878a8", "#d9622b", "#00a08a", "#8f5fa8", "#b8860b", "#cf222e", "#57a0d3", "#7a9a01", "#a0522d", "#3b4a6b",
 )  # fmt: skip
-"""Colours of the labels that occur most; the others are grey."""
+"""Colours of the most frequent labels; the others are grey."""
 
 
 def _shown(distances: Float[np.ndarray, " dims"]) -> tuple[np.ndarray, str]:
-    """Dimensions that have a chart of their own: all, or those that are furthest from the prior; and how to say so."""
+    """Dimensions with their own chart: all, or those furthest from the prior; and a sentence that says so."""
     if len(distances) <= MAX_DIMENSIONS:
         return np.arange(len(distances)), ""
     furthest = np.sort(np.argsort(-distances, kind="stable")[:MAX_DIMENSIONS])
@@ -31,7 +31,7 @@ def _shown(distances: Float[np.ndarray, " dims"]) -> tuple[np.ndarray, str]:
 
 
 def _whose(prior: str | None) -> str:
-    return "the prior" if prior else "a Gaussian of its own mean and deviation, since this bottleneck has no prior"
+    return "the prior" if prior else "a Gaussian with its own mean and std, since this bottleneck has no prior"
 
 
 def _small(title: str, sentence: str, n: int, legend: Mapping[str, str]) -> style.Sheet:
@@ -41,11 +41,11 @@ def _small(title: str, sentence: str, n: int, legend: Mapping[str, str]) -> styl
 def distributions(
     path: Path, histogram: Histogram, distances: Float[np.ndarray, " dims"], prior: str | None, about: str
 ) -> Path:
-    """A small histogram of each dimension of the code, with the density that it should have."""
+    """A small histogram of each latent dimension, with the density that it should have."""
     kept, more = _shown(distances)
     sentence = (
-        f"How often each value of a code occurs, dimension by dimension, in deviations of {_whose(prior)}. Bars that fill the "
-        "line match it. KS is the greatest distance between the two distribution functions: 0 is none, 0.05 is hard to see, "
+        f"Histogram of each latent dimension, in units of the std of {_whose(prior)}. Bars that fill the line "
+        "match it. KS is the greatest distance between the two distribution functions: 0 is none, 0.05 is hard to see, "
         f"red is above 0.1.{more}"
     )
     sheet = _small(
@@ -59,7 +59,7 @@ def distributions(
         axes.bar(centres, density, width=np.diff(histogram.edges), color=style.BLUE, alpha=0.55, linewidth=0)
         axes.plot(centres, histogram.prior, color=style.ORANGE, linewidth=0.9)
         axes.set_xlim(histogram.edges[0], histogram.edges[-1])
-        # One narrow dimension would flatten all the others; where a bar leaves its chart an arrow says so.
+        # One narrow dimension would flatten all the others; an arrow shows where a bar leaves its chart.
         axes.set_ylim(0, highest)
         if density.max() > highest:
             axes.plot(centres[density.argmax()], 0.96 * highest, "^", color=style.RED, markersize=3)
@@ -75,12 +75,12 @@ def quantiles(
     prior: str | None,
     about: str,
 ) -> Path:
-    """A small Q–Q plot of each dimension of the code."""
+    """A small Q–Q plot of each latent dimension."""
     kept, more = _shown(distances)
     sentence = (
-        "Quantiles of each dimension of the code (up) against those it should have (across), in deviations of "
-        f"{_whose(prior)}. On the line they match. Steeper is wider, flatter is narrower, shifted is off centre; bent at the "
-        f"ends means heavier or lighter tails.{more}"
+        "Quantiles of each latent dimension (vertical) against those it should have (horizontal), in units of the std "
+        f"of {_whose(prior)}. On the line they match. Steeper is wider, flatter is narrower, shifted is off centre; "
+        f"bent ends mean heavier or lighter tails.{more}"
     )
     sheet = _small(f"{about}: quantiles", sentence, len(kept), {"codes": style.BLUE, prior or "Gaussian": style.ORANGE})
     reach = 1.05 * max(float(np.abs(found).max()), float(expected.max()))
@@ -107,21 +107,21 @@ def _small_axes(sheet: style.Sheet, place: int, dimension: int, distance: float)
 
 
 def dimensions(path: Path, columns: Mapping[str, Any], deviation: float | None, about: str) -> Path:
-    """What is known of each dimension, in charts below each other."""
+    """The metrics of each dimension, in charts below each other."""
     n = len(columns["dimension"])
-    sentence = "One bar for each dimension of the code. "
+    sentence = "One bar for each latent dimension. "
     if deviation is None:
         sentence += (
-            "It has no prior: its distance is that from a Gaussian of its own mean and deviation. A deviation near 0 is a "
-            "dimension that says nothing, a correlation near 1 one that another could replace."
+            "There is no prior: the distance is that from a Gaussian with the same mean and std. A dimension with a "
+            "deviation near 0 carries no information; one with a correlation near 1 could be replaced by another."
         )
     else:
         sentence += (
-            "Its distance from the prior should be small, its deviation that of the prior, and its correlation with any other "
-            "dimension small. A deviation near 0 is a dimension that says nothing."
+            "The distance from the prior and the correlation with other dimensions should be small, and the deviation "
+            "that of the prior. A dimension with a deviation near 0 carries no information."
         )
     if "deviation_of_mean" in columns:
-        sentence += " Of the deviation, that of the means carries the sound; the rest is noise."
+        sentence += " The deviation of the means carries the sound; the rest of the deviation is noise."
     means = {"of the means alone": style.BLUE} if "deviation_of_mean" in columns else {}
     prior = {} if deviation is None else {"prior": style.ORANGE}
     sheet = style.Sheet(
@@ -150,8 +150,8 @@ def dimensions(path: Path, columns: Mapping[str, Any], deviation: float | None, 
 def correlations(path: Path, matrix: Float[np.ndarray, "dims dims"], about: str) -> Path:
     """The correlation matrix as a coloured square."""
     sentence = (
-        "Correlation of every dimension of the code with every other. White is none: what the prior assumes. "
-        "A strong colour off the diagonal: both dimensions say the same."
+        "Correlation of every latent dimension with every other. White is none, which the prior assumes. "
+        "A strong colour off the diagonal: both dimensions carry the same information."
     )
     size = min(6.0, max(3.5, 0.07 * len(matrix)))
     sheet = style.Sheet(f"{about}: correlations", sentence, 1, 1, (size, size))
@@ -173,11 +173,11 @@ def correlations(path: Path, matrix: Float[np.ndarray, "dims dims"], about: str)
 
 
 def kl(path: Path, nats: Float[np.ndarray, " dims"], order: np.ndarray, threshold: float, about: str) -> Path:
-    """KL divergence of each dimension, largest first, with the threshold below which one is not in use."""
+    """KL divergence of each dimension, largest first, with the threshold below which a dimension is inactive."""
     n, active = len(nats), int((nats > threshold).sum())
     sentence = (
-        "What each dimension of the code holds, largest first, on a logarithmic axis. Below the line a dimension carries "
-        f"nothing and priors leave it out: {active} of {n} are in use, with {nats.sum():.3g} nats a frame in all."
+        "Information in each latent dimension, largest first, on a logarithmic axis. Below the line a dimension "
+        f"is inactive and priors leave it out: {active} of {n} are active, with {nats.sum():.3g} nats per frame in all."
     )
     legend = {"in use": style.BLUE, "not in use": style.SOFT}
     sheet = style.Sheet(f"{about}: KL", sentence, 1, 1, (max(6.5, min(13.0, 0.13 * n)), 2.4), legend=legend)
@@ -209,8 +209,8 @@ def latent_map(
 
     Args:
         path: the PNG to write.
-        points: title of each chart to places, labels and the share of the variance that each axis explains.
-        about: for the title.
+        points: title of each chart → positions, labels and the fraction of the variance that each axis explains.
+        about: text in the title.
     """
     counts: dict[str, int] = {}
     for _, labels, _ in points.values():
@@ -222,11 +222,11 @@ def latent_map(
     if len(counts) > len(_LABELS):
         legend["others"] = style.FAINT
     sentence = (
-        "The directions in which codes differ most (principal components of their means). Near points are sounds that the code "
-        "holds to be alike"
-        + ("; colours that come apart are labels that it tells apart" if colours else "")
+        "The directions in which latents differ most (principal components of their means). Near points are sounds "
+        "with similar latents"
+        + ("; separate colours are labels that the latents separate" if colours else "")
         + ". Two axes "
-        "show only the share of the differences that is written above them."
+        "show only the part of the variance that is written above them."
     )
     sheet = style.Sheet(f"{about}: latent map", sentence, len(points), 2, (4.4, 4.0))
     for place, (title, (places, labels, shares)) in enumerate(points.items()):

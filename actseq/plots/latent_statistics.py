@@ -1,7 +1,7 @@
-"""What a set of codes is like beside the prior that it should have: numbers only, for pictures and tables.
+"""Statistics of latents compared with their prior, as plain arrays for pictures and tables.
 
-A code is one latent frame. The prior holds of codes as the decoder meets them: of draws from the posteriors, noise included,
-not of their means. Frames follow each other and are no independent draws, so distances are given without a p-value.
+The prior describes the latents that the decoder receives: draws from the posteriors, not their means. Neighbouring
+frames are not independent, so distances have no p-value.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scipy.special import ndtr, ndtri
 from actseq.modules import gaussian
 
 CONSTANT = 1e-6
-"""A dimension with a smaller deviation says nothing."""
+"""A dimension with a smaller standard deviation is constant."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,11 @@ class LatentValues:
     """Latent frames of some clips, one clip after the other.
 
     Attributes:
-        drawn: one draw from each posterior; the mean where the code is a point.
-        mean: of each posterior.
-        log_variance: of each posterior; None where the code is a point.
-        deviation: of the prior N(0, deviation²) in every dimension; None where there is none, and the Gaussian with the
-            mean and deviation of each dimension takes its place.
+        drawn: one draw from each posterior; the mean of a point posterior.
+        mean: mean of each posterior.
+        log_variance: log-variance of each posterior; None for point posteriors.
+        deviation: standard deviation of the prior N(0, deviation²); None without a prior, where a Gaussian with the
+            mean and standard deviation of each dimension replaces it.
     """
 
     drawn: Float[np.ndarray, "frames dims"]
@@ -34,29 +34,29 @@ class LatentValues:
     deviation: float | None
 
     def centre(self) -> Float[np.ndarray, " dims"]:
-        """Mean of the Gaussian that they are compared with."""
+        """Mean of the Gaussian with which they are compared."""
         return np.zeros(self.drawn.shape[1]) if self.deviation is not None else self.drawn.mean(0, dtype=np.float64)
 
     def scale(self) -> Float[np.ndarray, " dims"]:
-        """Its deviation."""
+        """Standard deviation of that Gaussian."""
         if self.deviation is not None:
             return np.full(self.drawn.shape[1], float(self.deviation))
         return np.asarray(self.drawn.std(0, dtype=np.float64))
 
     def standardised(self) -> Float[np.ndarray, "frames dims"]:
-        """Draws in deviations of the Gaussian from its mean; 0 in a dimension that is compared with no deviation at all."""
+        """Draws standardised by that Gaussian; 0 in a constant dimension."""
         scale = self.scale()
         return np.asarray((self.drawn - self.centre()) / np.where(scale > CONSTANT, scale, np.inf))
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Densities of standardised codes, and of N(0, 1).
+    """Densities of standardised latents, and of N(0, 1).
 
     Attributes:
-        edges: of the bins; at most one code in a thousand of any dimension lies outside.
-        density: of codes.
-        prior: of the normal distribution, mean over each bin.
+        edges: edges of the bins; at most one value in a thousand of any dimension is outside.
+        density: density of the latents.
+        prior: density of the normal distribution, averaged over each bin.
     """
 
     edges: Float[np.ndarray, " edges"]
@@ -65,7 +65,7 @@ class Histogram:
 
 
 def histogram(standardised: Float[np.ndarray, "frames dims"], n_bins: int = 40) -> Histogram:
-    """Over one range for all dimensions: four deviations, or as far as codes go."""
+    """Histograms over the same range for all dimensions: four standard deviations, or as far as latents reach."""
     reach = max(4.0, float(np.ceil(np.quantile(np.abs(standardised), 0.999, axis=0).max())))
     edges = np.linspace(-reach, reach, n_bins + 1)
     counts = np.stack([np.histogram(column, edges)[0] for column in standardised.T], axis=1)
@@ -75,7 +75,7 @@ def histogram(standardised: Float[np.ndarray, "frames dims"], n_bins: int = 40) 
 
 
 def kolmogorov_smirnov(standardised: Float[np.ndarray, "frames dims"]) -> Float[np.ndarray, " dims"]:
-    """Greatest distance of each dimension's distribution function from that of N(0, 1): 0 for none, 1 for all there is."""
+    """Greatest distance, 0 to 1, of each dimension's distribution function from that of N(0, 1)."""
     n = len(standardised)
     expected = ndtr(np.sort(standardised, axis=0))
     steps = np.arange(n + 1)[:, None] / n
@@ -85,13 +85,13 @@ def kolmogorov_smirnov(standardised: Float[np.ndarray, "frames dims"]) -> Float[
 def quantiles(
     standardised: Float[np.ndarray, "frames dims"], n: int = 100
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, "n dims"]]:
-    """Probabilities in the middle of `n` equal parts, the quantiles of N(0, 1) there, and those of the codes."""
+    """Centres of `n` equal parts of [0, 1], and the quantiles of N(0, 1) and of the latents at these probabilities."""
     probabilities = (np.arange(n) + 0.5) / n
     return probabilities, ndtri(probabilities), np.quantile(standardised, probabilities, axis=0)
 
 
 def correlations(values: Float[np.ndarray, "frames dims"]) -> Float[np.ndarray, "dims dims"]:
-    """Between dimensions; 0 beside one that is constant, and 1 of each with itself."""
+    """Correlations between dimensions; 0 with a constant dimension, 1 of each with itself."""
     centred = values - values.mean(0, dtype=np.float64)
     deviation = centred.std(0)
     scaled = centred / np.where(deviation > CONSTANT, deviation, np.inf)
@@ -103,13 +103,13 @@ def correlations(values: Float[np.ndarray, "frames dims"]) -> Float[np.ndarray, 
 def nearest_relative(
     correlation: Float[np.ndarray, "dims dims"],
 ) -> tuple[Float[np.ndarray, " dims"], np.ndarray]:
-    """Of each dimension the largest absolute correlation with another, and which one; itself where there is no other."""
+    """Largest absolute correlation of each dimension with another, and the index of that one (its own without any)."""
     others = np.abs(correlation) * (1 - np.eye(len(correlation)))
     return others.max(1), np.where(others.max(1) > 0, others.argmax(1), np.arange(len(others)))
 
 
 def kl_nats(codes: LatentValues) -> Float[np.ndarray, " dims"] | None:
-    """Mean KL divergence of the posteriors from N(0, 1) in each dimension; None where the code is a point."""
+    """Mean KL divergence of the posteriors from N(0, 1) in each dimension; None for point posteriors."""
     if codes.log_variance is None:
         return None
     mean, log_variance = codes.mean.astype(np.float64), codes.log_variance.astype(np.float64)
@@ -119,10 +119,10 @@ def kl_nats(codes: LatentValues) -> Float[np.ndarray, " dims"] | None:
 def principal(
     values: Float[np.ndarray, "n dims"], k: int = 2
 ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, " k"]]:
-    """The first `k` principal components of some points, and the share of their variance that each explains.
+    """The first `k` principal components of some points, and the fraction of the variance that each explains.
 
     Signs are chosen so that the largest weight of a component is positive. Where points have fewer dimensions than `k`,
-    the rest is 0.
+    the remaining components are 0.
     """
     centred = values - values.mean(0, dtype=np.float64)
     _, singular, directions = np.linalg.svd(centred, full_matrices=False)

@@ -1,4 +1,4 @@
-"""Some clips of a run, drawn by chance, and what the run makes of them: plain arrays to be drawn and counted."""
+"""Random clips of a run, and the output of the run for them, as plain arrays."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from actseq.progress import Reporter
 
 CLIPS = 200
 SECONDS = 60.0
-"""Sound of all clips together, where no number of clips is asked for."""
+"""Total length of all clips, where their number is not given."""
 SHORTEST_CUT = 5.0
-"""Seconds: a clip is never cut shorter than this, however many there are."""
+"""Seconds to which a clip may be cut, however many clips there are."""
 FRAMES = 6
-"""Single frames that are shown."""
+"""Number of single frames that are shown."""
 SOUNDING = 0.01
-"""Share of a clip's loudest amplitude that a frame must have to be shown."""
+"""Least amplitude of a frame that is shown, relative to the clip's peak."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What the run made of the chosen clips.
+    """Output of the run for the chosen clips.
 
     Attributes:
-        codes: all latent frames; None beside skip connections, where they do not hold the sound.
-        clip: of each latent frame, as a position in what was chosen.
+        codes: all latent frames; None for networks with skip connections, whose latents do not hold the sound.
+        clip: position, in the chosen clips, of the clip of each latent frame.
         frames: single frames, before and after.
-        spectra: mean power of original, output and their difference, `n_fft` as `bands.window_length` says.
+        spectra: mean power of original, output and their difference, with the n_fft of `spectra.window_length`.
     """
 
     codes: LatentValues | None
@@ -50,18 +50,18 @@ class Observed:
 def choose_excerpts(
     corpus: Corpus, split: str, labels: Collection[str] | None, sample_rate: int, n: int | None, seed: int
 ) -> list[Excerpt]:
-    """Clips of a split, drawn by chance, each from a place drawn by chance where it is too long.
+    """Random clips of a split; those that are too long are cut at a random position.
 
     Args:
-        corpus: the clips.
-        split: which of them.
-        labels: of those that may be chosen; None: all.
-        sample_rate: of the corpus, Hz.
-        n: how many; None: up to 200 that make a minute together.
-        seed: of the choice.
+        corpus: corpus of the clips.
+        split: split of the clips.
+        labels: labels of the clips; None for all.
+        sample_rate: sample rate of the corpus in Hz.
+        n: number of clips; None for up to 200 clips with one minute in total.
+        seed: seed of the choice.
 
     Returns:
-        In the corpus's order. Empty clips are left out.
+        Clips in the corpus's order, without empty ones.
     """
     whole = [
         excerpt for excerpt in excerpts(corpus, split, sample_rate, None) if labels is None or excerpt.label in labels
@@ -83,7 +83,7 @@ def choose_excerpts(
 
 @torch.inference_mode()
 def observe(codec: Codec, corpus: Corpus, chosen: list[Excerpt], seed: int, reporter: Reporter) -> Observed:
-    """Send clips through the run, group by group; only what is drawn is kept."""
+    """Reconstruct clips batch by batch; only what will be drawn is kept."""
     hop, rate = codec.representation.hop_length, codec.sample_rate
     n_fft = bands.window_length(rate)
     shown = _places(corpus, chosen, hop, seed)
@@ -134,7 +134,7 @@ def observe(codec: Codec, corpus: Corpus, chosen: list[Excerpt], seed: int, repo
 
 
 def _places(corpus: Corpus, chosen: list[Excerpt], hop: int, seed: int) -> dict[int, list[int]]:
-    """Frames to be shown of each clip, drawn by chance among those that sound; another clip for each, if there are so many."""
+    """Random frames of each clip that are not silent; each from another clip, if there are enough clips."""
     rng = np.random.default_rng([seed, FRAMES])
     order = rng.permutation(len(chosen))
     places: dict[int, list[int]] = {}
@@ -146,6 +146,6 @@ def _places(corpus: Corpus, chosen: list[Excerpt], hop: int, seed: int) -> dict[
 
 
 def _window(waveform: NDArray[np.float32], centre: int, size: int) -> NDArray[np.float32]:
-    """Samples around a place, silence beyond the ends."""
+    """Samples around a position, silent beyond the ends."""
     padded = np.pad(waveform, size)
     return padded[centre + size - size // 2 :][:size]

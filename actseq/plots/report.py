@@ -1,4 +1,4 @@
-"""A run to look at: new clips on a contact sheet beside real, reconstructed and continued ones, and all of them in one wav."""
+"""A report of a run: new, real, reconstructed and continued clips on a contact sheet and in one wav."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from actseq.plots.training_curves import training_curves
 
 CLIPS = 20
 REAL_SECONDS = 8.0
-"""Real clips are shown up to this length."""
+"""Longest part of a real clip that is shown."""
 CONTINUATIONS = 5
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where everything was written."""
+    """Paths of the written files."""
 
     sheet: Path
     compiled: Path
@@ -31,13 +31,13 @@ class Report:
 
 
 def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed: int) -> Report:
-    """Make everything and write it into `folder`.
+    """Make the report and write it into `folder`.
 
     Args:
         loaded: a run with a prior.
-        folder: gets `contact-sheet.png`, `all.wav`, training curves, `generated/` and `continued/`.
-        n_per_label: clips of each label; None makes about 20 in all.
-        seed: of generation.
+        folder: folder of `contact-sheet.png`, `all.wav`, training curves, `generated/` and `continued/`.
+        n_per_label: number of clips of each label; None makes about 20 in total.
+        seed: seed of the generation.
     """
     corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
     rate = loaded.sample_rate
@@ -46,7 +46,7 @@ def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed:
     each = n_per_label or max(1, CLIPS // len(labels))
     rows: dict[str, list[Panel]] = {"real": [], "reconstructed": [], "generated": [], "continued": []}
     for number, label in enumerate(labels):
-        # Another seed for each label: the same one would make the same gesture with every label.
+        # Each label has its own seed: the same seed would make similar clips of every label.
         own_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         name = (label or "new").replace("/", "-")
         own = _real(corpus, label)[:each]
@@ -62,14 +62,14 @@ def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed:
             whole = corpus.waveform(own[0])[: units.seconds_to_samples(REAL_SECONDS, rate)]
             half = whole[: max(1, len(whole) // 2)]
             seconds = units.samples_to_seconds(len(half), rate)
-            # As long again as the half, unless the prior ends it before: a new event after it would only confuse.
+            # As long as the given half, unless the prior ends it earlier: a second event would be confusing.
             bound = max(0.25, seconds)
             made = loaded.generate(1, until_stop=True, max_seconds=bound, label=label, seed_audio=half, seed=own_seed)[
                 0
             ]
             rows["continued"].append(Panel(f"{name} + new", made, (seconds,)))
             _write(folder / "continued" / f"{name}.wav", made, rate)
-    # One long clip would shrink all the others: the axis ends where nine in ten do.
+    # One long clip would shrink all the others: the axis ends where 90 % of the clips do.
     durations = [units.samples_to_seconds(len(panel.waveform), rate) for row in rows.values() for panel in row]
     shown = max(0.1, float(np.percentile(durations, 90)))
     title = loaded.run.name + (f", first {shown:.2g} s of each" if max(durations) > shown else "")

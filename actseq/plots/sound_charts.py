@@ -1,4 +1,4 @@
-"""Charts of what a run does to sound, and of looking for a learning rate: as those of the code."""
+"""Charts of the output of a run, and of the learning-rate finder: plain arrays → pictures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Frame:
     """A single feature frame, before and after.
 
     Attributes:
-        name: of its clip.
-        seconds: where in the clip.
+        name: name of its clip.
+        seconds: position in the clip.
         features: original and output.
         waveforms: original and output around the frame's centre.
     """
@@ -51,9 +51,9 @@ def _pair(axes: "matplotlib.axes.Axes", x: Float[np.ndarray, " n"], both: Float[
 def frames(path: Path, shown: Sequence[Frame], sample_rate: int, unit: str, about: str) -> Path:
     """Single frames before and after: features, waveform and spectrum below each other."""
     sentence = (
-        "Single frames, drawn by chance where there is sound. Above: the features that the autoencoder was given and gives "
-        "back. Below: what is heard of them, through the vocoder, as waveform and spectrum. "
-        "A waveform may differ without being heard to where features hold no phase (mel, linear); the outline of the spectrum "
+        "Single frames, drawn at random where there is sound. Above: the features before and after the autoencoder. "
+        "Below: their sound after the vocoder, as waveform and spectrum. Where features hold no phase (mel, linear), "
+        "waveforms may differ inaudibly; the outline of the spectrum "
         "may not."
     )
     n = len(shown)
@@ -77,9 +77,9 @@ def frames(path: Path, shown: Sequence[Frame], sample_rate: int, unit: str, abou
 def spectra(path: Path, hertz: Float[np.ndarray, " bins"], levels: Float[np.ndarray, "3 bins"], about: str) -> Path:
     """Mean power spectra of original, output and their difference."""
     sentence = (
-        "Mean power over all clips, in dB below the strongest of the original. Output should lie on original: below it, "
-        "something is lost; above it, added. The error is the spectrum of output − original; where a vocoder makes up the "
-        "phase (mel, linear) it is as loud as the sound itself, and says nothing of what is heard."
+        "Mean power over all clips, in dB below the strongest of the original. The output should match the original: "
+        "below it, something is lost; above it, added. The error is the spectrum of output − original; where a vocoder "
+        "invents the phase (mel, linear), it is as loud as the sound itself and does not show audible differences."
     )
     colours = _PAIR | {"error": style.SOFT}
     sheet = style.Sheet(f"{about}: spectrum", sentence, 1, 1, (7.0, 3.0), legend=colours)
@@ -97,8 +97,9 @@ def spectra(path: Path, hertz: Float[np.ndarray, " bins"], levels: Float[np.ndar
 def octaves(path: Path, columns: Mapping[str, Any], about: str) -> Path:
     """Level difference and error by octave band."""
     sentence = (
-        "Left: how much louder the output is than the original in each octave; ±1 dB is hardly heard. Right: the error beside "
-        "the original;\nnegative is a waveform that is kept, and about +3 dB is one whose phase is new (mel, linear)."
+        "Left: how much louder the output is than the original in each octave; ±1 dB is hardly audible. Right: the "
+        "error relative to the original;\nnegative where the waveform is kept, about +3 dB where the phase is new "
+        "(mel, linear)."
     )
     sheet = style.Sheet(f"{about}: octaves", sentence, 2, 2, (4.0, 1.9))
     names = [f"{hz / 1000:g}k" if hz >= 1000 else f"{hz:.4g}" for hz in columns["centre_hz"]]
@@ -108,7 +109,8 @@ def octaves(path: Path, columns: Mapping[str, Any], about: str) -> Path:
         values = columns[name]
         axes.bar(np.arange(len(values)), values, width=0.7, color=(style.ORANGE, style.SOFT)[place])
         axes.axhline(0.0, color=style.INK, linewidth=0.6)
-        # Octaves with hardly any sound differ by whatever they like: their bars leave the chart, their numbers stay.
+        # Octaves with hardly any sound may differ by any amount: their bars leave the chart, their values are still
+        # written.
         reach = min(20.0, max(3.0, 1.25 * float(np.abs(values).max())))
         axes.set_ylim(-reach, reach)
         for k, value in enumerate(values):
@@ -138,11 +140,11 @@ def learning_rates(
     suggested: float | None,
     about: str,
 ) -> Path:
-    """The loss of throw-away steps against their rising learning rate."""
+    """The loss of trial steps against their rising learning rate."""
     sentence = (
-        "The loss of throw-away steps while the learning rate rises from step to step. On the left it is too low to learn "
-        "anything, on the right so high that the loss goes up again. Suggested is where the smoothed loss falls fastest; "
-        "from its lowest on (dot) steps are too long, at least without a warm-up."
+        "The loss of trial steps while the learning rate rises from step to step. On the left it is too low to learn, "
+        "on the right so high that the loss rises again. The suggested rate is where the smoothed loss falls fastest; "
+        "beyond its minimum (dot) steps are too large, at least without a warm-up."
     )
     legend = {"steps": style.FAINT, "smoothed": style.BLUE}
     legend |= {} if suggested is None else {f"suggested {suggested:.2g}": style.ORANGE}

@@ -1,4 +1,4 @@
-"""How the power of sound is spread over frequency: mean spectra and octave bands."""
+"""The power of sound over frequency: mean spectra and octave bands."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from actseq import units
 
 NOTHING_DB = -100.0
-"""Power that lies so far below the strongest counts as this much: silence has a level too."""
+"""Floor of levels relative to the strongest, so that silence has a level too."""
 
 
 def window_length(sample_rate: int) -> int:
@@ -31,9 +31,10 @@ def magnitude_spectra(
 
 
 def power(waveform: Float[np.ndarray, " samples"], n_fft: int) -> tuple[Float[np.ndarray, " bins"], int]:
-    """One-sided power of every bin, summed over half-overlapping Hann windows, and how many these are.
+    """One-sided power of every bin, summed over half-overlapping Hann windows, and the number of windows.
 
-    Of one window the powers add up to its mean square, the window's own shape undone. The end is filled up with silence.
+    The powers of one window add up to the mean square of its samples, normalised for the window. The end is
+    zero-padded.
 
     Source: Welch, The use of fast Fourier transform for the estimation of power spectra (1967).
     """
@@ -52,7 +53,7 @@ def power(waveform: Float[np.ndarray, " samples"], n_fft: int) -> tuple[Float[np
 def decibels(
     powers: Float[np.ndarray, "*shape"], reference: Float[np.ndarray, "*other"]
 ) -> Float[np.ndarray, "*shape"]:
-    """Levels below the strongest of a reference, in dB; `NOTHING_DB` at least."""
+    """Levels in dB relative to the strongest of a reference; at least `NOTHING_DB`."""
     strongest = float(reference.max(initial=0.0))
     ratio = powers / strongest if strongest > 0 else np.zeros_like(powers)
     return units.power_to_db(ratio, units.db_to_power(NOTHING_DB))
@@ -60,13 +61,13 @@ def decibels(
 
 @dataclass(frozen=True)
 class Octaves:
-    """Octave bands around 1 kHz · 2^k, from 20 Hz to half the sample rate, at which the last one is cut.
+    """Octave bands around 1 kHz · 2^k, from 20 Hz to half the sample rate, where the last band is cut.
 
     Attributes:
-        centre: in Hz.
-        low: lower edge in Hz.
-        high: upper edge in Hz.
-        power: of each spectrum in each band.
+        centre: centres in Hz.
+        low: lower edges in Hz.
+        high: upper edges in Hz.
+        power: power of each spectrum in each band.
     """
 
     centre: Float[np.ndarray, " bands"]
@@ -76,7 +77,7 @@ class Octaves:
 
 
 def octaves(spectra: Float[np.ndarray, "spectra bins"], sample_rate: int) -> Octaves:
-    """Powers of bins summed by band; bands without a bin are left out."""
+    """Power of each band; bands without a bin are left out."""
     bins = spectra.shape[1]
     frequencies = np.linspace(0.0, sample_rate / 2, bins)
     centres = 1000.0 * 2.0 ** np.arange(-6, 8)

@@ -1,7 +1,7 @@
-"""How pictures look, whatever they show: colours, font, frames, and how they are written.
+"""The look of all pictures: colours, font, frames; and writing them.
 
-Everything goes through matplotlib's object interface and names its own font, sizes and colours: no pyplot, nothing set
-in `rcParams`, so that a dark style set elsewhere does not reach in and the same input gives the same bytes.
+Everything uses matplotlib's object interface and sets its own font, sizes and colours, without pyplot and `rcParams`.
+So a style set elsewhere has no effect, and the same input gives the same bytes.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ WAVE, MARK, RED = "#3b4a6b", "#00a08a", "#cf222e"
 BLUE, ORANGE = "#4878a8", "#d9622b"
 FONT = "DejaVu Sans"
 _NARROWEST, _LETTER = 6.5, 0.053
-"""Inches: of the sentence above a sheet's charts, and of a letter of it."""
+"""Size in inches of the sentence above a sheet's charts, and of one letter."""
 
 
 def figure(width: float, height: float) -> "matplotlib.figure.Figure":
@@ -34,7 +34,7 @@ def figure(width: float, height: float) -> "matplotlib.figure.Figure":
 
 
 def quiet(axes: "matplotlib.axes.Axes") -> None:
-    """Thin grey frame, small labels, no ticks until they are asked for."""
+    """Give axes a thin grey frame and small labels, without ticks."""
     axes.tick_params(
         left=False, bottom=False, labelleft=True, labelbottom=True, labelsize=6, labelcolor=SOFT, color=FAINT,
         labelfontfamily=FONT, length=2, width=0.5, pad=1.5,
@@ -50,18 +50,18 @@ def quiet(axes: "matplotlib.axes.Axes") -> None:
 def text(
     where: "matplotlib.axes.Axes | matplotlib.figure.Figure", x: float, y: float, words: str, size: float, **more: Any
 ) -> None:
-    """Words in the house's font; never a formula."""
-    # File names may hold dollar signs, which would be read as formulas.
+    """Draw text in the font of all pictures; dollar signs do not start formulas."""
+    # File names may contain dollar signs, which matplotlib would read as formulas.
     where.text(x, y, words, **{"fontsize": size, "color": INK, "fontfamily": FONT, "parse_math": False, **more})
 
 
 def signed(value: float, form: str) -> str:
-    """`value` with a real minus sign."""
+    """`value` as text with a typographic minus sign."""
     return format(value, form).replace("-", "−")
 
 
 def fit(words: str, inches: float, size: float) -> str:
-    """`words`, their middle left out where they are too long, and what the font does not have as boxes."""
+    """`words` with the middle left out where they are too long, and boxes for letters that the font does not have."""
     from matplotlib.font_manager import findfont, get_font
 
     font = get_font(findfont(FONT))
@@ -73,18 +73,18 @@ def fit(words: str, inches: float, size: float) -> str:
 
 
 def write(drawn: "matplotlib.figure.Figure", path: Path) -> Path:
-    """Write a picture as PNG, whole or not at all."""
+    """Write a picture as PNG, completely or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     image = BytesIO()
-    # Without the tag, a new matplotlib that draws the same also writes the same.
+    # Without this tag, a new matplotlib that draws the same pixels writes the same bytes.
     FigureCanvasAgg(drawn).print_png(image, metadata={"Software": None})  # type: ignore[no-untyped-call]
     write_file(path, image.getvalue())
     return path
 
 
 class Sheet:
-    """A title, a sentence, coloured words, and a grid of charts below; all sizes in inches."""
+    """A title, a sentence, a legend of coloured words, and a grid of charts below; all sizes in inches."""
 
     left, right, bottom = 0.55, 0.2, 0.42
 
@@ -114,7 +114,7 @@ class Sheet:
             self.text(self.left, 0.42 + 0.14 * k, line, 7.0, color=SOFT)
 
     def text(self, x: float, y: float, words: str, size: float, **more: Any) -> None:
-        """Words at a place counted from the upper left corner."""
+        """Draw text at a position measured from the upper left corner."""
         text(self.figure, x / self.width, 1 - y / self.height, words, size, **more)
 
     def place(self, index: int) -> tuple[float, float]:
@@ -138,7 +138,7 @@ class Sheet:
         return made
 
     def write(self, path: Path) -> Path:
-        """As PNG, whole or not at all."""
+        """Write the sheet as PNG, completely or not at all."""
         return write(self.figure, path)
 
 
@@ -152,6 +152,6 @@ def _ticks(axes: "matplotlib.axes.Axes") -> None:
 
 
 def names(axes: "matplotlib.axes.Axes", x: str = "", y: str = "") -> None:
-    """What is on the axes of a chart."""
+    """Label the axes of a chart."""
     axes.set_xlabel(x, fontsize=6.5, color=SOFT, fontfamily=FONT, labelpad=2)
     axes.set_ylabel(y, fontsize=6.5, color=SOFT, fontfamily=FONT, labelpad=2)

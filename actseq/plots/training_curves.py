@@ -18,14 +18,14 @@ _COLOURS = {"train": style.BLUE, "validation": style.ORANGE}
 
 
 def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
-    """Draws one small chart per measure of a training; its last values are written above it.
+    """Draw one small chart for each metric of a training, with its last values above it.
 
-    `train/loss` and `validation/loss` share the chart `loss`. Measures that are positive and span more than a factor
-    of 30 get a logarithmic axis; long, dense curves are drawn pale with their moving mean on top.
+    `train/loss` and `validation/loss` share the chart `loss`. Positive metrics that span more than a factor of 30
+    have a logarithmic axis; long, dense curves are drawn pale with their moving mean on top.
 
     Args:
-        path: the PNG to write; its folder is made.
-        metrics_csv: a column `step` and numeric ones; empty cells are left out. If a step comes twice, as after
+        path: the PNG to write; its folder is created if missing.
+        metrics_csv: a column `step` and numeric ones; empty cells are skipped. Where a step occurs twice, as after
             resuming, the later row counts.
         title: text above the charts.
 
@@ -33,7 +33,7 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
         `path`.
 
     Raises:
-        ArtifactError: `metrics_csv` is missing, holds no figures, or a row does not fit its header.
+        ArtifactError: `metrics_csv` is missing or without values, or a row does not fit its header.
     """
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -78,7 +78,8 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
         for part in sorted(parts, reverse=True):
             label = style.signed(parts[part][-1][1], ".4g")
             style.text(
-                figure, end / width, 1 - (y - 0.06) / height, label, 6.5, color=_COLOURS.get(part, style.INK), ha="right"
+                figure, end / width, 1 - (y - 0.06) / height, label, 6.5,
+                color=_COLOURS.get(part, style.INK), ha="right",
             )  # fmt: skip
             end -= len(label) * 6.5 * 0.62 / 72 + 0.1
         style.text(figure, x / width, 1 - (y - 0.06) / height, style.fit(measure, end - x, 8.0), 8.0, weight="bold")
@@ -108,7 +109,7 @@ def _draw_curve(
         return
     axes.plot(step, value, color=colour, linewidth=0.5, alpha=0.3)
     reach = len(step) // 100
-    # Sums of differences, so that a constant stays one.
+    # Sums of differences, so that a constant stays constant.
     sums = np.cumsum(np.concatenate([np.zeros(1), value - value[0]]))
     stop = np.minimum(np.arange(len(step)) + reach + 1, len(step))
     start = np.maximum(np.arange(len(step)) - reach, 0)
@@ -116,7 +117,7 @@ def _draw_curve(
 
 
 def _read_metrics(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Finite figures of each column as (step, value), by step; columns without any are left out."""
+    """Finite values of each column as (step, value), ordered by step; columns without any are left out."""
     action = "check the file or train again"
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -130,7 +131,7 @@ def _read_metrics(path: Path) -> dict[str, list[tuple[float, float]]]:
         raise ArtifactError(f"{path} is not a CSV ({error})", action=action) from None
     if "step" not in header:
         raise ArtifactError(f"{path} has no column step", f"a header with step, found {','.join(header)!r}", action)
-    # A training that is still writing, or was killed, leaves half a line.
+    # A running or killed training may leave half a line.
     if rows and not text.endswith("\n") and len(rows[-1]) < len(header):
         rows.pop()
     figures: dict[str, dict[float, float]] = {}
@@ -150,5 +151,5 @@ def _read_metrics(path: Path) -> dict[str, list[tuple[float, float]]]:
             if isfinite(value):
                 figures.setdefault(name, {})[step] = value
     if not figures:
-        raise ArtifactError(f"{path} holds no figures", "a column beside step with numbers", "train first")
+        raise ArtifactError(f"{path} holds no values", "a column beside step with numbers", "train first")
     return {name: sorted(figures[name].items()) for name in header if name in figures}

@@ -437,7 +437,7 @@ def test_evaluation_is_printed_written_and_shown(workplace: Path) -> None:
 def test_what_a_prior_generates_is_printed_and_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from actseq.evaluation import generated_clips
 
-    monkeypatch.setattr(generated_clips, "likeness", functools.partial(generated_clips.likeness, steps=2))
+    monkeypatch.setattr(generated_clips, "evaluate_prior", functools.partial(generated_clips.evaluate_prior, steps=2))
     before = sorted(path.name for path in Path("runs/made").iterdir())
     assert "no prior 'other'" in bad("evaluate", "made", "--prior", "other", *USE)
     printed = good("evaluate", "made", "--prior", "default", "--n", 6, *QUICK_SOUND, *USE).stdout

@@ -96,7 +96,7 @@ def test_plot_for_a_person_and_elsewhere(run: Path, tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     lines = shown.stdout.splitlines()
     assert "1 validation clip, " in lines[0]
-    assert "1 of 2 clips, drawn by chance" in lines
+    assert "1 of 2 clips, drawn at random" in lines
     assert any(line.startswith("distance from the prior (KS)") for line in lines)
     assert any(line.startswith("output − original, dB") for line in lines)
     assert lines[-1].endswith(str(tmp_path / "here"))

@@ -22,7 +22,7 @@ from actseq.evaluation.classifier import (
     Classifier,
     Clips,
     EvaluationBatches,
-    obtain,
+    trained_classifier,
 )
 from actseq.inference.codec import Codec
 from actseq.progress import Silent
@@ -70,7 +70,7 @@ def one_thread() -> Iterator[None]:
 def run(corpus: Corpus, codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """With a classifier of a few steps."""
     made = RunFolder(tmp_path_factory.mktemp("run"))
-    obtain(made, codec, corpus, INPUTS, Silent(), steps=STEPS)
+    trained_classifier(made, codec, corpus, INPUTS, Silent(), steps=STEPS)
     return made
 
 
@@ -79,7 +79,7 @@ def weights(run: RunFolder) -> bytes:
 
 
 def kept(run: RunFolder, codec: Codec, corpus: Corpus) -> Classifier:
-    return obtain(run, codec, corpus, INPUTS, Silent(), steps=STEPS)[0]
+    return trained_classifier(run, codec, corpus, INPUTS, Silent(), steps=STEPS)[0]
 
 
 def clips_of(corpus: Corpus) -> tuple[list[np.ndarray], list[str]]:
@@ -92,12 +92,12 @@ def clips_of(corpus: Corpus) -> tuple[list[np.ndarray], list[str]]:
 
 
 def test_it_hears_digits_through_the_codec_too(run: RunFolder, codec: Codec, corpus: Corpus) -> None:
-    model, figures = obtain(run, codec, corpus, INPUTS, Silent(), steps=STEPS)
+    model, figures = trained_classifier(run, codec, corpus, INPUTS, Silent(), steps=STEPS)
     assert list(figures) == list(WAYS)
     assert min(figures.values()) >= 0.8
     waveforms, labels = clips_of(corpus)
     for heard in (waveforms, codec.reconstruct(waveforms)):
-        found = model.hear(heard)
+        found = model.classify(heard)
         assert found.embedding.shape == (len(labels), 64)
         np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-6)
         hits = [model.labels[k] == label for k, label in zip(found.probabilities.argmax(axis=1), labels, strict=True)]
@@ -107,12 +107,12 @@ def test_it_hears_digits_through_the_codec_too(run: RunFolder, codec: Codec, cor
 def test_a_clip_is_heard_as_it_is_alone_and_at_any_level(run: RunFolder, codec: Codec, corpus: Corpus) -> None:
     model = kept(run, codec, corpus)
     waveforms = clips_of(corpus)[0]
-    together = model.hear(waveforms)
+    together = model.classify(waveforms)
     for i in (0, 7, len(waveforms) - 1):
-        alone = model.hear([100 * waveforms[i]])
+        alone = model.classify([100 * waveforms[i]])
         np.testing.assert_allclose(alone.embedding[0], together.embedding[i], rtol=1e-3, atol=1e-3)
         np.testing.assert_allclose(alone.probabilities[0], together.probabilities[i], atol=1e-3)
-    odd = model.hear([np.zeros(900, np.float32), np.ones(1, np.float32)])
+    odd = model.classify([np.zeros(900, np.float32), np.ones(1, np.float32)])
     assert np.isfinite(odd.probabilities).all()
 
 
@@ -172,7 +172,7 @@ def test_validation_hears_every_clip_once_real_and_once_reconstructed() -> None:
 def test_same_inputs_same_bytes(run: RunFolder, codec: Codec, corpus: Corpus, tmp_path: Path) -> None:
     torch.manual_seed(7)
     before = torch.get_rng_state()
-    obtain(RunFolder(tmp_path), codec, corpus, INPUTS, Silent(), steps=STEPS)
+    trained_classifier(RunFolder(tmp_path), codec, corpus, INPUTS, Silent(), steps=STEPS)
     assert weights(RunFolder(tmp_path)) == weights(run)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -187,10 +187,10 @@ def test_it_is_made_once_and_again_for_other_inputs(
         model = kept(made, codec, corpus)
         assert not model.training
     for inputs, steps in ((INPUTS | {"vocoder": "d"}, 3), (INPUTS | {"vocoder": "d"}, 2)):
-        figures = obtain(made, codec, corpus, inputs, Silent(), steps=steps)[1]
+        figures = trained_classifier(made, codec, corpus, inputs, Silent(), steps=steps)[1]
         after = weights(made)
         assert after != before
-        assert obtain(made, codec, corpus, inputs, Silent(), steps=steps)[1] == figures
+        assert trained_classifier(made, codec, corpus, inputs, Silent(), steps=steps)[1] == figures
         assert weights(made) == after
         before = after
 

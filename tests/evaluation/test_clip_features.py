@@ -8,8 +8,8 @@ import soundfile
 
 from actseq.evaluation.clip_features import (
     COEFFICIENTS,
-    PICTURE_FRAMES,
     RANGE_DB,
+    THUMBNAIL_FRAMES,
     analysis,
     describe,
     envelope_statistics,
@@ -66,18 +66,18 @@ def test_coefficients_and_their_statistics_are_librosas(digits: list[np.ndarray]
     assert not mfcc_statistics(np.ones((COEFFICIENTS, 1)))[COEFFICIENTS:].any()
 
 
-def test_a_clip_comes_again_in_its_picture(digits: list[np.ndarray]) -> None:
+def test_a_thumbnail_is_near_to_that_of_the_same_clip_slower_or_louder(digits: list[np.ndarray]) -> None:
     import librosa
 
     found = describe(digits, RATE)
-    assert found.picture.shape == (12, 64 * PICTURE_FRAMES)
-    assert found.picture.max() <= 0
-    assert found.picture.min() >= -RANGE_DB - 1e-9
+    assert found.thumbnail.shape == (12, 64 * THUMBNAIL_FRAMES)
+    assert found.thumbnail.max() <= 0
+    assert found.thumbnail.min() >= -RANGE_DB - 1e-9
     waveform = digits[5]
     slower = librosa.effects.time_stretch(waveform, rate=0.85, n_fft=256)
-    again = describe([3 * waveform, np.pad(waveform, (300, 700)), slower], RATE).picture
-    own = nearest_distances(found.picture[5:6], again)
-    other = nearest_distances(np.delete(found.picture, 5, axis=0), found.picture[5:6])[0]
+    again = describe([3 * waveform, np.pad(waveform, (300, 700)), slower], RATE).thumbnail
+    own = nearest_distances(found.thumbnail[5:6], again)
+    other = nearest_distances(np.delete(found.thumbnail, 5, axis=0), found.thumbnail[5:6])[0]
     assert own[0] < 1e-3
     assert own[1] < 0.5 * other
     assert own[2] < other
@@ -143,7 +143,7 @@ def test_rows_are_those_of_single_clips(digits: list[np.ndarray]) -> None:
     clips = [*digits[:3], *odd]
     parts = [describe([clip], RATE) for clip in clips]
     whole = describe(clips, RATE)
-    for name in ("level_db", "level_drift_db", "mfcc_drift", "mfcc", "envelope", "picture"):
+    for name in ("level_db", "level_drift_db", "mfcc_drift", "mfcc", "envelope", "thumbnail"):
         values = getattr(whole, name)
         assert np.isfinite(values).all()
         np.testing.assert_array_equal(values, getattr(joined(parts), name))

@@ -18,7 +18,15 @@ from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError
 from actseq.evaluation import page, set_distances
 from actseq.evaluation.clip_features import ClipFeatures
-from actseq.evaluation.generated_clips import ClipSet, Likeness, _compared, alike, evenly, independent, likeness
+from actseq.evaluation.generated_clips import (
+    ClipSet,
+    PriorEvaluation,
+    _compared,
+    equal_sized,
+    evaluate_prior,
+    evenly,
+    independent,
+)
 from actseq.inference.codec import Codec
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
@@ -68,19 +76,19 @@ def opened(run: Path, overrides: list[str]) -> tuple[LoadedRun, Corpus, LatentSe
 
 def measured(
     run: Path, n: int = 20, seed: int = 0, split: str = "test", overrides: list[str] | None = None
-) -> Likeness:
-    return likeness(*opened(run, overrides or QUICK), split, n, seed, Silent(), steps=STEPS)
+) -> PriorEvaluation:
+    return evaluate_prior(*opened(run, overrides or QUICK), split, n, seed, Silent(), steps=STEPS)
 
 
 @pytest.fixture(scope="module")
-def found(run: Path) -> Likeness:
+def found(run: Path) -> PriorEvaluation:
     return measured(run)
 
 
 # -- on a run ----------------------------------------------------------------------------------------------------------
 
 
-def test_everything_is_measured_and_at_equal_size(found: Likeness) -> None:
+def test_everything_is_measured_and_at_equal_size(found: PriorEvaluation) -> None:
     figures = found.figures
     assert figures["clips"] == {
         "train": 36, "real": 18, "reconstructed": 18, "reconstructed from a draw": 18, "generated": 20, "iid": 20,
@@ -110,7 +118,7 @@ def test_everything_is_measured_and_at_equal_size(found: Likeness) -> None:
     assert any("generated clips had not ended after max_seconds = 0.4" in note for note in found.notes)
 
 
-def test_real_clips_are_the_measure(found: Likeness) -> None:
+def test_real_clips_are_the_measure(found: PriorEvaluation) -> None:
     rows = found.figures["rows"]
     assert rows["real"]["level_difference_db"] == 0
     assert rows["real"]["memorisation"]["value"] == 1
@@ -122,7 +130,7 @@ def test_real_clips_are_the_measure(found: Likeness) -> None:
     assert rows["generated"]["overlap_mfcc"]["coverage"] < rows["real"]["overlap_mfcc"]["coverage"]
 
 
-def test_what_follows_from_the_rows(found: Likeness) -> None:
+def test_what_follows_from_the_rows(found: PriorEvaluation) -> None:
     rows, relative = found.figures["rows"], found.figures["relative"]
     assert set(relative) == {"generated", "iid"}
     bound = rows["reconstructed"]
@@ -133,21 +141,21 @@ def test_what_follows_from_the_rows(found: Likeness) -> None:
         assert own["mmd_mfcc_ratio"] == pytest.approx(rows[name]["mmd_mfcc"]["value"] / bound["mmd_mfcc"]["value"])
 
 
-def test_figures_are_those_of_the_clips(run: Path, found: Likeness) -> None:
+def test_figures_are_those_of_the_clips(run: Path, found: PriorEvaluation) -> None:
     """Lengths, levels and hits counted again from the waveforms."""
-    from actseq.evaluation.classifier import obtain
+    from actseq.evaluation.classifier import trained_classifier
     from actseq.evaluation.generated_clips import _made_from
 
     loaded, corpus, latents = opened(run, QUICK)
     held_out = excerpts(corpus, "test", RATE, None)
     waveforms = [excerpt.read(corpus) for excerpt in held_out]
-    model = obtain(loaded.run, loaded.codec, corpus, _made_from(loaded), Silent(), steps=STEPS)[0]
+    model = trained_classifier(loaded.run, loaded.codec, corpus, _made_from(loaded), Silent(), steps=STEPS)[0]
     for name, clips in (("real", waveforms), ("reconstructed", loaded.codec.reconstruct(waveforms))):
         row = found.figures["rows"][name]
         level = [20 * np.log10(np.sqrt(np.mean(clip.astype(np.float64) ** 2))) for clip in clips]
         assert row["level_db"] == pytest.approx(np.mean(level), abs=0.05)
         assert row["level_deviation_db"] == pytest.approx(np.std(level), abs=0.05)
-        heard = model.hear(clips).probabilities.argmax(axis=1)
+        heard = model.classify(clips).probabilities.argmax(axis=1)
         hits = np.mean([model.labels[k] == excerpt.label for k, excerpt in zip(heard, held_out, strict=True)])
         assert row["accuracy"]["value"] == pytest.approx(hits)
     frames = {split: [latents.records[i].length for i in latents.indices(split)] for split in ("train", "test")}
@@ -155,7 +163,7 @@ def test_figures_are_those_of_the_clips(run: Path, found: Likeness) -> None:
     assert found.figures["rows"]["real"]["length_p"] == pytest.approx(expected)
 
 
-def test_same_seed_same_figures(run: Path, found: Likeness) -> None:
+def test_same_seed_same_figures(run: Path, found: PriorEvaluation) -> None:
     assert measured(run) == found
     other = measured(run, seed=1).figures["rows"]
     assert other["generated"] != found.figures["rows"]["generated"]
@@ -226,17 +234,19 @@ def clip_set(labels: str) -> ClipSet:
 
 def test_sets_are_thinned_alike() -> None:
     found = {"real": clip_set("aaaaaabbbc"), "made": clip_set("aaaabbbbdd"), "more": clip_set("bababababaaaabbbb")}
-    thinned = alike(found, "real")
+    thinned = equal_sized(found, "real")
     # `c` and `d` are not everywhere; of the made there are four `a` for six real ones.
     for clips in thinned.values():
         assert Counter(clips.labels) == {"a": 4, "b": 2}
     assert thinned["real"].frames.tolist() == [0, 1, 3, 4, 6, 7]
     for name, clips in thinned.items():
-        assert [found[name].labels[k] for k in clips.frames] == clips.labels == clips.heard
+        assert [found[name].labels[k] for k in clips.frames] == clips.labels == clips.predicted
         np.testing.assert_array_equal(clips.of_clip.level_db, clips.frames)
-    nameless = alike(found | {"made": clip_set("     ")}, "real")
+    nameless = equal_sized(found | {"made": clip_set("     ")}, "real")
     assert {len(clips) for clips in nameless.values()} == {5}
-    assert {len(clips) for clips in alike({"real": clip_set("aa"), "made": clip_set("bb")}, "real").values()} == {0}
+    assert {len(clips) for clips in equal_sized({"real": clip_set("aa"), "made": clip_set("bb")}, "real").values()} == {
+        0
+    }
 
 
 def test_a_corpus_that_repeats_itself_has_no_memorisation() -> None:
@@ -285,7 +295,7 @@ def test_independent_frames_are_training_frames_of_the_label(run: Path, monkeypa
 # -- how it is shown ---------------------------------------------------------------------------------------------------
 
 
-def test_tables_hold_what_was_measured(found: Likeness) -> None:
+def test_tables_hold_what_was_measured(found: PriorEvaluation) -> None:
     result = {
         "run": "runs/x", "prior": "p", "split": "test", "clips_in_split": 18, "notes": [], "file": "f.json",
         "generation": found.figures, "bits_per_dim": {"prior": 0.5, "end nats": 9.0},
