@@ -15,7 +15,7 @@ from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folde
 from actseq.inference.generation import GAP_SECONDS, Piece
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import require_generative
-from actseq.inference.request import FromPrior, GenerationRequest
+from actseq.inference.request import FromPrior, GenerationRequest, Sound, Through, Variations
 from actseq.progress import Reporter
 from actseq.storage.artifacts import write_json
 from actseq.storage.run_folder import RunFolder
@@ -126,7 +126,7 @@ class _ClipWriter:
         prior, fingerprints = loaded.made_from(request.source)
         self.common: Result = {
             "of": request.n,
-            "settings": request.settings()
+            "settings": _settings(request)
             | loaded.config.generate.model_dump(exclude={"seconds"})
             | request.given
             | {"vocoder": loaded.config.vocoder.model_dump()},
@@ -192,6 +192,29 @@ class _ClipWriter:
             "effects_gain": writer.through_gain,
             "dry": None if writer.dry is None else writer.dry.name,
         }
+
+
+def _settings(request: GenerationRequest) -> Result:
+    """What the JSON of a clip says about the request, controls aside: a way that was not taken has its default."""
+    source = request.source
+    seeded = source if isinstance(source, FromPrior) else FromPrior()
+    varied = source if isinstance(source, Variations) else None
+    return {
+        "label": request.label,
+        "seconds": request.seconds,
+        "until_stop": request.until_stop,
+        "seed": request.seed,
+        "seed_audio": None if seeded.seed_audio is None else _name(seeded.seed_audio),
+        "seed_seconds": seeded.seed_seconds,
+        "include_seed": seeded.include_seed,
+        "through": [_name(sound) for sound in source.sounds] if isinstance(source, Through) else [],
+        "vary": None if varied is None else _name(varied.sound),
+        "amount": None if varied is None else varied.amount,
+    }
+
+
+def _name(sound: Sound) -> str:
+    return str(sound) if isinstance(sound, Path) else f"a waveform of {len(sound)} samples"
 
 
 def _compile(files: Sequence[str], target: Path, sample_rate: int) -> None:

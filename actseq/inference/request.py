@@ -35,11 +35,6 @@ class FromPrior:
         """Whether the clips have the level of a given sound, instead of that of the corpus."""
         return self.seed_audio is not None
 
-    def settings(self) -> dict[str, Any]:
-        """What the JSON of a clip says about its source."""
-        seed_audio = None if self.seed_audio is None else _name(self.seed_audio)
-        return {"seed_audio": seed_audio, "seed_seconds": self.seed_seconds, "include_seed": self.include_seed}
-
 
 @dataclass(frozen=True)
 class Through:
@@ -51,10 +46,6 @@ class Through:
 
     sounds: tuple[Sound, ...]
     keeps_level = False
-
-    def settings(self) -> dict[str, Any]:
-        """What the JSON of a clip says about its source."""
-        return {"through": [_name(sound) for sound in self.sounds]}
 
 
 @dataclass(frozen=True)
@@ -70,14 +61,8 @@ class Variations:
     amount: float = 0.3
     keeps_level = True
 
-    def settings(self) -> dict[str, Any]:
-        """What the JSON of a clip says about its source."""
-        return {"vary": _name(self.sound), "amount": self.amount}
-
 
 Source = FromPrior | Through | Variations
-NO_SOURCE: dict[str, Any] = FromPrior().settings() | {"through": [], "vary": None, "amount": None}
-"""What the JSON of a clip says about the sources that it was not made from."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +113,3 @@ class GenerationRequest:
     def given(self) -> dict[str, float]:
         """The controls that were given."""
         return {name: value for name, value in self.controls.items() if value is not None}
-
-    def settings(self) -> dict[str, Any]:
-        """What the JSON of a clip says about its request, controls aside."""
-        own = {"label": self.label, "seconds": self.seconds, "until_stop": self.until_stop, "seed": self.seed}
-        return own | NO_SOURCE | self.source.settings()
-
-
-def _name(sound: Sound) -> str:
-    return str(sound) if isinstance(sound, Path) else f"a waveform of {len(sound)} samples"

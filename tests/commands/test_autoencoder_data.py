@@ -46,7 +46,7 @@ def test_an_adversarial_training_repeats_whatever_was_drawn_before(sounds: Path,
     assert weights(tmp_path / "other") != made[0]
 
 
-def test_one_frame_is_no_crop_for_a_network_that_looks_at_several(sounds: Path, tmp_path: Path) -> None:
+def test_segments_of_one_frame_are_refused_for_a_network_that_looks_at_several(sounds: Path, tmp_path: Path) -> None:
     short = [*GRAINS, "train_ae.segment_seconds=0.001"]
     pipeline.train_ae(sounds, "smoke", run=str(tmp_path / "dense"), overrides=short, compute=CPU)
     several = [*short, "autoencoder.network={kind: recurrent, width: 8}"]

@@ -135,7 +135,7 @@ def test_bounds_of_what_the_prior_ends(codec: Codec) -> None:
     assert len(cut.latents) == pytest.approx(0.5 / per_frame, abs=1)
 
 
-def test_a_prior_that_ends_begins_anew(codec: Codec, data_dir: Path) -> None:
+def test_a_prior_that_ends_starts_again(codec: Codec, data_dir: Path) -> None:
     """With `seconds`: sequence after sequence, each as the prior makes it, until the length is reached."""
     prior, n = prior_of(-1.0), 3
     active = prior.standardiser.active.numpy()
