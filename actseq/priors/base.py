@@ -1,4 +1,4 @@
-"""The contract of a prior: what is asked of it, and the chunks of latents that it answers with."""
+"""The contract of a prior: the request to it, and the chunks of latents that it returns."""
 
 import math
 from collections.abc import Collection, Iterator
@@ -12,22 +12,22 @@ from torch import Tensor, nn
 from actseq.errors import ConfigError
 
 State = Any
-"""A network's memory: a tuple of tensors, the batch along axis 1, and of plain numbers. Passed in and returned, never kept;
-a step may write over the memory of the state that it is given."""
+"""A network's memory: a tuple of tensors with the batch along axis 1, and of plain numbers. It is passed in and
+returned, never stored in the network. A step may overwrite the state that it is given."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw from what was learned; the defaults draw from just that.
+    """How to draw; the defaults draw from the learned distribution.
 
     Attributes:
-        temperature: of the choice among components and of the noise; 0 takes the likeliest.
-        mixture_temperature: of the choice among components alone; None: `temperature`.
-        noise_temperature: factor to the deviation of the noise alone; None: `temperature`.
-        top_p: choose among the likeliest components that together have this probability.
+        temperature: temperature of the choice between components and of the noise; 0 takes the most likely.
+        mixture_temperature: temperature of the choice between components only; None: `temperature`.
+        noise_temperature: factor to the deviation of the noise only; None: `temperature`.
+        top_p: choose between the most likely components that together have this probability.
         bias: b ≥ 0 sharpens: logits of components times 1 + b, deviations times exp(−b).
-        noise_clamp: the noise is kept within so many deviations (drawn again from the normal cut off there); None: all of it.
-        guidance: 1 follows the condition as learned, more exaggerates what sets it apart from no condition, 0 ignores it.
+        noise_clamp: the noise is drawn from a normal distribution truncated at this many deviations; None: no limit.
+        guidance: 1 follows the condition as learned, more exaggerates its difference from no condition, 0 ignores it.
 
     Sources: Holtzman et al. 2020 (top-p); Graves 2013, section 5.4 (bias); Ho, Salimans 2022 (guidance).
     """
@@ -52,7 +52,7 @@ class Sampling:
         return factor * math.exp(-self.bias)
 
     def require_supported(self, known: Collection[str], who: str) -> None:
-        """Refuse what a prior cannot do.
+        """Refuse controls that a prior cannot use.
 
         Raises:
             ConfigError: a control other than `known` is not at its default.
@@ -75,17 +75,17 @@ class SamplingRequest:
     """What to sample.
 
     Attributes:
-        n: sequences, made as one batch.
-        max_frames: latent frames at most, the prompt not counted.
-        min_frames: the prior may not end earlier; without a prompt there is at least one frame.
+        n: number of sequences, made as one batch.
+        max_frames: largest number of latent frames, without the prompt.
+        min_frames: smallest number of latent frames; without a prompt there is at least one.
         until_stop: let the prior end sequences; otherwise each has `max_frames`.
-        condition: (n, condition_dim), or None for no condition.
-        condition_end: (n, condition_dim) to glide to, in a straight line over `max_frames`; None stays.
-        unconditional: (1, condition_dim), the condition that says nothing; for guidance.
-        prompt: (n, prompt_frames, latent_dim) to continue from, or one for all; None starts from nothing.
+        condition: condition vectors (n, condition_dim), or None for no condition.
+        condition_end: (n, condition_dim) that the condition moves to linearly over `max_frames`; None: no change.
+        unconditional: (1, condition_dim), the condition "no label"; for guidance.
+        prompt: latents (n or 1, prompt_frames, latent_dim) to continue; None: start from nothing.
         sampling: how to draw.
-        seed: of the random numbers.
-        chunk_frames: latent frames handed out at a time.
+        seed: seed of all draws.
+        chunk_frames: latent frames in a chunk.
     """
 
     n: int
@@ -101,7 +101,7 @@ class SamplingRequest:
     chunk_frames: int = 64
 
     def condition_at(self, frame: int) -> Tensor | None:
-        """(n, condition_dim) for a frame from the first new one on."""
+        """Condition (n, condition_dim) of a frame; frame 0 is the first new one."""
         if self.condition is None or self.condition_end is None:
             return self.condition
         return torch.lerp(self.condition, self.condition_end, min(1.0, frame / max(1, self.max_frames - 1)))
@@ -112,8 +112,8 @@ class Chunk:
     """A piece of n growing sequences.
 
     Attributes:
-        latents: (n, frames, latent_dim).
-        stopped: (n, frames); True from the frame on that no longer belongs to the sequence.
+        latents: latents (n, frames, latent_dim).
+        stopped: (n, frames), True for frames after the end of the sequence.
     """
 
     latents: Float[Tensor, "n frames latent_dim"]
@@ -128,11 +128,11 @@ class Prior(Protocol):
 
     @property
     def has_likelihood(self) -> bool:
-        """Whether it is a `DensityPrior` whose `log_prob` can be used."""
+        """Whether it is a `DensityPrior` whose `log_prob` works."""
 
     @property
     def controls(self) -> tuple[str, ...]:
-        """Attributes of `Sampling` that mean something to it."""
+        """Attributes of `Sampling` that it uses."""
 
     def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
         """Chunks in time order, until all sequences have stopped or `max_frames` is reached."""
@@ -148,18 +148,18 @@ class DensityPrior(Prior, Protocol):
         lengths: Int[Tensor, " batch"],
         condition: Float[Tensor, "batch condition_dim"] | None = None,
     ) -> Float[Tensor, "batch frames"]:
-        """Log-density in nats of each latent frame given those before; 0 beyond `lengths`."""
+        """Log-density in nats of each latent frame given the frames before; 0 beyond `lengths`."""
 
 
 @runtime_checkable
 class CausalNetwork(Protocol):
-    """A causal network over inputs (batch, frames, input_dim): it gives one hidden vector a position."""
+    """A causal network over inputs (batch, frames, input_dim), with one hidden vector for each position."""
 
     input_dim: int
     hidden_dim: int
 
     def init_state(self, batch: int, device: torch.device) -> State:
-        """The state before anything was consumed."""
+        """The state before the first input."""
 
     def forward(
         self, inputs: Float[Tensor, "batch positions input_dim"], state: State
@@ -169,22 +169,22 @@ class CausalNetwork(Protocol):
     def step(
         self, inputs: Float[Tensor, "batch input_dim"], state: State
     ) -> tuple[Float[Tensor, "batch hidden_dim"], State]:
-        """One position; the same numbers as `forward`."""
+        """One position; the same result as `forward`."""
 
 
 @runtime_checkable
 class Head(Protocol):
-    """A distribution over the next latent, given a hidden vector."""
+    """A distribution of the next latent frame, given a hidden vector."""
 
     n_params: int
     """Number of its parameters; a linear map from the hidden vector makes them."""
     controls: tuple[str, ...]
-    """Attributes of `Sampling` that mean something to it."""
+    """Attributes of `Sampling` that it uses."""
 
     def sample(
         self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
-        """One draw each."""
+        """One draw for each row."""
 
 
 @runtime_checkable
@@ -208,7 +208,7 @@ class LossHead(Head, Protocol):
 
 
 class Standardiser(nn.Module):
-    """The informative dimensions of the latents, at zero mean and unit deviation."""
+    """Maps latents to their informative dimensions with zero mean and unit deviation, and back."""
 
     mean: Tensor
     deviation: Tensor
@@ -228,7 +228,7 @@ class Standardiser(nn.Module):
     def restore(
         self, values: Float[Tensor, "*batch dims"], generator: torch.Generator
     ) -> Float[Tensor, "*batch latent_dim"]:
-        """Back to latents; what carries no information is drawn from N(0, 1)."""
+        """Back to latents; dimensions without information are drawn from N(0, 1)."""
         latents = torch.randn((*values.shape[:-1], self.latent_dim), generator=generator, device=values.device)
         latents[..., self.active] = values * self.deviation + self.mean
         return latents

@@ -1,9 +1,9 @@
-"""The hazard of ending, calibrated on what the prior itself makes.
+"""Calibration of the hazard on sequences that the prior itself makes.
 
-On real sequences the hazard learns when they end. Left to run free a prior is a little off, and comes upon what looks like an
-end too early or too late; lengths, which multiply many small chances, show it first. So after training it makes sequences
-without ending them, and a slope and an offset of the hazard's logit are chosen under which the lengths of the corpus are the
-likeliest, label by label. Nothing else of the prior changes.
+The hazard learns from real sequences. A prior's own sequences differ a little from them, so it may end them too early
+or too late; lengths depend on many small probabilities and show this first. After training, the prior makes sequences
+without ending them. Slope and offset of the hazard's logit are then fitted so that the lengths of the corpus are most
+likely, label by label. Nothing else in the prior changes.
 """
 
 from typing import Any
@@ -19,21 +19,21 @@ from actseq.priors.sequence import SequencePrior
 
 SEQUENCES = 256
 FRAMES = 1024
-"""How far sequences are made: of longer ones it counts only that they did not end before."""
+"""Frames of a sequence. For longer sequences of the corpus only their not having ended counts."""
 SMALLEST = 20
-"""Fewer lengths say too little."""
+"""Smallest number of lengths for a calibration."""
 
 
 def calibrate(
     model: LabelledPrior[Any], lengths: Int[np.ndarray, " m"], labels: Int[np.ndarray, " m"], seed: int
 ) -> bool:
-    """Set a prior's `end_calibration`; leave it alone, and say False, where too few lengths are known.
+    """Set a prior's `end_calibration`; return False and change nothing if too few lengths are known.
 
     Args:
         model: a sequence prior with its labels.
-        lengths: in latent frames, of sequences of the corpus that begin and end.
-        labels: of those, rows of the table.
-        seed: of what the prior makes.
+        lengths: latent frames of those sequences of the corpus that really begin and end.
+        labels: row in the table of labels, for each of the lengths.
+        seed: seed of the prior's sequences.
     """
     prior = model.prior
     if not isinstance(prior, SequencePrior) or len(lengths) < SMALLEST:
@@ -50,7 +50,7 @@ def calibrate(
 def _end_logits(
     model: LabelledPrior[SequencePrior], labels: Int[np.ndarray, " n"], frames: int, seed: int
 ) -> Float[np.ndarray, "n frames"]:
-    """Logits of having ended with length 1 … frames, on sequences that go on regardless."""
+    """Logits of having ended with length 1 … frames, on sequences that are not ended."""
     prior, n = model.prior, len(labels)
     device = prior.start.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -70,13 +70,13 @@ def fit(
     lengths: Int[np.ndarray, " m"],
     labels: Int[np.ndarray, " m"],
 ) -> tuple[float, float]:
-    """Slope and offset of the logits under which lengths are the likeliest; drawn a little towards 1 and 0.
+    """Slope and offset of the logits under which lengths are most likely, with a slight preference for 1 and 0.
 
     Args:
-        logits: of having ended with length 1 … frames.
-        made: label of each of those sequences.
-        lengths: of sequences of the corpus.
-        labels: of those.
+        logits: logits of having ended with length 1 … frames, for each generated sequence.
+        made: label of each generated sequence.
+        lengths: lengths of sequences of the corpus.
+        labels: label of each of the lengths.
     """
     from scipy.optimize import minimize
 

@@ -1,10 +1,10 @@
-"""`flow`: noise is carried to the next latent along a learned velocity; there is no density to ask.
+"""`flow`: a learned velocity moves noise to the next latent frame. It has no density.
 
-The path from noise to value is an arc, not a straight line: at angle θ from 0 to π/2 it is cos θ · noise + sin θ · value.
-Values are standardised, so numbers have the deviation 1 all along the arc; half-way on a straight line they have 0.7. That is
-what lets a few steps do: of a value that is as wide as the noise, eight Euler steps on the straight line make one of deviation
-0.85, and eight on the arc exaggerate the mean by 9 %. Four midpoint steps on the arc, which cost the same, are within 1 % of
-both, and within 10 % where the value is five times as narrow.
+The path from noise to value is an arc: at angle θ from 0 to π/2 it is cos θ · noise + sin θ · value. Values are
+standardised, so the deviation is 1 everywhere on the arc; on a straight line it is 0.7 in the middle. This is why few
+steps are enough. For a value as wide as the noise, eight Euler steps on the straight line give a deviation of 0.85, and
+eight on the arc exaggerate the mean by 9 %. Four midpoint steps on the arc cost the same and are within 1 % for both,
+and within 10 % if the value is five times as narrow.
 """
 
 import math
@@ -19,27 +19,28 @@ from actseq.priors.base import Sampling
 from actseq.priors.heads import normal
 
 N_WAVES = 16
-"""Cosines of the angle that the network is shown."""
+"""Number of cosines of the angle in the input of the network."""
 CROWDING = 1.25
-"""The steps of a draw get shorter towards the value: what is narrow shows late. 1 would be equal steps."""
+"""Steps of a draw get shorter towards the value, because narrow distributions form late; 1 would be equal steps."""
 N_CHECKS = 8
-"""Angles at which a position is measured while it is not learned from."""
+"""Number of angles at which a position is measured in validation."""
 
 
 class Flow(nn.Module):
-    """A velocity field: a multilayer perceptron whose normalised activations the condition and the angle scale and shift.
+    """A velocity field: a multilayer perceptron; condition and angle scale and shift its normalised activations.
 
     Args:
         dims: values per latent frame.
         width: width of its network, and of the condition.
         blocks: residual blocks of its network.
-        steps: steps from noise to value by the midpoint rule, with two evaluations each. More are slower and more exact.
+        steps: steps from noise to value by the midpoint rule, with two evaluations each. More are slower and more
+            exact.
         draws: angles at which a position is learned at a time, one in each of this many equal parts of the arc.
         dropout: fraction of the condition and of values inside blocks that is dropped in training.
 
-    Sources: Liu et al. 2023, Lipman et al. 2023 (matching velocities); Albergo, Vanden-Eijnden 2023 (the arc); Li et al. 2024
-    (a small network per position, section 3.2; several angles a position); Peebles, Xie 2023 (scale, shift and gate from
-    the condition, section 3.2).
+    Sources: Liu et al. 2023, Lipman et al. 2023 (matching velocities); Albergo, Vanden-Eijnden 2023 (the arc); Li et
+    al. 2024 (a small network per position, section 3.2; several angles a position); Peebles, Xie 2023 (scale, shift and
+    gate from the condition, section 3.2).
     """
 
     controls = ("temperature", "noise_temperature", "noise_clamp")
@@ -62,15 +63,15 @@ class Flow(nn.Module):
             for _ in range(blocks)
         )
         self.write = nn.Linear(width, dims)
-        # At first every scale is 1, every block does nothing, and the velocity is 0: the mean of what it is to learn.
+        # At first every scale is 1, every block is the identity, and the velocity is 0, its mean over the data.
         for parameter in (*self.condition.parameters(), *self.angle.parameters(), *self.write.parameters()):
             nn.init.zeros_(parameter)
         nn.init.ones_(self.condition.bias.data.view(-1, width)[1::3])
 
     def _modulation(self, numbers: Tensor, angle: Tensor) -> tuple[Tensor, ...]:
-        """Shift, scale and gate of every block, shift and scale of what comes out; of each condition and each angle.
+        """Shift, scale and gate of every block, then shift and scale of the output, for each condition and angle.
 
-        The two are added, so that the larger map is applied once a position, however many angles there are.
+        The maps of condition and angle are added, so the larger map is applied once a position for all angles.
         """
         waves = torch.cos(2 * torch.arange(N_WAVES, device=angle.device) * angle[..., None])
         out: Tensor = self.condition(self.drop(F.silu(numbers))) + self.angle(waves)
@@ -87,10 +88,10 @@ class Flow(nn.Module):
     def loss(
         self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
     ) -> Float[Tensor, "*batch"]:
-        """Squared error of the velocity, the mean over angles.
+        """Squared error of the velocity, as a mean over angles.
 
-        In training angles and noise are drawn anew. Otherwise they are always the same, so that two states of a training can
-        be compared.
+        Training draws new angles and noise every time. Validation always uses the same, so that two states of a
+        training can be compared.
         """
         parts = self.draws if self.training else N_CHECKS
         shape, device = (parts, *value.shape[:-1]), value.device
@@ -108,11 +109,11 @@ class Flow(nn.Module):
     def sample(
         self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
-        """One draw each. The temperature scales the noise that is carried; 0 carries its mean."""
+        """One draw for each row. The temperature scales the noise at the start; 0 starts at its mean."""
         place = normal((len(numbers), self.dims), sampling, generator, numbers.device)
         begins, ends = torch.tensor(self.angles, device=numbers.device).unfold(0, 2, 1).unbind(1)
         angles = torch.stack([begins, (begins + ends) / 2], 1).flatten()
-        # Of all places where the velocity is asked, at once.
+        # For all angles of the draw at once.
         modulation = list(zip(*self._modulation(numbers, angles[:, None]), strict=True))
         for length, at_begin, at_middle in zip(ends - begins, modulation[::2], modulation[1::2], strict=True):
             middle = place + length / 2 * self._velocity(place, at_begin)

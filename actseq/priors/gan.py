@@ -1,14 +1,14 @@
-"""`gan`: a generator of whole sequences, trained against the discriminator of `actseq.objectives.gan`.
+"""`gan`: a generator of whole sequences, trained with the discriminator in `actseq.objectives.adversarial_sequence`.
 
-Noise and a condition become all frames at once, so what is said at the beginning knows how the sequence will end, and a
-sequence costs one pass. It can make no more frames than it learned from, and continue nothing.
+Noise and a condition become all frames in one pass, so the beginning depends on how the sequence ends. It cannot make
+more frames than its longest training sequence, and cannot continue a sequence.
 
-A length is drawn first, from a categorical distribution given the condition; then activations of that length, and around
-them noise: as much as a posterior of the autoencoder has, one deviation per dimension, and what the generator adds. Lengths
-and the deviations of posteriors have a likelihood that teaches them; the rest has the discriminator.
+A length is drawn first, from a categorical distribution given the condition. Then activations of that length are
+generated, with two kinds of noise around them: the noise of the autoencoder's posteriors, with one deviation per
+dimension, and noise that the generator adds. Lengths and deviations of posteriors are trained by their likelihood, the
+rest by the discriminator.
 
-Frames of all sequences lie packed, one after the other, and nothing lies between them: there is no padding that a network
-could see.
+Frames of all sequences are packed, one after the other, without padding.
 """
 
 import math
@@ -26,22 +26,22 @@ from actseq.priors.heads import draw_component, normal
 
 SLOPE = 0.2
 GAIN = math.sqrt(2)
-"""Keeps the deviation of what a rectifier has halved."""
+"""Restores the deviation that a rectifier halves."""
 CONDITION_GAIN = 2.0
 ADDED_SPREAD = -1.0
-"""Of the noise that the generator adds before it has learned anything, ahead of a softplus."""
+"""Softplus argument for the deviation of the generator's noise at the start of training."""
 N_WAVES = 4
 EDGE_FRAMES = 2.0
 
 
 @dataclass(frozen=True)
 class PackedPositions:
-    """Where packed frames belong.
+    """Sequence and position of packed frames.
 
     Attributes:
         lengths: frames of each sequence.
-        row: the sequence of each frame.
-        position: its number there.
+        row: index of each frame's sequence.
+        position: index of each frame in its sequence.
     """
 
     lengths: Int[Tensor, " batch"]
@@ -56,21 +56,24 @@ class PackedPositions:
         return PackedPositions(lengths, row, torch.arange(len(row), device=lengths.device) - starts[row])
 
     def neighbours(self, distance: int) -> Int[Tensor, "packed 3"]:
-        """The frame `distance` before, the frame itself, the one `distance` after; beyond an end the number of frames."""
+        """Indices of the frame `distance` before, the frame itself and the frame `distance` after.
+
+        Beyond an end of the sequence the index is the number of frames.
+        """
         at = torch.arange(len(self.row), device=self.row.device)
         before = torch.where(self.position >= distance, at - distance, len(at))
         after = torch.where(self.position + distance < self.lengths[self.row], at + distance, len(at))
         return torch.stack([before, at, after], dim=1)
 
     def pick(self, values: Float[Tensor, "batch frames_or_1 dims"]) -> Float[Tensor, "packed dims"]:
-        """For each frame its own of what is given for each frame of each sequence, or once for a sequence."""
+        """The value of each packed frame; `values` has one for every frame or one for each sequence."""
         return values[self.row, self.position if values.shape[1] > 1 else 0]
 
     def position_features(self) -> Float[Tensor, "packed n_features"]:
-        """How far each frame is: cosines over the sequence, nearness to either end, and the length."""
+        """Position of each frame: cosines over the sequence, closeness to either end, and the length."""
         length = self.lengths[self.row]
-        share = (self.position + 0.5) / length
-        waves = [torch.cos(math.pi * k * share) for k in range(1, N_WAVES + 1)]
+        fraction = (self.position + 0.5) / length
+        waves = [torch.cos(math.pi * k * fraction) for k in range(1, N_WAVES + 1)]
         ends = [torch.exp(-self.position / EDGE_FRAMES), torch.exp((self.position + 1 - length) / EDGE_FRAMES)]
         return torch.stack([*waves, *ends, length.float().log() - 2], dim=1)
 
@@ -84,13 +87,13 @@ N_POSITION_FEATURES = N_WAVES + 3
 
 
 class EqualizedLinear(nn.Module):
-    """A linear map whose weights are all of one size, and scaled when used: with Adam they learn at one pace.
+    """A linear map whose weights have unit variance and are scaled in use, so that all learn equally fast with Adam.
 
     Args:
-        dims_in: numbers in.
-        dims_out: numbers out.
-        gain: deviation of what comes out where what goes in has 1.
-        pace: how many times faster it learns.
+        dims_in: size of the input.
+        dims_out: size of the output.
+        gain: deviation of the output for an input of deviation 1.
+        pace: factor to the learning speed.
 
     Source: Karras et al., Progressive Growing of GANs (2018), section 4.1.
     """
@@ -102,18 +105,18 @@ class EqualizedLinear(nn.Module):
         self.scale, self.pace = pace * gain / math.sqrt(dims_in), pace
 
     def forward(self, values: Float[Tensor, "*batch dims_in"]) -> Float[Tensor, "*batch dims_out"]:
-        """Of the last axis."""
+        """Map the last axis."""
         return F.linear(values, self.weight * self.scale, self.bias * self.pace)
 
 
 class PackedBlock(nn.Module):
-    """A residual block over packed frames and those beside them.
+    """A residual block over packed frames and their neighbours.
 
     Args:
-        width: numbers per frame.
-        distance: frames to the neighbours that it sees.
-        style_dim: numbers that scale and shift it; 0 for none.
-        pace: of learning.
+        width: values per frame.
+        distance: distance to the neighbours in frames.
+        style_dim: size of the vector that scales and shifts activations; 0 for none.
+        pace: factor to the learning speed.
     """
 
     def __init__(self, width: int, distance: int, style_dim: int = 0, pace: float = 1.0) -> None:
@@ -128,8 +131,8 @@ class PackedBlock(nn.Module):
         places: PackedPositions,
         style: Float[Tensor, "batch frames_or_1 style_dim"] | None = None,
     ) -> Float[Tensor, "packed width"]:
-        """Values of the same deviation."""
-        # One more row, of nothing, for the neighbours of ends.
+        """Values with the same deviation as the input."""
+        # One more row of zeros, for the neighbours beyond an end.
         seen = F.pad(values, (0, 0, 0, 1))[places.neighbours(self.distance)].flatten(1)
         inner = self.mix(F.leaky_relu(seen, SLOPE))
         if self.style is not None and style is not None:
@@ -140,12 +143,12 @@ class PackedBlock(nn.Module):
 
 @dataclass(frozen=True)
 class GeneratorNoise:
-    """What is drawn for sequences of known lengths; all of deviation 1.
+    """Noise for sequences of known lengths, all with deviation 1.
 
     Attributes:
-        sequence: what is the same over a sequence.
-        frame: what is not.
-        spread: of the activations around what the generator says.
+        sequence: noise that is constant over a sequence.
+        frame: noise of each frame.
+        spread: noise of the activations around the generator's output.
     """
 
     sequence: Float[Tensor, "batch noise_dim"]
@@ -203,7 +206,7 @@ class Gan(nn.Module):
             EqualizedLinear(condition_dim, width), nn.LeakyReLU(SLOPE), EqualizedLinear(width, frames)
         )
         self.log_spread = nn.Parameter(torch.full((n_active,), -1.0))
-        # Index i stands for i + 1 frames. What never occurred is not said.
+        # Index i means i + 1 frames. Lengths that never occurred are not drawn.
         self.register_buffer("lengths_seen", torch.zeros(frames, dtype=torch.bool))
 
     def generate(
@@ -215,13 +218,13 @@ class Gan(nn.Module):
         """Standardised activations of sequences of known lengths.
 
         Args:
-            places: of their frames.
-            condition: for each frame, or one for all.
-            noise: of these lengths.
+            places: positions of the frames.
+            condition: condition vectors, one for each frame or one for all.
+            noise: noise for these lengths.
         """
         sequence = noise.sequence[:, None].expand(-1, condition.shape[1], -1)
         styles = self.style(torch.cat([sequence, condition], dim=2))
-        # Once more by itself, and loud: beside all the noise a label is soon not heard.
+        # The condition again, scaled up: with this much noise the network would otherwise ignore the label.
         styles = torch.cat([styles, CONDITION_GAIN * condition], dim=2)
         values = self.begin(torch.cat([places.position_features(), noise.frame], dim=1)) + places.pick(
             self.shift(styles)
@@ -229,13 +232,14 @@ class Gan(nn.Module):
         for block in self.blocks:
             values = block(values, places, styles)
         middle, raw = self.values(F.leaky_relu(values, SLOPE)).chunk(2, dim=1)
-        return middle + (self.log_spread.exp() + F.softplus(raw + ADDED_SPREAD)) * noise.spread  # type: ignore[no-any-return]
+        out: Tensor = middle + (self.log_spread.exp() + F.softplus(raw + ADDED_SPREAD)) * noise.spread
+        return out
 
     def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
-        """Whole sequences, handed out in pieces; see `Prior.sample`. The temperature leaves their lengths alone.
+        """Whole sequences in chunks; see `Prior.sample`. The temperature does not change their lengths.
 
         Raises:
-            ConfigError: a prompt, a control that it does not know, or more frames than it learned.
+            ConfigError: the request has a prompt, a control that it cannot use, or too many frames.
         """
         if request.prompt is not None:
             raise ConfigError("prior gan cannot continue a recording", action="use a sequence prior, such as lstm")
@@ -282,16 +286,16 @@ class Gan(nn.Module):
         self, request: SamplingRequest, lengths: Tensor, generator: torch.Generator, filler: torch.Generator
     ) -> Float[Tensor, "batch frames latent_dim"]:
         places, device = PackedPositions.of(lengths), lengths.device
-        # What is said is one thing, how it differs from frame to frame another.
+        # `noise_temperature` applies to the noise of frames only.
         of_sequence = replace(request.sampling, noise_temperature=None)
         noise = GeneratorNoise(
             normal((len(lengths), self.noise_dim), of_sequence, generator, device),
             normal((len(places.row), self.frame_noise_dim), request.sampling, generator, device),
             normal((len(places.row), len(self.log_spread)), request.sampling, generator, device),
         )
-        said = self.generate(places, self._condition(request), noise)
-        values = said.new_zeros(len(lengths), int(lengths.max()), said.shape[1])
-        values[places.row, places.position] = said
+        made = self.generate(places, self._condition(request), noise)
+        values = made.new_zeros(len(lengths), int(lengths.max()), made.shape[1])
+        values[places.row, places.position] = made
         return self.standardiser.restore(values, filler)
 
     def likelihood_loss(
@@ -300,12 +304,12 @@ class Gan(nn.Module):
         condition: Float[Tensor, "batch condition_dim"],
         log_deviation: Float[Tensor, "packed dims"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean negative log-likelihoods of a length, and of a number of the noise around activations, in nats.
+        """Mean negative log-likelihoods in nats: of a length, and of a value of the noise around activations.
 
         Args:
-            lengths: of sequences.
-            condition: of theirs.
-            log_deviation: of the posteriors of their frames, standardised; −inf where the code is a point.
+            lengths: frames of each sequence.
+            condition: condition vector of each sequence.
+            log_deviation: standardised log-deviations of the frames' posteriors; −inf for point latents.
         """
         length = F.cross_entropy(self.length(condition), lengths - 1)
         spread = self.log_spread + 0.5 * (2 * (log_deviation - self.log_spread)).exp()

@@ -1,4 +1,4 @@
-"""Heads: distributions over the next standardised latent."""
+"""Heads: distributions of the next standardised latent frame."""
 
 import itertools
 import math
@@ -16,16 +16,16 @@ HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 def _bounded(raw: Tensor) -> Tensor:
-    """Log-deviation within its bounds, its slope never zero."""
+    """Log-deviation within its bounds, with a slope that is never zero."""
     middle, half = (LOG_DEVIATION_MAX + LOG_DEVIATION_MIN) / 2, (LOG_DEVIATION_MAX - LOG_DEVIATION_MIN) / 2
     return middle + half * torch.tanh((raw - middle) / half)
 
 
 def normal(shape: tuple[int, ...], sampling: Sampling, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Noise of deviation 1, clamped as asked, times its temperature."""
+    """Noise of deviation 1, clamped, times its temperature."""
     noise = torch.randn(shape, generator=generator, device=device)
     if sampling.noise_clamp is not None:
-        # From the normal distribution cut off there, by its quantiles: a clamp proper would heap up at the bounds.
+        # Draws from the truncated normal distribution, by quantiles. Clipping would pile up values at the bounds.
         half = math.erf(sampling.noise_clamp / math.sqrt(2))
         noise = torch.erfinv(torch.erf(noise / math.sqrt(2)) * half) * math.sqrt(2)
     return noise * sampling.of_noise
@@ -56,7 +56,7 @@ class Gaussian(nn.Module):
     def sample(
         self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
-        """One draw each."""
+        """One draw for each row."""
         mean, raw = numbers.chunk(2, dim=-1)
         return mean + normal(tuple(mean.shape), sampling, generator, mean.device) * _bounded(raw).exp()
 
@@ -64,9 +64,9 @@ class Gaussian(nn.Module):
 class Mixture(nn.Module):
     """`mixture`: Gaussian components with correlated dimensions.
 
-    Value v of component k fulfils v = mean + T_k v + deviation · noise with a strictly lower triangular T_k of its own:
-    mean and deviation come from the past, the correlations T_k are learned once. With `blocks`, the dimensions are drawn in
-    groups, and a small network conditions each group on those before it.
+    A value v of component k fulfils v = mean + T_k v + deviation · noise with a strictly lower triangular matrix T_k.
+    Mean and deviation depend on the past, T_k is learned once. With `blocks`, the dimensions are drawn in groups, and a
+    small network conditions each group on the groups before it.
 
     Args:
         dims: values per latent frame.
@@ -104,7 +104,7 @@ class Mixture(nn.Module):
         self.read, self.write, self.skip = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         if blocks > 1:
             self.write.extend(nn.Linear(hidden, n) for n in direct)
-            # The first block has nothing before it.
+            # There is nothing before the first block.
             self.read.extend(nn.Linear(cut, hidden, bias=False) for cut in cuts[1:-1])
             for cut, n in zip(cuts[1:-1], direct[1:], strict=True):
                 skip = nn.Linear(cut, n, bias=False)
@@ -114,7 +114,7 @@ class Mixture(nn.Module):
     def _block(
         self, block: int, parts: tuple[Tensor, ...], before: Tensor, triangle: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (…, components), means and log-deviations (…, components, size) of a block, given the values before it."""
+        """Logits (…, components), means and log-deviations (…, components, size) of a block after the values before."""
         n_blocks, size = len(self.slices), triangle.shape[-1]
         numbers = parts[-n_blocks + block]
         if n_blocks > 1:
@@ -146,7 +146,7 @@ class Mixture(nn.Module):
     def sample(
         self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
-        """One draw each."""
+        """One draw for each row."""
         n, dims = len(numbers), self.slices[-1].stop
         rows = torch.arange(n, device=numbers.device)
         noise = normal((n, dims), sampling, generator, numbers.device)
@@ -156,7 +156,7 @@ class Mixture(nn.Module):
             logits, mean, log_deviation = self._block(block, parts, value, triangle)
             chosen = draw_component(logits, sampling, generator)
             own = mean[rows, chosen] + noise[:, where] * log_deviation[rows, chosen].exp()
-            # (1 − T) v = own; a triangular solver takes ones on the diagonal for granted.
+            # (1 − T) v = own; the triangular solver assumes ones on the diagonal.
             solved = torch.linalg.solve_triangular(-triangle[chosen], own[..., None], upper=False, unitriangular=True)
             value = torch.cat([value, solved[..., 0]], dim=-1)
         return value
@@ -165,11 +165,11 @@ class Mixture(nn.Module):
 def draw_component(
     logits: Float[Tensor, "batch components"], sampling: Sampling, generator: torch.Generator
 ) -> Int[Tensor, " batch"]:
-    """Draw a component each."""
+    """Draw one component for each row."""
     logits = logits * (1 + sampling.bias)
     if sampling.top_p < 1:
         probabilities, order = torch.softmax(logits, -1).sort(-1, descending=True)
-        # Those are left out that come after enough probability; the likeliest never is.
+        # Leave out components after the first that together have the probability; keep the most likely in any case.
         late = probabilities.cumsum(-1) - probabilities >= sampling.top_p
         late[:, 0] = False
         logits = logits.masked_fill(torch.zeros_like(late).scatter(-1, order, late), -math.inf)

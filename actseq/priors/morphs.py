@@ -1,4 +1,4 @@
-"""Ways through or around given sounds: `Interpolate` and `Vary`. What they make is as long as those sounds."""
+"""Interpolation and variation of given sounds: `Interpolate` and `Vary`. Their output is as long as those sounds."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,26 +15,26 @@ from actseq.priors.heads import normal
 from actseq.priors.untrained import CONTROLS, RandomWalk, in_chunks, label_at
 
 MAX_CELLS = 2**22
-"""Frames of one sequence times frames of the other that are aligned at most: 2048 and 2048, 80 MB."""
+"""Largest product of the frames of two sequences that are aligned: 2048 · 2048 frames need 80 MB."""
 POSTERIOR_AMOUNT = 0.2
-"""Amount of variation from which on a sound's whole posterior is drawn from."""
+"""Smallest amount of variation with the full deviation of the posterior."""
 PARALLEL = 1e-5
-"""Sine of an angle under which a great circle is not told from its chord."""
+"""Sine of an angle below which the great circle and its chord are the same."""
 
 
 class Interpolate:
-    """`interpolate`: through given sequences, from the first to the last.
+    """`interpolate`: passes through given sequences, from the first to the last.
 
-    From each to the next leads a passage. The two are warped on to each other in time, so that what is alike in them
-    coincides, and mixed frame by frame, the weight gliding from the one to the other: a passage begins exactly as the one
-    begins and ends exactly as the other ends. Its natural length is the mean of their lengths. The mixture is spherical,
-    about the origin: the direction moves along the great circle, the norm in a straight line.
+    A passage leads from each sequence to the next. Dynamic time warping aligns similar frames of the two. Aligned
+    frames are mixed while the weight moves from one to the other, so a passage begins exactly like one sequence and
+    ends exactly like the other. Its natural length is the mean of their lengths. The mixture is spherical about the
+    origin: the direction moves along the great circle, the norm changes linearly.
 
     Args:
-        sequences: two or more.
+        sequences: two or more sequences.
 
     Raises:
-        ConfigError: fewer than two.
+        ConfigError: there are fewer than two sequences.
 
     Source: Sakoe, Chiba 1978 (dynamic time warping); Shoemake 1985 (spherical interpolation).
     """
@@ -57,14 +57,14 @@ class Interpolate:
     def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
         """See `Prior.sample`; all sequences are the same.
 
-        With `until_stop` it has its natural length where the request allows, else the nearest that it does.
+        With `until_stop` the length is the natural one, limited by the request.
 
         Raises:
-            ConfigError: a prompt, a label, a control, or less than two frames for each passage.
+            ConfigError: the request has a prompt, a label or a control, or less than two frames for each passage.
         """
         _refuse_prompt(request, "an interpolation")
         if request.condition is not None:
-            raise ConfigError("an interpolation knows no label", action="leave out the label")
+            raise ConfigError("an interpolation takes no label", action="leave out the label")
         request.sampling.require_supported(self.controls, "an interpolation")
         total = request.max_frames
         if request.until_stop:
@@ -72,7 +72,7 @@ class Interpolate:
         return in_chunks(request, self._frames(request.n, self._split(total)), [total] * request.n)
 
     def _split(self, total: int) -> list[int]:
-        """Frames of each passage: two, and of the rest its share by natural length."""
+        """Frames of each passage: two, and a part of the rest in proportion to its natural length."""
         least = 2 * len(self.passages)
         if total < least:
             raise ConfigError(
@@ -93,22 +93,22 @@ class Interpolate:
 
 
 class _Passage:
-    """From one sequence to the other."""
+    """A passage from one sequence to the other."""
 
     def __init__(self, one: Float[np.ndarray, "_frames dims"], other: Float[np.ndarray, "_frames2 dims"]) -> None:
         self.one, self.other = one, other
         path = warping_path(one, other)
         self.in_one, self.in_other = path.T
-        # Time that runs at the mean pace of the two.
+        # Time at the mean pace of the two.
         self.clock = path.mean(axis=1)
         self.natural_frames = max(2.0, (len(one) + len(other)) / 2)
 
-    def at(self, share: float) -> Float[np.ndarray, " dims"]:
-        """The frame where so much of the passage is over, 0 to 1."""
-        time = share * self.clock[-1]
+    def at(self, fraction: float) -> Float[np.ndarray, " dims"]:
+        """The frame at a fraction of the passage, 0 to 1."""
+        time = fraction * self.clock[-1]
         one = _between(self.one, float(np.interp(time, self.clock, self.in_one)))
         other = _between(self.other, float(np.interp(time, self.clock, self.in_other)))
-        return spherical(one, other, share)
+        return spherical(one, other, fraction)
 
 
 def _between(sequence: Float[np.ndarray, "_frames dims"], at: float) -> Float[np.ndarray, " dims"]:
@@ -119,10 +119,10 @@ def _between(sequence: Float[np.ndarray, "_frames dims"], at: float) -> Float[np
 def warping_path(
     one: Float[np.ndarray, "_frames dims"], other: Float[np.ndarray, "_frames2 dims"]
 ) -> Int[np.ndarray, "steps 2"]:
-    """Pairs of frames that belong together, from the first two to the last two.
+    """Pairs of aligned frames, from the two first to the two last.
 
-    No frame of either is left out; but of sequences that make more than `MAX_CELLS` pairs only every second frame, third
-    frame and so on is aligned.
+    Every frame of both sequences is in a pair. If the sequences have more than `MAX_CELLS` pairs in all, only every
+    second frame, third frame and so on is aligned.
     """
     from librosa.sequence import dtw
 
@@ -136,9 +136,9 @@ def warping_path(
 def spherical(
     one: Float[np.ndarray, " dims"], other: Float[np.ndarray, " dims"], weight: float
 ) -> Float[np.ndarray, " dims"]:
-    """The direction on the great circle from one to the other, the norm on a straight line; exact at both ends.
+    """Direction on the great circle between two vectors, norm on a straight line; exact at both ends.
 
-    In a straight line altogether where there is no circle: next to parallel or opposite, or one of them next to nothing.
+    Where the circle is undefined, both are on a straight line: for nearly parallel or opposite vectors, or one near 0.
     """
     norms = np.linalg.norm(one), np.linalg.norm(other)
     norm = (1 - weight) * norms[0] + weight * norms[1]
@@ -151,22 +151,22 @@ def spherical(
 
 
 class Vary:
-    """`vary`: variations of a sound, of its length, between the sound itself and any of the corpus.
+    """`vary`: variations of a sound with its length.
 
-    z = m + √(1 − a²) (x − m) + a (w − m) for an amount a, with the mean m of the corpus or label, a draw x from the sound's
-    posterior and a random walk w. A sum of such squares keeps the covariance of the corpus whatever the amount. The walk is
-    smooth in time, so what changes is a gesture and not the noise of single frames. The noise of x has min(1, a / 0.2) times
-    the posterior's deviation: 0 is the mean of the posterior exactly, small amounts stay near what the autoencoder holds for
-    the same sound, and of 1 nothing is left of it.
+    z = m + √(1 − a²) (x − m) + a (w − m) for an amount a, with the mean m of the corpus or label, a draw x from the
+    sound's posterior and a random walk w. The weights keep the covariance of the corpus for every amount. The walk is
+    smooth in time, so a variation changes the course of the sound and not the noise of single frames. The noise of x
+    has min(1, a / 0.2) times the posterior's deviation: 0 gives exactly the mean of the posterior, small amounts stay
+    within the posterior, and with 1 nothing of the sound is left.
 
     Args:
-        mean: of the sound's posterior.
-        log_variance: of the same; None where the code is a point.
+        mean: mean of the sound's posterior.
+        log_variance: log-variance of the sound's posterior; None for point latents.
         walk: the random walk over the latents of the corpus.
-        amount: 0 to 1.
+        amount: amount of variation, 0 to 1.
 
     Raises:
-        ConfigError: another amount.
+        ConfigError: the amount is out of range.
 
     Source: Cotter et al. 2013, MCMC Methods for Functions, section 4 (the proposal that keeps a Gaussian).
     """
@@ -194,10 +194,10 @@ class Vary:
         return len(self.mean)
 
     def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
-        """See `Prior.sample`; a condition says which label's statistics to go to, as of the walk.
+        """See `Prior.sample`; a condition selects the label whose statistics the walk has.
 
         Raises:
-            ConfigError: a prompt, a control that the walk does not know, or more frames than the sound has.
+            ConfigError: the request has a prompt, a control that the walk cannot use, or more frames than the sound.
         """
         _refuse_prompt(request, "a variation")
         request.sampling.require_supported(self.controls, "a variation")

@@ -1,15 +1,15 @@
 """The sequence prior: a causal network, a head over latents, and a hazard of ending.
 
-Order of events: the state after consuming z_0 … z_{t−1} says first whether the sequence has ended with length t, and if it
-has not, how z_t is distributed. Position 0 has consumed a learned start vector only. A sequence of T frames therefore has
-T + 1 positions, the last of which can only say "ended".
+Order of events: the state after z_0 … z_{t−1} first gives the probability that the sequence has ended with length t,
+and then the distribution of z_t if it has not. Position 0 has only a learned start vector as input. A sequence of T
+frames therefore has T + 1 positions; the last one has only a probability of the end.
 
-A sequence prior lives in standardised coordinates of the dimensions that carry information; the others are drawn from
-N(0, 1). All of that is kept in its buffers.
+A sequence prior works on standardised values of the dimensions that carry information; the others are drawn from
+N(0, 1). The statistics are in its buffers.
 
-In training it may be shown latents with noise on them, and is told how much: what it makes itself is never as clean as
-what it learned from, and a prior that has only seen clean latents drifts. Sources: Ho et al. 2022 for the told level;
-Pasini et al. 2024 (Continuous Autoregressive Models).
+Training may add noise to the inputs; the noise level is an input too. A prior's own output is never as clean as the
+training latents, and a prior that sees only clean latents drifts. Sources: Ho et al. 2022 (the level as input); Pasini
+et al. 2024 (Continuous Autoregressive Models).
 """
 
 from collections.abc import Iterator
@@ -24,16 +24,16 @@ from actseq.errors import ConfigError
 from actseq.priors.base import CausalNetwork, Chunk, DensityHead, LossHead, SamplingRequest, Standardiser, State
 
 PREFILL_FRAMES = 1024
-"""Frames of a prompt that are consumed at a time: a long one needs no more memory than a short one."""
+"""Frames of a prompt in one pass, so that a long prompt needs no more memory than a short one."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says at each position.
+    """Output of the network at each position.
 
     Attributes:
-        numbers: (batch, positions, n_params), parameters of the head for the next latent.
-        end_logit: (batch, positions), hazard of having ended before it.
+        numbers: (batch, positions, n_params), parameters of the head for the next latent frame.
+        end_logit: (batch, positions), logit of the hazard: the sequence has ended before that frame.
     """
 
     numbers: Float[Tensor, "batch positions n_params"]
@@ -45,9 +45,9 @@ class SequencePrior(nn.Module):
 
     Args:
         network: a causal network.
-        head: a distribution over `n_active` numbers.
-        latent_dim: of the autoencoder.
-        n_active: dimensions that carry information.
+        head: a distribution of `n_active` values.
+        latent_dim: values per latent frame of the autoencoder.
+        n_active: number of dimensions that carry information.
         condition_dim: size of the condition vector.
     """
 
@@ -68,31 +68,31 @@ class SequencePrior(nn.Module):
         self.read = nn.Linear(n_active, input_dim)
         self.start = nn.Parameter(torch.randn(input_dim) * 0.1)
         self.condition = nn.Linear(condition_dim, input_dim, bias=False)
-        # How noisy the latents are that it is shown; 0, which is what sampling says, adds nothing.
+        # Noise level of the input latents; sampling uses 0, which adds nothing.
         self.noise_level = nn.Linear(1, input_dim, bias=False)
         self.numbers = nn.Linear(network.hidden_dim, head.n_params)
-        # Straight from the last latent to the next one's parameters: what a vector autoregression knows need not pass the
-        # network, and its dropout.
+        # A linear path from the last latent frame to the parameters of the next. It can do what a vector autoregression
+        # does, without the network's dropout.
         self.skip = nn.Linear(n_active, head.n_params, bias=False)
         nn.init.zeros_(self.skip.weight)
         self.end = nn.Linear(network.hidden_dim, 1)
         nn.init.constant_(self.end.bias, -4.0)
-        # What sampling makes of the logit of the end, slope and offset: see `actseq.priors.ends`.
+        # Slope and offset of the end's logit in sampling: see `actseq.priors.end_calibration`.
         self.end_calibration: Tensor
         self.register_buffer("end_calibration", torch.tensor([1.0, 0.0]))
 
     @property
     def has_likelihood(self) -> bool:
-        """Whether `log_prob` can be asked."""
+        """Whether `log_prob` works."""
         return isinstance(self.head, DensityHead)
 
     @property
     def controls(self) -> tuple[str, ...]:
-        """Those of its head, and guidance."""
+        """The controls of its head, and guidance."""
         return (*self.head.controls, "guidance")
 
     def init_state(self, batch: int) -> State:
-        """The state before anything was consumed."""
+        """The state before the first input."""
         return self.network.init_state(batch, self.start.device)
 
     def _inputs(self, values: Tensor, condition: Tensor | None) -> Tensor:
@@ -122,9 +122,9 @@ class SequencePrior(nn.Module):
         Args:
             values: standardised latents.
             condition: condition vectors.
-            previous: the standardised latent before `values`, for sequences that do not begin at their start.
+            previous: the standardised latent frame before `values`, for sequences that do not begin at their start.
             begins: which sequences begin at their start; None means all.
-            noise_level: deviation of the noise that `values` and `previous` are shown with, at their power; None: none.
+            noise_level: deviation of the noise on `values` and `previous`, whose power stays the same; None: no noise.
         """
         if noise_level is not None:
             level = noise_level[:, None, None]
@@ -148,7 +148,7 @@ class SequencePrior(nn.Module):
         state: State,
         batch: int,
     ) -> tuple[Prediction, State]:
-        """Consume one standardised latent (None: the start) and predict the next; positions = 1."""
+        """Consume one standardised latent frame (None: the start) and predict the next; positions = 1."""
         hidden, last, state = self._consume(value, condition, state, batch)
         return self._predict(hidden, last), state
 
@@ -183,7 +183,7 @@ class SequencePrior(nn.Module):
         lengths: Int[Tensor, " batch"],
         condition: Float[Tensor, "batch condition_dim"] | None = None,
     ) -> Float[Tensor, "batch frames"]:
-        """Log-density in nats of each latent frame given those before, active dimensions only; 0 beyond `lengths`.
+        """Log-density in nats of each latent frame given the frames before, active dimensions only; 0 beyond `lengths`.
 
         Raises:
             ConfigError: the head has no likelihood.
@@ -203,13 +203,13 @@ class SequencePrior(nn.Module):
         """Sample frame by frame; see `Prior.sample`.
 
         Raises:
-            ConfigError: a control that the head does not know.
+            ConfigError: the request has a control that the head cannot use.
         """
         sampling = request.sampling
         sampling.require_supported(self.controls, f"a prior with head {type(self.head).__name__.lower()}")
         device, n = self.start.device, request.n
         generator = torch.Generator(device).manual_seed(request.seed)
-        # Of its own, so that dimensions without information take no draws from those with.
+        # A separate generator, so that dimensions without information do not change the draws of the others.
         filler = torch.Generator(device).manual_seed(request.seed + 1)
         earliest = max(request.min_frames, 1 if request.prompt is None else 0)
         stopped = torch.zeros(n, dtype=torch.bool, device=device)
@@ -238,7 +238,7 @@ class SequencePrior(nn.Module):
 
     @torch.no_grad()
     def _begin(self, request: SamplingRequest) -> tuple[Prediction, State]:
-        """The prediction of the first new frame. One prompt is consumed once, whatever the number of its continuations."""
+        """The prediction of the first new frame. A single prompt is consumed once for all its continuations."""
         condition = request.condition_at(0)
         alike = condition is None or bool((condition == condition[:1]).all())
         once = request.prompt is not None and len(request.prompt) == 1 and alike and not self._guided(request)
@@ -258,7 +258,7 @@ class SequencePrior(nn.Module):
         return self._predict(*self._guide(hidden, last, request)), state
 
     def _advance(self, value: Tensor, state: State, request: SamplingRequest, frame: int) -> tuple[Prediction, State]:
-        """Consume one frame and predict the one of the given number."""
+        """Consume one frame and predict the frame of the given index."""
         rows = request.n
         condition = self._doubled(request.condition_at(frame), request)
         if self._guided(request):
@@ -270,7 +270,7 @@ class SequencePrior(nn.Module):
         return request.sampling.guidance != 1 and request.condition is not None and request.unconditional is not None
 
     def _doubled(self, condition: Tensor | None, request: SamplingRequest) -> Tensor | None:
-        """With guidance every sequence runs twice: the second half of the batch is without its condition."""
+        """With guidance every sequence runs twice; the second half of the batch has no condition."""
         if condition is None or not self._guided(request):
             return condition
         assert request.unconditional is not None
@@ -289,12 +289,12 @@ class SequencePrior(nn.Module):
         lengths: Int[Tensor, " batch"],
         ends: Bool[Tensor, " batch"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Means of the head's loss of a latent number, in nats where it is a likelihood, and of the end's in nats a position.
+        """Mean loss of the head per latent value (nats if it is a likelihood), and of the end in nats per position.
 
         Args:
-            prediction: at frames + 1 positions.
+            prediction: predictions at frames + 1 positions.
             values: standardised latents.
-            lengths: valid frames.
+            lengths: valid frames of each sequence.
             ends: whether the sequence really ends after its last frame, or was cut there.
         """
         frames = values.shape[1]
@@ -303,7 +303,7 @@ class SequencePrior(nn.Module):
         head, given = self.head, (prediction.numbers[:, :-1], values)
         loss = -head.log_prob(*given) if isinstance(head, DensityHead) else head.loss(*given)
         latent_loss = (loss * inside).sum() / (inside.sum() * values.shape[2])
-        # Positions 1 … length − 1 did not end; position `length` did, where the end is known.
+        # Positions 1 … length − 1 did not end; position `length` did if the end is known.
         asked = (positions >= 1) & ((positions < lengths[:, None]) | ((positions == lengths[:, None]) & ends[:, None]))
         ended = (positions == lengths[:, None]).to(values.dtype)
         end_nll = F.binary_cross_entropy_with_logits(prediction.end_logit, ended, reduction="none")
@@ -311,12 +311,12 @@ class SequencePrior(nn.Module):
 
 
 def _with_noise(values: Tensor, level: Tensor) -> Tensor:
-    """Noise of a level, the power staying what it is for standardised values."""
+    """Add noise of a level and keep the power of standardised values."""
     return (1 - level.square()).sqrt() * values + level * torch.randn_like(values)
 
 
 def _repeat(state: State, n: int, axis: int) -> State:
-    """Every row n times in a row."""
+    """Repeat every row n times."""
     if isinstance(state, Tensor):
         return state.repeat_interleave(n, dim=axis)
     if isinstance(state, tuple):

@@ -1,7 +1,7 @@
 """Priors that need no training: frames of the corpus drawn one by one, or a random walk with its statistics.
 
-`Iid` and `RandomWalk` are made from a corpus's latents when they are needed. Their condition has one value a label, the first
-for no label in particular; the largest value decides, so a glide flips in its middle.
+`Iid` and `RandomWalk` are made from a corpus's latents when they are needed. Their condition has one value for each
+label, the first for "no label". The largest value selects the label, so a glide changes in its middle.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ CONTROLS = ("temperature", "noise_temperature", "bias", "noise_clamp")
 
 @dataclass(frozen=True)
 class TrainingFrames:
-    """What priors without training are made from.
+    """Training frames for priors without training.
 
     Attributes:
-        mean: of the posterior of each frame.
-        log_variance: of the same; −inf where the code is a point.
-        label: 0 for none, else the number of the label from 1 on; never falling.
-        follows: whether a frame comes right after the row before it, in the same sequence.
-        lengths: of whole sequences, for each label; those of all come first.
+        mean: mean of each frame's posterior.
+        log_variance: log-variance of each frame's posterior; −inf for point latents.
+        label: index of each frame's label from 1 on, 0 for none; in ascending order.
+        follows: whether a frame directly follows the row before it, in the same sequence.
+        lengths: lengths of whole sequences: of all, then of each label.
     """
 
     mean: Float[np.ndarray, "frames latent_dim"]
@@ -42,10 +42,10 @@ class TrainingFrames:
 
 
 class Iid(nn.Module):
-    """`iid`: every frame is one of the training frames, drawn anew from its posterior, whatever came before.
+    """`iid`: draws every frame independently: a random training frame, then a draw from its posterior.
 
     Args:
-        frames: of the corpus.
+        frames: frames of the corpus.
     """
 
     has_likelihood = False
@@ -60,7 +60,7 @@ class Iid(nn.Module):
         self.latent_dim, self.lengths = frames.mean.shape[1], frames.lengths
         number = np.bincount(frames.label, minlength=len(frames.lengths))
         first = number.cumsum() - number
-        # No label in particular: all of them, and those without.
+        # No label: all frames, with and without label.
         first[0], number[0] = 0, len(frames.mean)
         self.register_buffer("mean", torch.from_numpy(frames.mean))
         self.register_buffer("deviation", torch.from_numpy(np.exp(0.5 * frames.log_variance)))
@@ -68,10 +68,10 @@ class Iid(nn.Module):
         self.register_buffer("number", torch.from_numpy(number))
 
     def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
-        """See `Prior.sample`. A prompt matters only for how long it goes on; temperatures scale the posterior's noise.
+        """See `Prior.sample`. A prompt changes only the length; temperatures scale the noise of the posterior.
 
         Raises:
-            ConfigError: a control that it does not know, or a condition of another prior.
+            ConfigError: the request has a control that it cannot use, or a condition of another prior.
         """
         request.sampling.require_supported(self.controls, "prior iid")
         return in_chunks(request, self._frames(request), _lengths(request, self.lengths))
@@ -81,7 +81,7 @@ class Iid(nn.Module):
         generator = torch.Generator(device).manual_seed(request.seed)
         for frame in count():
             label = label_at(request, frame, len(self.lengths)).to(device)
-            # The remainder of so large a number is as good as uniform.
+            # The remainder of a number this large is nearly uniform.
             drawn = torch.randint(2**62, (request.n,), generator=generator, device=device)
             row = self.first[label] + drawn % self.number[label]
             noise = normal((request.n, self.latent_dim), request.sampling, generator, device)
@@ -89,16 +89,16 @@ class Iid(nn.Module):
 
 
 class RandomWalk(nn.Module):
-    """`random-walk`: an Ornstein-Uhlenbeck process with the corpus's mean, covariance and slowness.
+    """`random-walk`: an Ornstein-Uhlenbeck process with the mean, covariance and autocorrelation of the corpus.
 
-    Each component of the covariance decays towards the mean at a rate of its own: that of its autocorrelation from a frame
-    to the next, the posterior's noise included, which is not correlated. The process is discretised exactly, so its
-    covariance and that autocorrelation are those of the corpus; it cannot alternate, and where a component does, it is
-    white. The statistics of a label are taken from its frames and `latent_dim` more that are like the corpus: a label with
-    many frames has its own, one with few resembles the corpus.
+    Each principal component decays towards the mean at its own rate, given by its autocorrelation from one frame to the
+    next. The noise of the posterior is uncorrelated and part of it. The process is discretised exactly, so covariance
+    and autocorrelation are those of the corpus. A negative autocorrelation is treated as 0. The statistics of a label
+    are those of its frames and `latent_dim` more frames like the corpus, so a label with few frames resembles the
+    corpus.
 
     Args:
-        frames: of the corpus.
+        frames: frames of the corpus.
 
     Source: Uhlenbeck, Ornstein 1930; Gillespie 1996 for the exact discretisation.
     """
@@ -125,17 +125,17 @@ class RandomWalk(nn.Module):
         self.register_buffer("push", push)
 
     def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
-        """See `Prior.sample`. After a prompt it goes on from the last frame; temperatures scale the deviation.
+        """See `Prior.sample`. A prompt is continued from its last frame; temperatures scale the deviation.
 
         Raises:
-            ConfigError: a control that it does not know, or a condition of another prior.
+            ConfigError: the request has a control that it cannot use, or a condition of another prior.
         """
         request.sampling.require_supported(self.controls, "prior random-walk")
         generator = torch.Generator(self.centre.device).manual_seed(request.seed)
         return in_chunks(request, self.path(request, generator), _lengths(request, self.lengths))
 
     def path(self, request: SamplingRequest, generator: torch.Generator) -> Iterator[Float[Tensor, "n latent_dim"]]:
-        """Frames without end."""
+        """Frames of the walk, without end."""
         value = None if request.prompt is None else request.prompt[:, -1].expand(request.n, -1)
         for frame in count():
             label = label_at(request, frame, len(self.lengths)).to(self.centre.device)
@@ -149,7 +149,7 @@ class RandomWalk(nn.Module):
 
 
 def label_at(request: SamplingRequest, frame: int, n: int) -> Int[Tensor, " n"]:
-    """The number of each sequence's label."""
+    """The index of each sequence's label."""
     condition = request.condition_at(frame)
     if condition is None:
         return torch.zeros(request.n, dtype=torch.long)
@@ -161,9 +161,9 @@ def label_at(request: SamplingRequest, frame: int, n: int) -> Int[Tensor, " n"]:
 
 
 def _lengths(request: SamplingRequest, lengths: Sequence[Int[np.ndarray, " _sequences"]]) -> list[int]:
-    """New frames of each sequence: drawn from those lengths of its first label that it can still have.
+    """Number of new frames of each sequence, drawn from the possible lengths of its first label.
 
-    A label without any takes those of all; without any at all, and where all are too short, the limits decide.
+    A label without lengths uses those of all labels. If there are none, or all are too short, the limits decide.
     """
     if not request.until_stop or not len(lengths[0]):
         return [request.max_frames] * request.n
@@ -179,7 +179,7 @@ def _lengths(request: SamplingRequest, lengths: Sequence[Int[np.ndarray, " _sequ
 
 
 def in_chunks(request: SamplingRequest, frames: Iterator[Tensor], lengths: list[int]) -> Iterator[Chunk]:
-    """Frames (n, latent_dim) in pieces, until the longest sequence has ended."""
+    """Chunks of frames (n, latent_dim), until the longest sequence has ended."""
     for start in range(0, max(lengths), request.chunk_frames):
         stop = min(start + request.chunk_frames, max(lengths))
         latents = torch.stack(list(islice(frames, stop - start)), dim=1)
@@ -188,7 +188,7 @@ def in_chunks(request: SamplingRequest, frames: Iterator[Tensor], lengths: list[
 
 
 def _apply(matrices: Tensor, label: Tensor, values: Tensor) -> Tensor:
-    """To each row the matrix of its label."""
+    """Multiply each row by the matrix of its label."""
     out = torch.empty_like(values)
     for k in set(label.tolist()):
         out[label == k] = values[label == k] @ matrices[k].T
@@ -198,9 +198,9 @@ def _apply(matrices: Tensor, label: Tensor, values: Tensor) -> Tensor:
 def _moments(
     frames: TrainingFrames, rows: Bool[np.ndarray, " frames"], origin: Float[np.ndarray, " latent_dim"]
 ) -> Float[np.ndarray, "3 dims dims"]:
-    """Sums of products y yᵀ, y = (z − origin, 1): of frames, of each with the next, and of both of such a pair by themselves.
+    """Sums of products y yᵀ with y = (z − origin, 1): of frames, of neighbours, and of the frames of such pairs.
 
-    The posterior's variance is in the first and the last: from one frame to the next it is not correlated.
+    The first and the last include the posterior's variance, which is not correlated between frames.
     """
     chosen = np.flatnonzero(rows)
     y = np.append(frames.mean[chosen] - origin, np.ones((len(chosen), 1)), axis=1)
@@ -231,4 +231,4 @@ def _fit(moments: Float[np.ndarray, "3 dims dims"]) -> tuple[np.ndarray, np.ndar
 
 
 RIDGE = 1e-6
-"""Share of the mean variance that is added to the variance of every dimension."""
+"""Fraction of the mean variance that is added to the variance of every dimension."""

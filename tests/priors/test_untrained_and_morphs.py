@@ -392,7 +392,7 @@ def test_what_an_interpolation_cannot_do_is_said(latents: LatentSequences) -> No
     prior = Interpolate([sound, sound, sound])
     with pytest.raises(ConfigError, match="through 3 sounds was given 3 latent frames; expected at least 4"):
         sampled(prior, max_frames=3)
-    with pytest.raises(ConfigError, match="knows no label"):
+    with pytest.raises(ConfigError, match="takes no label"):
         sampled(prior, condition=torch.eye(3))
     with pytest.raises(ConfigError, match="cannot continue a recording"):
         sampled(prior, prompt=torch.zeros(1, 5, 4))
