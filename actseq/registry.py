@@ -1,6 +1,7 @@
 """The members of every family, by the name that a configuration gives them.
 
-A new member is one file and one line here. Where a configuration names no member, the first of its table that fits is taken.
+A new member is one file and one line here. Where a configuration names no member, the first of its table that fits is
+taken.
 """
 
 from __future__ import annotations

@@ -289,8 +289,8 @@ def _named(path: str | Path) -> Iterator[None]:
 
 def _blocks(stream: Any, size: int = BLOCK) -> Iterator[Float32[np.ndarray, "samples channels"]]:
     """Blocks from the current position of an open SoundFile to its end."""
-    # soundfile seeks after every read of a seekable file, which disturbs the MP3 decoder, and it cannot read a FLAC file
-    # of unknown length.
+    # soundfile seeks after every read of a seekable file, which disturbs the MP3 decoder, and it cannot read a FLAC
+    # file of unknown length.
     stream.seekable = lambda: False
     while len(block := stream.read(size, dtype="float32", always_2d=True)):
         yield block

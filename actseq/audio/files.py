@@ -122,7 +122,8 @@ def find(folder: Path) -> list[Path]:
                 continue
             if entry.is_dir():
                 (links if entry.is_symlink() else folders).append(entry)
-            # A broken link is listed so that it is reported. Pipes and devices are left out: reading them may never end.
+            # A broken link is listed so that it is reported. Pipes and devices are left out: reading them may never
+            # end.
             elif entry.is_file() or (entry.is_symlink() and not entry.exists()):
                 ending = entry.suffix[1:].lower()
                 if ending in wanted:

@@ -1,8 +1,8 @@
 """Find out from its headers whether a sound file is whole.
 
 libsndfile does not report that a file is cut short. WAV, AIFF, 8SVX, AU, CAF and W64 are checked by the size in their
-header, Ogg by its last page; the FLAC decoder reports it itself. An MP3 is read as far as it goes, because its header is
-often wrong, and so are the rarer old formats (MAT, VOC, PAF, IRCAM, NIST, …).
+header, Ogg by its last page; the FLAC decoder reports it itself. An MP3 is read as far as it goes, because its header
+is often wrong, and so are the rarer old formats (MAT, VOC, PAF, IRCAM, NIST, …).
 """
 
 import os
@@ -18,7 +18,7 @@ def check_whole(file: BinaryIO) -> None:
     Raises:
         AudioError: the file is empty or cut short.
 
-    Source: the specifications of RIFF, RF64 (EBU Tech 3306), AIFF-C, AU, CAF and Wave64; RFC 3533, section 6 (Ogg pages).
+    Source: the specifications of RIFF, RF64 (EBU Tech 3306), AIFF-C, AU, CAF, Wave64; RFC 3533, section 6 (Ogg pages).
     """
     size = file.seek(0, os.SEEK_END)
     if size == 0:

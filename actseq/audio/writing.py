@@ -27,9 +27,9 @@ def write(
 ) -> float:
     """Write sound in the format of the path's ending, under a temporary name first; missing folders are made.
 
-    The sound is never clipped: if a sample exceeds ±1 and `subtype` is not a float format, the whole is scaled to a peak
-    of 1. PCM_16 values are multiples of 1/32768, the step by which decoders divide, so that reading and writing a file
-    again changes nothing; +1.0 is one step too high and becomes 32767.
+    The sound is never clipped: if a sample exceeds ±1 and `subtype` is not a float format, the whole is scaled to a
+    peak of 1. PCM_16 values are multiples of 1/32768, the step by which decoders divide, so that reading and writing a
+    file again changes nothing; +1.0 is one step too high and becomes 32767.
 
     Returns:
         The gain that was applied, 1.0 if none.

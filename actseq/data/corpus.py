@@ -56,9 +56,9 @@ class Clip:
 def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: int) -> list[Clip]:
     """Split files at random into training, validation and test clips, each label on its own; the seed fixes the split.
 
-    If a label has fewer than ten files, its long files (six segments or more) are cut into a training, a validation and a
-    test block, with a guard of one segment between them, and its short files are for training. If that leaves no clip for
-    validation or test, a file of any label is held out.
+    If a label has fewer than ten files, its long files (six segments or more) are cut into a training, a validation and
+    a test block, with a guard of one segment between them, and its short files are for training. If that leaves no clip
+    for validation or test, a file of any label is held out.
     """
     by_label: dict[str, list[audio.ScanRow]] = defaultdict(list)
     for row in rows:

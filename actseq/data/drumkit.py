@@ -1,8 +1,8 @@
 """A drum machine in numpy, which makes the default corpus, so that a demo needs no download.
 
-Tuning, decay, brightness, velocity, noise colour and drive of each hit are random. They do not depend on the sample rate:
-a seed gives the same drum at every rate. Noise is shaped in the frequency domain before its envelope is applied, where it
-is stationary; it has its full level from sample 0, and no filter has to settle.
+Tuning, decay, brightness, velocity, noise colour and drive of each hit are random. They do not depend on the sample
+rate: a seed gives the same drum at every rate. Noise is shaped in the frequency domain before its envelope is applied,
+where it is stationary; it has its full level from sample 0, and no filter has to settle.
 """
 
 import difflib

@@ -17,9 +17,10 @@ from actseq.storage.store import SequenceStore
 class RandomWindows:
     """Draws random windows of some sequences of a store.
 
-    A sequence is drawn with a probability in proportion to its length, but at least to one window. A start is drawn from
-    half a window before the sequence to half a window after the last possible start, and then moved inside, so that
-    beginnings and ends are drawn more often than other places. A sequence shorter than a window always starts at 0.
+    A sequence is drawn with a probability in proportion to its length, but at least to one window. A start is drawn
+    from half a window before the sequence to half a window after the last possible start, and then moved inside, so
+    that beginnings and ends are drawn more often than other places. A sequence shorter than a window always starts at
+    0.
 
     Args:
         store: the store.
@@ -48,7 +49,8 @@ class SegmentSource:
         corpus: the clips.
         split: `train`, `validation` or `test`.
         samples: length of a segment.
-        margin: samples before and after the segment that come with it, so that its features are those of the whole clip.
+        margin: samples before and after the segment that come with it, so that its features are those of the whole
+            clip.
         batch_size: segments in a batch.
         seed: seed of the choice of segments, gains and speeds.
         gain_db: bounds of the random gain relative to the corpus's level, in dB.

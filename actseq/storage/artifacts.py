@@ -1,7 +1,7 @@
 """Artifacts: a folder with `model.safetensors` and `model.json`, and the JSON and tensors of a run.
 
-The JSON holds the hash of the weights and is written last: an artifact without it is unfinished. The hash of the JSON is
-the artifact's fingerprint. Nothing is ever unpickled.
+The JSON holds the hash of the weights and is written last: an artifact without it is unfinished. The hash of the JSON
+is the artifact's fingerprint. Nothing is ever unpickled.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """SequenceStore: variable-length sequences of one dtype with one record each, memory-mapped.
 
-On disk: `shard-00000.safetensors …` and `manifest.jsonl` with one line per sequence. A shard is written under a temporary
-name, synced and renamed; then its lines are appended in one write under a lock. A sequence without a line does not exist.
-The number of a shard determines its content, so a writer that resumes repeats whole shards, and several processes may
-write different shards of one store.
+On disk: `shard-00000.safetensors …` and `manifest.jsonl` with one line per sequence. A shard is written under a
+temporary name, synced and renamed; then its lines are appended in one write under a lock. A sequence without a line
+does not exist. The number of a shard determines its content, so a writer that resumes repeats whole shards, and several
+processes may write different shards of one store.
 """
 
 from __future__ import annotations

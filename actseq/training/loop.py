@@ -1,9 +1,9 @@
 """The training loop, one for every objective.
 
 A training that is killed and resumed ends with the same bytes as one that ran through. For this, a batch and the random
-numbers of a step depend on (seed, step, rank) alone. `minutes` becomes `total_steps` by timing steps that are thrown away
-before step 0; the number is stored, and from then on only steps count. A checkpoint is a folder of safetensors and JSON
-that is renamed into place, and on resuming `metrics.csv` is cut back to the step of the checkpoint.
+numbers of a step depend on (seed, step, rank) alone. `minutes` becomes `total_steps` by timing steps that are thrown
+away before step 0; the number is stored, and from then on only steps count. A checkpoint is a folder of safetensors and
+JSON that is renamed into place, and on resuming `metrics.csv` is cut back to the step of the checkpoint.
 """
 
 from __future__ import annotations
