@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
+import soxr
 from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 
@@ -87,8 +89,6 @@ class Recording:
 
 def blocks(path: Path) -> Iterator[Float32[np.ndarray, " samples"]]:
     """Yield the samples of a mono file that `Writer` made."""
-    import soundfile
-
     yield from soundfile.blocks(path, blocksize=BLOCK, dtype="float32")
 
 
@@ -120,8 +120,6 @@ def measure(path: str | Path, sample_rate: int) -> Recording:
 
 def _changed(decoding: "Decoding", offset: float, sample_rate: int) -> Iterator[Float32[np.ndarray, " samples"]]:
     """Blocks without the offset, with the samples that `resample` gives for the whole file."""
-    import soxr
-
     stream = None
     for block in decoding:
         shifted = block - np.float32(offset) if offset else block
@@ -140,8 +138,6 @@ def resample(
     waveform: Float32[np.ndarray, " samples"], own_rate: int, sample_rate: int
 ) -> Float32[np.ndarray, " resampled"]:
     """Change the sample rate from `own_rate` to `sample_rate` Hz (soxr, HQ); at least one sample is left."""
-    import soxr
-
     missing = _missing(len(waveform), own_rate, sample_rate)
     whole = np.pad(waveform, (0, missing)) if missing else waveform
     return np.asarray(soxr.resample(whole, own_rate, sample_rate, quality="HQ"), np.float32)
@@ -242,8 +238,6 @@ class Decoding:
         self.sample_rate = self.channels = self.samples = 0
 
     def __iter__(self) -> Iterator[Float32[np.ndarray, " samples"]]:
-        import soundfile
-
         path = self.path
         try:
             with path.open("rb") as file:
@@ -303,8 +297,6 @@ def _beyond(path: Path, stream: Any) -> Iterator[Float32[np.ndarray, "samples ch
     variable bit rate leaves more. From a pipe it reads to the end, because it expects no length. Reading only from a
     pipe is not an option: a last frame that is cut short would then fail the whole read.
     """
-    import soundfile
-
     if stream.format != "MP3" or os.name != "posix" or stream.tell() < stream.frames:
         return
     known = stream.frames
@@ -338,7 +330,5 @@ def unreadable(error: OSError) -> str:
 
 def error_text(error: Exception) -> str:
     """The message of a decoder's error, without its code."""
-    import soundfile
-
     words = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
     return " ".join(words.removeprefix("Error : ").split()).rstrip(".")

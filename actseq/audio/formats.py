@@ -1,5 +1,7 @@
 """File name endings of the formats that can be decoded."""
 
+import soundfile  # type: ignore[import-untyped, unused-ignore]
+
 # Common endings in addition to the formats' own names. A .raw file is left out because it does not state its sample
 # rate.
 ALIASES = {
@@ -10,6 +12,4 @@ ALIASES = {
 
 def extensions() -> frozenset[str]:
     """Endings of sound files, in lower case and without the dot."""
-    import soundfile  # type: ignore[import-untyped, unused-ignore]
-
     return frozenset({name.lower() for name in soundfile.available_formats()} | set(ALIASES)) - {"raw"}

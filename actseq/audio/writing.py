@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import soundfile
 from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 
@@ -137,8 +138,6 @@ def _kind(path: Path, subtype: str) -> str:
     Raises:
         AudioError: the ending is unknown, or its format does not have the subtype.
     """
-    import soundfile
-
     ending = path.suffix[1:].lower()
     kind = ALIASES.get(ending, ending.upper())
     if ending not in extensions() or not soundfile.check_format(kind, subtype):
@@ -172,8 +171,6 @@ def _store(
     kind: str,
     subtype: str,
 ) -> None:
-    import soundfile
-
     with replacing(path) as partial:
         with soundfile.SoundFile(os.fsencode(partial), "w", sample_rate, channels, subtype, format=kind) as file:
             for piece in pieces:
@@ -202,8 +199,6 @@ def _clear_time(path: Path) -> None:
 @contextmanager
 def _as_audio_error(path: Path) -> Iterator[None]:
     """Turn an error of the disk or the encoder into an AudioError."""
-    import soundfile
-
     try:
         yield
     except (OSError, soundfile.SoundFileError, ValueError) as error:

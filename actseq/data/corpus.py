@@ -135,8 +135,8 @@ def build_corpus(
     writer = StoreWriter(out)
     done = writer.committed()
     shards = group_shards(sizes)
-    reporter.begin("corpus", len(clips), sum(len(shards[i]) for i in done if i < len(shards)), unit="clips")
     n_done = sum(len(shards[i]) for i in done if i < len(shards))
+    reporter.begin("corpus", len(clips), n_done, unit="clips")
     with ThreadPoolExecutor() as pool:
         for number, members in enumerate(shards):
             if number in done:
@@ -145,19 +145,8 @@ def build_corpus(
             decoded = pool.map(lambda clip: _decode(sounds.files[clip.source], clip, config), chosen)
             items = []
             for clip, (samples, extra) in zip(chosen, decoded, strict=True):
-                items.append(
-                    (
-                        clip.key,
-                        samples,
-                        {
-                            "source": clip.source,
-                            "source_sha256": clip.source_sha256,
-                            "label": clip.label,
-                            "split": clip.split,
-                            **extra,
-                        },
-                    )
-                )
+                about = {name: getattr(clip, name) for name in ("source", "source_sha256", "label", "split")}
+                items.append((clip.key, samples, about | extra))
                 n_done += 1
                 reporter.advance(n_done)
             writer.write_shard(number, items)

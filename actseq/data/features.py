@@ -10,22 +10,19 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from actseq import units
 from actseq.data.corpus import SPLITS, Corpus
 from actseq.data.segments import RandomWindows
 from actseq.progress import Reporter
+from actseq.representations.base import Features, Representation
 from actseq.storage.artifacts import begin_store, write_json
 from actseq.storage.store import SequenceStore, StoreWriter, group_shards
-
-if TYPE_CHECKING:
-    import torch
-
-    from actseq.representations.base import Features, Representation
 
 STATISTICS_FRAMES = 200_000
 """Statistics of features are computed from about this many frames at most."""
@@ -56,8 +53,6 @@ def store_features(
     Raises:
         ConfigError: the features in the folder were made from other inputs.
     """
-    import torch
-
     if begin_store(folder, inputs, what) is not None:
         reporter.say(f"features: already stored ({folder})")
         return SequenceStore(folder)
@@ -139,18 +134,12 @@ class FeatureSource:
 
 def clip_features(corpus: Corpus, index: int, representation: Representation, device: torch.device) -> Features:
     """Features of one whole clip."""
-    import torch
-
     waveform = torch.from_numpy(corpus.waveform(index))[None].to(device)
     return representation.analyse(waveform, torch.tensor([waveform.shape[1]], device=device))
 
 
 def clip_pieces(corpus: Corpus, index: int, representation: Representation, device: torch.device) -> Iterator[Features]:
     """Features of one clip, `PIECE_FRAMES` at a time; together they are the features of the whole clip."""
-    import torch
-
-    from actseq.representations.base import Features
-
     hop, samples = representation.hop_length, corpus.store.records[index].length
     frames, context = units.n_frames(samples, hop), units.n_hops(representation.context_samples, hop)
     for first in range(0, frames, PIECE_FRAMES):
@@ -198,10 +187,6 @@ class FeatureBatches:
 
 
 def _stored_pieces(store: SequenceStore, index: int, device: torch.device) -> Iterator[Features]:
-    import torch
-
-    from actseq.representations.base import Features
-
     for first in range(0, store.records[index].length, PIECE_FRAMES):
         values = torch.from_numpy(store.read(index, first, first + PIECE_FRAMES)).T[None].to(device)
         yield Features(values, torch.tensor([values.shape[2]], device=device))

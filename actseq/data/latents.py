@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +21,8 @@ from actseq.data.corpus import SPLITS
 from actseq.data.segments import RandomWindows
 from actseq.errors import ArtifactError
 from actseq.modules.gaussian import ACTIVE_NATS, draw, kl_nats
+from actseq.priors.untrained import TrainingFrames
 from actseq.storage.store import Record, SequenceStore
-
-if TYPE_CHECKING:
-    from actseq.priors.untrained import TrainingFrames
 
 RUN_FRAMES = 64
 """Successive frames that are drawn together if not all frames are used."""
@@ -122,8 +120,6 @@ class LatentSequences:
         Raises:
             ArtifactError: the training split is empty.
         """
-        from actseq.priors.untrained import TrainingFrames
-
         train = [(i, self.records[i]) for i in self.indices("train")]
         if not train:
             raise ArtifactError(f"no sequence in {self.store.folder} is for training", action="train on more files")

@@ -15,12 +15,14 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 
 from actseq.errors import ArtifactError
 
@@ -134,8 +136,6 @@ class StoreWriter:
 
     def write_shard(self, shard: int, items: Sequence[tuple[str, Array, Mapping[str, Any]]]) -> None:
         """Write one shard of (key, array, extra keys of the record), then its lines of the manifest."""
-        from safetensors.numpy import save
-
         tensors = {tensor_name(key): np.ascontiguousarray(array) for key, array, _ in items}
         if len(tensors) != len(items):
             raise ArtifactError(f"shard {shard} was given two sequences of the same key", "unique keys")
@@ -202,8 +202,6 @@ class SequenceStore:
 
     def _shard(self, shard: int) -> Any:
         if shard not in self._open:
-            from safetensors import SafetensorError, safe_open
-
             path = shard_path(self.folder, shard)
             try:
                 self._open[shard] = safe_open(path, framework="numpy")
@@ -254,21 +252,12 @@ def _lines(path: Path) -> list[bytes]:
 
 def _read_manifest(path: Path) -> list[Record]:
     records = []
+    names = [field.name for field in fields(Record) if field.name != "extra"]
     for number, line in enumerate(_lines(path), 1):
         try:
             entry = json.loads(line)
-            records.append(
-                Record(
-                    key=entry.pop("key"),
-                    shard=entry.pop("shard"),
-                    position=entry.pop("position"),
-                    of=entry.pop("of"),
-                    shape=tuple(entry.pop("shape")),
-                    dtype=entry.pop("dtype"),
-                    sha256=entry.pop("sha256"),
-                    extra=entry,
-                )
-            )
+            known = {name: entry.pop(name) for name in names}
+            records.append(Record(**known | {"shape": tuple(known["shape"]), "extra": entry}))
         except (ValueError, KeyError, AttributeError, TypeError):
             raise ArtifactError(
                 f"line {number} of {path} is damaged", action=f"delete {path.parent} and run the stage again"

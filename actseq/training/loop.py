@@ -296,25 +296,25 @@ class _Trainer:
 
     def cut_metrics(self) -> None:
         """Delete rows that were written after the last checkpoint."""
-        path = self.folder / "metrics.csv"
-        if path.is_file():
-            with path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
+        if rows := self.read_metrics():
             self.write_metrics([row for row in rows if row["step"].isdigit() and int(row["step"]) <= self.step])
 
     def log(self, prefix: str, figures: Mapping[str, float]) -> None:
         """Add figures to the row of the current step; new figures become new columns."""
-        path = self.folder / "metrics.csv"
-        rows: list[dict[str, str]] = []
-        if path.is_file():
-            with path.open(newline="") as file:
-                rows = list(csv.DictReader(file))
+        rows = self.read_metrics()
         row = {"step": str(self.step)} | {f"{prefix}/{name}": f"{value:.6g}" for name, value in figures.items()}
         if rows and rows[-1]["step"] == row["step"]:
             rows[-1] |= row
         else:
             rows.append(row)
         self.write_metrics(rows)
+
+    def read_metrics(self) -> list[dict[str, str]]:
+        path = self.folder / "metrics.csv"
+        if not path.is_file():
+            return []
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
 
     def write_metrics(self, rows: list[dict[str, str]]) -> None:
         columns = list(dict.fromkeys(name for row in rows for name in row))

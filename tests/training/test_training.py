@@ -386,7 +386,7 @@ def test_minutes_become_steps_once_and_leave_no_trace(tmp_path: Path, monkeypatc
     total = plan["total_steps"]
     assert plan["minutes"] == 0.001
     assert total >= 10
-    monkeypatch.setattr(loop, "calibrate", lambda *_: pytest.fail("timed a second time"))
+    monkeypatch.setattr(loop, "plan_steps", lambda *_: pytest.fail("timed a second time"))
     by_time = run(tmp_path / "minutes", steps=None, minutes=0.001)
     by_steps = run(tmp_path / "steps", steps=total)
     assert by_time.total_steps == total
