@@ -126,7 +126,7 @@ def generation_headline(result: Mapping[str, Any]) -> str:
     """One line: run, prior, and sizes of sets."""
     found = result["generation"]
     return (
-        f"{result['run']}, prior {result['prior']}: {found['clips']['generated']} generated clips beside "
+        f"{result['run']}, prior {result['prior']}: {found['clips']['generated']} generated clips and "
         f"{found['clips']['real']} of the {result['split']} split; sets of {found['compared']} compared with "
         f"{found['reference']} training clips"
     )
@@ -148,7 +148,7 @@ def generation_tables(result: Mapping[str, Any]) -> list[Table]:
             made[-1] += [[name, *(line[k] or "–" for k in shown)] for name, line in cells.items()]
     names = [name for name in RELATIVE if name in found["relative"]["generated"]]
     if names:
-        made.append([["beside reconstructed", *(RELATIVE[name][0] for name in names)]])
+        made.append([["relative to reconstructed", *(RELATIVE[name][0] for name in names)]])
         for name, row in found["relative"].items():
             made[-1].append([name, *("–" if row[key] is None else f"{row[key]:.{RELATIVE[key][1]}f}" for key in names)])
     if "memorisation_of_copies" in found:

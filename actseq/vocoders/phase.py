@@ -1,4 +1,4 @@
-"""`phase`: the phase that the magnitudes imply, then a few iterations of fast Griffin-Lim. The default for log-magnitudes.
+"""`phase`: the phase that the magnitudes imply, then some fast Griffin-Lim. The default for log-magnitudes.
 
 Frames are settled in blocks. A block sees the last settled frames, which it keeps, and some frames ahead, which the
 next block settles; so blocks join without a seam, and nothing depends on how the frames arrive. It always runs on the
@@ -119,7 +119,7 @@ class _PhaseStream:
         return torch.zeros(0) if rest is None else self._settle(rest, 0)
 
     def _settle(self, window: Tensor, ahead: int) -> Tensor:
-        """Settle a window except its last `ahead` frames; the samples that are then final, all of them if `ahead` is 0."""
+        """Settle a window except its last `ahead` frames; the samples that are then final."""
         vocoder, reach, hop = self.vocoder, self.vocoder.reach, self.vocoder.hop_length
         new = window.shape[1] - 2 * self.context - ahead
         inverted = vocoder.inversion(window).T.cpu().numpy()[self.context : self.context + new + ahead]

@@ -442,7 +442,7 @@ def test_what_a_prior_generates_is_printed_and_written(here: Path, monkeypatch: 
     assert "no prior 'other'" in bad("evaluate", "made", "--prior", "other", *USE)
     printed = good("evaluate", "made", "--prior", "default", "--n", 6, *QUICK_SOUND, *USE).stdout
     written = json.loads(Path("runs/made/evaluation-default.json").read_text())
-    assert "runs/made, prior default: 6 generated clips beside 5 of the test split" in printed
+    assert "runs/made, prior default: 6 generated clips and 5 of the test split" in printed
     assert f"{written['bits_per_dim']['var1']:.3f}" in printed
     assert printed.splitlines()[-1] == "all figures: runs/made/evaluation-default.json"
     assert set(written["fingerprints"]) == {"autoencoder", "prior"}

@@ -1,4 +1,4 @@
-"""`noise`: its damage to a segment is what the options say, measured independently."""
+"""`noise`: its damage to a segment is that of the options, measured independently."""
 
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,9 @@ def test_the_ratio_is_the_one_asked_for(data_dir: Path, kind: str, snr_db: float
     added = pair.input - pair.target
     torch.testing.assert_close(pair.target, clean)
     np.testing.assert_allclose(20 * np.log10(rms(clean) / rms(added)), snr_db, atol=0.01)
-    likeness = [abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(added.numpy(), other.numpy(), strict=True)]
-    assert (min(likeness) > 0.999) == (kind == "other")
-    assert (max(likeness) < 0.2) == (kind != "other")
+    similarity = [abs(np.corrcoef(a, b)[0, 1]) for a, b in zip(added.numpy(), other.numpy(), strict=True)]
+    assert (min(similarity) > 0.999) == (kind == "other")
+    assert (max(similarity) < 0.2) == (kind != "other")
 
 
 def test_ratios_and_kinds_differ_from_row_to_row_within_bounds() -> None:
@@ -167,7 +167,7 @@ def test_other_classes_must_be_there() -> None:
 
 
 def test_clips_beside_clips_are_a_pure_function_of_the_step(data_dir: Path, tmp_path: Path) -> None:
-    """Of their own labels, and not drawn alike."""
+    """Noise clips have other labels, and their own random draws."""
     from actseq.config import CorpusConfig
     from actseq.data.corpus import build_corpus
     from actseq.progress import Silent

@@ -96,15 +96,15 @@ def test_it_hears_digits_through_the_codec_too(run: RunFolder, codec: Codec, cor
     assert list(figures) == list(WAYS)
     assert min(figures.values()) >= 0.8
     waveforms, labels = clips_of(corpus)
-    for heard in (waveforms, codec.reconstruct(waveforms)):
-        found = model.classify(heard)
+    for given in (waveforms, codec.reconstruct(waveforms)):
+        found = model.classify(given)
         assert found.embedding.shape == (len(labels), 64)
         np.testing.assert_allclose(found.probabilities.sum(axis=1), 1, atol=1e-6)
         hits = [model.labels[k] == label for k, label in zip(found.probabilities.argmax(axis=1), labels, strict=True)]
         assert np.mean(hits) >= 0.8
 
 
-def test_a_clip_is_heard_as_it_is_alone_and_at_any_level(run: RunFolder, codec: Codec, corpus: Corpus) -> None:
+def test_a_clip_is_classified_as_it_is_alone_and_at_any_level(run: RunFolder, codec: Codec, corpus: Corpus) -> None:
     model = kept(run, codec, corpus)
     waveforms = clips_of(corpus)[0]
     together = model.classify(waveforms)

@@ -1,4 +1,4 @@
-"""What is measured of a clip, against librosa, loops and shapes whose numbers are known."""
+"""Features of a clip, against librosa, loops and shapes with known values."""
 
 from pathlib import Path
 

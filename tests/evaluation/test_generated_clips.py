@@ -1,4 +1,4 @@
-"""What a prior generates, measured beside its anchors: on a run over real digits, and on sets put together by hand."""
+"""The evaluation of generated clips: on a run over real digits, and on sets made by hand."""
 
 import json
 import shutil
@@ -155,8 +155,8 @@ def test_figures_are_those_of_the_clips(run: Path, found: PriorEvaluation) -> No
         level = [20 * np.log10(np.sqrt(np.mean(clip.astype(np.float64) ** 2))) for clip in clips]
         assert row["level_db"] == pytest.approx(np.mean(level), abs=0.05)
         assert row["level_deviation_db"] == pytest.approx(np.std(level), abs=0.05)
-        heard = model.classify(clips).probabilities.argmax(axis=1)
-        hits = np.mean([model.labels[k] == excerpt.label for k, excerpt in zip(heard, held_out, strict=True)])
+        predicted = model.classify(clips).probabilities.argmax(axis=1)
+        hits = np.mean([model.labels[k] == excerpt.label for k, excerpt in zip(predicted, held_out, strict=True)])
         assert row["accuracy"]["value"] == pytest.approx(hits)
     frames = {split: [latents.records[i].length for i in latents.indices(split)] for split in ("train", "test")}
     expected = ks_2samp(frames["test"], frames["train"], method="asymp").pvalue
@@ -258,7 +258,7 @@ def test_a_corpus_that_repeats_itself_has_no_memorisation() -> None:
 
 
 def test_independent_frames_are_training_frames_of_the_label(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Latents without spread, that say which clip they are of and where in it they stand, are decoded to themselves.
+    # Latents without variance that contain the indices of their clip and frame are decoded to themselves.
     def read(latents: LatentSequences, index: int) -> tuple[np.ndarray, np.ndarray]:
         mean = (1000.0 * index + np.arange(latents.records[index].length, dtype=np.float32))[:, None]
         return mean, np.full_like(mean, -np.inf)
@@ -302,7 +302,7 @@ def test_tables_hold_what_was_measured(found: PriorEvaluation) -> None:
     }  # fmt: skip
     lines = pipeline.evaluation_lines(result)
     assert lines[0] == (
-        "runs/x, prior p: 20 generated clips beside 18 of the test split; sets of 18 compared with 36 training clips"
+        "runs/x, prior p: 20 generated clips and 18 of the test split; sets of 18 compared with 36 training clips"
     )
     assert lines[-1] == "all figures: f.json"
     text = "\n".join(lines)
@@ -315,7 +315,7 @@ def test_tables_hold_what_was_measured(found: PriorEvaluation) -> None:
     assert any(line.split() == ["prior", "0.500"] for line in lines)
     no_multiple = found.figures | {"relative": {"generated": {"frechet_ratio": None}, "iid": {"frechet_ratio": 2.0}}}
     shown = page.generation_tables(result | {"generation": no_multiple})
-    assert [["beside reconstructed", "Fréchet, multiple"], ["generated", "–"], ["iid", "2.00"]] in shown
+    assert [["relative to reconstructed", "Fréchet, multiple"], ["generated", "–"], ["iid", "2.00"]] in shown
 
 
 def test_a_bound_of_nothing_has_no_multiples() -> None:

@@ -43,7 +43,7 @@ def compared(values: np.ndarray, deviation: float | None = 1.0, log_variance: np
     return LatentValues(values, values, log_variance, deviation)
 
 
-# -- numbers -----------------------------------------------------------------------------------------------------------
+# -- values ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("deviation", [1.0, 5.0, None])

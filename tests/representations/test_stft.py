@@ -110,7 +110,7 @@ def test_what_cannot_be_undone_is_refused(options: dict[str, Any]) -> None:
 def objective(kind: str, weight: float) -> Any:
     """The autoencoder of the smoke preset, fitted to noise."""
     representation = f"representation={{kind: {kind}, n_fft: 256, hop_length: 64}}"
-    config = load_preset("smoke", [representation, f"train_ae.objective.magnitude_weight={weight}"])
+    config = build.complete(load_preset("smoke", [representation, f"train_ae.objective.magnitude_weight={weight}"]))
     analysis = build.build_representation(config)
     torch.manual_seed(0)
     model = build.build_autoencoder(config, analysis)

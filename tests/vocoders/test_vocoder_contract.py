@@ -35,7 +35,7 @@ PAIRS = [
 
 
 def takes(vocoder: str, kind: str) -> bool:
-    """As listed above; of a member that is not listed, what it says itself."""
+    """The listed member; for a member that is not listed, what it declares itself."""
     if vocoder in TAKES and kind in AUTO:
         return kind in TAKES[vocoder]
     table = registry.VOCODERS if vocoder in registry.VOCODERS else registry.VOCODER_NETWORKS

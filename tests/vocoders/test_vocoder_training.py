@@ -148,10 +148,10 @@ def test_shapes_of_discriminators() -> None:
 
 def test_discriminators_tell_a_shifted_phase() -> None:
     torch.manual_seed(0)
-    judge = Discriminators(width=2)
+    discriminators = Discriminators(width=2)
     sound = torch.randn(1, 1100)
     moved = torch.fft.irfft(torch.fft.rfft(sound) * torch.exp(torch.tensor(0.7j)), 1100)
-    for one, other in zip(judge(sound), judge(moved), strict=True):
+    for one, other in zip(discriminators(sound), discriminators(moved), strict=True):
         assert not torch.allclose(one.scores, other.scores, atol=1e-6)
 
 
@@ -260,15 +260,15 @@ def objective(kind: str, **options: Any) -> Any:
 
 
 def test_the_magnitude_objective_is_numpys() -> None:
-    judge = objective("magnitude", convergence_weight=0.5)
-    batch = cut(clip(), [0, 30 * HOP], 16 * HOP, judge.margin)
-    crop = judge.crops(batch)
-    made = judge.model.magnitude(crop.values).detach().double().numpy()
-    target = judge.crops.magnitude(crop).double().numpy()
+    vocoding = objective("magnitude", convergence_weight=0.5)
+    batch = cut(clip(), [0, 30 * HOP], 16 * HOP, vocoding.margin)
+    crop = vocoding.crops(batch)
+    made = vocoding.model.magnitude(crop.values).detach().double().numpy()
+    target = vocoding.crops.magnitude(crop).double().numpy()
     floor = 1e-4 * 256 / 4
     error = np.abs(np.log(np.maximum(made, floor)) - np.log(np.maximum(target, floor))).mean()
     convergence = np.linalg.norm(made - target) / np.linalg.norm(target)
-    for found in (judge.validate(batch), judge.losses(batch)["vocoder"].figures):
+    for found in (vocoding.validate(batch), vocoding.losses(batch)["vocoder"].figures):
         assert float(found["spectral_convergence"]) == pytest.approx(convergence, rel=1e-4)
         assert float(found["magnitude_db"]) == pytest.approx(20 / math.log(10) * error, rel=1e-4)
         assert float(found["loss"]) == pytest.approx(error + 0.5 * convergence, rel=1e-4)
@@ -284,11 +284,11 @@ class Repeated:
         return {name: value.numpy() for name, value in self.data.items()}
 
 
-def trained(judge: Any, folder: Path, steps: int) -> Any:
+def trained(vocoding: Any, folder: Path, steps: int) -> Any:
     settings = {"steps": steps, "batch_size": 2, "learning_rate": 0.01, "clip_norm": 1e9, "ema": 0.0, "validations": 1}
     return train(
-        judge,
-        (Repeated(judge.margin), None),
+        vocoding,
+        (Repeated(vocoding.margin), None),
         TrainingConfig(objective=Member(kind="vocoding"), **settings),
         folder,
         name="vocoder",
@@ -299,19 +299,19 @@ def trained(judge: Any, folder: Path, steps: int) -> Any:
 
 
 def test_a_magnitude_learns(tmp_path: Path) -> None:
-    judge = objective("magnitude")
-    batch = Batch(Repeated(judge.margin).data, 1.0)
-    before = float(judge.validate(batch)["loss"])
-    trained(judge, tmp_path, 15)
-    assert float(judge.validate(batch)["loss"]) < 0.9 * before
+    vocoding = objective("magnitude")
+    batch = Batch(Repeated(vocoding.margin).data, 1.0)
+    before = float(vocoding.validate(batch)["loss"])
+    trained(vocoding, tmp_path, 15)
+    assert float(vocoding.validate(batch)["loss"]) < 0.9 * before
 
 
 def test_both_sides_step_as_by_hand(tmp_path: Path) -> None:
     options = {"discriminator_width": 2, "feature_weight": 3.0, "matching_weight": 1.5}
-    judge, hand = objective("adversarial-vocoding", **options), objective("adversarial-vocoding", **options)
-    hand.load_state_dict(judge.state_dict())
-    first = copy.deepcopy(judge.state_dict())
-    outcome = trained(judge, tmp_path, 2)
+    vocoding, hand = objective("adversarial-vocoding", **options), objective("adversarial-vocoding", **options)
+    hand.load_state_dict(vocoding.state_dict())
+    first = copy.deepcopy(vocoding.state_dict())
+    outcome = trained(vocoding, tmp_path, 2)
     steppers = [
         torch.optim.AdamW(part.parameters(), lr=0.01, betas=(0.9, 0.99), weight_decay=0.0)
         for part in (hand.model, hand.discriminators)
@@ -321,11 +321,11 @@ def test_both_sides_step_as_by_hand(tmp_path: Path) -> None:
         crop = hand.crops(Batch(Repeated(hand.margin).data, 0.0))
         real, made = hand.crops.sound(crop), hand.model.render(crop.values)
         still = copy.deepcopy(hand.discriminators).requires_grad_(False)
-        judged, wanted = still(made), still(real)
+        made_outputs, wanted = still(made), still(real)
         analysed = [hand.representation.analyse(sound, torch.tensor([1024, 1024])).values for sound in (made, real)]
         loss = (
-            losses.hinge_of_generator([one.scores for one in judged])
-            + 1.5 * losses.feature_matching([one.maps for one in wanted], [one.maps for one in judged])
+            losses.hinge_of_generator([one.scores for one in made_outputs])
+            + 1.5 * losses.feature_matching([one.maps for one in wanted], [one.maps for one in made_outputs])
             + 3.0 * (analysed[0] - analysed[1]).abs().mean()
         )
         discriminator_loss = losses.hinge_of_discriminators(
@@ -337,10 +337,10 @@ def test_both_sides_step_as_by_hand(tmp_path: Path) -> None:
             stepper.zero_grad()
             total.backward()
             stepper.step()
-    for name, value in judge.state_dict().items():
+    for name, value in vocoding.state_dict().items():
         torch.testing.assert_close(
             value, hand.state_dict()[name], rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
-    moved = {name.split(".")[0] for name, value in judge.state_dict().items() if not torch.equal(value, first[name])}
+    moved = {name.split(".")[0] for name, value in vocoding.state_dict().items() if not torch.equal(value, first[name])}
     assert moved == {"model", "discriminators"}
-    assert set(outcome.tensors) == set(judge.model.state_dict()), "no discriminator is kept"
+    assert set(outcome.tensors) == set(vocoding.model.state_dict()), "no discriminator is kept"
