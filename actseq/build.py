@@ -1,7 +1,7 @@
 """Configuration → objects; the one place that knows both.
 
-A member is a class whose keyword-only arguments are its configuration keys: their names, types and defaults are read from
-its signature. The members themselves are listed in `registry`.
+A member is a class whose keyword-only arguments are its configuration keys: their names, types and defaults are read
+from its signature. The members themselves are listed in `registry`.
 """
 
 from __future__ import annotations

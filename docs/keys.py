@@ -8,6 +8,7 @@ import ast
 import inspect
 import json
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def family(where: str) -> Iterator[str]:
             continue
         first = (inspect.getdoc(member) or "").partition("\n\n")[0].replace("\n", " ")
         first = re.sub(rf"^`(?:\w+: {{)?(?:kind: )?{kind}}}?`: ", "", first)
-        yield from (f"`kind: {kind}`. {capital(first)}", "")
+        yield from (*textwrap.wrap(f"`kind: {kind}`. {capital(first)}", 120, break_on_hyphens=False), "")
         fields = [(key, one.default) for key, one in build.options_model(member).model_fields.items()]
         table = rows(fields, argument_texts(member), f"{where} {kind}")
         yield from (*table, "") if table else ()

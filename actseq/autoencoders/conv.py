@@ -28,8 +28,8 @@ SIZES = {"tiny": (128, 256, 3), "base": (256, 768, 6), "large": (384, 1152, 8)}
 class Conv(nn.Module):
     """`conv`: ConvNeXt blocks over frames, the decoder a mirror image of the encoder.
 
-    A linear path leads in parallel from stacked frames to the latents and back. It is set to the principal components of
-    the data before training, and the last layers of the convolutions start at zero: training starts from PCA.
+    A linear path leads in parallel from stacked frames to the latents and back. It is set to the principal components
+    of the data before training, and the last layers of the convolutions start at zero: training starts from PCA.
 
     Args:
         channels: number of feature channels.

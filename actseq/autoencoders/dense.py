@@ -51,13 +51,13 @@ class EnergyFilterbank(nn.Module):
 
 
 class CosineSynthesis(nn.Module):
-    """The reverse: waves of given energies and fixed random phases, all of them periods of a loop.
+    """The reverse of `EnergyFilterbank`: waves of given energies and fixed random phases, all periods of a loop.
 
-    A sound that is eighty decibels weaker in one place than in another is two numbers a little apart; to a layer of plain
-    units it is a difference that must be right to a ten-thousandth, and what is left of it is white noise.
+    A difference of 80 dB between two places is a small difference of log-energies. A plain layer would need an accuracy
+    of 1e-4 for it, and its errors would be white noise.
 
     Args:
-        energies: whose statistics say what numbers of about unit deviation mean.
+        energies: the filter bank, whose statistics undo the standardisation of its values.
     """
 
     waves: Tensor

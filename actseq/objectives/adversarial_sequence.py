@@ -1,15 +1,14 @@
 """`gan`: sequences of activations against a discriminator.
 
-A generated sequence gets the label and the length of a real one, and the two are compared: the discriminator learns that
-the real one and its frames score higher than their partners, the generator that they do not. So neither labels nor lengths
-can tell them apart.
+A generated sequence gets the label and the length of a real one, and the two are compared: the discriminator learns to
+score the real one and its frames higher, the generator to prevent that. So neither labels nor lengths distinguish them.
 
-What keeps this stable: gradient penalties on real and on generated sequences; activations drawn anew from their posterior for
-every batch, and the same noise on what is generated; a matching of distributions, which keeps what is coarse in place while
-the discriminator finds what is fine; weights that learn at one pace, the discriminator's at twice that of the generator;
-averaged weights of the generator (the loop).
+Training is kept stable by gradient penalties on real and generated sequences; by noise: activations are drawn from
+their posterior for every batch, and generated ones get the same noise; by matching distributions, which corrects coarse
+errors while the discriminator finds fine ones; by weights that learn at one rate, the discriminator's at twice the
+generator's; and by averaging the generator's weights (the loop does that).
 
-Sources: Huang et al., The GAN is dead; long live the GAN! (2024), equations 2 to 4; Heusel et al. 2017 for the two paces.
+Sources: Huang et al., The GAN is dead; long live the GAN! (2024), equations 2 to 4; Heusel et al. 2017 (two rates).
 """
 
 import math
@@ -78,9 +77,10 @@ class Discriminator(nn.Module):
 
 
 class AdversarialSequences(nn.Module):
-    """Paired relativistic losses with gradient penalties, matching, and the likelihood of lengths and of posteriors' noise.
+    """Paired relativistic losses with gradient penalties, matching, and the likelihood of lengths and of noise.
 
-    Batches are those of `SequenceLikelihood`. The generator is stepped first, against the discriminator before its step.
+    Batches are those of `SequenceLikelihood`. The generator is stepped first, against the discriminator before its
+    step.
 
     Args:
         model: prior and label table.
@@ -148,7 +148,7 @@ class AdversarialSequences(nn.Module):
         return [whole, frames], slope.square().sum() / len(label)
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
-        """Of the prior, through a discriminator that stands still; of the discriminator, on sequences that stand still."""
+        """The prior's loss, with the discriminator frozen, and the discriminator's loss, with sequences detached."""
         lengths = batch.data["lengths"]
         places = PackedPositions.of(lengths)
         self.prior.lengths_seen[lengths - 1] = True

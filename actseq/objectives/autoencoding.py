@@ -37,9 +37,9 @@ class _Measured:
 class Autoencoding(nn.Module):
     """Distances between features, between their changes in time, and between magnitudes, each with a weight.
 
-    Batches hold `waveform (batch, margin + samples + margin)` and `n_samples (batch,)`, as `SegmentSource` makes them, and
-    `noise` like `waveform` where the corruption needs segments of other labels; or `features (batch, frames, channels)` in
-    place of the waveform, as `FeatureSource` makes them.
+    Batches hold `waveform (batch, margin + samples + margin)` and `n_samples (batch,)`, as `SegmentSource` makes them,
+    and `noise` like `waveform` where the corruption needs segments of other labels; or `features (batch, frames,
+    channels)` in place of the waveform, as `FeatureSource` makes them.
 
     Args:
         model: the autoencoder.

@@ -39,7 +39,8 @@ class Discriminators(nn.Module):
     Args:
         width: channels of the first layers.
 
-    Source: periods: Kong, Kim and Bae, HiFi-GAN (2020), section 2.3; resolutions: Jang et al., UnivNet (2021), section 2.2.
+    Source: periods: Kong, Kim and Bae, HiFi-GAN (2020), section 2.3; resolutions: Jang et al., UnivNet (2021), section
+    2.2.
     """
 
     def __init__(self, *, width: int = 32) -> None:

@@ -1,8 +1,8 @@
 """`latent-discriminator`: latents are pushed towards the prior of an adversarial bottleneck, N(0, deviation²).
 
-A discriminator learns to tell latents from draws of the prior, and the encoder learns that it cannot. In addition, latents
-and draws are compared sorted, along every dimension and along random directions: that distance needs no opponent, and corrects
-what the discriminator is slow to find.
+A discriminator learns to tell latents from draws of the prior, and the encoder learns that it cannot. In addition,
+latents and draws are compared sorted, along every dimension and along random directions: that distance needs no
+opponent, and corrects what the discriminator is slow to find.
 """
 
 import torch
@@ -16,7 +16,7 @@ from actseq.modules.frames import valid_frames
 from actseq.objectives.base import Loss
 
 PENALTY = 0.1
-"""Weight of the discriminator's squared gradient at latents and draws: keeps it smooth (Mescheder et al. 2018, eq. 9)."""
+"""Weight of the discriminator's squared gradient at latents and draws (Mescheder et al. 2018, equation 9)."""
 DIRECTIONS = 64
 
 
@@ -26,7 +26,8 @@ class LatentDiscriminator(nn.Module):
     Args:
         model: the autoencoder; its bottleneck has a `deviation`.
         adversarial_weight: weight of the discriminator's score in the loss of the encoder.
-        matching_weight: weight there of the distance between the sorted latents of a batch and sorted draws of the prior.
+        matching_weight: weight there of the distance between the sorted latents of a batch and sorted draws of the
+            prior.
         adjudicator_width: units in each hidden layer of the discriminator.
 
     Sources: Makhzani et al., Adversarial Autoencoders (2015); Kolouri et al., Sliced Wasserstein Auto-Encoders (2018).
@@ -87,7 +88,7 @@ class LatentDiscriminator(nn.Module):
         return {"adjudicator": Loss(loss, {"adjudicator": told.detach()})}
 
     def matching(self, latents: Float[Tensor, "frames latent_dim"]) -> Float[Tensor, ""]:
-        """Mean squared distance of sorted latents from sorted draws, over dimensions and random directions, + covariances.
+        """Mean squared distance of sorted latents from sorted draws, over all directions, plus covariances.
 
         All in deviations of the prior. Random directions alone are slow to show that two dimensions are correlated.
         """

@@ -25,8 +25,8 @@ class Regulariser(Protocol):
 
         Args:
             posterior: latents of a batch, with the gradient of the encoder.
-            progress: share of the training that is done, 0 to 1; None in validation, where the result must not depend on
-                how far the training is.
+            progress: share of the training that is done, 0 to 1; None in validation, where the result must not depend
+                on how far the training is.
         """
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -14,13 +14,14 @@ from actseq.priors.sequence import SequencePrior
 class SequenceLikelihood(nn.Module):
     """Negative log-likelihood of the next latent and of the end.
 
-    Batches hold `mean` and `log_variance (batch, frames, latent_dim)` (−inf where latents are points), `previous` likewise
-    with one frame, `lengths`, `begins`, `ends (batch,)` and `label (batch,)`.
+    Batches hold `mean` and `log_variance (batch, frames, latent_dim)` (−inf where latents are points), `previous`
+    likewise with one frame, `lengths`, `begins`, `ends (batch,)` and `label (batch,)`.
 
     Args:
         model: prior and label table.
         label_dropout: fraction of sequences that are shown without their label.
-        input_noise: half of the sequences get noise of a uniformly drawn level up to this, and the prior knows the level.
+        input_noise: half of the sequences get noise of a uniformly drawn level up to this, and the prior knows the
+            level.
         posterior: draw latents from their posterior for every batch; false: learn its mean.
         end_weight: weight of the likelihood of the end.
     """

@@ -1,7 +1,7 @@
-"""`magnitude` and `adversarial-vocoding`: from the features of random crops back to their sound.
+"""`magnitude` and `adversarial-vocoding`: from the features of random segments back to their sound.
 
-A share of the crops is shown as the autoencoder gives it back, since that is what a vocoder gets in use; what is aimed at
-is always the true sound. Crops carry so much of what lies around them that their frames are those of the whole clip.
+Some segments are shown as the autoencoder reconstructs them, since a vocoder gets such features in use; the target is
+always the true sound. Segments carry enough of their surroundings for their frames to equal those of the whole clip.
 """
 
 from dataclasses import dataclass
@@ -245,7 +245,7 @@ class AdversarialVocoding(nn.Module):
         return masked_l1(self.representation.analyse(made, lengths).values, target, everything)
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
-        """Of the vocoder, through discriminators that stand still; of the discriminators, on sound that stands still."""
+        """The vocoder's loss, with discriminators frozen, and the discriminators' loss, with the sound detached."""
         crop = self.crops(batch)
         real, made = self.crops.sound(crop), self.model.render(crop.values)
         feature = self._feature_l1(made, real)

@@ -1,8 +1,8 @@
 """`transformer`: causal self-attention over a sliding window, with rotary positions.
 
-The memory is a ring: frame t lies in slot t mod `window`, so that a step writes one slot and moves nothing. Keys are
-kept rotated by their own position; attention sees differences of positions only, and does not mind in which order the
-slots come. Positions grow without end while angles must stay exact, so those are computed in float64.
+The memory is a ring: frame t is in slot t mod `window`, so a step writes one slot and moves nothing. Keys are stored
+rotated by their own position; attention depends on differences of positions only, so the order of the slots does not
+matter. Positions grow without limit while angles must stay exact, so angles are computed in float64.
 """
 
 import torch
