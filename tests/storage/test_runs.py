@@ -261,6 +261,23 @@ def test_a_prior_is_chosen_by_name(trained: Path, tmp_path: Path) -> None:
         only.priors.read()
 
 
+def test_an_open_run_keeps_what_it_read_and_a_new_one_reads_again(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with pytest.raises(ArtifactError, match="no finished model"):
+        _ = run.trained_autoencoder
+    write_artifact(run.autoencoder, TENSORS, META)
+    write_artifact(run.priors.path / "a", TENSORS, META)
+    first = run.trained_autoencoder.fingerprint, run.priors.read("a").fingerprint
+    for folder in (run.autoencoder, run.priors.path / "a", run.priors.path / "b"):
+        write_artifact(folder, TENSORS, META | {"kind": "other"})
+    assert (run.trained_autoencoder.fingerprint, run.priors.read("a").fingerprint) == first
+    assert run.priors.names == ["a", "b"], "what has been finished meanwhile is seen"
+    assert run.priors.read("b").meta["kind"] == "other"
+    again = RunFolder(tmp_path)
+    assert again.trained_autoencoder.fingerprint == again.priors.read("a").fingerprint
+    assert again.trained_autoencoder.fingerprint not in first
+
+
 # -- finding a run -----------------------------------------------------------------------------------------------------
 
 
