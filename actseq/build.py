@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, create_model
 from torch import nn
 
@@ -18,6 +19,7 @@ from actseq import effects
 from actseq.autoencoders.base import Autoencoder
 from actseq.config import Config, Member, parse, suggest_name, with_sections
 from actseq.errors import ConfigError
+from actseq.priors.base import KeepsLengths
 from actseq.priors.labels import LabelledPrior, OneHot
 from actseq.priors.sequence import SequencePrior
 from actseq.priors.untrained import TrainingFrames
@@ -282,6 +284,9 @@ def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str
     if section.head is None:
         whole = (*sizes.values(), config.train_prior.frames)
         prior = construct(PRIOR_NETWORKS, section.network, "prior.network", *whole)
+        if isinstance(prior, KeepsLengths):
+            none = np.zeros(0, np.int64)
+            prior.keep_lengths(none, none, len(labels))
     else:
         # The head's weights are drawn first.
         head = construct(HEADS, section.head, "prior.head", n_active)

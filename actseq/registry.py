@@ -22,10 +22,12 @@ from actseq.corruptions.noise import Noise
 from actseq.corruptions.rotation import Rotation
 from actseq.objectives.adversarial_sequence import AdversarialSequences
 from actseq.objectives.autoencoding import Autoencoding
+from actseq.objectives.flow_matching import FlowMatching
 from actseq.objectives.latent_discriminator import LatentDiscriminator
 from actseq.objectives.regularisers import KlPrice
 from actseq.objectives.sequence import SequenceLikelihood
 from actseq.objectives.vocoding import AdversarialVocoding, MagnitudeLikeness
+from actseq.priors.clip_flow import ClipFlow
 from actseq.priors.flow import Flow
 from actseq.priors.gan import Gan
 from actseq.priors.heads import Gaussian, Mixture
@@ -50,7 +52,7 @@ REPRESENTATIONS: Table = {"mel": Mel, "linear": Linear, "stft": Stft, "grain": G
 NETWORKS: Table = {"conv": Conv, "dense": Dense, "recurrent": Recurrent, "pca": Pca, "unet": Unet}
 BOTTLENECKS: Table = {"plain": Plain, "variational": Variational, "adversarial": Adversarial}
 CORRUPTIONS: Table = {"noise": Noise, "rotation": Rotation}
-PRIOR_NETWORKS: Table = {"lstm": Lstm, "gru": Gru, "transformer": Transformer, "gan": Gan}
+PRIOR_NETWORKS: Table = {"lstm": Lstm, "gru": Gru, "transformer": Transformer, "gan": Gan, "clip-flow": ClipFlow}
 """Causal networks, which take a head, and priors that make whole sequences, which take none."""
 HEADS: Table = {"mixture": Mixture, "gaussian": Gaussian, "flow": Flow}
 UNTRAINED_PRIORS: dict[str, Callable[[TrainingFrames], Iid | RandomWalk]] = {"iid": Iid, "random-walk": RandomWalk}
@@ -59,6 +61,7 @@ OBJECTIVES: Table = {
     "autoencoding": Autoencoding,
     "sequence": SequenceLikelihood,
     "gan": AdversarialSequences,
+    "flow-matching": FlowMatching,
     "magnitude": MagnitudeLikeness,
     "adversarial-vocoding": AdversarialVocoding,
 }

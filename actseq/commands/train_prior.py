@@ -12,6 +12,7 @@ from actseq.commands.common import AUTO, Compute, Result, begin_training, check_
 from actseq.data.latents import SequenceSource
 from actseq.errors import ConfigError
 from actseq.inference.loading import load_latents, require_generative, stage_config
+from actseq.priors.base import KeepsLengths
 from actseq.priors.end_calibration import calibrate
 from actseq.storage.artifacts import write_artifact
 from actseq.storage.run_folder import RunFolder
@@ -59,6 +60,8 @@ def train_prior(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build.build_prior(config, latents.latent_dim, len(statistics.active), labels)
+        if isinstance(model.prior, KeepsLengths):
+            model.prior.keep_lengths(*latents.known_lengths(labels), len(labels))
         standardiser = model.prior.standardiser
         standardiser.active.copy_(torch.from_numpy(statistics.active))
         standardiser.mean.copy_(torch.from_numpy(statistics.mean))

@@ -20,7 +20,7 @@ from actseq.arrays import LatentArray, Waveform
 from actseq.config import GenerateConfig
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
-from actseq.priors.base import Chunk, DensityPrior, Prior, Sampling, SamplingRequest
+from actseq.priors.base import Chunk, DensityPrior, KeepsLengths, Prior, Sampling, SamplingRequest
 
 CROSSFADE_SECONDS = 0.03
 ALIGN_SECONDS = 0.008
@@ -60,6 +60,7 @@ class ResolvedRequest:
         condition: (1, condition_dim), or None.
         condition_end: (1, condition_dim) to glide to over the clip; None stays.
         unconditional: (1, condition_dim), the condition that stands for no label.
+        label: row of the label table, for priors that keep something for each label; 0 for none.
         seed_audio: what to continue.
         gain: gain that brought a sound to the level that the model knows; it is undone in the clips.
     """
@@ -70,6 +71,7 @@ class ResolvedRequest:
     condition: Tensor | None = None
     condition_end: Tensor | None = None
     unconditional: Tensor | None = None
+    label: int = 0
     seed_audio: SeedAudio | None = None
     gain: float = 1.0
 
@@ -154,7 +156,7 @@ def _batch(
     codec: Codec, prior: Prior, wanted: ResolvedRequest, prompt: Tensor | None, first: int, n: int
 ) -> Iterator[Piece]:
     until_stop = wanted.settings.seconds is None
-    request = _sampling_request(codec, wanted, prompt, n, _derived(wanted.seed, first))
+    request = _sampling_request(codec, prior, wanted, prompt, n, _derived(wanted.seed, first))
     clips = [_Clip(codec, wanted, prompt) for _ in range(n)]
     left, done = [request.max_frames] * n, [False] * n
     for again in itertools.count():
@@ -180,7 +182,7 @@ def _batch(
 
 
 def _sampling_request(
-    codec: Codec, wanted: ResolvedRequest, prompt: Tensor | None, n: int, seed: int
+    codec: Codec, prior: Prior, wanted: ResolvedRequest, prompt: Tensor | None, n: int, seed: int
 ) -> SamplingRequest:
     rate, settings, seeded = codec.autoencoder.latent_rate, wanted.settings, wanted.seed_audio
     # Where the seed is part of the clip, there is sound without anything new.
@@ -191,6 +193,8 @@ def _sampling_request(
     max_frames = units.seconds_to_frames(seconds + spare, rate)
     min_frames = units.seconds_to_frames(settings.min_seconds, rate) if settings.min_seconds else 0
     restart = settings.after_end == "restart" and wanted.condition_end is None
+    # A prior that keeps lengths makes one sequence of the requested one; others may end it and begin again.
+    restart = restart and not isinstance(prior, KeepsLengths)
     return SamplingRequest(
         n=n,
         max_frames=max_frames,
@@ -199,6 +203,7 @@ def _sampling_request(
         condition=None if wanted.condition is None else wanted.condition.expand(n, -1),
         condition_end=None if wanted.condition_end is None else wanted.condition_end.expand(n, -1),
         unconditional=wanted.unconditional,
+        label=wanted.label,
         prompt=prompt,
         sampling=Sampling(**{field.name: getattr(settings, field.name) for field in fields(Sampling)}),
         seed=seed,

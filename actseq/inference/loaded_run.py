@@ -276,7 +276,8 @@ class LoadedRun:
             for field in fields(Sampling)
             if field.name not in model.prior.controls and field.name not in request.given
         }
-        indices = torch.tensor([0, *_label_indices(request.label, model.labels)], device=self.codec.device)
+        rows = _label_indices(request.label, model.labels)
+        indices = torch.tensor([0, *rows], device=self.codec.device)
         with torch.inference_mode():
             conditions = model.condition(indices)[:, None].unbind()
         return ResolvedRequest(
@@ -286,6 +287,7 @@ class LoadedRun:
             condition=conditions[1],
             condition_end=conditions[2] if len(conditions) == 3 else None,
             unconditional=conditions[0],
+            label=rows[0],
         )
 
 

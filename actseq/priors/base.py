@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -82,7 +83,9 @@ class SamplingRequest:
         condition: condition vectors (n, condition_dim), or None for no condition.
         condition_end: (n, condition_dim) that the condition moves to linearly over `max_frames`; None: no change.
         unconditional: (1, condition_dim), the condition "no label"; for guidance.
+        label: row of the label table, for priors that keep something for each label; 0: no label.
         prompt: latents (n or 1, prompt_frames, latent_dim) to continue; None: start from nothing.
+        suffix: latents (n or 1, suffix_frames, latent_dim) to lead to; None: no such end. Only `clip-flow` takes one.
         sampling: how to draw.
         seed: seed of all draws.
         chunk_frames: latent frames in a chunk.
@@ -95,7 +98,9 @@ class SamplingRequest:
     condition: Tensor | None = None
     condition_end: Tensor | None = None
     unconditional: Tensor | None = None
+    label: int = 0
     prompt: Tensor | None = None
+    suffix: Tensor | None = None
     sampling: Sampling = PLAIN
     seed: int = 0
     chunk_frames: int = 64
@@ -136,6 +141,24 @@ class Prior(Protocol):
 
     def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
         """Chunks in time order, until all sequences have stopped or `max_frames` is reached."""
+
+
+@runtime_checkable
+class KeepsLengths(Protocol):
+    """A prior that knows how long sequences are before it makes them.
+
+    It makes one sequence of the length that is asked for, or of one of the lengths that it keeps; it does not end
+    sequences earlier.
+    """
+
+    def keep_lengths(self, lengths: Int[np.ndarray, " m"], labels: Int[np.ndarray, " m"], n_labels: int) -> None:
+        """Keep the lengths of sequences that begin and end.
+
+        Args:
+            lengths: lengths in latent frames; without any it makes room for them, so that they can be loaded.
+            labels: their rows of the label table, 0 for no label.
+            n_labels: number of labels.
+        """
 
 
 @runtime_checkable

@@ -1,0 +1,158 @@
+"""`flow-matching`: the velocity from noise to latents, drawn anew from their posterior for every batch.
+
+Noise is mixed with the latents at a random time, and the network is to say in which direction the latents lie. Some
+sequences are shown with a part of them clean, a prefix or a prefix and a suffix: from these the network learns to
+continue and to fill.
+
+The times of a batch are spread evenly over their distribution rather than drawn one by one, which lowers the noise of
+the gradient and leaves its mean alone.
+
+Sources: Liu et al., Flow Straight and Fast (2023), equation 1; Esser et al., Scaling Rectified Flow Transformers
+(2024), section 3.1, for logit-normal times.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from actseq.errors import require
+from actseq.modules.gaussian import draw
+from actseq.objectives.base import Batch, Loss
+from actseq.priors.clip_flow import GROUPS, ClipFlow, Window
+from actseq.priors.labels import LabelledPrior
+
+N_CHECKS = 4
+"""Times at which each held-out sequence is measured."""
+
+
+class FlowMatching(nn.Module):
+    """Squared error of the velocity from noise to latents.
+
+    Batches are those of `SequenceLikelihood`.
+
+    Args:
+        model: prior and label table.
+        label_dropout: share of sequences that are shown without their label.
+        given: share of sequences that are shown with a part of them clean: half of these have a prefix, half a prefix
+            and a suffix.
+        balance: 0 gives all frames one weight, 1 all sequences, however short they are; in between the weight of a
+            frame is a power of the length of its sequence.
+        posterior: draw latents anew from their posterior; otherwise its mean is what is learned.
+        time_mean: mean of the logit of the time; above 0 the times are nearer to the latents than to the noise.
+        time_deviation: deviation of that logit.
+
+    Raises:
+        ValueError: a share, a power or a deviation under 0.
+    """
+
+    monitor = "loss"
+
+    def __init__(
+        self,
+        model: LabelledPrior[ClipFlow],
+        *,
+        label_dropout: float = 0.1,
+        given: float = 0.3,
+        balance: float = 0.5,
+        posterior: bool = True,
+        time_mean: float = 0.0,
+        time_deviation: float = 1.0,
+    ) -> None:
+        super().__init__()
+        require(0, label_dropout=label_dropout, given=given, balance=balance, time_deviation=time_deviation)
+        self.model = model
+        self.label_dropout, self.given, self.balance, self.posterior = label_dropout, given, balance, posterior
+        self.time_mean, self.time_deviation = time_mean, time_deviation
+
+    @property
+    def prior(self) -> ClipFlow:
+        """The velocity field, a part of the model."""
+        return self.model.prior
+
+    def exported(self) -> nn.Module:
+        """The model."""
+        return self.model
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """One group: all of the prior."""
+        return {"prior": list(self.model.parameters())}
+
+    def losses(self, batch: Batch) -> dict[str, Loss]:
+        """The loss with labels dropped and parts given at random."""
+        data, lengths = batch.data, batch.data["lengths"]
+        dice = torch.rand(3, len(lengths), device=lengths.device)
+        label = data["label"] * (dice[0] >= self.label_dropout)
+        known = regions(lengths, data["mean"].shape[1], dice[1] < self.given, dice[2] < 0.5)
+        times = self._times(torch.rand((), device=lengths.device), len(lengths))
+        times = times[torch.randperm(len(times), device=times.device)]
+        values = _drawn(data) if self.posterior else data["mean"]
+        loss = self._error(batch, self.prior.standardiser.standardise(values), known, times, label)
+        return {"prior": Loss(loss, {"loss": loss.detach()})}
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        """The same from noise alone, with every label; the times are always the same."""
+        data, n = batch.data, len(batch.data["lengths"])
+        values = self.prior.standardiser.standardise(_drawn(data))
+        known = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device)
+        times = self._times(torch.tensor(0.5, device=values.device), N_CHECKS)
+        losses = [self._error(batch, values, known, time.expand(n), data["label"]) for time in times]
+        return {"loss": torch.stack(losses).mean()}
+
+    def _times(self, shift: Tensor, n: int) -> Float[Tensor, " n"]:
+        """Evenly spread over their distribution, in order."""
+        share = (torch.arange(n, device=shift.device) + shift) / n
+        logit = self.time_mean + self.time_deviation * torch.special.ndtri(share.clamp(1e-4, 1 - 1e-4))
+        return torch.sigmoid(logit)
+
+    def _error(
+        self,
+        batch: Batch,
+        values: Float[Tensor, "batch frames dims"],
+        known: Bool[Tensor, "batch frames"],
+        times: Float[Tensor, " batch"],
+        label: Int[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
+        """Mean squared error over the numbers of all frames that are neither padding nor known, balanced."""
+        data, noise = batch.data, torch.randn_like(values)
+        condition = self.model.condition(label)[:, None]
+        whole = Window(data["lengths"], data["begins"], data["ends"], known, values)
+        total, weights = values.new_zeros(()), values.new_zeros(())
+        for rows in data["lengths"].argsort().chunk(GROUPS):
+            window = whole.of(rows)
+            asked = (window.inside & ~window.known)[..., None]
+            own = window.clean.masked_fill(~window.inside[..., None], 0)
+            source = noise[rows, : own.shape[1]]
+            place = torch.lerp(source, own, times[rows, None, None])
+            velocity = self.prior(place, times[rows], window, condition[rows])
+            error = (velocity - (own - source)).square().mean(2, keepdim=True).masked_fill(~asked, 0).sum(1)
+            weight = window.lengths.to(own.dtype)[:, None] ** -self.balance
+            total = total + (weight * error).sum()
+            weights = weights + (weight * asked.sum(1)).sum()
+        return total / weights.clamp(min=1e-9)
+
+
+def _drawn(data: Mapping[str, Tensor]) -> Float[Tensor, "batch frames latent_dim"]:
+    """A draw from the posteriors."""
+    return draw(data["mean"], data["log_variance"], torch.randn_like(data["mean"]))
+
+
+def regions(
+    lengths: Int[Tensor, " batch"], frames: int, given: Bool[Tensor, " batch"], suffix: Bool[Tensor, " batch"]
+) -> Bool[Tensor, "batch frames"]:
+    """Which frames are given: all but a region of random place and length, of one frame at least.
+
+    Args:
+        lengths: valid frames.
+        frames: of the batch.
+        given: sequences of which anything is given.
+        suffix: those of which a suffix may be given as well as a prefix; in the others the region reaches to the end.
+    """
+    share = torch.rand(2, len(lengths), device=lengths.device)
+    start = (share[0] * lengths).long().clamp(max=lengths - 1)
+    stop = torch.where(suffix, start + 1 + (share[1] * (lengths - start)).long(), lengths)
+    at = torch.arange(frames, device=lengths.device)
+    asked = (at >= start[:, None]) & (at < stop[:, None])
+    return given[:, None] & ~asked & (at < lengths[:, None])

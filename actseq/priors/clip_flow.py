@@ -1,0 +1,446 @@
+"""`clip-flow`: a whole window of latents is carried from noise to a clip by one velocity field that sees all of it.
+
+The network is a transformer that looks both ways. It is told when it is (the time of the path), its label, how long
+the window is, and whether the sequence begins at the window's first frame and ends after its last. Frames that are
+known, a prefix or a suffix, are given clean, and a mask beside the input says which they are. So one network makes
+new clips, continues a recording and fills a gap.
+
+A window holds W latent frames at most. What is longer is made block after block: the last W/2 frames are the clean
+prefix of the next block, and a block that is not the last is told that its end is unknown. So memory is that of one
+window.
+
+The path is a straight line, place = (1 − time) · noise + time · value. Values are standardised, so the best linear
+guess of the velocity is known for every time; the network learns only what differs from it.
+
+The length of a sequence is not generated: it is asked for, or drawn from the lengths that the training sequences of
+the label have, which are kept in the model.
+
+Sources: Lipman et al., Flow Matching for Generative Modeling (2023); Liu et al., Flow Straight and Fast (2023);
+Peebles, Xie, Scalable Diffusion Models with Transformers (2023), section 3.2, for scale, shift and gate; Su et al.
+2021 for rotary positions; Kynkäänniemi et al., Applying Guidance in a Limited Interval (2024).
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from actseq.errors import ConfigError, require
+from actseq.priors.base import Chunk, SamplingRequest, Standardiser
+from actseq.priors.heads import normal
+
+KERNEL = 5
+"""Frames that the convolution before attention sees."""
+N_WAVES = 16
+"""Cosines of the time that the network is shown."""
+REACHES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+"""Frames over which nearness to the beginning or the end falls to 1/e."""
+N_SHARES = 4
+N_POSITION = 2 * len(REACHES) + N_SHARES
+N_LENGTH = 3
+GROUPS = 3
+"""Parts of a batch, by length, that are padded each for itself."""
+SLOWEST = 1e3
+"""The slowest pair of numbers turns by a radian in about this many frames."""
+N_LENGTHS = 128
+"""Lengths that are kept for each label, all equally likely: the quantiles of those of its training sequences."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is known of some windows before anything is generated.
+
+    Attributes:
+        lengths: valid frames of each.
+        begins: whether the sequence begins at the first frame.
+        ends: whether it ends after the last valid frame; False where that is unknown.
+        known: frames that are given.
+        clean: their standardised values; what it holds elsewhere does not matter.
+    """
+
+    lengths: Int[Tensor, " batch"]
+    begins: Bool[Tensor, " batch"]
+    ends: Bool[Tensor, " batch"]
+    known: Bool[Tensor, "batch frames"]
+    clean: Float[Tensor, "batch frames dims"]
+
+    def of(self, rows: Int[Tensor, " some"]) -> "Window":
+        """Some of the windows, padded to the longest of them."""
+        lengths = self.lengths[rows]
+        frames = int(lengths.max())
+        return Window(lengths, self.begins[rows], self.ends[rows], self.known[rows, :frames], self.clean[rows, :frames])
+
+    @property
+    def inside(self) -> Bool[Tensor, "batch frames"]:
+        """Frames that are no padding."""
+        return torch.arange(self.known.shape[1], device=self.lengths.device) < self.lengths[:, None]
+
+    def positions(self, step: int) -> Float[Tensor, "batch positions n_features"]:
+        """Nearness to the beginning and to the end, each 0 where it is unknown, and cosines over a whole sequence.
+
+        Args:
+            step: frames from one position to the next.
+        """
+        at = torch.arange(0, self.known.shape[1], step, device=self.lengths.device, dtype=self.clean.dtype)
+        reaches = at.new_tensor(REACHES)
+        left = self.lengths[:, None] - 1 - at
+        begin = torch.exp(-at[:, None] / reaches) * self.begins[:, None, None]
+        end = torch.exp(-left.clamp(min=0)[..., None] / reaches) * self.ends[:, None, None]
+        share = (at + 0.5) / self.lengths[:, None]
+        waves = torch.cos(math.pi * share[..., None] * torch.arange(1, N_SHARES + 1, device=at.device))
+        return torch.cat([begin, end, waves * (self.begins & self.ends)[:, None, None]], dim=2)
+
+    def length_features(self) -> Float[Tensor, "batch n_features"]:
+        """Log of the frames, and which ends of the sequence are here."""
+        log = self.lengths.clamp(min=1).to(self.clean.dtype).log() - 2
+        return torch.stack([log, self.begins.to(log.dtype), self.ends.to(log.dtype)], dim=1)
+
+
+class ClipFlow(nn.Module):
+    """`clip-flow`: carries noise to a whole clip along a velocity that looks both ways.
+
+    Args:
+        latent_dim: numbers per latent frame of the autoencoder.
+        n_active: dimensions that carry information.
+        condition_dim: size of the condition vector.
+        frames: latent frames of a window, W.
+        width: numbers per frame inside.
+        layers: stacked layers.
+        heads: heads of the attention, each with width / heads numbers.
+        inner: width inside a layer's perceptron.
+        patch: latent frames that are one position of the network; more are faster, and coarser.
+        dropout: of the numbers that each layer adds, in training; of all frames at once.
+        steps: steps from noise to value by the midpoint rule, each with two evaluations.
+        guided_from: time of the path from which on guidance is followed, 0 being noise.
+        guided_until: time up to which it is followed, 1 being the value.
+
+    Raises:
+        ValueError: sizes that do not fit each other, or an interval that is none.
+    """
+
+    objective = "flow-matching"
+    has_likelihood = False
+    controls: tuple[str, ...] = ("temperature", "noise_temperature", "noise_clamp", "guidance")
+    likely_lengths: Tensor
+
+    def __init__(
+        self,
+        latent_dim: int,
+        n_active: int,
+        condition_dim: int,
+        frames: int,
+        *,
+        width: int = 160,
+        layers: int = 4,
+        heads: int = 4,
+        inner: int = 480,
+        patch: int = 1,
+        dropout: float = 0.05,
+        steps: int = 12,
+        guided_from: float = 0.2,
+        guided_until: float = 0.7,
+    ) -> None:
+        super().__init__()
+        require(1, width=width, layers=layers, heads=heads, inner=inner, patch=patch, steps=steps)
+        if width % (2 * heads):
+            raise ValueError(f"width is {width}, expected a multiple of {2 * heads}, twice the heads")
+        if not 0 <= guided_from < guided_until <= 1:
+            found = f"guided_from is {guided_from} and guided_until {guided_until}"
+            raise ValueError(f"{found}, expected 0 ≤ guided_from < guided_until ≤ 1")
+        self.latent_dim, self.condition_dim, self.frames, self.patch = latent_dim, condition_dim, frames, patch
+        self.steps, self.guided_from, self.guided_until = steps, guided_from, guided_until
+        self.standardiser = Standardiser(latent_dim, n_active)
+        self.read = nn.Linear(patch * (n_active + 1) + N_POSITION, width)
+        self.time = nn.Sequential(nn.Linear(N_WAVES, width), nn.SiLU(), nn.Linear(width, width))
+        self.condition = nn.Linear(condition_dim, width, bias=False)
+        self.length = nn.Linear(N_LENGTH, width)
+        self.layers = nn.ModuleList(_Layer(width, heads, inner, dropout) for _ in range(layers))
+        self.modulation = nn.Linear(width, (6 * layers + 2) * width)
+        self.write = nn.Linear(width, patch * n_active)
+        # At first every layer does nothing, and the velocity is its best linear guess.
+        for parameter in (*self.modulation.parameters(), *self.write.parameters()):
+            nn.init.zeros_(parameter)
+        self.register_buffer("likely_lengths", torch.zeros(1, N_LENGTHS, dtype=torch.long))
+        # Neither a parameter nor a buffer: it is always the same.
+        self.frequencies = SLOWEST ** -torch.linspace(0, 1, width // heads // 2)
+
+    def keep_lengths(self, lengths: Int[np.ndarray, " m"], labels: Int[np.ndarray, " m"], n_labels: int) -> None:
+        """Keep what lengths are drawn from; labels of which none is known get those of all.
+
+        Args:
+            lengths: latent frames of sequences that begin and end.
+            labels: their rows of the table of labels, 0 for none.
+            n_labels: number of labels, the one for none not counted.
+        """
+        self.likely_lengths = self.likely_lengths.new_zeros(n_labels + 1, N_LENGTHS)
+        if not len(lengths):
+            return
+        shares = (np.arange(N_LENGTHS) + 0.5) / N_LENGTHS
+        for row in range(n_labels + 1):
+            own = lengths[labels == row] if row else lengths
+            found = np.quantile(own if len(own) else lengths, shares, method="inverted_cdf")
+            self.likely_lengths[row].copy_(torch.from_numpy(found))
+
+    def forward(
+        self,
+        place: Float[Tensor, "batch frames dims"],
+        time: Float[Tensor, " batch"],
+        window: Window,
+        condition: Float[Tensor, "batch frames_or_1 condition_dim"],
+    ) -> Float[Tensor, "batch frames dims"]:
+        """The velocity at a place of the path; what it says of known frames and of padding does not matter.
+
+        Args:
+            place: standardised values on their way, wherever frames are not known.
+            time: from 0, noise, to 1, the value.
+            window: what is known.
+            condition: for each frame, or one for all.
+        """
+        inside, known, frames = window.inside, window.known[..., None], place.shape[1]
+        at = time[:, None, None]
+        power = (1 - at).square() + at.square()
+        seen = torch.where(known, window.clean, place * power.rsqrt()).masked_fill(~inside[..., None], 0)
+        waves = torch.cos(math.pi * torch.arange(N_WAVES, device=time.device) * time[:, None])
+        told = self.time(waves) + self.length(window.length_features())
+        told = told[:, None] + self.condition(condition[:, :: self.patch])
+        modulation = self.modulation(F.silu(told)).chunk(6 * len(self.layers) + 2, dim=2)
+        shown = F.pad(torch.cat([seen, known.to(seen.dtype)], dim=2), (0, 0, 0, -frames % self.patch))
+        shown = shown.reshape(len(shown), -1, self.patch * shown.shape[2])
+        x = self.read(torch.cat([shown, window.positions(self.patch)], dim=2))
+        angles = torch.arange(x.shape[1], device=x.device)[:, None, None] * self.frequencies.to(x.device)
+        turns = torch.polar(torch.ones_like(angles), angles)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, modulation[6 * i : 6 * i + 6], turns, inside[:, :: self.patch])
+        said: Tensor = self.write(_modulated(x, *modulation[-2:]))
+        return (2 * at - 1) / power * place + said.reshape(len(said), -1, place.shape[2])[:, :frames]
+
+    # -- sampling -------------------------------------------------------------------------------------------------
+
+    def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
+        """Block after block; see `Prior.sample`. A clip depends on its number and the seed, not on how many there are.
+
+        Raises:
+            ConfigError: a control that it does not know, or ends of its own choice before a suffix.
+        """
+        request.sampling.require_supported(self.controls, "prior clip-flow")
+        if request.suffix is not None and request.until_stop:
+            raise ConfigError("prior clip-flow cannot choose the length of what comes before a suffix", "a length")
+        device = self.likely_lengths.device
+        lengths = self._lengths(request)
+        new = min(request.max_frames, int(lengths.max()))
+        made = torch.zeros(request.n, 0, self.latent_dim, device=device)
+        start = 0
+        for block in self._blocks(request, lengths):
+            made = torch.cat([made, block], dim=1)
+            while start < new and made.shape[1] >= min(request.chunk_frames, new - start):
+                stop = min(start + request.chunk_frames, new)
+                stopped = torch.arange(start, stop, device=device) >= lengths[:, None]
+                yield Chunk(made[:, : stop - start], stopped)
+                made, start = made[:, stop - start :], stop
+
+    def _lengths(self, request: SamplingRequest) -> Int[Tensor, " n"]:
+        """New frames of each sequence; where no end is known, so many more than are asked for that none is in sight."""
+        n, device = request.n, self.likely_lengths.device
+        if not request.until_stop:
+            return torch.full((n,), request.max_frames, device=device)
+        likely = self.likely_lengths[request.label]
+        if not likely.any():
+            return torch.full((n,), request.max_frames + 2 * self.frames, device=device)
+        before = 0 if request.prompt is None else request.prompt.shape[1]
+        earliest = max(request.min_frames, 0 if before else 1)
+        if likely[-1] < before + earliest:
+            # The prompt alone is longer than all that was learned from: what follows is as long as a whole sequence.
+            before = 0
+        possible = likely[likely >= before + earliest]
+        if not len(possible):
+            return torch.full((n,), earliest, device=device)
+        drawn = [np.random.default_rng([request.seed, clip]).random() for clip in range(n)]
+        return possible[[int(share * len(possible)) for share in drawn]] - before
+
+    def _blocks(
+        self, request: SamplingRequest, lengths: Int[Tensor, " n"]
+    ) -> Iterator[Float[Tensor, "n frames latent_dim"]]:
+        """New frames, block after block; beyond the end of a sequence there is nothing in particular."""
+        n, device, half = request.n, lengths.device, self.frames // 2
+        prompt = self._given(request.prompt, n)
+        suffix = self._given(request.suffix, n)
+        asked = min(request.max_frames, int(lengths.max()))
+        before, after = _context(prompt.shape[1], asked, suffix.shape[1], self.frames)
+        # Places of frames are counted from the first that is kept of the prompt.
+        begun = before == prompt.shape[1]
+        known, suffix = prompt[:, prompt.shape[1] - before :], suffix[:, :after]
+        ends_with_suffix = after == (0 if request.suffix is None else request.suffix.shape[1])
+        first, made, block = 0, 0, 1
+        while made < asked:
+            stops = (before + lengths + after - first).clamp(max=self.frames)
+            active = lengths > made
+            rows = active.nonzero()[:, 0]
+            frames = int(stops[rows].max())
+            own = stops[rows]
+            new = before + lengths[rows] - first
+            at = torch.arange(frames, device=device)
+            clean = known.new_zeros(len(rows), frames, known.shape[2])
+            given = min(known.shape[1], frames)
+            clean[:, :given] = known[rows, :given]
+            mask = (at < given).expand(len(rows), -1)
+            if after:
+                # All sequences are of one length here.
+                there = (at >= new[:, None]) & (at < own[:, None])
+                clean[there] = suffix[rows, : int(there[0].sum())].flatten(0, 1)
+                mask = mask | there
+            ends = before + lengths[rows] + after - first <= self.frames
+            window = Window(own, torch.full_like(ends, begun), ends & ends_with_suffix, mask, clean)
+            values, filler = self._drawn(request, rows.tolist(), block, frames)
+            values = self._in_groups(values, window, request, rows, made - given)
+            latents = filler
+            latents[..., self.standardiser.active] = values * self.standardiser.deviation + self.standardiser.mean
+            left = asked - made
+            count = min(int(torch.minimum(new, own).max()) - given, left)
+            if after and given + left + after > self.frames:
+                # The last window is to have something to make, and to see all that is kept of the suffix.
+                count = min(count, left - self.frames // 4)
+            out = latents.new_zeros(n, count, self.latent_dim)
+            out[rows] = latents[:, given : given + count]
+            yield out
+            made += count
+            whole = known.new_zeros(n, given + count, known.shape[2])
+            whole[rows] = values[:, : given + count]
+            known = whole[:, -half:]
+            first, begun, block = first + given + count - known.shape[1], False, block + 1
+
+    def _given(self, latents: Tensor | None, n: int) -> Float[Tensor, "n frames dims"]:
+        if latents is None:
+            return self.standardiser.mean.new_zeros(n, 0, len(self.standardiser.mean))
+        return self.standardiser.standardise(latents).expand(n, -1, -1)
+
+    def _drawn(
+        self, request: SamplingRequest, rows: list[int], block: int, frames: int
+    ) -> tuple[Float[Tensor, "rows frames dims"], Float[Tensor, "rows frames latent_dim"]]:
+        """Starting noise and what stands where there is no information, from (seed, clip, block)."""
+        device, dims = self.likely_lengths.device, len(self.standardiser.mean)
+        noise, filler = [], []
+        for clip in rows:
+            own = int(np.random.SeedSequence([request.seed, clip, block]).generate_state(1, np.uint64)[0] >> 1)
+            generator = torch.Generator(device).manual_seed(own)
+            # Always of a whole window: what a clip begins with does not depend on how long it gets.
+            noise.append(normal((self.frames, dims), request.sampling, generator, device)[:frames])
+            filler.append(torch.randn((self.frames, self.latent_dim), generator=generator, device=device)[:frames])
+        return torch.stack(noise), torch.stack(filler)
+
+    def _in_groups(
+        self, noise: Tensor, window: Window, request: SamplingRequest, rows: Tensor, first: int
+    ) -> Float[Tensor, "rows frames dims"]:
+        """`_carried`, window by window of about one length: short ones need not be as wide as long ones."""
+        values = torch.zeros_like(noise)
+        for group in window.lengths.argsort(stable=True).chunk(GROUPS):
+            own = window.of(group)
+            frames = own.known.shape[1]
+            values[group, :frames] = self._carried(noise[group, :frames], own, request, rows[group], first)
+        return values
+
+    @torch.no_grad()
+    def _carried(
+        self, noise: Tensor, window: Window, request: SamplingRequest, rows: Tensor, first: int
+    ) -> Float[Tensor, "rows frames dims"]:
+        """From noise to values by the midpoint rule; known frames are returned as they were given.
+
+        Args:
+            noise: where the path begins.
+            window: what is known.
+            request: what is asked.
+            rows: which of its sequences these are.
+            first: new frame that the window begins at; negative in a prompt.
+        """
+        condition = self._condition(request, rows, range(first, first + noise.shape[1]))
+        bare = None
+        if request.sampling.guidance != 1 and request.condition is not None and request.unconditional is not None:
+            bare = request.unconditional[:, None].expand(len(rows), condition.shape[1], -1)
+
+        def velocity(place: Tensor, time: float) -> Tensor:
+            n = len(place)
+            if bare is None or not self.guided_from <= time < self.guided_until:
+                return self.forward(place, place.new_full((n,), time), window, condition)
+            both = self.forward(
+                torch.cat([place, place]),
+                place.new_full((2 * n,), time),
+                Window(*(torch.cat([part, part]) for part in vars(window).values())),
+                torch.cat([condition, bare]),
+            )
+            given, without = both.chunk(2)
+            return torch.lerp(without, given, request.sampling.guidance)
+
+        place, length = noise, 1 / self.steps
+        for step in range(self.steps):
+            time = step * length
+            middle = place + length / 2 * velocity(place, time)
+            place = place + length * velocity(middle, time + length / 2)
+        return torch.where(window.known[..., None], window.clean, place)
+
+    def _condition(
+        self, request: SamplingRequest, rows: Int[Tensor, " rows"], frames: range
+    ) -> Float[Tensor, "rows frames_or_1 condition_dim"]:
+        first = request.condition_at(0)
+        if first is None:
+            return self.standardiser.mean.new_zeros(len(rows), 1, self.condition_dim)
+        if request.condition_end is None:
+            return first[rows][:, None]
+        glide = [request.condition_at(max(0, frame)) for frame in frames]
+        return torch.stack(glide, dim=1)[rows]  # type: ignore[arg-type]
+
+
+class _Layer(nn.Module):
+    """A convolution over neighbours and attention over the window, then a perceptron; scaled, shifted and gated."""
+
+    def __init__(self, width: int, heads: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.near = nn.Conv2d(width, width, (1, KERNEL), padding=(0, KERNEL // 2), groups=width, bias=False)
+        nn.init.normal_(self.near.weight, std=0.1)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, modulation: tuple[Tensor, ...], turns: Tensor, inside: Tensor) -> Tensor:
+        hidden = _modulated(x, *modulation[:2]).masked_fill(~inside[..., None], 0)
+        # As a picture of one row: on a CPU that is twice as fast as a convolution of one dimension.
+        hidden = hidden + self.near(hidden.transpose(1, 2)[:, :, None])[:, :, 0].transpose(1, 2)
+        qkv = self.qkv(hidden).reshape(*x.shape[:2], 3 * self.heads, -1)
+        both, values = qkv[:, :, : 2 * self.heads], qkv[:, :, 2 * self.heads :]
+        queries, keys = _turned(both, turns).transpose(1, 2).chunk(2, dim=1)
+        mask = inside[:, None, None]
+        attended = F.scaled_dot_product_attention(queries, keys, values.transpose(1, 2), attn_mask=mask)
+        x = torch.addcmul(x, self.drop(modulation[2]), self.out(attended.transpose(1, 2).flatten(2)))
+        hidden = self.down(F.silu(self.up(_modulated(x, *modulation[3:5]))))
+        return torch.addcmul(x, self.drop(modulation[5]), hidden)
+
+
+def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
+
+
+def _turned(x: Tensor, turns: Tensor) -> Tensor:
+    """Pairs of numbers turned as complex ones, which know no precision below float32."""
+    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+
+
+def _context(before: int, new: int, after: int, frames: int) -> tuple[int, int]:
+    """How many frames of a prompt and of a suffix are looked at.
+
+    Half a window of a prompt; where a suffix follows, what is new is in the middle of the window if it fits there, and
+    otherwise the last window ends with a quarter of a window of the suffix.
+    """
+    if not after:
+        return min(before, frames // 2), 0
+    left = frames - new
+    if new > frames // 2:
+        return min(before, frames // 2), min(after, frames // 4)
+    kept = min(after, max(left // 2, left - before))
+    return min(before, left - kept), kept
