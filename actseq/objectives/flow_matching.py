@@ -1,11 +1,11 @@
-"""`flow-matching`: the velocity from noise to latents, drawn anew from their posterior for every batch.
+"""`flow-matching`: the velocity from noise to latents that are drawn from their posterior for every batch.
 
-Noise is mixed with the latents at a random time, and the network is to say in which direction the latents lie. Some
-sequences are shown with a part of them clean, a prefix or a prefix and a suffix: from these the network learns to
-continue and to fill.
+The input is a mixture of noise and latents at a random time. The network predicts the direction from the noise to the
+latents. In some sequences a part is given without noise, a prefix or a prefix and a suffix: from these the network
+learns to continue and to fill.
 
 The times of a batch are spread evenly over their distribution rather than drawn one by one, which lowers the noise of
-the gradient and leaves its mean alone.
+the gradient and does not change its mean.
 
 Sources: Liu et al., Flow Straight and Fast (2023), equation 1; Esser et al., Scaling Rectified Flow Transformers
 (2024), section 3.1, for logit-normal times.
@@ -34,17 +34,17 @@ class FlowMatching(nn.Module):
 
     Args:
         model: prior and label table.
-        label_dropout: share of sequences that are shown without their label.
-        given: share of sequences that are shown with a part of them clean: half of these have a prefix, half a prefix
-            and a suffix.
-        balance: 0 gives all frames one weight, 1 all sequences, however short they are; in between the weight of a
-            frame is a power of the length of its sequence.
-        posterior: draw latents anew from their posterior; otherwise its mean is what is learned.
+        label_dropout: fraction of sequences without their label.
+        given: fraction of sequences of which a part is given without noise: half have a prefix, half a prefix and a
+            suffix.
+        balance: the weight of a frame is the length of its sequence to the power of −balance: 0 weights all frames
+            equally, 1 all sequences.
+        posterior: learn draws from the posterior; otherwise its mean.
         time_mean: mean of the logit of the time; above 0 the times are nearer to the latents than to the noise.
-        time_deviation: deviation of that logit.
+        time_deviation: standard deviation of that logit.
 
     Raises:
-        ValueError: a share, a power or a deviation under 0.
+        ValueError: a fraction, a power or a deviation under 0.
     """
 
     monitor = "loss"

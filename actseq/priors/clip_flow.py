@@ -1,13 +1,13 @@
-"""`clip-flow`: a whole window of latents is carried from noise to a clip by one velocity field that sees all of it.
+"""`clip-flow`: a velocity field carries a whole window of latents from noise to a clip and sees all of it at once.
 
-The network is a transformer that looks both ways. It is told when it is (the time of the path), its label, how long
-the window is, and whether the sequence begins at the window's first frame and ends after its last. Frames that are
-known, a prefix or a suffix, are given clean, and a mask beside the input says which they are. So one network makes
-new clips, continues a recording and fills a gap.
+The network is a transformer without a causal mask. Its inputs are the time on the path, the label, the length of the
+window, and whether the sequence begins at the window's first frame and ends after its last. Known frames, a prefix or
+a suffix, are given without noise, and a mask marks them. So one network makes new clips, continues a recording and
+fills a gap.
 
 A window holds W latent frames at most. What is longer is made block after block: the last W/2 frames are the clean
-prefix of the next block, and a block that is not the last is told that its end is unknown. So memory is that of one
-window.
+prefix of the next block, and for a block that is not the last the end is marked as unknown. So the memory is that of
+one window.
 
 The path is a straight line, place = (1 − time) · noise + time · value. Values are standardised, so the best linear
 guess of the velocity is known for every time; the network learns only what differs from it.
@@ -35,18 +35,18 @@ from actseq.priors.base import Chunk, SamplingRequest, Standardiser
 from actseq.priors.heads import normal
 
 KERNEL = 5
-"""Frames that the convolution before attention sees."""
+"""Frames under the convolution before attention."""
 N_WAVES = 16
-"""Cosines of the time that the network is shown."""
+"""Number of cosines of the time among the inputs."""
 REACHES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Frames over which nearness to the beginning or the end falls to 1/e."""
 N_SHARES = 4
 N_POSITION = 2 * len(REACHES) + N_SHARES
 N_LENGTH = 3
 GROUPS = 3
-"""Parts of a batch, by length, that are padded each for itself."""
+"""Number of groups of similar length in a batch; each group is padded by itself."""
 SLOWEST = 1e3
-"""The slowest pair of numbers turns by a radian in about this many frames."""
+"""The slowest pair of values turns by a radian in about this many frames."""
 N_LENGTHS = 128
 """Lengths that are kept for each label, all equally likely: the quantiles of those of its training sequences."""
 
@@ -59,8 +59,8 @@ class Window:
         lengths: valid frames of each.
         begins: whether the sequence begins at the first frame.
         ends: whether it ends after the last valid frame; False where that is unknown.
-        known: frames that are given.
-        clean: their standardised values; what it holds elsewhere does not matter.
+        known: which frames are given.
+        clean: standardised values of the known frames; the values elsewhere are not used.
     """
 
     lengths: Int[Tensor, " batch"]
@@ -70,14 +70,14 @@ class Window:
     clean: Float[Tensor, "batch frames dims"]
 
     def of(self, rows: Int[Tensor, " some"]) -> "Window":
-        """Some of the windows, padded to the longest of them."""
+        """The windows of some rows, padded to the longest."""
         lengths = self.lengths[rows]
         frames = int(lengths.max())
         return Window(lengths, self.begins[rows], self.ends[rows], self.known[rows, :frames], self.clean[rows, :frames])
 
     @property
     def inside(self) -> Bool[Tensor, "batch frames"]:
-        """Frames that are no padding."""
+        """Frames inside each length."""
         return torch.arange(self.known.shape[1], device=self.lengths.device) < self.lengths[:, None]
 
     def positions(self, step: int) -> Float[Tensor, "batch positions n_features"]:
@@ -96,7 +96,7 @@ class Window:
         return torch.cat([begin, end, waves * (self.begins & self.ends)[:, None, None]], dim=2)
 
     def length_features(self) -> Float[Tensor, "batch n_features"]:
-        """Log of the frames, and which ends of the sequence are here."""
+        """Log of the number of frames, and which ends of the sequence lie in the window."""
         log = self.lengths.clamp(min=1).to(self.clean.dtype).log() - 2
         return torch.stack([log, self.begins.to(log.dtype), self.ends.to(log.dtype)], dim=1)
 
@@ -105,22 +105,22 @@ class ClipFlow(nn.Module):
     """`clip-flow`: carries noise to a whole clip along a velocity that looks both ways.
 
     Args:
-        latent_dim: numbers per latent frame of the autoencoder.
+        latent_dim: values per latent frame of the autoencoder.
         n_active: dimensions that carry information.
         condition_dim: size of the condition vector.
         frames: latent frames of a window, W.
-        width: numbers per frame inside.
+        width: values per frame inside the network.
         layers: stacked layers.
-        heads: heads of the attention, each with width / heads numbers.
+        heads: attention heads, each with width / heads values.
         inner: width inside a layer's perceptron.
         patch: latent frames that are one position of the network; more are faster, and coarser.
-        dropout: of the numbers that each layer adds, in training; of all frames at once.
+        dropout: probability, in training, that a value which a layer adds is dropped, in all frames at once.
         steps: steps from noise to value by the midpoint rule, each with two evaluations.
         guided_from: time of the path from which on guidance is followed, 0 being noise.
         guided_until: time up to which it is followed, 1 being the value.
 
     Raises:
-        ValueError: sizes that do not fit each other, or an interval that is none.
+        ValueError: sizes that do not fit each other, or an empty interval.
     """
 
     objective = "flow-matching"
@@ -170,12 +170,12 @@ class ClipFlow(nn.Module):
         self.frequencies = SLOWEST ** -torch.linspace(0, 1, width // heads // 2)
 
     def keep_lengths(self, lengths: Int[np.ndarray, " m"], labels: Int[np.ndarray, " m"], n_labels: int) -> None:
-        """Keep what lengths are drawn from; labels of which none is known get those of all.
+        """Keep the lengths that later lengths are drawn from. A label without a length takes those of all labels.
 
         Args:
             lengths: latent frames of sequences that begin and end.
-            labels: their rows of the table of labels, 0 for none.
-            n_labels: number of labels, the one for none not counted.
+            labels: row of the label table for each length, 0 for no label.
+            n_labels: number of labels, without the row for no label.
         """
         self.likely_lengths = self.likely_lengths.new_zeros(n_labels + 1, N_LENGTHS)
         if not len(lengths):
@@ -193,10 +193,10 @@ class ClipFlow(nn.Module):
         window: Window,
         condition: Float[Tensor, "batch frames_or_1 condition_dim"],
     ) -> Float[Tensor, "batch frames dims"]:
-        """The velocity at a place of the path; what it says of known frames and of padding does not matter.
+        """The velocity at a place on the path; its values for known frames and for padding are not used.
 
         Args:
-            place: standardised values on their way, wherever frames are not known.
+            place: standardised values on the path; those of known frames are not used.
             time: from 0, noise, to 1, the value.
             window: what is known.
             condition: for each frame, or one for all.
@@ -206,9 +206,9 @@ class ClipFlow(nn.Module):
         power = (1 - at).square() + at.square()
         seen = torch.where(known, window.clean, place * power.rsqrt()).masked_fill(~inside[..., None], 0)
         waves = torch.cos(math.pi * torch.arange(N_WAVES, device=time.device) * time[:, None])
-        told = self.time(waves) + self.length(window.length_features())
-        told = told[:, None] + self.condition(condition[:, :: self.patch])
-        modulation = self.modulation(F.silu(told)).chunk(6 * len(self.layers) + 2, dim=2)
+        about = self.time(waves) + self.length(window.length_features())
+        about = about[:, None] + self.condition(condition[:, :: self.patch])
+        modulation = self.modulation(F.silu(about)).chunk(6 * len(self.layers) + 2, dim=2)
         shown = F.pad(torch.cat([seen, known.to(seen.dtype)], dim=2), (0, 0, 0, -frames % self.patch))
         shown = shown.reshape(len(shown), -1, self.patch * shown.shape[2])
         x = self.read(torch.cat([shown, window.positions(self.patch)], dim=2))
@@ -216,8 +216,8 @@ class ClipFlow(nn.Module):
         turns = torch.polar(torch.ones_like(angles), angles)
         for i, layer in enumerate(self.layers):
             x = layer(x, modulation[6 * i : 6 * i + 6], turns, inside[:, :: self.patch])
-        said: Tensor = self.write(_modulated(x, *modulation[-2:]))
-        return (2 * at - 1) / power * place + said.reshape(len(said), -1, place.shape[2])[:, :frames]
+        residual: Tensor = self.write(_modulated(x, *modulation[-2:]))
+        return (2 * at - 1) / power * place + residual.reshape(len(residual), -1, place.shape[2])[:, :frames]
 
     # -- sampling -------------------------------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class ClipFlow(nn.Module):
         """Block after block; see `Prior.sample`. A clip depends on its number and the seed, not on how many there are.
 
         Raises:
-            ConfigError: a control that it does not know, or ends of its own choice before a suffix.
+            ConfigError: an unsupported control, or a suffix without a length.
         """
         request.sampling.require_supported(self.controls, "prior clip-flow")
         if request.suffix is not None and request.until_stop:
@@ -244,7 +244,7 @@ class ClipFlow(nn.Module):
                 made, start = made[:, stop - start :], stop
 
     def _lengths(self, request: SamplingRequest) -> Int[Tensor, " n"]:
-        """New frames of each sequence; where no end is known, so many more than are asked for that none is in sight."""
+        """Number of new frames of each sequence; without known lengths the end lies beyond the window."""
         n, device = request.n, self.likely_lengths.device
         if not request.until_stop:
             return torch.full((n,), request.max_frames, device=device)
@@ -254,7 +254,7 @@ class ClipFlow(nn.Module):
         before = 0 if request.prompt is None else request.prompt.shape[1]
         earliest = max(request.min_frames, 0 if before else 1)
         if likely[-1] < before + earliest:
-            # The prompt alone is longer than all that was learned from: what follows is as long as a whole sequence.
+            # The prompt alone is longer than every training sequence: a whole sequence follows it.
             before = 0
         possible = likely[likely >= before + earliest]
         if not len(possible):
@@ -265,13 +265,13 @@ class ClipFlow(nn.Module):
     def _blocks(
         self, request: SamplingRequest, lengths: Int[Tensor, " n"]
     ) -> Iterator[Float[Tensor, "n frames latent_dim"]]:
-        """New frames, block after block; beyond the end of a sequence there is nothing in particular."""
+        """New frames, block after block; frames beyond the end of a sequence are undefined."""
         n, device, half = request.n, lengths.device, self.frames // 2
         prompt = self._given(request.prompt, n)
         suffix = self._given(request.suffix, n)
         asked = min(request.max_frames, int(lengths.max()))
         before, after = _context(prompt.shape[1], asked, suffix.shape[1], self.frames)
-        # Places of frames are counted from the first that is kept of the prompt.
+        # Frames are counted from the first frame of the prompt that is kept.
         begun = before == prompt.shape[1]
         known, suffix = prompt[:, prompt.shape[1] - before :], suffix[:, :after]
         ends_with_suffix = after == (0 if request.suffix is None else request.suffix.shape[1])
@@ -302,7 +302,7 @@ class ClipFlow(nn.Module):
             left = asked - made
             count = min(int(torch.minimum(new, own).max()) - given, left)
             if after and given + left + after > self.frames:
-                # The last window is to have something to make, and to see all that is kept of the suffix.
+                # The last window has new frames, and holds all of the suffix that is kept.
                 count = min(count, left - self.frames // 4)
             out = latents.new_zeros(n, count, self.latent_dim)
             out[rows] = latents[:, given : given + count]
@@ -321,13 +321,13 @@ class ClipFlow(nn.Module):
     def _drawn(
         self, request: SamplingRequest, rows: list[int], block: int, frames: int
     ) -> tuple[Float[Tensor, "rows frames dims"], Float[Tensor, "rows frames latent_dim"]]:
-        """Starting noise and what stands where there is no information, from (seed, clip, block)."""
+        """Starting noise, and latents for the dimensions without information, from (seed, clip, block)."""
         device, dims = self.likely_lengths.device, len(self.standardiser.mean)
         noise, filler = [], []
         for clip in rows:
             own = int(np.random.SeedSequence([request.seed, clip, block]).generate_state(1, np.uint64)[0] >> 1)
             generator = torch.Generator(device).manual_seed(own)
-            # Always of a whole window: what a clip begins with does not depend on how long it gets.
+            # Drawn for a whole window, so the beginning of a clip does not depend on its length.
             noise.append(normal((self.frames, dims), request.sampling, generator, device)[:frames])
             filler.append(torch.randn((self.frames, self.latent_dim), generator=generator, device=device)[:frames])
         return torch.stack(noise), torch.stack(filler)
@@ -335,7 +335,7 @@ class ClipFlow(nn.Module):
     def _in_groups(
         self, noise: Tensor, window: Window, request: SamplingRequest, rows: Tensor, first: int
     ) -> Float[Tensor, "rows frames dims"]:
-        """`_carried`, window by window of about one length: short ones need not be as wide as long ones."""
+        """`_carried` for groups of windows of similar length, so short windows are not padded to the longest."""
         values = torch.zeros_like(noise)
         for group in window.lengths.argsort(stable=True).chunk(GROUPS):
             own = window.of(group)
@@ -352,9 +352,9 @@ class ClipFlow(nn.Module):
         Args:
             noise: where the path begins.
             window: what is known.
-            request: what is asked.
-            rows: which of its sequences these are.
-            first: new frame that the window begins at; negative in a prompt.
+            request: the request.
+            rows: rows of the request's sequences.
+            first: number of the new frame at which the window begins; negative inside a prompt.
         """
         condition = self._condition(request, rows, range(first, first + noise.shape[1]))
         bare = None
@@ -409,7 +409,7 @@ class _Layer(nn.Module):
 
     def forward(self, x: Tensor, modulation: tuple[Tensor, ...], turns: Tensor, inside: Tensor) -> Tensor:
         hidden = _modulated(x, *modulation[:2]).masked_fill(~inside[..., None], 0)
-        # As a picture of one row: on a CPU that is twice as fast as a convolution of one dimension.
+        # A convolution over an image of one row is twice as fast on a CPU as one over one dimension.
         hidden = hidden + self.near(hidden.transpose(1, 2)[:, :, None])[:, :, 0].transpose(1, 2)
         qkv = self.qkv(hidden).reshape(*x.shape[:2], 3 * self.heads, -1)
         both, values = qkv[:, :, : 2 * self.heads], qkv[:, :, 2 * self.heads :]
@@ -426,16 +426,16 @@ def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def _turned(x: Tensor, turns: Tensor) -> Tensor:
-    """Pairs of numbers turned as complex ones, which know no precision below float32."""
+    """Pairs of values rotated as complex numbers, in float32 at least."""
     pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 
 def _context(before: int, new: int, after: int, frames: int) -> tuple[int, int]:
-    """How many frames of a prompt and of a suffix are looked at.
+    """How many frames of a prompt and of a suffix the window holds.
 
-    Half a window of a prompt; where a suffix follows, what is new is in the middle of the window if it fits there, and
-    otherwise the last window ends with a quarter of a window of the suffix.
+    At most half a window of a prompt. Where a suffix follows, the new frames lie in the middle of the window if they
+    fit there; otherwise the last window ends with a quarter of a window of the suffix.
     """
     if not after:
         return min(before, frames // 2), 0
