@@ -435,9 +435,9 @@ def test_evaluation_is_printed_written_and_shown(workplace: Path) -> None:
 
 
 def test_what_a_prior_generates_is_printed_and_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from actseq.evaluation import generated_clips
+    from actseq.commands import evaluate
 
-    monkeypatch.setattr(generated_clips, "evaluate_prior", functools.partial(generated_clips.evaluate_prior, steps=2))
+    monkeypatch.setattr(evaluate, "evaluate_prior", functools.partial(evaluate.evaluate_prior, steps=2))
     before = sorted(path.name for path in Path("runs/made").iterdir())
     assert "no prior 'other'" in bad("evaluate", "made", "--prior", "other", *USE)
     printed = good("evaluate", "made", "--prior", "default", "--n", 6, *QUICK_SOUND, *USE).stdout
@@ -737,6 +737,8 @@ def _command(arguments: list[str], folder: Path, number: int, at: int | None) ->
     import actseq.data.features
     from actseq.storage.store import group_shards
 
+    # Ctrl-C also arrives where the tests were started with the signal ignored, as a background job is.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     small = functools.partial(group_shards, max_items=7)
     for module in (actseq.data.corpus, actseq.data.features, actseq.commands.extract_latents):
