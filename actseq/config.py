@@ -70,6 +70,11 @@ class AutoencoderConfig(Section):
     """Values per latent frame."""
 
 
+def _kind_may_follow(value: Any) -> Any:
+    """A member without its kind, which another member decides."""
+    return {"kind": ""} | dict(value) if isinstance(value, Mapping) else value
+
+
 class TrainingConfig(Section):
     """What the training loop needs to know; `steps` or `minutes`, not both."""
 
@@ -104,10 +109,7 @@ class TrainingConfig(Section):
     patience: int | None = Field(None, gt=0)
     """Stop after this many validations without a better one; null: train to the end. The best weights are kept."""
 
-    @field_validator("objective", "regulariser", mode="before", check_fields=False)
-    @classmethod
-    def _kind_follows(cls, value: Any) -> Any:
-        return {"kind": ""} | dict(value) if isinstance(value, Mapping) else value
+    _kind_follows = field_validator("objective", "regulariser", mode="before", check_fields=False)(_kind_may_follow)
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingConfig:
@@ -157,6 +159,7 @@ class PriorConfig(Section):
     """A member: the distribution of the next latent; null with a network that makes whole sequences."""
     condition_dim: int = Field(32, gt=0)
     """Values of a label's vector."""
+    _kind_follows = field_validator("head", mode="before")(_kind_may_follow)
 
 
 class PriorTrainingConfig(TrainingConfig):
@@ -302,7 +305,7 @@ def load_preset(preset: str, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: no such preset or key (the nearest one is named), or a value that does not fit.
     """
-    return resolve(_read_with_includes(preset), overrides)
+    return resolve(read_preset(preset), overrides)
 
 
 def resolve(tree: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:
@@ -380,7 +383,12 @@ def _keys(model: type[BaseModel], path: list[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _read_with_includes(preset: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+def read_preset(preset: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The keys of a preset and of what it includes, unchecked.
+
+    Raises:
+        ConfigError: no such preset, or a file that is not a preset.
+    """
     path = Path(preset) if preset.endswith((".yaml", ".yml")) else preset_folder() / f"{preset}.yaml"
     if not path.is_file():
         if path.parent != preset_folder():
@@ -400,7 +408,7 @@ def _read_with_includes(preset: str, seen: tuple[str, ...] = ()) -> dict[str, An
         raise ConfigError(f"'include' in {path} is {base!r}", "the name of one other preset")
     if base is not None:
         beside = path.parent / f"{base}.yaml"
-        tree = _merge(_read_with_includes(str(beside) if beside.is_file() else base, (*seen, preset)), tree)
+        tree = _merge(read_preset(str(beside) if beside.is_file() else base, (*seen, preset)), tree)
     if not path.stem.startswith("_"):
         tree["preset"] = path.stem
     return dict(tree)

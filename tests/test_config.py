@@ -380,3 +380,31 @@ def test_a_configuration_is_frozen() -> None:
 def test_the_nearest_name() -> None:
     assert suggest_name("snar", ["snare", "kick"]) == "did you mean 'snare'?"
     assert suggest_name("xyz", ["snare", "kick"]) == "there are: kick, snare"
+
+
+@pytest.mark.parametrize(
+    ("text", "network", "head"),
+    [
+        ("{include: drums, prior: {network: {kind: lstm}, head: {kind: mixture}}}", "lstm", "mixture"),
+        (
+            "{include: drums, prior: {network: {kind: lstm}}, train_prior: {objective: {kind: sequence}}}",
+            "lstm",
+            "mixture",
+        ),
+        ("{include: digits, prior: {network: {dropout: 0.2}, head: {blocks: 8}}}", "clip-flow", None),
+    ],
+)
+def test_a_preset_of_a_user_may_name_another_prior(tmp_path: Path, text: str, network: str, head: str | None) -> None:
+    (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+    completed = build.complete(load_preset(str(tmp_path / "mine.yaml")))
+    assert completed.prior.network.kind == network
+    assert (completed.prior.head.kind if completed.prior.head else None) == head
+    assert completed.train_prior.objective.kind == ("sequence" if head else "flow-matching")
+
+
+def test_a_key_of_a_head_that_the_preset_does_not_have_needs_no_kind() -> None:
+    completed = build.complete(load_preset("drums", ["prior.network.kind=lstm", "prior.head.n_components=3"]))
+    assert completed.prior.head is not None
+    assert completed.prior.head.options["n_components"] == 3
+    with pytest.raises(ConfigError, match="no head"):
+        build.complete(load_preset("drums", ["prior.head.n_components=3"]))

@@ -107,7 +107,7 @@ class GenerationRequest:
             own["source"] = FromPrior(**from_prior)
         elif from_prior:
             raise ConfigError(f"a source and {', '.join(from_prior)} exclude each other")
-        return cls(n=n, controls=own.pop("controls", given), **own)
+        return cls(n=n, controls={**own.pop("controls", {}), **given}, **own)
 
     @property
     def given(self) -> dict[str, float]:

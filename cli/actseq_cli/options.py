@@ -35,10 +35,10 @@ def _existing_run(context: click.Context, parameter: click.Parameter, run: str) 
 
 
 def _known_preset(context: click.Context, parameter: click.Parameter, preset: str) -> str:
-    """Refuse a preset that does not exist or is not valid, before a command imports anything slow."""
-    from actseq.config import load_preset
+    """Refuse a preset that cannot be read, before a command imports anything slow."""
+    from actseq.config import read_preset
 
-    load_preset(preset)
+    read_preset(preset)
     return preset
 
 

@@ -96,6 +96,8 @@ def test_plain_names_make_a_request() -> None:
     assert not request.source.include_seed
     with pytest.raises(ConfigError, match="exclude each other"):
         GenerationRequest.of(source=Through((sound, sound)), seed_audio=sound)
+    both = GenerationRequest.of(controls={"temperature": 0.5}, guidance=2.0)
+    assert both.given == {"temperature": 0.5, "guidance": 2.0}
     with pytest.raises(ConfigError, match="exclude each other"):
         GenerationRequest(seconds=1.0, until_stop=True)
     with pytest.raises(ConfigError, match="n is 0; expected at least 1"):
