@@ -257,7 +257,11 @@ the kind of its regulariser, and its keys. Configurations of older runs and pres
 
 
 def translate(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a configuration, or of a part of one, with the keys of older versions at their present places."""
+    """A copy of a configuration, or of a part of one, with the keys of older versions at their present places.
+
+    Raises:
+        ConfigError: keys of two regularisers, in a part that does not name the bottleneck.
+    """
     tree = _copy(tree)
     training, objective = _at(tree, "train_ae"), _at(tree, "train_ae.objective")
     if not isinstance(objective, dict):
@@ -266,6 +270,12 @@ def translate(tree: Mapping[str, Any]) -> dict[str, Any]:
     if old and not objective:
         del training["objective"]
     bottleneck = _at(tree, "autoencoder.bottleneck.kind")
+    if bottleneck is None and all(old.keys() & keys for _, keys in MOVED.values()):
+        raise ConfigError(
+            f"train_ae.objective has {', '.join(old)}, which are keys of two regularisers",
+            "keys of the bottleneck's regulariser",
+            "move these to train_ae.regulariser and leave out the others",
+        )
     for kind, keys in [one for name, one in MOVED.items() if bottleneck in (None, name)]:
         found = {key: old[key] for key in keys if key in old}
         if found:

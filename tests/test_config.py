@@ -408,3 +408,14 @@ def test_a_key_of_a_head_that_the_preset_does_not_have_needs_no_kind() -> None:
     assert completed.prior.head.options["n_components"] == 3
     with pytest.raises(ConfigError, match="no head"):
         build.complete(load_preset("drums", ["prior.head.n_components=3"]))
+
+
+def test_old_keys_of_two_regularisers_are_not_dropped_unsaid(tmp_path: Path) -> None:
+    objective = "{kl_weight: 0.1, adversarial_weight: 0.7}"
+    (tmp_path / "mine.yaml").write_text(
+        f"{{include: grain-aae, train_ae: {{objective: {objective}}}}}", encoding="utf-8"
+    )
+    with pytest.raises(ConfigError, match="keys of two regularisers"):
+        load_preset(str(tmp_path / "mine.yaml"))
+    with pytest.raises(ConfigError, match="keys of two regularisers"):
+        load_preset("grain-aae", [f"train_ae.objective={objective}"])

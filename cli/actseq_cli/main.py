@@ -237,7 +237,7 @@ def generate(run_name: str, request: GenerationRequest, output: Output, common: 
 @effects
 @working("vocoder.kind=griffin-lim", draws=False)
 def reconstruct(run_name: str, paths: tuple[Path, ...], out: Path, keep_dry: bool, common: Common) -> None:
-    """Pass files or folders through encoder and decoder. Sounds from elsewhere take on the timbre of the corpus."""
+    """Pass files or folders through encoder and decoder."""
     result = pipeline.reconstruct(
         run_name,
         paths,
