@@ -244,7 +244,11 @@ class ClipFlow(nn.Module):
                 made, start = made[:, stop - start :], stop
 
     def _lengths(self, request: SamplingRequest) -> Int[Tensor, " n"]:
-        """Number of new frames of each sequence; without known lengths the end lies beyond the window."""
+        """Number of new frames of each sequence; without known lengths the end lies beyond the window.
+
+        A length is drawn from those of the label that are longer than the prompt. Where hardly any is longer, the
+        sequence goes on for as long as those of the longest eighth go on after the shortest of that eighth.
+        """
         n, device = request.n, self.likely_lengths.device
         if not request.until_stop:
             return torch.full((n,), request.max_frames, device=device)
@@ -252,15 +256,15 @@ class ClipFlow(nn.Module):
         if not likely.any():
             return torch.full((n,), request.max_frames + 2 * self.frames, device=device)
         before = 0 if request.prompt is None else request.prompt.shape[1]
-        earliest = max(request.min_frames, 0 if before else 1)
-        if likely[-1] < before + earliest:
-            # The prompt alone is longer than every training sequence: a whole sequence follows it.
-            before = 0
-        possible = likely[likely >= before + earliest]
-        if not len(possible):
+        earliest = max(request.min_frames, 1)
+        # The sequence is longer than `certain`. Beyond the longest eighth too few lengths are known.
+        certain = before + earliest - 1
+        since = torch.clamp(likely[-N_LENGTHS // 8], max=certain)
+        further = likely[likely > since] - since
+        if not len(further):
             return torch.full((n,), earliest, device=device)
         drawn = [np.random.default_rng([request.seed, clip]).random() for clip in range(n)]
-        return possible[[int(share * len(possible)) for share in drawn]] - before
+        return further[[int(share * len(further)) for share in drawn]] + earliest - 1
 
     def _blocks(
         self, request: SamplingRequest, lengths: Int[Tensor, " n"]

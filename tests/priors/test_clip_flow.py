@@ -336,12 +336,31 @@ def test_what_is_looked_at_fits_into_a_window() -> None:
                 assert abs(kept - kept_after) <= 1
 
 
+def continued(prior: ClipFlow, before: int, label: int, **settings: Any) -> set[int]:
+    """Lengths of what follows a prompt."""
+    prompt = numbers(1, before, LATENT_DIM)
+    settings = {"n": 60, "max_frames": 100, "until_stop": True, "min_frames": 0} | settings
+    _, stopped = sampled(prior, prompt=prompt, label=label, **settings)
+    return set((~stopped).sum(1).tolist())
+
+
 def test_a_prompt_takes_its_time_off_the_whole_length() -> None:
     prior = flow()
-    _, stopped = sampled(prior, n=50, prompt=numbers(1, 18, LATENT_DIM), until_stop=True, label=2, max_frames=100)
-    assert set((~stopped).sum(1).tolist()) == {2, 12, 22}
-    _, stopped = sampled(prior, n=50, prompt=numbers(1, 50, LATENT_DIM), until_stop=True, label=1, max_frames=100)
-    assert set((~stopped).sum(1).tolist()) == {2, 3, 4, 5}
+    assert continued(prior, 18, 2) == {2, 12, 22}
+    assert continued(prior, 20, 2) == {10, 20}, "the length that is reached is no longer possible"
+    assert continued(prior, 18, 2, min_frames=5) == {12, 22}
+
+
+def test_something_new_follows_every_prompt() -> None:
+    """Around the longest length of the label, what follows neither vanishes nor becomes a whole sequence."""
+    prior = flow()
+    assert continued(prior, 39, 2) == {1}
+    assert continued(prior, 40, 2) == continued(prior, 41, 2) == continued(prior, 90, 2) == {1}
+    assert continued(prior, 40, 2, min_frames=7) == {7}
+    # One of the 128 kept lengths is 120 and the rest 1 to 60: the longest eighth is that from 56 on.
+    prior.likely_lengths[1] = torch.cat([torch.arange(1, 61).repeat_interleave(3)[-127:], torch.tensor([120])])
+    for before in (60, 61, 119, 120, 121):
+        assert continued(prior, before, 1, n=300) == {1, 2, 3, 4, 64}
 
 
 def test_an_hour_takes_the_windows_of_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
