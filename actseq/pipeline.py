@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from actseq.commands.common import Compute as Compute
+    from actseq.commands.decode import decode as decode
     from actseq.commands.doctor import doctor as doctor
+    from actseq.commands.encode import encode as encode
     from actseq.commands.evaluate import evaluate as evaluate
     from actseq.commands.evaluate import evaluation_lines as evaluation_lines
     from actseq.commands.extract_latents import extract_latents as extract_latents
@@ -36,10 +38,15 @@ if TYPE_CHECKING:
     from actseq.inference.request import GenerationRequest as GenerationRequest
     from actseq.inference.request import Through as Through
     from actseq.inference.request import Variations as Variations
+    from actseq.storage.activations import Activations as Activations
+    from actseq.storage.activations import read_activations as read_activations
+    from actseq.storage.activations import write_activations as write_activations
 
 _NAMES = {
     "actseq.commands.common": ("Compute",),
+    "actseq.commands.decode": ("decode",),
     "actseq.commands.doctor": ("doctor",),
+    "actseq.commands.encode": ("encode",),
     "actseq.commands.evaluate": ("evaluate", "evaluation_lines"),
     "actseq.commands.extract_latents": ("extract_latents",),
     "actseq.commands.generate": ("Output", "generate"),
@@ -54,6 +61,7 @@ _NAMES = {
     "actseq.commands.train_vocoder": ("choice_lines", "train_vocoder"),
     "actseq.commands.verify": ("verify",),
     "actseq.inference.request": ("FromPrior", "GenerationRequest", "Through", "Variations"),
+    "actseq.storage.activations": ("Activations", "read_activations", "write_activations"),
 }
 """Names of this module by the module that defines them; the imports above say the same to tools."""
 

@@ -1,7 +1,7 @@
 """Sound files."""
 
 from actseq.audio.decoding import BLOCK, Recording, blocks, load, measure, remove_offset, resample, trim_bounds
-from actseq.audio.files import Scan, ScanRow, SoundFolder, find, read_labels
+from actseq.audio.files import Scan, ScanRow, SoundFolder, file_digest, find, read_labels
 from actseq.audio.formats import extensions
 from actseq.audio.writing import Writer, write
 
@@ -14,6 +14,7 @@ __all__ = [
     "Writer",
     "blocks",
     "extensions",
+    "file_digest",
     "find",
     "load",
     "measure",

@@ -175,7 +175,7 @@ class SoundFolder:
     @cached_property
     def listing(self) -> list[Any]:
         """A hash of the table of labels, then name, size and time of each file. It is equal if nothing has changed."""
-        rows: list[Any] = [_digest(self.labels_csv) if self.labels_csv else None]
+        rows: list[Any] = [file_digest(self.labels_csv) if self.labels_csv else None]
         for name, path in self.files.items():
             # A broken link is found too; the scan reports it.
             status = path.stat() if path.exists() else path.lstat()
@@ -189,7 +189,7 @@ class SoundFolder:
         if any(self._table.get(name, row["label"]) != row["label"] for name, row in seen.items()):
             return False
         return self.files.keys() == seen.keys() and all(
-            _digest(path) == seen[name]["sha256"] for name, path in self.files.items()
+            file_digest(path) == seen[name]["sha256"] for name, path in self.files.items()
         )
 
     def scan(self, on_file: Callable[[int, int], None] | None = None) -> Scan:
@@ -273,7 +273,7 @@ def _folder_of(name: str) -> str:
     return "" if parent == "." else parent
 
 
-def _digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Hash of a file's bytes; empty where it cannot be read."""
     try:
         with path.open("rb") as file:
@@ -283,7 +283,7 @@ def _digest(path: Path) -> str:
 
 
 def _scan_one(path: Path, name: str, label: str) -> ScanRow:
-    digest, decoding = _digest(path), Decoding(path)
+    digest, decoding = file_digest(path), Decoding(path)
     try:
         for _ in decoding:
             pass

@@ -17,6 +17,7 @@ from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import require_generative
 from actseq.inference.request import FromPrior, GenerationRequest, Sound, Through, Variations
 from actseq.progress import Reporter
+from actseq.storage.activations import Activations
 from actseq.storage.artifacts import write_json
 from actseq.storage.run_folder import RunFolder
 
@@ -205,6 +206,7 @@ def _settings(request: GenerationRequest) -> Result:
         "until_stop": request.until_stop,
         "seed": request.seed,
         "seed_audio": None if seeded.seed_audio is None else _name(seeded.seed_audio),
+        "seed_latents": _latents_name(seeded.seed_latents),
         "seed_seconds": seeded.seed_seconds,
         "include_seed": seeded.include_seed,
         "through": [_name(sound) for sound in source.sounds] if isinstance(source, Through) else [],
@@ -215,6 +217,12 @@ def _settings(request: GenerationRequest) -> Result:
 
 def _name(sound: Sound) -> str:
     return str(sound) if isinstance(sound, Path) else f"a waveform of {len(sound)} samples"
+
+
+def _latents_name(given: Path | Activations | None) -> str | None:
+    if given is None or isinstance(given, Path):
+        return None if given is None else str(given)
+    return f"activations of {len(given.mean)} frames"
 
 
 def _compile(files: Sequence[str], target: Path, sample_rate: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,7 +14,10 @@ from actseq.data.corpus import level_gain
 from actseq.errors import AudioError, ConfigError
 from actseq.inference.loaded_run import report_changes
 from actseq.inference.loading import load_codec, stage_config
+from actseq.progress import Reporter
 from actseq.storage.run_folder import RunFolder
+
+T = TypeVar("T")
 
 
 def reconstruct(
@@ -45,7 +49,7 @@ def reconstruct(
     config = stage_config(opened, overrides, "generate")
     through_effects = effects_of(config, keep_dry)
     codec, config = load_codec(opened, compute.device, config)
-    jobs = [(path, relative) for given in paths for path, relative in _inputs(given)]
+    jobs = [(path, relative) for given in paths for path, relative in inputs(given)]
     targets = [out / relative.with_suffix(".wav") for _, relative in jobs]
     for (path, _), target in zip(jobs, targets, strict=True):
         if target.resolve() == path.resolve():
@@ -58,23 +62,8 @@ def reconstruct(
         raise ConfigError(
             f"several inputs would be written to {twice[0]}", action="reconstruct them into different folders"
         )
-    reporter.begin("read", len(jobs), unit="files")
-    recordings, failed = [], []
-    for i, ((path, _), target) in enumerate(zip(jobs, targets, strict=True)):
-        try:
-            recording = audio.measure(path, codec.sample_rate)
-        except AudioError as error:
-            failed.append({"file": str(path), "reason": str(error)})
-            reporter.warn(f"skipped {error}")
-            continue
-        report_changes(path, recording.offset, recording.own_rate, codec.sample_rate, reporter)
-        recordings.append((recording, target))
-        reporter.advance(i + 1)
-    reporter.end()
-    if not recordings:
-        raise AudioError(
-            "none of the given files could be read", action=failed[0]["reason"] if failed else "give audio files"
-        )
+    sources = [(path, target) for (path, _), target in zip(jobs, targets, strict=True)]
+    recordings, failed = measure_all(sources, codec.sample_rate, reporter)
     total = sum(recording.samples for recording, _ in recordings)
     reporter.begin("reconstruct", round(total / codec.sample_rate), unit="seconds of sound")
     files, done = [], 0
@@ -103,7 +92,48 @@ def reconstruct(
     }
 
 
-def _inputs(given: Path) -> list[tuple[Path, Path]]:
+def measure_all(
+    sources: Sequence[tuple[Path, T]], sample_rate: int, reporter: Reporter
+) -> tuple[list[tuple[audio.Recording, T]], list[Result]]:
+    """Read every file once, before anything is made; a file that cannot be read is reported and left out.
+
+    Args:
+        sources: files, each with something that stays with it.
+        sample_rate: sample rate in Hz of the recordings.
+        reporter: receives progress, what was changed in reading, and a warning for each file that is left out.
+
+    Returns:
+        The recordings, and for each file that was left out its name and the reason.
+
+    Raises:
+        AudioError: no file can be read.
+    """
+    reporter.begin("read", len(sources), unit="files")
+    recordings, failed = [], []
+    for i, (path, kept) in enumerate(sources):
+        try:
+            recording = audio.measure(path, sample_rate)
+        except AudioError as error:
+            failed.append({"file": str(path), "reason": str(error)})
+            reporter.warn(f"skipped {error}")
+            continue
+        report_changes(path, recording.offset, recording.own_rate, sample_rate, reporter)
+        recordings.append((recording, kept))
+        reporter.advance(i + 1)
+    reporter.end()
+    if not recordings:
+        raise AudioError(
+            "none of the given files could be read", action=failed[0]["reason"] if failed else "give audio files"
+        )
+    return recordings, failed
+
+
+def inputs(given: Path) -> list[tuple[Path, Path]]:
+    """The sound files that a path stands for, each with its name below the path if that is a folder.
+
+    Raises:
+        AudioError: there is nothing at the path, or no sound in the folder.
+    """
     if given.is_dir():
         return [(path, path.relative_to(given)) for path in audio.find(given)]
     if not given.is_file():

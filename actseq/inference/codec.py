@@ -12,7 +12,14 @@ from actseq import units
 from actseq.arrays import LatentArray, Waveform
 from actseq.autoencoders.base import Autoencoder, Latents
 from actseq.errors import ConfigError
-from actseq.inference.streams import DecoderStream, Encoded, EncoderStream, ReconstructionStream, analyse
+from actseq.inference.streams import (
+    DecoderStream,
+    Encoded,
+    EncoderStream,
+    ReconstructionStream,
+    SkippingStream,
+    analyse,
+)
 from actseq.representations.base import Features, Representation
 from actseq.vocoders.base import Vocoder, synthesise
 
@@ -126,13 +133,20 @@ class Codec:
         """A stream that encodes one clip."""
         return EncoderStream(self.representation, self.autoencoder, self.device, self.chunk_frames)
 
-    def decode_stream(self) -> DecoderStream:
-        """A stream that decodes the latents of one clip."""
-        return DecoderStream(self.autoencoder, self._synthesiser(), self.device, self.chunk_frames)
+    def decode_stream(self, samples: int | None = None) -> DecoderStream:
+        """A stream that decodes the latents of one clip.
 
-    def reconstruct_stream(self) -> ReconstructionStream:
+        Args:
+            samples: length of the sound that the latents are from: nothing after its end is synthesised; None: all.
+        """
+        left = None if samples is None else units.n_frames(samples, self.representation.hop_length)
+        return DecoderStream(self.autoencoder, self._synthesiser(), self.device, self.chunk_frames, left)
+
+    def reconstruct_stream(self) -> ReconstructionStream | SkippingStream:
         """A stream that reconstructs one clip."""
-        return ReconstructionStream(
+        if self.autoencoder.generative:
+            return ReconstructionStream(self.encode_stream(), self.decode_stream())
+        return SkippingStream(
             self.representation, self.autoencoder, self._synthesiser(), self.device, self.chunk_frames
         )
 

@@ -20,6 +20,7 @@ from actseq.arrays import LatentArray, Waveform
 from actseq.config import GenerateConfig
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
+from actseq.inference.streams import Encoded
 from actseq.priors.base import Chunk, DensityPrior, KeepsLengths, Prior, Sampling, SamplingRequest
 
 CROSSFADE_SECONDS = 0.03
@@ -47,6 +48,28 @@ class SeedAudio:
     gain: float
     in_output: bool = True
 
+    @property
+    def samples(self) -> int:
+        """Number of samples in the recording."""
+        return len(self.waveform)
+
+
+@dataclass(frozen=True)
+class SeedLatents:
+    """Latents that are continued.
+
+    Attributes:
+        mean: (frames, latent_dim).
+        samples: number of samples that they stand for; what continues them begins after these.
+        gain: gain that brought their sound to the level that the model knows; it is undone in the clips.
+        in_output: put the sound of the latents before what continues them.
+    """
+
+    mean: LatentArray
+    samples: int
+    gain: float
+    in_output: bool = True
+
 
 @dataclass(frozen=True)
 class ResolvedRequest:
@@ -61,7 +84,7 @@ class ResolvedRequest:
         condition_end: (1, condition_dim) to glide to over the clip; None stays.
         unconditional: (1, condition_dim), the condition that stands for no label.
         label: row of the label table, for priors that keep something for each label; 0 for none.
-        seed_audio: what to continue.
+        seed_audio: recording to continue, or latents.
         gain: gain that brought a sound to the level that the model knows; it is undone in the clips.
     """
 
@@ -72,7 +95,7 @@ class ResolvedRequest:
     condition_end: Tensor | None = None
     unconditional: Tensor | None = None
     label: int = 0
-    seed_audio: SeedAudio | None = None
+    seed_audio: SeedAudio | SeedLatents | None = None
     gain: float = 1.0
 
 
@@ -134,7 +157,9 @@ def generate(codec: Codec, prior: Prior, request: ResolvedRequest) -> Iterator[P
     """
     prompt = None
     if request.seed_audio is not None:
-        prompt = torch.from_numpy(encode_seed(codec, request.seed_audio)).to(codec.device)[None]
+        seed = request.seed_audio
+        latents = seed.mean if isinstance(seed, SeedLatents) else encode_seed(codec, seed)[0]
+        prompt = torch.from_numpy(latents).to(codec.device)[None]
     for first in range(0, request.n, BATCH_CLIPS):
         yield from _batch(codec, prior, request, prompt, first, min(BATCH_CLIPS, request.n - first))
 
@@ -268,12 +293,14 @@ class _Clip:
         self.joined = seed is None
         if seed is None or prompt is None:
             return
-        start = _settled(codec, prompt.shape[1])
+        # Latents are decoded from the start where their sound is part of the clip.
+        whole = seed.in_output and isinstance(seed, SeedLatents)
+        start = 0 if whole else _settled(codec, prompt.shape[1])
         self.begin = start * codec.samples_per_latent
-        self.original = seed.waveform[self.begin :]
+        self.before = seed.samples - self.begin
         if seed.in_output:
-            self.join = len(seed.waveform)
-            self.left = None if self.left is None else self.left + len(seed.waveform)
+            self.join = seed.samples
+            self.left = None if self.left is None else self.left + seed.samples
         self.waiting = [self.decoder.push(prompt[0, start:].cpu().numpy()) / self.gain]
 
     def push(self, latents: LatentArray) -> Waveform:
@@ -293,7 +320,7 @@ class _Clip:
         if not self.joined:
             self.waiting.append(made)
             enough = units.seconds_to_samples(CROSSFADE_SECONDS + ALIGN_SECONDS, self.rate)
-            if sum(map(len, self.waiting)) < len(self.original) + enough and not last:
+            if sum(map(len, self.waiting)) < self.before + enough and not last:
                 return np.zeros(0, np.float32)
             made, self.joined = self._begin(np.concatenate(self.waiting)), True
         if self.left is not None:
@@ -305,11 +332,15 @@ class _Clip:
         return made[:cut]
 
     def _begin(self, made: Waveform) -> Waveform:
-        """The recording and its continuation, or only the continuation."""
+        """The seed and its continuation, or only the continuation."""
         assert self.seed is not None
         if not self.seed.in_output:
-            return made[len(self.original) :]
-        return np.concatenate([self.seed.waveform[: self.begin], splice(self.original, made, self.rate)])
+            return made[self.before :]
+        if isinstance(self.seed, SeedLatents):
+            return made
+        recording = self.seed.waveform
+        joined = splice(recording[self.begin :], made, self.rate)
+        return np.concatenate([recording[: self.begin], joined])
 
 
 def _settled(codec: Codec, frames: int) -> int:
@@ -320,8 +351,8 @@ def _settled(codec: Codec, frames: int) -> int:
     return max(0, frames - context - units.seconds_to_frames(SETTLE_SECONDS, codec.autoencoder.latent_rate))
 
 
-def encode_seed(codec: Codec, seed_audio: SeedAudio) -> LatentArray:
-    """Latents (frames, latent_dim) of a recording that is to be continued.
+def encode_seed(codec: Codec, seed_audio: SeedAudio) -> Encoded:
+    """Mean and log-variance (frames, latent_dim) of a recording that is to be continued.
 
     The recording is mirrored at its end before it is encoded: with silence there, the encoder, and so the prior, would
     find that the sound ends where the recording was cut.
@@ -334,7 +365,8 @@ def encode_seed(codec: Codec, seed_audio: SeedAudio) -> LatentArray:
     extended = np.pad(
         waveform, (0, context + codec.samples_per_latent), mode="reflect" if len(waveform) > 1 else "edge"
     )
-    return codec.encode([extended.astype(np.float32)])[0][0][:frames]
+    mean, log_variance = codec.encode([extended.astype(np.float32)])[0]
+    return mean[:frames], None if log_variance is None else log_variance[:frames]
 
 
 def splice(original: Waveform, made: Waveform, sample_rate: int) -> Waveform:

@@ -16,8 +16,23 @@ from actseq.arrays import LatentArray, Waveform
 from actseq.config import Config, GenerateConfig
 from actseq.data.corpus import level_gain
 from actseq.errors import ArtifactError, AudioError, ConfigError
+from actseq.inference.activations import (
+    check_activations,
+    decode_activations,
+    encode_as_seed,
+    encode_sound,
+    own_samples,
+)
 from actseq.inference.codec import Codec
-from actseq.inference.generation import Generated, Piece, ResolvedRequest, SeedAudio, collect, generate
+from actseq.inference.generation import (
+    Generated,
+    Piece,
+    ResolvedRequest,
+    SeedAudio,
+    SeedLatents,
+    collect,
+    generate,
+)
 from actseq.inference.loading import (
     load_codec,
     load_prior,
@@ -30,6 +45,7 @@ from actseq.priors.base import Sampling
 from actseq.priors.labels import LabelledPrior
 from actseq.priors.morphs import Interpolate, Vary
 from actseq.progress import SILENT, Reporter
+from actseq.storage.activations import Activations, read_activations
 from actseq.storage.artifacts import read_json
 from actseq.storage.run_folder import RunFolder
 
@@ -125,9 +141,38 @@ class LoadedRun:
         gain = level_gain(float(np.abs(waveform).max(initial=0.0)), self.codec.level_dbfs)
         return self.codec.encode([waveform * np.float32(gain)])[0][0]
 
-    def decode(self, latents: LatentArray) -> Waveform:
-        """Waveform (samples,) of latents (frames, latent_dim), at the level of the corpus."""
-        return self.codec.decode([latents.astype(np.float32)])[0]
+    def activations(self, waveform: Waveform, *, as_seed: bool = False) -> Activations:
+        """Encoder activations of a waveform (samples,), with what `decode` needs to restore its length and level.
+
+        Args:
+            waveform: at `sample_rate`.
+            as_seed: encode it as a recording that is to be continued is: mirrored at its end, so that the last
+                activations do not show silence after it.
+
+        Raises:
+            AudioError: the waveform is silent or empty.
+            ConfigError: the latents of this run do not hold the sound.
+        """
+        require_generative(self.run)
+        waveform, peak = waveform.astype(np.float32), float(np.abs(waveform).max(initial=0.0))
+        self._gain(waveform)  # refuses silence
+        if as_seed:
+            return encode_as_seed(self.codec, self.autoencoder, waveform)
+        return encode_sound(self.codec, self.autoencoder, [waveform], len(waveform), peak)
+
+    def decode(self, latents: LatentArray | Activations) -> Waveform:
+        """Waveform (samples,) of latents (frames, latent_dim), at the level of the corpus.
+
+        `Activations` get the length and level of their sound back. If their mean was edited to another number of
+        frames, the waveform has these frames in full.
+
+        Raises:
+            ArtifactError: the activations are of another autoencoder, or have another number of dimensions.
+        """
+        if not isinstance(latents, Activations):
+            return self.codec.decode([latents.astype(np.float32)])[0]
+        check_activations(latents, self.codec, self.autoencoder, "the activations")
+        return np.concatenate(list(decode_activations(latents, self.codec)))
 
     def reconstruct(self, waveform: Waveform) -> Waveform:
         """Pass a waveform (samples,) through encoder, decoder and vocoder; it keeps its level and length."""
@@ -216,7 +261,19 @@ class LoadedRun:
             if source.seed_seconds is not None:
                 sound = sound[: units.seconds_to_samples(source.seed_seconds, self.sample_rate)]
             resolved = replace(resolved, seed_audio=SeedAudio(sound, self._gain(sound), source.include_seed))
+        if source.seed_latents is not None:
+            resolved = replace(resolved, seed_audio=self._seed_latents(source.seed_latents, source))
         return generate(self.codec, self.prior.prior, resolved)
+
+    def _seed_latents(self, given: Path | Activations, source: FromPrior) -> SeedLatents:
+        found, name = (given, "the seed") if isinstance(given, Activations) else (read_activations(given), str(given))
+        check_activations(found, self.codec, self.autoencoder, name)
+        per_latent = self.codec.samples_per_latent
+        samples = own_samples(found, self.codec) or len(found.mean) * per_latent
+        if source.seed_seconds is not None:
+            samples = min(samples, max(1, units.seconds_to_samples(source.seed_seconds, self.sample_rate)))
+        mean = found.mean[: units.n_hops(samples, per_latent)]
+        return SeedLatents(mean, samples, found.gain, source.include_seed)
 
     def _through(self, request: GenerationRequest, source: Through, reporter: Reporter) -> Iterator[Piece]:
         if request.label is not None or request.n != 1 or request.given:
@@ -252,10 +309,7 @@ class LoadedRun:
         """A sound at the model's sample rate; changes made when its file is read are reported."""
         if not isinstance(sound, Path):
             return sound.astype(np.float32)
-        waveform, own_rate = audio.load(sound)
-        waveform, offset = audio.remove_offset(waveform)
-        report_changes(sound, offset, own_rate, self.sample_rate, reporter)
-        return waveform if own_rate == self.sample_rate else audio.resample(waveform, own_rate, self.sample_rate)
+        return read_sound(sound, self.sample_rate, reporter)
 
     def _gain(self, waveform: Waveform) -> float:
         """Gain that brings a sound to the level that the model knows."""
@@ -289,6 +343,18 @@ class LoadedRun:
             unconditional=conditions[0],
             label=rows[0],
         )
+
+
+def read_sound(path: Path, sample_rate: int, reporter: Reporter) -> Waveform:
+    """A whole file as a waveform (samples,) at a sample rate in Hz; what was changed in reading it is reported.
+
+    Raises:
+        AudioError: as `audio.load`.
+    """
+    waveform, own_rate = audio.load(path)
+    waveform, offset = audio.remove_offset(waveform)
+    report_changes(path, offset, own_rate, sample_rate, reporter)
+    return waveform if own_rate == sample_rate else audio.resample(waveform, own_rate, sample_rate)
 
 
 def report_changes(path: Path, offset: float, own_rate: int, sample_rate: int, reporter: Reporter) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from actseq.arrays import Waveform
 from actseq.errors import ConfigError
+from actseq.storage.activations import Activations
 
 Sound = Path | Waveform
 """A file, or a waveform (samples,) at the model's sample rate."""
@@ -21,19 +22,28 @@ class FromPrior:
     Attributes:
         prior: name of a trained prior, `iid` or `random-walk`; None takes the run's usual one.
         seed_audio: the recording to continue; None starts from nothing.
-        seed_seconds: use only this much of the beginning of the recording.
-        include_seed: put the recording itself before what continues it.
+        seed_seconds: use only this much of the beginning of the recording, or of the latents.
+        include_seed: put the recording itself, or the sound of the latents, before what continues it.
+        seed_latents: encoder activations to continue, as `encode` writes them; their means are continued.
+
+    Raises:
+        ConfigError: both a recording and latents are given.
     """
 
     prior: str | None = None
     seed_audio: Sound | None = None
     seed_seconds: float | None = None
     include_seed: bool = True
+    seed_latents: Path | Activations | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed_audio is not None and self.seed_latents is not None:
+            raise ConfigError("--seed-audio and --seed-latents exclude each other")
 
     @property
     def keeps_level(self) -> bool:
         """Whether the clips have the level of a given sound, instead of that of the corpus."""
-        return self.seed_audio is not None
+        return self.seed_audio is not None or self.seed_latents is not None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ Encoded = tuple[LatentArray, LatentArray | None]
 """Mean and log-variance (frames, latent_dim); the log-variance is None for a bottleneck without one."""
 WHOLE = 2**40
 """A number of latent frames that no clip reaches."""
+EMPTY = np.zeros(0, np.float32)
+"""A waveform without samples."""
 
 
 def analyse(representation: Representation, waveforms: list[Waveform], device: torch.device) -> Features:
@@ -139,10 +141,18 @@ class DecoderStream:
         vocoder: synthesis.
         device: device of both.
         chunk_frames: feature frames decoded at a time.
+        left: number of feature frames to synthesise; what the decoder makes beyond is dropped. None: all.
     """
 
-    def __init__(self, autoencoder: Autoencoder, vocoder: Vocoder, device: torch.device, chunk_frames: int) -> None:
-        self.autoencoder, self.device, self.vocoder = autoencoder, device, vocoder.stream()
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        vocoder: Vocoder,
+        device: torch.device,
+        chunk_frames: int,
+        left: int | None = None,
+    ) -> None:
+        self.autoencoder, self.device, self.vocoder, self.left = autoencoder, device, vocoder.stream(), left
         empty = np.zeros((0, autoencoder.latent_dim), np.float32)
         self.windows = ChunkedWindows(empty, *_latent_windows(autoencoder, chunk_frames, 1))
 
@@ -158,15 +168,47 @@ class DecoderStream:
         return _joined([*made, self.vocoder.finish()])
 
     def _decode(self, window: LatentArray, before: int) -> Tensor:
-        latents = torch.tensor(window, device=self.device)[None]
+        # A kernel may round otherwise where the same numbers lie in another order in memory.
+        latents = torch.tensor(np.ascontiguousarray(window), device=self.device)[None]
         features = self.autoencoder.decode(Latents(latents, torch.tensor([len(window)], device=self.device)))
         stride = self.autoencoder.stride
         inside = features.values[0, :, before * stride :][:, : self.windows.size * stride]
+        if self.left is not None:
+            inside = inside[:, : self.left]
+            self.left -= inside.shape[1]
         return self.vocoder.push(inside.contiguous())
 
 
 class ReconstructionStream:
-    """Waveform → waveform of one clip, through encoder, decoder and vocoder, at its own length.
+    """Waveform → waveform of one clip, at its own length: what an `EncoderStream` makes goes into a `DecoderStream`.
+
+    Args:
+        encoder: not yet used.
+        decoder: not yet used.
+    """
+
+    def __init__(self, encoder: EncoderStream, decoder: DecoderStream) -> None:
+        self.encoder, self.decoder = encoder, decoder
+        self.samples = self.returned = 0
+
+    def push(self, waveform: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " made"]:
+        """Take more samples; return the samples that are now final."""
+        self.samples += len(waveform)
+        made = np.concatenate([EMPTY, *(self.decoder.push(mean) for mean, _ in self.encoder.push(waveform))])
+        self.returned += len(made)
+        return made
+
+    def finish(self) -> Float32[np.ndarray, " made"]:
+        """Return the rest."""
+        rest = self.encoder.finish()
+        hop, decoded = self.encoder.representation.hop_length, self.decoder.windows.chunk
+        self.decoder.left = units.n_frames(self.samples, hop) - decoded * self.encoder.autoencoder.stride
+        made = np.concatenate([*(self.decoder.push(mean) for mean, _ in rest), self.decoder.finish()])
+        return made[: self.samples - self.returned]
+
+
+class SkippingStream:
+    """As `ReconstructionStream`, for a network with skip connections: what it makes needs more than the latents.
 
     Args:
         representation: analysis.
@@ -186,7 +228,7 @@ class ReconstructionStream:
     ) -> None:
         self.representation, self.autoencoder, self.device = representation, autoencoder, device
         self.vocoder = vocoder.stream()
-        # Two contexts: the decoder sees latents around a frame, and the encoder sees features around each of them.
+        # Two contexts: the decoder sees latents around a frame, and the encoder sees features around each one.
         self.windows = _sample_windows(representation, autoencoder, chunk_frames, 2)
         self.returned = 0
 
@@ -211,4 +253,4 @@ class ReconstructionStream:
 
 
 def _joined(pieces: list[Tensor]) -> Waveform:
-    return np.concatenate([np.zeros(0, np.float32), *(piece.cpu().numpy() for piece in pieces)])
+    return np.concatenate([EMPTY, *(piece.cpu().numpy() for piece in pieces)])

@@ -253,6 +253,33 @@ def reconstruct(run_name: str, paths: tuple[Path, ...], out: Path, keep_dry: boo
 @run_argument
 @paths_argument
 @click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
+@click.option("--npz", is_flag=True, help="Write .npz in place of .safetensors.")
+@click.option("--as-seed", is_flag=True, help="Mirror each sound at its end, as a recording that is to be continued.")
+@working(None, draws=False)
+def encode(run_name: str, paths: tuple[Path, ...], out: Path, npz: bool, as_seed: bool, common: Common) -> None:
+    """Write the encoder activations of files or folders, one .safetensors a sound."""
+    result = pipeline.encode(run_name, paths, out=out, as_seed=as_seed, npz=npz, compute=common.compute)
+    show(result, common.json_output, f"{len(result.files)} files of {result.frames} latent frames in {result.folder}")
+
+
+@main.command()
+@run_argument
+@paths_argument
+@click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
+@effects
+@working("vocoder.kind=griffin-lim", draws=False)
+def decode(run_name: str, paths: tuple[Path, ...], out: Path, keep_dry: bool, common: Common) -> None:
+    """Make sound from encoder activations: files of `actseq encode`, edited or not, or folders with them."""
+    result = pipeline.decode(
+        run_name, paths, out=out, keep_dry=keep_dry, overrides=common.overrides, compute=common.compute
+    )
+    show(result, common.json_output, f"{len(result.files)} files, {result.seconds:.1f} s, in {result.folder}")
+
+
+@main.command()
+@run_argument
+@paths_argument
+@click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
 @working("vocoder.kind=griffin-lim", draws=False)
 def restore(run_name: str, paths: tuple[Path, ...], out: Path, common: Common) -> None:
     """Remove noise from files or folders. The run must have been trained to restore, as with preset restore."""

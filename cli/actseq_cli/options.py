@@ -87,11 +87,11 @@ def all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def working(example: str, *, draws: bool = True, trains: str | None = None) -> Callable[[Command], Command]:
+def working(example: str | None, *, draws: bool = True, trains: str | None = None) -> Callable[[Command], Command]:
     """Options that every working command has; the command receives them as one `Common` named `common`.
 
     Args:
-        example: an override that the command accepts, for the help of `--set`.
+        example: an override that the command accepts, for the help of `--set`; None: the command has no `--set`.
         draws: the command draws random numbers; one that does not refuses `--seed`.
         trains: section of the configuration that `--steps` and `--minutes` belong to; None leaves these options out.
     """
@@ -99,15 +99,16 @@ def working(example: str, *, draws: bool = True, trains: str | None = None) -> C
         click.option("--steps", type=COUNT, default=None, help="Number of training steps."),
         click.option("--minutes", type=POSITIVE, default=None, help="Training time in minutes."),
     ]
+    overriding = click.option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help=f"Override a configuration key, e.g. {example}. May be repeated.",
+    )
     options = [
         *(budget if trains else []),
-        click.option(
-            "--set",
-            "overrides",
-            multiple=True,
-            metavar="KEY=VALUE",
-            help=f"Override a configuration key, e.g. {example}. May be repeated.",
-        ),
+        *([] if example is None else [overriding]),
         click.option(
             "--seed", type=click.IntRange(min=0), default=None, hidden=not draws, help="Seed for all random numbers."
         ),
@@ -121,11 +122,11 @@ def working(example: str, *, draws: bool = True, trains: str | None = None) -> C
     def decorate(function: Command) -> Command:
         @functools.wraps(function)
         def command(
-            overrides: tuple[str, ...],
             seed: int | None,
             device: str,
             threads: int | None,
             json_output: bool,
+            overrides: tuple[str, ...] = (),
             steps: int | None = None,
             **options: Any,
         ) -> None:
@@ -237,13 +238,14 @@ _what = _titled(
     _option("--n", type=COUNT, default=1, show_default=True, help="Number of clips."),
     _option("--label", help="A label of the corpus (a folder name), or A:B to glide from A to B."),
     _option("--seed-audio", type=PATH, help="A recording to continue."),
-    _option("--seed-seconds", type=POSITIVE, help="Use only this much of the beginning of the recording."),
+    _option("--seed-latents", type=PATH, help="Encoder activations to continue: a file of `actseq encode`."),
+    _option("--seed-seconds", type=POSITIVE, help="Use only this much of the beginning of the seed."),
     _option(
         "--with-seed/--without-seed",
         "include_seed",
         default=True,
         show_default=True,
-        help="Put the recording itself before what continues it.",
+        help="Put the seed itself before what continues it.",
     ),
     _option(
         "--through", metavar="FILE,FILE…", help="Glide from the first of these sounds to the last, without a prior."
@@ -304,12 +306,13 @@ def _source(options: dict[str, Any]) -> Source:
     """What new clips are made from; takes the options that say so out of `options`."""
     from actseq import pipeline
 
-    given = {f"--{name.replace('_', '-')}": options[name] for name in ("prior", "seed_audio", "through", "vary")}
-    names = [name for name, value in given.items() if value]
-    if len(names) > 1 and names != ["--prior", "--seed-audio"]:
+    ways = ("prior", "seed_audio", "seed_latents", "through", "vary")
+    names = [f"--{name.replace('_', '-')}" for name in ways if options[name]]
+    if len(names) > 1 and names not in (["--prior", "--seed-audio"], ["--prior", "--seed-latents"]):
         raise ConfigError(f"{' and '.join(names)} exclude each other")
     through, vary, amount = (options.pop(name) for name in ("through", "vary", "amount"))
-    prior, *seed = (options.pop(name) for name in ("prior", "seed_audio", "seed_seconds", "include_seed"))
+    of_prior = ("prior", "seed_audio", "seed_seconds", "include_seed", "seed_latents")
+    prior, *seed = (options.pop(name) for name in of_prior)
     if through:
         return pipeline.Through(tuple(Path(part) for part in through.split(",")))
     return pipeline.Variations(vary, amount) if vary else pipeline.FromPrior(prior, *seed)

@@ -73,6 +73,7 @@ def test_each_way_of_the_command_line_is_a_source(given: dict[str, Any]) -> None
     ways = {
         (): FromPrior(),
         ("--seed-audio", "a.wav", "--seed-seconds", 0.3, "--without-seed"): FromPrior(None, Path("a.wav"), 0.3, False),
+        ("--seed-latents", "a.npz", "--prior", "gru"): FromPrior("gru", seed_latents=Path("a.npz")),
         ("--through", "a.wav,b.wav"): Through((Path("a.wav"), Path("b.wav"))),
         ("--vary", "a.wav", "--amount", 0.7): Variations(Path("a.wav"), 0.7),
     }

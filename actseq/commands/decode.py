@@ -1,0 +1,94 @@
+"""`decode`: sound from files of encoder activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from actseq import audio
+from actseq.commands.common import AUTO, Compute, effects_of, make_folder, refuse_taken, warn_of_gain
+from actseq.errors import ArtifactError
+from actseq.inference.activations import check_activations, decode_activations
+from actseq.inference.loading import load_codec, require_generative, stage_config
+from actseq.storage.activations import KINDS, read_activations
+from actseq.storage.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class DecodeResult:
+    """What `decode` has written.
+
+    Attributes:
+        run: folder of the run.
+        folder: folder of the sounds.
+        files: the sounds.
+        seconds: length of all sounds together, before effects.
+    """
+
+    run: str
+    folder: str
+    files: list[str]
+    seconds: float
+
+
+def decode(
+    run: str | Path,
+    paths: Sequence[Path],
+    *,
+    out: Path,
+    keep_dry: bool = False,
+    overrides: Iterable[str] = (),
+    compute: Compute = AUTO,
+) -> DecodeResult:
+    """Make sound from files of activations, or folders of them, as `encode` writes them.
+
+    A sound gets the length and level back that it had; a mean that was edited to another number of frames is decoded in
+    full. What is not edited becomes what `reconstruct` makes of the sound, byte by byte.
+
+    Args:
+        paths: files or folders.
+        out: folder for the results; names relative to a given folder are kept.
+        keep_dry: also write each result as it is before the effects, as `<name>.dry.wav`.
+
+    Raises:
+        ConfigError: two results would have the same name.
+        ArtifactError: a file holds no activations, or those of another autoencoder; nothing is written then.
+        AudioError: a file of a result's name exists, or the sounds cannot be written.
+    """
+    compute.use_threads()
+    reporter, opened = compute.reporter, RunFolder.open(run)
+    require_generative(opened)
+    config = stage_config(opened, overrides, "generate")
+    through = effects_of(config, keep_dry)
+    sources = [(path, out / relative.with_suffix(".wav")) for given in paths for path, relative in _inputs(given)]
+    dry = [target.with_suffix(".dry.wav") for _, target in sources if keep_dry]
+    refuse_taken([*(target for _, target in sources), *dry])
+    codec, _ = load_codec(opened, compute.device, config)
+    for path, _ in sources:
+        check_activations(read_activations(path), codec, opened.trained_autoencoder.fingerprint, str(path))
+    reporter.begin("decode", len(sources), unit="files")
+    samples = 0
+    for done, (path, target) in enumerate(sources, 1):
+        make_folder(target.parent)
+        aside = target.with_suffix(".dry.wav") if keep_dry else None
+        with audio.Writer(target, codec.sample_rate, through=through, dry=aside) as writer:
+            for piece in decode_activations(read_activations(path), codec):
+                writer.write(piece)
+                samples += len(piece)
+        warn_of_gain(target, writer.gain, reporter)
+        warn_of_gain(target, writer.through_gain, reporter)
+        reporter.advance(done)
+    reporter.end()
+    files = [str(target) for _, target in sources]
+    return DecodeResult(str(opened.path), str(out), files, samples / codec.sample_rate)
+
+
+def _inputs(given: Path) -> list[tuple[Path, Path]]:
+    """The files that a path stands for, each with its name below the path if that is a folder."""
+    if not given.is_dir():
+        return [(given, Path(given.name))]
+    found = sorted(path for path in given.rglob("*") if path.suffix in KINDS and path.is_file())
+    if not found:
+        raise ArtifactError(f"{given} holds no file of activations", f"{' or '.join(KINDS)}, as actseq encode writes")
+    return [(path, path.relative_to(given)) for path in found]
