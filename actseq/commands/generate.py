@@ -95,7 +95,7 @@ def generate(
     pieces = loaded.stream(request, reporter)
     writer = _ClipWriter(loaded, request, output)
     length = request.seconds
-    if length is None and from_prior and not request.until_stop:
+    if length is None and isinstance(source, FromPrior) and source.redo is None and not request.until_stop:
         length = loaded.config.generate.seconds
     begun = time.perf_counter()
     made = writer.write(pieces, length, reporter)
@@ -181,7 +181,7 @@ class _ClipWriter:
     def _describe(self, piece: Piece, writer: audio.Writer, latent_frames: int) -> Result:
         """The JSON of a clip that is complete."""
         assert piece.end is not None
-        stopped, join = piece.end
+        stopped, join, redone = piece.end
         return self.common | {
             "index": piece.clip,
             "file": writer.path.name,
@@ -189,6 +189,9 @@ class _ClipWriter:
             "stopped": stopped,
             "seconds": units.samples_to_seconds(writer.samples, self.sample_rate),
             "join_seconds": None if join is None else units.samples_to_seconds(join, self.sample_rate),
+            "redone_seconds": None
+            if redone is None
+            else [units.samples_to_seconds(at, self.sample_rate) for at in redone],
             "gain": writer.gain,
             "effects_gain": writer.through_gain,
             "dry": None if writer.dry is None else writer.dry.name,
@@ -209,6 +212,7 @@ def _settings(request: GenerationRequest) -> Result:
         "seed_latents": _latents_name(seeded.seed_latents),
         "seed_seconds": seeded.seed_seconds,
         "include_seed": seeded.include_seed,
+        "redo": None if seeded.redo is None else list(seeded.redo),
         "through": [_name(sound) for sound in source.sounds] if isinstance(source, Through) else [],
         "vary": None if varied is None else _name(varied.sound),
         "amount": None if varied is None else varied.amount,

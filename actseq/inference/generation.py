@@ -2,6 +2,7 @@
 
 Everything is a stream: the prior yields chunks of latents, each clip decodes its share, and samples that are final are
 yielded. An hour needs no more memory than a minute, and a whole clip is the concatenation of its pieces.
+`actseq.inference.redo` makes a region of a recording again.
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from actseq.arrays import LatentArray, Waveform
 from actseq.config import GenerateConfig
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
+from actseq.inference.joins import ALIGN_SECONDS, CROSSFADE_SECONDS, splice
 from actseq.inference.streams import Encoded
 from actseq.priors.base import Chunk, DensityPrior, KeepsLengths, Prior, Sampling, SamplingRequest
 
-CROSSFADE_SECONDS = 0.03
-ALIGN_SECONDS = 0.008
 END_FADE_SECONDS = 0.005
 SETTLE_SECONDS = 0.5
 """This much of the seed is decoded before the join, beyond the decoder's context: the vocoder's phases settle."""
@@ -103,12 +103,15 @@ class End(NamedTuple):
     """How a clip ended.
 
     Attributes:
-        stopped: the prior ended the clip; otherwise the clip was cut at the requested length.
-        join: sample at which the continuation begins; None if the clip does not contain the recording.
+        stopped: the prior, or the recording around a new region, ended the clip; otherwise it was cut at the requested
+            length.
+        join: sample at which the continuation begins; None if nothing is continued, or the recording is left out.
+        redone: the new region of a recording: its first sample and the one after its last; None if there is none.
     """
 
     stopped: bool
     join: int | None
+    redone: tuple[int, int] | None = None
 
 
 class Piece(NamedTuple):
@@ -136,12 +139,14 @@ class Generated:
         latents: (frames, latent_dim) that were sampled.
         stopped: as in `End`.
         join: as in `End`.
+        redone: as in `End`.
     """
 
     waveform: Waveform
     latents: LatentArray
     stopped: bool
     join: int | None
+    redone: tuple[int, int] | None = None
 
 
 def generate(codec: Codec, prior: Prior, request: ResolvedRequest) -> Iterator[Piece]:
@@ -181,12 +186,12 @@ def _batch(
     codec: Codec, prior: Prior, wanted: ResolvedRequest, prompt: Tensor | None, first: int, n: int
 ) -> Iterator[Piece]:
     until_stop = wanted.settings.seconds is None
-    request = _sampling_request(codec, prior, wanted, prompt, n, _derived(wanted.seed, first))
+    request = sampling_request(codec, prior, wanted, prompt, n, derived_seed(wanted.seed, first))
     clips = [_Clip(codec, wanted, prompt) for _ in range(n)]
     left, done = [request.max_frames] * n, [False] * n
     for again in itertools.count():
         grew = False
-        for chunk in _candidates(prior, request, wanted.settings.best_of):
+        for chunk in candidates(prior, request, wanted.settings.best_of):
             latents, inside = chunk.latents.cpu().numpy(), (~chunk.stopped).sum(1).tolist()
             for row, clip in enumerate(clips):
                 taken = latents[row, : 0 if done[row] else min(inside[row], left[row])]
@@ -200,15 +205,16 @@ def _batch(
         if until_stop or not request.until_stop or not any(left) or (again and not grew):
             break
         # Clips that ended before their time start again; the others are full, and what is sampled for them is not used.
-        request = replace(request, prompt=None, min_frames=1, seed=_derived(wanted.seed, first, again + 1))
+        request = replace(request, prompt=None, min_frames=1, seed=derived_seed(wanted.seed, first, again + 1))
     for row, clip in enumerate(clips):
         if not done[row]:
             yield clip.end(first + row, until_stop and left[row] > 0)
 
 
-def _sampling_request(
+def sampling_request(
     codec: Codec, prior: Prior, wanted: ResolvedRequest, prompt: Tensor | None, n: int, seed: int
 ) -> SamplingRequest:
+    """What a prior is asked for."""
     rate, settings, seeded = codec.autoencoder.latent_rate, wanted.settings, wanted.seed_audio
     # Where the seed is part of the clip, there is sound without anything new.
     at_least = 0 if seeded is not None and seeded.in_output else 1
@@ -235,14 +241,15 @@ def _sampling_request(
     )
 
 
-def _derived(seed: int, *path: int) -> int:
+def derived_seed(seed: int, *path: int) -> int:
     """The seed of a further draw: other than that of any neighbouring seed. A path of zeros gives the seed itself."""
     if not any(path):
         return seed
     return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 2)
 
 
-def _candidates(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk]:
+def candidates(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk]:
+    """Chunks of what a prior samples, or of the best of several."""
     return prior.sample(request) if best_of == 1 else best(prior, request, best_of)
 
 
@@ -294,8 +301,8 @@ class _Clip:
         if seed is None or prompt is None:
             return
         # Latents are decoded from the start where their sound is part of the clip.
-        whole = seed.in_output and isinstance(seed, SeedLatents)
-        start = 0 if whole else _settled(codec, prompt.shape[1])
+        reach = None if seed.in_output and isinstance(seed, SeedLatents) else settling_frames(codec)
+        start = 0 if reach is None else max(0, prompt.shape[1] - reach)
         self.begin = start * codec.samples_per_latent
         self.before = seed.samples - self.begin
         if seed.in_output:
@@ -310,9 +317,8 @@ class _Clip:
     def end(self, number: int, stopped: bool) -> Piece:
         """The last piece of the clip."""
         made = np.concatenate([self._shape(self.decoder.finish(), True), self.tail])
-        if not stopped and len(made):
-            n = min(len(made), self.fade)
-            made[-n:] *= np.linspace(1, 0, n, dtype=np.float32)
+        if not stopped:
+            made = fade_out(made, self.rate)
         return Piece(number, made, self.nothing, End(stopped, self.join))
 
     def _shape(self, made: Waveform, last: bool) -> Waveform:
@@ -343,12 +349,20 @@ class _Clip:
         return np.concatenate([recording[: self.begin], joined])
 
 
-def _settled(codec: Codec, frames: int) -> int:
-    """Index of the first frame of a prompt that is decoded: early enough for the sound at its end to be settled."""
+def settling_frames(codec: Codec) -> int | None:
+    """Latent frames after which decoded sound is settled, whatever came before; None: never."""
     if codec.autoencoder.context_frames is None:
-        return 0
+        return None
     context = units.n_latent_frames(codec.autoencoder.context_frames, codec.autoencoder.stride)
-    return max(0, frames - context - units.seconds_to_frames(SETTLE_SECONDS, codec.autoencoder.latent_rate))
+    return context + units.seconds_to_frames(SETTLE_SECONDS, codec.autoencoder.latent_rate)
+
+
+def fade_out(waveform: Waveform, sample_rate: int) -> Waveform:
+    """A copy with a fade at its end."""
+    n = min(len(waveform), units.seconds_to_samples(END_FADE_SECONDS, sample_rate))
+    return np.concatenate(
+        [waveform[: len(waveform) - n], waveform[len(waveform) - n :] * np.linspace(1, 0, n, dtype=np.float32)]
+    )
 
 
 def encode_seed(codec: Codec, seed_audio: SeedAudio) -> Encoded:
@@ -367,33 +381,6 @@ def encode_seed(codec: Codec, seed_audio: SeedAudio) -> Encoded:
     )
     mean, log_variance = codec.encode([extended.astype(np.float32)])[0]
     return mean[:frames], None if log_variance is None else log_variance[:frames]
-
-
-def splice(original: Waveform, made: Waveform, sample_rate: int) -> Waveform:
-    """Crossfade the original at its end into `made`, which starts at the same time.
-
-    `made` is shifted by up to 8 ms to where it correlates best with the original; the crossfade keeps the power
-    constant for that correlation.
-    """
-    at = len(original)
-    fade = min(units.seconds_to_samples(CROSSFADE_SECONDS, sample_rate), at, max(0, len(made) - at))
-    if fade < 2:
-        return np.concatenate([original, made[at:]]).astype(np.float32)
-    reach = min(units.seconds_to_samples(ALIGN_SECONDS, sample_rate), at - fade, len(made) - at)
-    end = original[at - fade : at].astype(np.float64)
-    best, lag = -np.inf, 0
-    for candidate in range(-reach, reach + 1):
-        piece = made[at - fade + candidate : at + candidate].astype(np.float64)
-        agreement = float(end @ piece) / (float(np.linalg.norm(end) * np.linalg.norm(piece)) + 1e-12)
-        # Of nearly equal candidates, the one with the smallest shift.
-        if agreement - 1e-3 * abs(candidate) / max(1, reach) > best:
-            best, lag = agreement - 1e-3 * abs(candidate) / max(1, reach), candidate
-    piece = made[at - fade + lag : at + lag].astype(np.float64)
-    agreement = float(np.clip(end @ piece / (np.linalg.norm(end) * np.linalg.norm(piece) + 1e-12), 0, 1))
-    angle = np.linspace(0, np.pi / 2, fade)
-    out, inn = np.cos(angle), np.sin(angle)
-    mixed = (out * end + inn * piece) / np.sqrt(1 + 2 * agreement * out * inn)
-    return np.concatenate([original[: at - fade], mixed, made[at + lag :]]).astype(np.float32)
 
 
 def compile_clips(waveforms: list[Waveform], sample_rate: int, gap_seconds: float = GAP_SECONDS) -> Waveform:

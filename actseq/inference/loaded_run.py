@@ -40,6 +40,7 @@ from actseq.inference.loading import (
     require_generative,
     stage_config,
 )
+from actseq.inference.redo import Region, regenerate, require_suffix
 from actseq.inference.request import FromPrior, GenerationRequest, Sound, Source, Through, Variations
 from actseq.priors.base import Sampling
 from actseq.priors.labels import LabelledPrior
@@ -196,7 +197,7 @@ class LoadedRun:
         return [clip.waveform for clip in self.generate_clips(n, **given)]
 
     def generate_clips(self, n: int = 1, **given: Any) -> list[Generated]:
-        """As `generate`, with latents, stops and joins. Clips are brought to the amplitude of `peak`."""
+        """As `generate`, with latents, stops, joins and new regions. Clips are brought to the amplitude of `peak`."""
         request = GenerationRequest.of(n, **given)
         clips = collect(self.stream(request), n)
         wanted = self.peak(request.source)
@@ -249,6 +250,8 @@ class LoadedRun:
             raise ConfigError(
                 f"prior {self.prior_name} is loaded, not {source.prior}", action="name the prior when the run is loaded"
             )
+        if source.redo is not None:
+            require_suffix(self.prior.prior, self.prior_name)
         seconds = self.config.generate.seconds if request.seconds is None else request.seconds
         resolved = self._resolve(self.prior, request, seconds=None if request.until_stop else seconds)
         settings = resolved.settings
@@ -261,6 +264,10 @@ class LoadedRun:
             if source.seed_seconds is not None:
                 sound = sound[: units.seconds_to_samples(source.seed_seconds, self.sample_rate)]
             resolved = replace(resolved, seed_audio=SeedAudio(sound, self._gain(sound), source.include_seed))
+            if source.redo is not None:
+                region = Region.of(self.codec, len(sound), *source.redo)
+                reporter.say(self._said(region))
+                return regenerate(self.codec, self.prior.prior, resolved, region)
         if source.seed_latents is not None:
             resolved = replace(resolved, seed_audio=self._seed_latents(source.seed_latents, source))
         return generate(self.codec, self.prior.prior, resolved)
@@ -274,6 +281,12 @@ class LoadedRun:
             samples = min(samples, max(1, units.seconds_to_samples(source.seed_seconds, self.sample_rate)))
         mean = found.mean[: units.n_hops(samples, per_latent)]
         return SeedLatents(mean, samples, found.gain, source.include_seed)
+
+    def _said(self, region: Region) -> str:
+        begin, end = (units.samples_to_seconds(at, self.sample_rate) for at in region.samples)
+        frame = units.samples_to_seconds(self.codec.samples_per_latent, self.sample_rate)
+        count = region.stop - region.first
+        return f"regenerating {begin:.4g} to {end:.4g} s: {count} latent frames of {frame:.4g} s, rounded outward"
 
     def _through(self, request: GenerationRequest, source: Through, reporter: Reporter) -> Iterator[Piece]:
         if request.label is not None or request.n != 1 or request.given:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +18,7 @@ Sound = Path | Waveform
 
 @dataclass(frozen=True)
 class FromPrior:
-    """New clips from a prior, or clips in which a prior continues a recording.
+    """New clips from a prior, or a recording that a prior continues, or a region of which it makes again.
 
     Attributes:
         prior: name of a trained prior, `iid` or `random-walk`; None takes the run's usual one.
@@ -25,9 +26,12 @@ class FromPrior:
         seed_seconds: use only this much of the beginning of the recording, or of the latents.
         include_seed: put the recording itself, or the sound of the latents, before what continues it.
         seed_latents: encoder activations to continue, as `encode` writes them; their means are continued.
+        redo: instead of continuing the recording, make this region of it again: where it begins and ends in seconds;
+            an end of None is that of the recording. It is rounded outward to latent frames.
 
     Raises:
-        ConfigError: both a recording and latents are given.
+        ConfigError: both a recording and latents are given; or `redo` is not a region, has no recording, or is given
+            with `seed_seconds` or without the seed.
     """
 
     prior: str | None = None
@@ -35,10 +39,21 @@ class FromPrior:
     seed_seconds: float | None = None
     include_seed: bool = True
     seed_latents: Path | Activations | None = None
+    redo: tuple[float, float | None] | None = None
 
     def __post_init__(self) -> None:
         if self.seed_audio is not None and self.seed_latents is not None:
             raise ConfigError("--seed-audio and --seed-latents exclude each other")
+        if self.redo is None:
+            return
+        begin, end = self.redo
+        if not 0 <= begin < (math.inf if end is None else end):
+            raise ConfigError(f"--redo is {begin:g}:{'-' if end is None else f'{end:g}'}", "0 ≤ FROM < TO in seconds")
+        if self.seed_audio is None:
+            raise ConfigError("--redo makes a region of a recording again", action="name the recording: --seed-audio")
+        if self.seed_seconds is not None or not self.include_seed:
+            other = "--without-seed" if self.seed_seconds is None else "--seed-seconds"
+            raise ConfigError(f"--redo and {other} exclude each other: the result is the whole recording")
 
     @property
     def keeps_level(self) -> bool:
@@ -91,7 +106,7 @@ class GenerationRequest:
         seed: seed of all random numbers; the same seed, device and thread count give the same bytes.
 
     Raises:
-        ConfigError: both lengths are given, or `n` is less than 1.
+        ConfigError: both lengths are given, or one beside a region that is made again, or `n` is less than 1.
     """
 
     source: Source = FromPrior()
@@ -107,6 +122,12 @@ class GenerationRequest:
             raise ConfigError(f"n is {self.n}", "at least 1")
         if self.seconds is not None and self.until_stop:
             raise ConfigError("--seconds and --until-stop exclude each other")
+        if isinstance(self.source, FromPrior) and self.source.redo is not None:
+            lengths = {"seconds": self.seconds, "until_stop": self.until_stop or None} | dict(self.given)
+            for name in ("seconds", "until_stop", "min_seconds", "max_seconds"):
+                if lengths.get(name) is not None:
+                    option = f"--{name.replace('_', '-')}"
+                    raise ConfigError(f"--redo and {option} exclude each other: the recording keeps its length")
 
     @classmethod
     def of(cls, n: int = 1, **given: Any) -> GenerationRequest:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -85,7 +85,8 @@ class SamplingRequest:
         unconditional: (1, condition_dim), the condition "no label"; for guidance.
         label: row of the label table, for priors that keep something for each label; 0: no label.
         prompt: latents (n or 1, prompt_frames, latent_dim) to continue; None: start from nothing.
-        suffix: latents (n or 1, suffix_frames, latent_dim) to lead to; None: no such end. Only `clip-flow` takes one.
+        suffix: latents (n or 1, suffix_frames, latent_dim) to lead to; None: no such end. Only a prior that
+            `TakesSuffix` knows it.
         sampling: how to draw.
         seed: seed of all draws.
         chunk_frames: latent frames in a chunk.
@@ -159,6 +160,16 @@ class KeepsLengths(Protocol):
             labels: their rows of the label table, 0 for no label.
             n_labels: number of labels.
         """
+
+
+@runtime_checkable
+class TakesSuffix(Protocol):
+    """A prior that leads to `SamplingRequest.suffix`: a network that has this attribute, and sees both ways.
+
+    It makes exactly `max_frames` frames between prompt and suffix. A prompt or a suffix may be missing.
+    """
+
+    takes_suffix: Literal[True]
 
 
 @runtime_checkable

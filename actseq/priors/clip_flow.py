@@ -23,6 +23,7 @@ Peebles, Xie, Scalable Diffusion Models with Transformers (2023), section 3.2, f
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -125,6 +126,7 @@ class ClipFlow(nn.Module):
 
     objective = "flow-matching"
     has_likelihood = False
+    takes_suffix: Literal[True] = True
     controls: tuple[str, ...] = ("temperature", "noise_temperature", "noise_clamp", "guidance")
     likely_lengths: Tensor
 

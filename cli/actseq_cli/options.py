@@ -248,6 +248,9 @@ _what = _titled(
         help="Put the seed itself before what continues it.",
     ),
     _option(
+        "--redo", metavar="FROM:TO", help="Regenerate this region of the recording, in seconds; `-` for TO is its end."
+    ),
+    _option(
         "--through", metavar="FILE,FILE…", help="Glide from the first of these sounds to the last, without a prior."
     ),
     _option("--vary", type=PATH, help="A sound to make variations of, without a prior."),
@@ -306,13 +309,25 @@ def _source(options: dict[str, Any]) -> Source:
     """What new clips are made from; takes the options that say so out of `options`."""
     from actseq import pipeline
 
-    ways = ("prior", "seed_audio", "seed_latents", "through", "vary")
+    ways = ("prior", "seed_audio", "seed_latents", "redo", "through", "vary")
     names = [f"--{name.replace('_', '-')}" for name in ways if options[name]]
-    if len(names) > 1 and names not in (["--prior", "--seed-audio"], ["--prior", "--seed-latents"]):
+    if len(names) > 1 and (options["through"] or options["vary"]):
         raise ConfigError(f"{' and '.join(names)} exclude each other")
     through, vary, amount = (options.pop(name) for name in ("through", "vary", "amount"))
     of_prior = ("prior", "seed_audio", "seed_seconds", "include_seed", "seed_latents")
-    prior, *seed = (options.pop(name) for name in of_prior)
+    given = {name: options.pop(name) for name in of_prior}
+    from_prior = pipeline.FromPrior(**given, redo=_redo(options.pop("redo")))
     if through:
         return pipeline.Through(tuple(Path(part) for part in through.split(",")))
-    return pipeline.Variations(vary, amount) if vary else pipeline.FromPrior(prior, *seed)
+    return pipeline.Variations(vary, amount) if vary else from_prior
+
+
+def _redo(text: str | None) -> tuple[float, float | None] | None:
+    """FROM:TO in seconds; `-` for TO is the end of the recording."""
+    if text is None:
+        return None
+    begin, _, end = text.partition(":")
+    try:
+        return float(begin), None if end == "-" else float(end)
+    except ValueError:
+        raise ConfigError(f"--redo is '{text}'", "FROM:TO in seconds, such as 0.4:0.9 or 0.4:-") from None

@@ -22,7 +22,7 @@ from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner, Result
 
 from actseq.config import preset_names
-from actseq.inference.generation import CROSSFADE_SECONDS
+from actseq.inference.joins import CROSSFADE_SECONDS
 
 RATE = 8000
 SMOKE = ["--preset", "smoke", "--threads", "1", "--device", "cpu"]

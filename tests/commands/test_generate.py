@@ -74,6 +74,8 @@ def test_each_way_of_the_command_line_is_a_source(given: dict[str, Any]) -> None
         (): FromPrior(),
         ("--seed-audio", "a.wav", "--seed-seconds", 0.3, "--without-seed"): FromPrior(None, Path("a.wav"), 0.3, False),
         ("--seed-latents", "a.npz", "--prior", "gru"): FromPrior("gru", seed_latents=Path("a.npz")),
+        ("--seed-audio", "a.wav", "--redo", "0.4:0.9", "--prior", "b"): FromPrior("b", Path("a.wav"), redo=(0.4, 0.9)),
+        ("--redo", "0:-", "--seed-audio", "a.wav"): FromPrior(None, Path("a.wav"), redo=(0.0, None)),
         ("--through", "a.wav,b.wav"): Through((Path("a.wav"), Path("b.wav"))),
         ("--vary", "a.wav", "--amount", 0.7): Variations(Path("a.wav"), 0.7),
     }
@@ -103,6 +105,33 @@ def test_plain_names_make_a_request() -> None:
         GenerationRequest(seconds=1.0, until_stop=True)
     with pytest.raises(ConfigError, match="n is 0; expected at least 1"):
         GenerationRequest(n=0)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--seed-audio a.wav --redo 0.4:0.9 --seconds 1", "--redo and --seconds exclude each other"),
+        ("--seed-audio a.wav --redo 0.4:0.9 --until-stop", "--redo and --until-stop exclude"),
+        ("--seed-audio a.wav --redo 0.4:0.9 --min-seconds 1", "--redo and --min-seconds exclude"),
+        ("--seed-audio a.wav --redo 0.4:0.9 --max-seconds 1", "--redo and --max-seconds exclude"),
+        ("--vary a.wav --redo 0.4:0.9", "--redo and --vary exclude each other"),
+        ("--through a.wav,b.wav --redo 0.4:0.9", "--redo and --through exclude each other"),
+        ("--seed-audio a.wav --redo 0.4:0.9 --seed-seconds 1", "--redo and --seed-seconds exclude each other"),
+        ("--seed-audio a.wav --redo 0.4:0.9 --without-seed", "--redo and --without-seed exclude each other"),
+        ("--redo 0.4:0.9", "name the recording: --seed-audio"),
+        ("--redo 0.4:0.9 --seed-latents a.npz", "name the recording: --seed-audio"),
+        ("--seed-audio a.wav --redo 0.9:0.4", "--redo is 0.9:0.4; expected 0 ≤ FROM < TO"),
+        ("--seed-audio a.wav --redo nan:1", "expected 0 ≤ FROM < TO"),
+        ("--seed-audio a.wav --redo=-1:1", "expected 0 ≤ FROM < TO"),
+        ("--seed-audio a.wav --redo 0.4", "--redo is '0.4'; expected FROM:TO"),
+        ("--seed-audio a.wav --redo a:b", "--redo is 'a:b'; expected FROM:TO"),
+    ],
+)
+def test_what_does_not_go_with_a_region_is_refused(given: dict[str, Any], words: str, expected: str) -> None:
+    result = CliRunner().invoke(main, ["generate", "mine", *words.split()])
+    assert result.exit_code != 0
+    assert expected in " ".join((result.output + str(result.exception)).split())
+    assert not given
 
 
 def test_the_help_of_generate_is_in_groups() -> None:

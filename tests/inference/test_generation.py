@@ -13,9 +13,7 @@ from actseq.config import GenerateConfig
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
 from actseq.inference.generation import (
-    ALIGN_SECONDS,
     BATCH_CLIPS,
-    CROSSFADE_SECONDS,
     END_FADE_SECONDS,
     ResolvedRequest,
     SeedAudio,
@@ -23,6 +21,7 @@ from actseq.inference.generation import (
     collect,
     generate,
 )
+from actseq.inference.joins import ALIGN_SECONDS, CROSSFADE_SECONDS
 from actseq.priors.base import Chunk, SamplingRequest
 from actseq.priors.sequence import SequencePrior
 from actseq.vocoders.phase import Phase

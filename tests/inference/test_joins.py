@@ -7,7 +7,8 @@ import pytest
 
 from actseq import units
 from actseq.inference.codec import in_batches
-from actseq.inference.generation import ALIGN_SECONDS, CROSSFADE_SECONDS, compile_clips, splice
+from actseq.inference.generation import compile_clips
+from actseq.inference.joins import ALIGN_SECONDS, CROSSFADE_SECONDS, patch, splice
 
 RATE = 8000
 FADE, REACH = round(CROSSFADE_SECONDS * RATE), round(ALIGN_SECONDS * RATE)
@@ -78,6 +79,42 @@ def test_short_sounds_are_joined_as_they_are(n_original: int, n_made: int) -> No
 def test_silence_is_joined_to_silence() -> None:
     joined = splice(np.zeros(1000, dtype=np.float32), np.zeros(2000, dtype=np.float32), RATE)
     np.testing.assert_array_equal(joined, np.zeros(2000))
+
+
+@pytest.mark.parametrize("region", [(1000, 1600), (0, 700), (1000, 3000), (0, 3000), (10, 2995), (1000, 1003)])
+def test_a_patch_changes_the_region_and_its_crossfades_only(region: tuple[int, int]) -> None:
+    rng = np.random.default_rng(3)
+    recording, made = rng.standard_normal((2, 3000)).astype(np.float32)
+    begin, end = region
+    for offset, stop in ((0, 3000), (max(0, begin - 400), min(3000, end + 400)), (begin, end)):
+        patched = patch(recording, made[offset:stop], offset, region, RATE)
+        assert patched.dtype == np.float32
+        assert len(patched) == len(recording)
+        first, last = max(0, begin - FADE), end + FADE
+        np.testing.assert_array_equal(patched[:first], recording[:first])
+        np.testing.assert_array_equal(patched[last:], recording[last:])
+        assert not np.isin(patched[begin:end], recording).any()
+        # The region is the made sound, shifted as a whole.
+        lags = [
+            lag for lag in range(-REACH, REACH + 1) if 0 <= begin + lag - offset <= end + lag - offset <= stop - offset
+        ]
+        assert any(np.array_equal(patched[begin:end], made[begin + lag : end + lag]) for lag in lags)
+
+
+def test_a_patch_of_the_same_sound_leaves_no_trace() -> None:
+    whole = sine(4000)
+    np.testing.assert_allclose(patch(whole, whole[500:3500], 500, (1500, 2500), RATE), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("phase", [0.3, 1.5, 3.0, -2.0])
+def test_a_patched_sine_goes_on_without_a_click(phase: float) -> None:
+    """The shift fits on both sides."""
+    patched = patch(sine(4000), sine(3000, 220.0, phase), 500, (1500, 2500), RATE)
+    assert np.abs(np.diff(patched)).max() <= 1.02 * 0.5 * 2 * np.pi * 220 / RATE
+    period = int(RATE / 220) + 1
+    heights = [np.abs(patched[i : i + period]).max() for i in range(0, len(patched) - period, period)]
+    assert min(heights) > 0.5 * 0.9
+    assert max(heights) < 0.5 * 1.02
 
 
 def test_clips_in_a_row() -> None:
