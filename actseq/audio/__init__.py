@@ -3,7 +3,7 @@
 from actseq.audio.decoding import BLOCK, Recording, blocks, load, measure, remove_offset, resample, trim_bounds
 from actseq.audio.files import Scan, ScanRow, SoundFolder, file_digest, find, read_labels
 from actseq.audio.formats import extensions
-from actseq.audio.writing import Writer, write
+from actseq.audio.writing import Writer, check_writable, write
 
 __all__ = [
     "BLOCK",
@@ -13,6 +13,7 @@ __all__ = [
     "SoundFolder",
     "Writer",
     "blocks",
+    "check_writable",
     "extensions",
     "file_digest",
     "find",

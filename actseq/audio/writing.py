@@ -132,6 +132,15 @@ class Writer:
             yield np.frombuffer(piece, np.float32)
 
 
+def check_writable(path: Path, subtype: str = "PCM_16") -> None:
+    """Check the ending of a path before anything is made for it.
+
+    Raises:
+        AudioError: the ending is unknown, or its format does not have the subtype.
+    """
+    _kind(path, subtype)
+
+
 def _kind(path: Path, subtype: str) -> str:
     """The format of a path's ending.
 

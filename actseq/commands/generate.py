@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from actseq import audio, units
+from actseq.audio.origin import is_made
 from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, warn_of_gain
+from actseq.commands.outputs import Target, claim, effect_files
 from actseq.inference.generation import GAP_SECONDS, Piece
 from actseq.inference.loaded_run import LoadedRun
-from actseq.inference.loading import require_generative
+from actseq.inference.loading import require_generative, stage_config
 from actseq.inference.request import FromPrior, GenerationRequest, Sound, Through, Variations
 from actseq.progress import Reporter
 from actseq.storage.activations import Activations
@@ -30,11 +32,14 @@ class Output:
         folder: folder for the clips; None: `generated/<time>-<seed>` in the run.
         compile_to: also write all clips in a row to this file.
         keep_dry: also write each clip as it is before the effects, as `000.dry.wav`.
+        overwrite: replace clips that actseq made, in `folder` and at `compile_to`; without it, and for all other files,
+            a file of the same name is an error.
     """
 
     folder: Path | None = None
     compile_to: Path | None = None
     keep_dry: bool = False
+    overwrite: bool = False
 
 
 IN_THE_RUN = Output()
@@ -78,12 +83,13 @@ def generate(
     Raises:
         ConfigError: the request does not fit the run or its prior.
         ArtifactError: something that is needed has not been trained.
-        AudioError: a given sound cannot be read, or the clips cannot be written.
+        AudioError: a given sound cannot be read, or the clips cannot be written: a file of that name exists.
     """
     compute.use_threads()
     reporter, source = compute.reporter, request.source
     opened = RunFolder.open(run)
     require_generative(opened)
+    targets = _claim(opened, request, output, overrides, reporter)
     from_prior = isinstance(source, FromPrior)
     loaded = LoadedRun.open(
         opened,
@@ -93,7 +99,7 @@ def generate(
         need_prior=from_prior,
     )
     pieces = loaded.stream(request, reporter)
-    writer = _ClipWriter(loaded, request, output)
+    writer = _ClipWriter(loaded, request, targets)
     length = request.seconds
     if length is None and isinstance(source, FromPrior) and source.redo is None and not request.until_stop:
         length = loaded.config.generate.seconds
@@ -113,6 +119,8 @@ def generate(
     compiled = None
     if output.compile_to is not None:
         _compile(files, output.compile_to, loaded.sample_rate)
+        made_of = {"file": output.compile_to.name, "clips": files}
+        write_json(Target(output.compile_to).about, writer.common | made_of)
         compiled = str(output.compile_to)
     return GenerationResult(str(loaded.run.path), str(writer.folder), files, seconds, compiled)
 
@@ -120,9 +128,9 @@ def generate(
 class _ClipWriter:
     """Writes clips into a folder as they grow, each with its JSON once it is whole."""
 
-    def __init__(self, loaded: LoadedRun, request: GenerationRequest, output: Output) -> None:
-        self.sample_rate, self.keep_dry = loaded.sample_rate, output.keep_dry
-        self.through = effects_of(loaded.config, output.keep_dry)
+    def __init__(self, loaded: LoadedRun, request: GenerationRequest, targets: list[Target]) -> None:
+        self.sample_rate, self.targets, self.folder = loaded.sample_rate, targets, targets[0].sound.parent
+        self.through = effects_of(loaded.config, targets[0].keep_dry)
         self.peak = loaded.peak(request.source)
         prior, fingerprints = loaded.made_from(request.source)
         self.common: Result = {
@@ -135,8 +143,6 @@ class _ClipWriter:
             "run": loaded.run.name,
             "prior": prior,
         }
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{request.seed}"
-        self.folder = output.folder or _unused(loaded.run.generated / name)
 
     def write(self, pieces: Iterator[Piece], seconds: float | None, reporter: Reporter) -> list[Result]:
         """Write all clips; what their JSONs hold, in order.
@@ -167,15 +173,14 @@ class _ClipWriter:
                     warn_of_gain(writer.path, writer.gain, reporter)
                 warn_of_gain(writer.path, writer.through_gain, reporter)
                 made[piece.clip] = self._describe(piece, writer, growing.pop(piece.clip)[2])
-                write_json(writer.path.with_suffix(".json"), made[piece.clip])
+                write_json(self.targets[piece.clip].about, made[piece.clip])
             reporter.advance(len(made) if seconds is None else done // self.sample_rate)
         reporter.end()
         return [made[i] for i in sorted(made)]
 
     def _begin(self, clip: int) -> tuple[ExitStack, audio.Writer, int]:
-        stack, path = ExitStack(), self.folder / f"{clip:03d}.wav"
-        dry = path.with_suffix(".dry.wav") if self.keep_dry else None
-        writer = audio.Writer(path, self.sample_rate, peak=self.peak, through=self.through, dry=dry)
+        stack, target = ExitStack(), self.targets[clip]
+        writer = audio.Writer(target.sound, self.sample_rate, peak=self.peak, through=self.through, dry=target.dry)
         return stack, stack.enter_context(writer), 0
 
     def _describe(self, piece: Piece, writer: audio.Writer, latent_frames: int) -> Result:
@@ -196,6 +201,28 @@ class _ClipWriter:
             "effects_gain": writer.through_gain,
             "dry": None if writer.dry is None else writer.dry.name,
         }
+
+
+def _claim(
+    run: RunFolder, request: GenerationRequest, output: Output, overrides: Iterable[str], reporter: Reporter
+) -> list[Target]:
+    """Where the clips go; whatever would keep them from being written is an error before the first is made."""
+    config = stage_config(run, overrides, "generate")
+    folder = output.folder or _unused(run.generated / f"{time.strftime('%Y%m%d-%H%M%S')}-{request.seed}")
+    clips = [Target(folder / f"{i:03d}.wav", output.keep_dry) for i in range(request.n)]
+    compiled = [] if output.compile_to is None else [Target(output.compile_to)]
+    for target in compiled:
+        audio.check_writable(target.sound)
+    sounds = [sound for sound in request.source.sounds if isinstance(sound, Path)]
+    claim([*clips, *compiled], [*sounds, *effect_files(config.generate.effects)], output.overwrite)
+    written = {path for target in clips for path in target.files}
+    earlier = [path for path in sorted(folder.glob("[0-9][0-9][0-9]*.wav")) if path not in written and is_made(path)]
+    if earlier:
+        reporter.warn(
+            f"clips of an earlier call stay in {folder}: {', '.join(path.name for path in earlier[:4])}"
+            + (f" and {len(earlier) - 4} more" if len(earlier) > 4 else "")
+        )
+    return clips
 
 
 def _settings(request: GenerationRequest) -> Result:

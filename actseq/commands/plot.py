@@ -7,9 +7,11 @@ from pathlib import Path
 
 from actseq.commands.common import AUTO, Compute, Result, make_folder
 from actseq.commands.evaluate import below_each_other
+from actseq.commands.outputs import LISTING, claim_pictures
 from actseq.data.corpus import Corpus
 from actseq.inference.loading import load_codec, stage_config
-from actseq.plots.diagnostics import Selection, headline, tables, write_diagnostics
+from actseq.plots.diagnostics import Selection, headline, picture_names, tables, write_diagnostics
+from actseq.storage.artifacts import write_json
 from actseq.storage.run_folder import RunFolder
 
 
@@ -17,6 +19,7 @@ def plot(
     run: str | Path,
     *,
     out: Path | None = None,
+    overwrite: bool = False,
     split: str = "test",
     n: int | None = None,
     overrides: Iterable[str] = (),
@@ -27,18 +30,28 @@ def plot(
 
     Args:
         out: folder for the pictures; None: `plots/` in the run.
+        overwrite: replace pictures that an earlier call wrote into `out`.
         split: `test` or `validation`.
         n: number of clips; None: up to 200 clips, one minute in all.
         seed: seed of the choice of clips and frames, and of the draws from posteriors.
+
+    Raises:
+        AudioError: `out` has a file of the name of a picture or table.
+        ArtifactError: there is no clip to draw.
     """
     compute.use_threads()
     opened = RunFolder.open(run)
+    folder = opened.path / "plots" if out is None else out
+    if out is not None:
+        claim_pictures(folder, picture_names(opened), overwrite)
     codec, config = load_codec(opened, compute.device, stage_config(opened, overrides, "generate"))
     corpus = Corpus(opened.corpus, codec.level_dbfs)
-    folder = opened.path / "plots" if out is None else out
     make_folder(folder)
     selection = Selection(split, config.train_ae.targets, n, seed)
     made = write_diagnostics(opened, codec, corpus, folder, selection, compute.reporter)
+    if out is not None:
+        names = [path.with_suffix(ending).name for path in made.pictures for ending in (".png", ".csv")]
+        write_json(folder / LISTING, {"run": opened.name, "files": names})
     return {
         "run": str(opened.path),
         "autoencoder": opened.trained_autoencoder.fingerprint,

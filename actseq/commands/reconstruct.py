@@ -10,11 +10,13 @@ import numpy as np
 
 from actseq import audio
 from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, warn_of_gain
+from actseq.commands.outputs import Target, claim, effect_files
 from actseq.data.corpus import level_gain
-from actseq.errors import AudioError, ConfigError
+from actseq.errors import AudioError
 from actseq.inference.loaded_run import report_changes
 from actseq.inference.loading import load_codec, stage_config
 from actseq.progress import Reporter
+from actseq.storage.artifacts import write_json
 from actseq.storage.run_folder import RunFolder
 
 T = TypeVar("T")
@@ -26,6 +28,7 @@ def reconstruct(
     *,
     out: Path,
     keep_dry: bool = False,
+    overwrite: bool = False,
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
 ) -> Result:
@@ -38,57 +41,62 @@ def reconstruct(
         paths: files or folders.
         out: folder for the results; names relative to a given folder are kept.
         keep_dry: also write each result as it is before the effects, as `<name>.dry.wav`.
+        overwrite: replace files that actseq made; without it, and for all other files, a file of the same name is an
+            error.
 
     Raises:
-        ConfigError: a result would overwrite its own source, or two results would have the same name.
-        AudioError: a path does not exist, or no file can be read.
+        AudioError: a path does not exist, no file can be read, a result would replace a file, or two results would have
+            the same name.
     """
     compute.use_threads()
     reporter = compute.reporter
     opened = RunFolder.open(run)
     config = stage_config(opened, overrides, "generate")
     through_effects = effects_of(config, keep_dry)
-    codec, config = load_codec(opened, compute.device, config)
     jobs = [(path, relative) for given in paths for path, relative in inputs(given)]
-    targets = [out / relative.with_suffix(".wav") for _, relative in jobs]
-    for (path, _), target in zip(jobs, targets, strict=True):
-        if target.resolve() == path.resolve():
-            raise ConfigError(
-                f"{path} would be overwritten by its own reconstruction", action="give another folder with --out"
-            )
-    written = targets + [target.with_suffix(".dry.wav") for target in targets if keep_dry]
-    twice = sorted({str(target) for target in written if written.count(target) > 1})
-    if twice:
-        raise ConfigError(
-            f"several inputs would be written to {twice[0]}", action="reconstruct them into different folders"
-        )
+    targets = [Target(out / relative.with_suffix(".wav"), keep_dry) for _, relative in jobs]
+    claim(targets, [*(path for path, _ in jobs), *effect_files(config.generate.effects)], overwrite)
+    codec, config = load_codec(opened, compute.device, config)
     sources = [(path, target) for (path, _), target in zip(jobs, targets, strict=True)]
     recordings, failed = measure_all(sources, codec.sample_rate, reporter)
     total = sum(recording.samples for recording, _ in recordings)
     reporter.begin("reconstruct", round(total / codec.sample_rate), unit="seconds of sound")
+    common = {
+        "run": opened.name,
+        "fingerprints": {"autoencoder": opened.trained_autoencoder.fingerprint},
+        "vocoder": config.vocoder.model_dump(),
+        "effects": [effect.model_dump() for effect in config.generate.effects],
+    }
     files, done = [], 0
     for recording, target in recordings:
         gain = np.float32(level_gain(recording.peak, codec.level_dbfs))
         stream = codec.reconstruct_stream()
-        make_folder(target.parent)
-        dry = target.with_suffix(".dry.wav") if keep_dry else None
-        with audio.Writer(target, codec.sample_rate, through=through_effects, dry=dry) as writer:
+        make_folder(target.sound.parent)
+        with audio.Writer(target.sound, codec.sample_rate, through=through_effects, dry=target.dry) as writer:
             for block in recording.blocks():
                 writer.write(stream.push(block * gain) / gain)
                 done += len(block)
                 reporter.advance(done // codec.sample_rate)
             writer.write(stream.finish() / gain)
-        warn_of_gain(target, writer.gain, reporter)
-        warn_of_gain(target, writer.through_gain, reporter)
-        files.append(str(target))
+        warn_of_gain(target.sound, writer.gain, reporter)
+        warn_of_gain(target.sound, writer.through_gain, reporter)
+        about = {
+            "file": target.sound.name,
+            "dry": None if target.dry is None else target.dry.name,
+            "source": str(recording.path),
+            "gain": writer.gain,
+            "effects_gain": writer.through_gain,
+        }
+        write_json(target.about, common | about)
+        files.append(str(target.sound))
     reporter.end()
     return {
         "run": str(opened.path),
         "folder": str(out),
         "files": files,
         "skipped": failed,
-        "vocoder": config.vocoder.model_dump(),
-        "effects": [effect.model_dump() for effect in config.generate.effects],
+        "vocoder": common["vocoder"],
+        "effects": common["effects"],
     }
 
 

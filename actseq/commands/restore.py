@@ -19,6 +19,7 @@ def restore(
     paths: Sequence[Path],
     *,
     out: Path,
+    overwrite: bool = False,
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
 ) -> Result:
@@ -37,7 +38,7 @@ def restore(
             "a run with train_ae.corruption of kind noise, as preset restore has",
             f"use actseq reconstruct {opened.name} PATH… --out DIR, or train one with --preset restore",
         )
-    return reconstruct(opened, paths, out=out, overrides=overrides, compute=compute)
+    return reconstruct(opened, paths, out=out, overwrite=overwrite, overrides=overrides, compute=compute)
 
 
 def restores(config: Config) -> bool:

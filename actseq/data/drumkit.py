@@ -6,6 +6,7 @@ where it is stationary; it has its full level from sample 0, and no filter has t
 """
 
 import difflib
+import io
 from collections.abc import Callable
 from math import ceil, pi, sqrt
 from pathlib import Path
@@ -305,10 +306,10 @@ def write_drumkit(folder: Path, *, n_per_kind: int = 60, sample_rate: int = 22_0
     """Write a corpus of drum hits, one folder per kind: `<kind>/<kind>-000.wav`, mono, 16 bit.
 
     Each file is written under a temporary name and renamed: no file is ever incomplete, and a second call writes the
-    files that are missing. The same arguments write the same bytes.
+    files that are missing. The same arguments write the same bytes. A file that exists is never replaced.
 
     Args:
-        folder: folder to write to; made if missing. It may hold files of the names to be written, but no others.
+        folder: folder to write to; made if missing. It may hold some of the files to be written, but no others.
         n_per_kind: hits of each kind.
         sample_rate: sample rate in Hz.
         seed: 0 or more; each seed is another kit.
@@ -317,7 +318,8 @@ def write_drumkit(folder: Path, *, n_per_kind: int = 60, sample_rate: int = 22_0
         The paths, kind by kind.
 
     Raises:
-        ConfigError: the folder holds other files or is a file, or a value is out of range.
+        ConfigError: the folder holds other files, or other content under one of the names; it is a file; or a value is
+            out of range.
     """
     if n_per_kind < 1:
         raise ConfigError(f"{n_per_kind} hits per kind", "1 or more", "choose a larger number")
@@ -331,10 +333,26 @@ def write_drumkit(folder: Path, *, n_per_kind: int = 60, sample_rate: int = 22_0
     foreign = next((path for path in folder.rglob("*") if not path.is_dir() and path not in ours), None)
     if foreign is not None:
         raise ConfigError(f"{folder} holds {foreign.relative_to(folder)}", "an empty folder", "name another folder")
-    for kind, i, path in names:
-        # Kits of different seeds share no hit.
-        waveform = synthesise(kind, (seed << 32) + i, sample_rate)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(partial[path], waveform, sample_rate, subtype="PCM_16", format="WAV")
-        partial[path].replace(path)
+    # What exists is compared before anything is written.
+    for there in (True, False):
+        for kind, i, path in names:
+            if path.exists() != there:
+                continue
+            # Kits of different seeds share no hit.
+            content = _wav(synthesise(kind, (seed << 32) + i, sample_rate), sample_rate)
+            if not there:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                partial[path].write_bytes(content)
+                partial[path].replace(path)
+            elif path.is_dir() or path.read_bytes() != content:
+                raise ConfigError(
+                    f"{path} is not the hit that would be written there", "an empty folder", "name another folder"
+                )
     return list(partial)
+
+
+def _wav(waveform: Float32[np.ndarray, " samples"], sample_rate: int) -> bytes:
+    """The bytes of a 16-bit WAV file."""
+    made = io.BytesIO()
+    soundfile.write(made, waveform, sample_rate, subtype="PCM_16", format="WAV")
+    return made.getvalue()

@@ -60,6 +60,11 @@ class FromPrior:
         """Whether the clips have the level of a given sound, instead of that of the corpus."""
         return self.seed_audio is not None or self.seed_latents is not None
 
+    @property
+    def sounds(self) -> tuple[Sound, ...]:
+        """What is read."""
+        return () if self.seed_audio is None else (self.seed_audio,)
+
 
 @dataclass(frozen=True)
 class Through:
@@ -85,6 +90,11 @@ class Variations:
     sound: Sound
     amount: float = 0.3
     keeps_level = True
+
+    @property
+    def sounds(self) -> tuple[Sound, ...]:
+        """What is read."""
+        return (self.sound,)
 
 
 Source = FromPrior | Through | Variations

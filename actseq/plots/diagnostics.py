@@ -136,6 +136,17 @@ def write_diagnostics(
     return Diagnostics(figures, sheet.pictures, notes)
 
 
+PICTURES = (
+    "code-distributions", "code-quantiles", "code-correlations", "code-dimensions", "code-kl", "latent-map", "frames",
+    "spectrum", "octaves",
+)  # fmt: skip
+
+
+def picture_names(run: RunFolder) -> list[str]:
+    """Names, without ending, of all pictures and tables that may be drawn of a run."""
+    return [*(f"losses-{title}" for title in _trainings(run)), *PICTURES]
+
+
 class _Folder:
     """Where pictures are written, and what all of them have in common."""
 
@@ -144,6 +155,7 @@ class _Folder:
         self.pictures: list[Path] = []
 
     def picture(self, name: str) -> Path:
+        assert name in PICTURES or name.startswith("losses-")
         self.pictures.append(self.path / f"{name}.png")
         return self.pictures[-1]
 

@@ -22,6 +22,7 @@ from actseq_cli.options import (
     as_json,
     effects,
     generation,
+    overwrite_option,
     paths_argument,
     run_argument,
     sounds_and_preset,
@@ -234,15 +235,19 @@ def generate(run_name: str, request: GenerationRequest, output: Output, common: 
 @run_argument
 @paths_argument
 @click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
+@overwrite_option
 @effects
 @working("vocoder.kind=griffin-lim", draws=False)
-def reconstruct(run_name: str, paths: tuple[Path, ...], out: Path, keep_dry: bool, common: Common) -> None:
+def reconstruct(
+    run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, keep_dry: bool, common: Common
+) -> None:
     """Pass files or folders through encoder and decoder."""
     result = pipeline.reconstruct(
         run_name,
         paths,
         out=out,
         keep_dry=keep_dry,
+        overwrite=overwrite,
         overrides=common.overrides,
         compute=common.compute,
     )
@@ -280,10 +285,13 @@ def decode(run_name: str, paths: tuple[Path, ...], out: Path, keep_dry: bool, co
 @run_argument
 @paths_argument
 @click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
+@overwrite_option
 @working("vocoder.kind=griffin-lim", draws=False)
-def restore(run_name: str, paths: tuple[Path, ...], out: Path, common: Common) -> None:
+def restore(run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, common: Common) -> None:
     """Remove noise from files or folders. The run must have been trained to restore, as with preset restore."""
-    result = pipeline.restore(run_name, paths, out=out, overrides=common.overrides, compute=common.compute)
+    result = pipeline.restore(
+        run_name, paths, out=out, overwrite=overwrite, overrides=common.overrides, compute=common.compute
+    )
     show(result, common.json_output, f"{len(result['files'])} files in {result['folder']}")
 
 
@@ -339,10 +347,11 @@ def report(run_name: str, prior: str | None, n: int | None, common: Common) -> N
 @main.command()
 @run_argument
 @click.option("--out", type=PATH, default=None, help="Folder for the pictures; default: plots/ in the run.")
+@overwrite_option
 @split_option
 @click.option("--n", type=COUNT, default=None, help="Number of clips; default: up to 200, one minute in all.")
 @working("vocoder.kind=griffin-lim")
-def plot(run_name: str, out: Path | None, split: str, n: int | None, common: Common) -> None:
+def plot(run_name: str, out: Path | None, overwrite: bool, split: str, n: int | None, common: Common) -> None:
     """Draw what a run does to held-out clips.
 
     The pictures show training, latents, frames, spectra and errors, each with its values as CSV.
@@ -350,6 +359,7 @@ def plot(run_name: str, out: Path | None, split: str, n: int | None, common: Com
     result = pipeline.plot(
         run_name,
         out=out,
+        overwrite=overwrite,
         split=split,
         n=n,
         overrides=common.overrides,

@@ -45,6 +45,9 @@ def _known_preset(context: click.Context, parameter: click.Parameter, preset: st
 run_argument = click.argument("run_name", metavar="RUN", callback=_existing_run)
 paths_argument = click.argument("paths", nargs=-1, required=True, type=PATH, metavar="PATH…")
 as_json = click.option("--json", "json_output", is_flag=True, help="Print the result as JSON on standard output.")
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace files that have a JSON of actseq beside them; no other file is replaced."
+)
 split_option = click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
@@ -288,6 +291,11 @@ _output = _titled(
     "Output",
     _option("--out", type=PATH, help="Folder for the clips; default: generated/ in the run."),
     _option("--compile", "compile_to", type=PATH, help="Also write all clips in a row to this file."),
+    _option(
+        "--overwrite",
+        is_flag=True,
+        help="Replace files that have a JSON of actseq beside them; no other file is replaced.",
+    ),
 )
 
 
@@ -295,12 +303,14 @@ def generation(function: Command) -> Command:
     """All options of `generate` that are not common; the command receives a `request` and an `output`."""
 
     @functools.wraps(function)
-    def command(out: Path | None, compile_to: Path | None, keep_dry: bool, seed: int | None, **options: Any) -> None:
+    def command(out: Path | None, compile_to: Path | None, seed: int | None, **options: Any) -> None:
         from actseq import pipeline
+
+        keep_dry, overwrite = (options.pop(name) for name in ("keep_dry", "overwrite"))
 
         common = {name: options.pop(name) for name in ("run_name", "overrides", "device", "threads", "json_output")}
         request = pipeline.GenerationRequest.of(source=_source(options), seed=seed or 0, **options)
-        function(request=request, output=pipeline.Output(out, compile_to, keep_dry), seed=seed, **common)
+        function(request=request, output=pipeline.Output(out, compile_to, keep_dry, overwrite), seed=seed, **common)
 
     return all_of(_what, _how_long, _how_to_draw, effects, _output)(command)
 

@@ -641,7 +641,7 @@ def test_folder_that_changed(here: Path) -> None:
         (["generate", "made", "--seconds", 0.1, "--out", "sounds/kick/kick-000.wav"], "kick-000.wav"),
         (["generate", "made", "--seconds", 0.1, "--out", "x", "--compile", "all.xyz"], "all.xyz"),
         (["reconstruct", "made", "gone.wav", "--out", "x"], "no file or folder gone.wav"),
-        (["reconstruct", "made", "sounds/kick/kick-000.wav", "sounds/kick", "--out", "x"], "several inputs"),
+        (["reconstruct", "made", "sounds/kick/kick-000.wav", "sounds/kick", "--out", "x"], "several results"),
         (["info", "./sounds"], "no config.yaml"),
         (["verify", "nothing"], "no run at runs/nothing"),
         (["evaluate", "model.ckpt"], "pickles are not read"),

@@ -1,0 +1,47 @@
+"""Which sounds and folders actseq made itself."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+MOST_BYTES = 1 << 20
+"""A larger JSON is not one that actseq wrote about a sound."""
+DRY = ".dry"
+"""Added to the stem of a sound as it is before the effects."""
+
+
+def description(sound: Path) -> Path:
+    """The JSON that describes a sound."""
+    return sound.with_name(sound.stem.removesuffix(DRY) + ".json")
+
+
+def is_made(sound: Path) -> bool:
+    """Whether a sound has a JSON of actseq beside it: of the same stem, and about a file of the same ending.
+
+    The sound itself need not exist.
+    """
+    about = _read(description(sound))
+    named = about.get("dry" if sound.stem.endswith(DRY) else "file")
+    known = isinstance(named, str) and {"run", "fingerprints"} <= about.keys()
+    return known and Path(str(named)).suffix.lower() == sound.suffix.lower()
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run."""
+    try:
+        with (folder / "config.yaml").open("rb") as file:
+            head = file.read(MOST_BYTES)
+    except OSError:
+        return False
+    return head.startswith(b"config:") and b"\nprovenance:" in head
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none."""
+    try:
+        if not path.is_file() or path.stat().st_size > MOST_BYTES:
+            return {}
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}

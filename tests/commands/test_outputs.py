@@ -1,0 +1,160 @@
+"""Nothing that actseq did not write is ever replaced, and nothing that a call reads."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from actseq import audio, pipeline
+from actseq.data.drumkit import write_drumkit
+from actseq.errors import ActseqError, AudioError, ConfigError
+from actseq.inference.request import FromPrior, GenerationRequest, Through, Variations
+
+CPU = pipeline.Compute("cpu", 1)
+RATE = 8000
+QUICK = ["vocoder={kind: griffin-lim, n_iter: 1}"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is hardly trained."""
+    made: Path = tmp_path_factory.mktemp("outputs")
+    write_drumkit(made / "sounds", n_per_kind=2, sample_rate=RATE)
+    pipeline.train_ae(made / "sounds", "smoke", run=str(made / "run"), overrides=["train_ae.steps=2"], compute=CPU)
+    pipeline.extract_latents(made / "run", compute=CPU)
+    return made / "run"
+
+
+def sound(path: Path) -> Path:
+    audio.write(path, (0.3 * np.sin(np.arange(4000) / 5)).astype(np.float32), RATE)
+    return path
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def generate(run: Path, out: Path, request: GenerationRequest | None = None, **output: object) -> list[str]:
+    request = request or GenerationRequest(FromPrior("iid"), n=2, seconds=0.2)
+    where = pipeline.Output(out, **output)  # type: ignore[arg-type]
+    return pipeline.generate(run, request, where, overrides=QUICK, compute=CPU).files
+
+
+def reconstruct(run: Path, out: Path, *paths: Path, **more: bool) -> list[str]:
+    found = pipeline.reconstruct(run, paths, out=out, overrides=QUICK, compute=CPU, **more)
+    return list(found["files"])
+
+
+Call = Callable[[Path, Path], object]
+OVER = {
+    "a clip": ("000.wav", lambda run, d: generate(run, d)),
+    "the JSON of a clip": ("001.json", lambda run, d: generate(run, d)),
+    "a dry clip": (
+        "000.dry.wav",
+        lambda run, d: pipeline.generate(
+            run,
+            GenerationRequest(FromPrior("iid"), seconds=0.2),
+            pipeline.Output(d, keep_dry=True, overwrite=True),
+            overrides=[*QUICK, "generate.effects=[{kind: fade}]"],
+            compute=CPU,
+        ),
+    ),
+    "overwrite": ("000.wav", lambda run, d: generate(run, d, overwrite=True)),
+    "compiled": ("all.wav", lambda run, d: generate(run, d / "new", compile_to=d / "all.wav", overwrite=True)),
+    "neighbour": ("kick.wav", lambda run, d: reconstruct(run, d, sound(d / "kick.flac"), overwrite=True)),
+    "folder": ("000.wav", lambda run, d: reconstruct(run, d, d)),
+    "picture": ("frames.png", lambda run, d: pipeline.plot(run, out=d, overwrite=True, overrides=QUICK, compute=CPU)),
+    "table": ("octaves.csv", lambda run, d: pipeline.plot(run, out=d, overrides=QUICK, compute=CPU)),
+    "drumkit": ("kick/kick-000.wav", lambda run, d: write_drumkit(d, n_per_kind=1, sample_rate=RATE)),
+}
+
+
+@pytest.mark.parametrize("what", OVER)
+def test_a_file_of_the_user_is_never_replaced(run: Path, tmp_path: Path, what: str) -> None:
+    name, call = OVER[what]
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(ActseqError, match=Path(name).name) as raised:
+        call(run, tmp_path)
+    assert raised.value.action
+    left = everything(tmp_path)
+    assert left.pop(name) == b"mine"
+    assert not {other for other in left if other != "kick.flac"}
+
+
+def test_an_input_is_never_replaced_even_if_actseq_made_it(run: Path, tmp_path: Path) -> None:
+    generate(run, tmp_path)
+    before = everything(tmp_path)
+    given = tmp_path / "000.wav"
+    (tmp_path / "link").symlink_to(tmp_path)
+    os.link(given, tmp_path / "again.wav")
+    seeded = GenerationRequest(FromPrior("iid", given), seconds=0.2)
+    calls: list[Callable[[], object]] = [
+        lambda: generate(run, tmp_path, seeded, overwrite=True),
+        lambda: generate(run, tmp_path / "link", seeded, overwrite=True),
+        lambda: generate(run, tmp_path, GenerationRequest(Variations(tmp_path / "again.wav")), overwrite=True),
+        lambda: generate(run, tmp_path / "new", GenerationRequest(Variations(given)), compile_to=given, overwrite=True),
+        lambda: generate(run, tmp_path, GenerationRequest(Through((tmp_path / "001.wav", given))), overwrite=True),
+        lambda: reconstruct(run, tmp_path, given, overwrite=True),
+    ]
+    for call in calls:
+        with pytest.raises(AudioError, match="is an input of this call"):
+            call()
+        assert everything(tmp_path) == before | {"again.wav": before["000.wav"]}
+
+
+def test_overwrite_replaces_what_actseq_made(run: Path, tmp_path: Path) -> None:
+    three = GenerationRequest(FromPrior("iid"), n=3, seconds=0.2)
+    generate(run, tmp_path, three, compile_to=tmp_path / "all.wav")
+    before = everything(tmp_path)
+    with pytest.raises(AudioError, match=r"--overwrite"):
+        generate(run, tmp_path)
+    assert everything(tmp_path) == before
+    other = GenerationRequest(FromPrior("iid"), n=2, seconds=0.2, seed=1)
+    generate(run, tmp_path, other, compile_to=tmp_path / "all.wav", overwrite=True)
+    after = everything(tmp_path)
+    assert after.keys() == before.keys()
+    assert {name for name in before if after[name] == before[name]} == {"002.wav", "002.json"}
+    assert json.loads(after["all.json"])["clips"] == [str(tmp_path / name) for name in ("000.wav", "001.wav")]
+
+
+def test_reconstructions_and_pictures_are_replaced_on_request(run: Path, tmp_path: Path) -> None:
+    given = sound(tmp_path / "kick.flac")
+    for _ in range(2):
+        reconstruct(run, tmp_path / "out", given, overwrite=True)
+        pipeline.plot(run, out=tmp_path / "plots", overwrite=True, n=2, overrides=QUICK, compute=CPU)
+    about = json.loads((tmp_path / "out" / "kick.json").read_text())
+    assert about["file"] == "kick.wav"
+    assert about["source"] == str(given)
+    with pytest.raises(AudioError, match=r"kick\.wav"):
+        reconstruct(run, tmp_path / "out", given)
+    with pytest.raises(AudioError, match=r"--overwrite"):
+        pipeline.plot(run, out=tmp_path / "plots", n=2, overrides=QUICK, compute=CPU)
+
+
+def test_results_of_one_name_are_refused(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="several results"):
+        generate(run, tmp_path, compile_to=tmp_path / "001.flac")
+    with pytest.raises(AudioError, match="several results"):
+        reconstruct(run, tmp_path / "out", sound(tmp_path / "a.wav"), sound(tmp_path / "a.flac"))
+    assert not (tmp_path / "000.wav").exists()
+
+
+def test_a_wrong_ending_is_refused_before_the_first_clip(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(AudioError, match="a path ending in"):
+        generate(run, tmp_path / "out", compile_to=tmp_path / "all.xyz")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_kit_is_completed_but_never_changed(tmp_path: Path) -> None:
+    paths = write_drumkit(tmp_path, n_per_kind=1, sample_rate=RATE)
+    whole = everything(tmp_path)
+    paths[2].unlink()
+    write_drumkit(tmp_path, n_per_kind=1, sample_rate=RATE)
+    assert everything(tmp_path) == whole
+    with pytest.raises(ConfigError, match="is not the hit"):
+        write_drumkit(tmp_path, n_per_kind=1, sample_rate=RATE, seed=1)
+    assert everything(tmp_path) == whole
