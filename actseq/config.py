@@ -56,7 +56,8 @@ class CorpusConfig(Section):
     """Length of a training segment, and of the guard between splits of one file."""
     labels: Path | None = None
     """CSV with the columns `file` and `label`, instead of folder names."""
-    """CSV with columns `file,label`, instead of folder names."""
+    include_generated: bool = False
+    """Also learn from what actseq made: sounds with a JSON of actseq beside them, and folders that hold a run."""
 
 
 class AutoencoderConfig(Section):

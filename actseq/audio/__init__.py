@@ -1,7 +1,7 @@
 """Sound files."""
 
 from actseq.audio.decoding import BLOCK, Recording, blocks, load, measure, remove_offset, resample, trim_bounds
-from actseq.audio.files import Scan, ScanRow, SoundFolder, file_digest, find, read_labels
+from actseq.audio.files import Scan, ScanRow, SoundFolder, file_digest, find, left_out, read_labels, search
 from actseq.audio.formats import extensions
 from actseq.audio.writing import Writer, check_writable, write
 
@@ -17,11 +17,13 @@ __all__ = [
     "extensions",
     "file_digest",
     "find",
+    "left_out",
     "load",
     "measure",
     "read_labels",
     "remove_offset",
     "resample",
+    "search",
     "trim_bounds",
     "write",
 ]

@@ -14,6 +14,7 @@ from typing import Any
 
 from actseq.audio.decoding import Decoding
 from actseq.audio.formats import extensions
+from actseq.audio.origin import is_made, is_run
 from actseq.audio.writing import replacing
 from actseq.errors import AudioError, ConfigError
 from actseq.units import samples_to_seconds
@@ -84,10 +85,35 @@ class Scan:
             writer.writerows([getattr(row, name) for name in names] for row in self.rows)
 
 
+@dataclass(frozen=True)
+class Found:
+    """The sound files in a folder and below it.
+
+    Attributes:
+        files: sorted by relative path.
+        n_made: number of sounds that actseq made and that are left out.
+        n_runs: number of folders that hold a run and are left out.
+    """
+
+    files: list[Path]
+    n_made: int
+    n_runs: int
+
+
 def find(folder: Path) -> list[Path]:
-    """All sound files in `folder` and below it, by their endings, sorted by relative path.
+    """All sound files in `folder` and below it, as `search` finds them, those that actseq made included."""
+    return search(folder, include_generated=True).files
+
+
+def search(folder: Path, *, include_generated: bool) -> Found:
+    """All sound files in `folder` and below it, by their endings.
 
     Names that begin with a dot are left out. Links to folders are followed; each folder is entered once.
+
+    Args:
+        folder: where to look.
+        include_generated: also look into folders that hold a run, and take sounds that have a JSON of actseq beside
+            them.
 
     Raises:
         AudioError: the folder does not exist, is a file, cannot be listed, or holds no sound file.
@@ -99,6 +125,7 @@ def find(folder: Path) -> list[Path]:
         raise AudioError(f"there is no folder {folder}", action=_similar(folder))
     wanted = extensions()
     found: list[Path] = []
+    n_made = n_runs = 0
     others: Counter[str] = Counter()
     entered: set[tuple[int, int]] = set()
     waiting = [folder]
@@ -115,6 +142,9 @@ def find(folder: Path) -> list[Path]:
         if (status.st_dev, status.st_ino) in entered:
             continue
         entered.add((status.st_dev, status.st_ino))
+        if not include_generated and is_run(here):
+            n_runs += 1
+            continue
         folders: list[Path] = []
         links: list[Path] = []
         for entry in entries:
@@ -126,7 +156,9 @@ def find(folder: Path) -> list[Path]:
             # end.
             elif entry.is_file() or (entry.is_symlink() and not entry.exists()):
                 ending = entry.suffix[1:].lower()
-                if ending in wanted:
+                if ending in wanted and not include_generated and is_made(entry):
+                    n_made += 1
+                elif ending in wanted:
                     found.append(entry)
                 else:
                     others[f".{ending}" if ending else "without an ending"] += 1
@@ -134,40 +166,61 @@ def find(folder: Path) -> list[Path]:
         waiting = links[::-1] + waiting + folders[::-1]
     if not found:
         seen = ", ".join(f"{count} × {kind}" for kind, count in others.most_common(8)) or "no files at all"
+        if n_made or n_runs:
+            raise AudioError(
+                f"no sound in {folder} and the folders below it but what actseq made ({left_out(n_made, n_runs)})",
+                action="give another folder, or take its sounds with --include-generated",
+            )
         raise AudioError(
             f"no sound in {folder} and the folders below it: found {seen}",
             f"files ending in one of {', '.join(sorted(wanted))}",
             "give another folder, or convert the files to WAV or FLAC",
         )
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return Found(sorted(found, key=lambda path: path.relative_to(folder).as_posix()), n_made, n_runs)
+
+
+def left_out(n_made: int, n_runs: int) -> str:
+    """What is left out because actseq made it, in words."""
+    parts = ((n_made, "sounds that actseq made"), (n_runs, "folders that hold a run"))
+    return "left out " + " and ".join(f"{n} {what}" for n, what in parts if n)
 
 
 class SoundFolder:
     """A folder of sounds, listed once, with its labels.
 
     Args:
-        path: searched as by `find`.
+        path: searched as by `search`.
         labels_csv: table of labels as for `read_labels`, in place of folder names; not every file needs one.
+        include_generated: as for `search`.
     """
 
-    def __init__(self, path: Path, labels_csv: Path | None = None) -> None:
-        self.path, self.labels_csv = Path(path), labels_csv
+    def __init__(self, path: Path, labels_csv: Path | None = None, *, include_generated: bool = False) -> None:
+        self.path, self.labels_csv, self.include_generated = Path(path), labels_csv, include_generated
+
+    @cached_property
+    def found(self) -> Found:
+        """The files, and how many were left out.
+
+        Raises:
+            AudioError: as `search`.
+        """
+        return search(self.path, include_generated=self.include_generated)
 
     @cached_property
     def files(self) -> dict[str, Path]:
         """Relative path with forward slashes → path, sorted.
 
         Raises:
-            AudioError: as `find`.
+            AudioError: as `search`.
         """
-        return {path.relative_to(self.path).as_posix(): path for path in find(self.path)}
+        return {path.relative_to(self.path).as_posix(): path for path in self.found.files}
 
     @cached_property
     def labels(self) -> dict[str, str]:
         """Relative path → label of every file, whether or not it can be decoded.
 
         Raises:
-            AudioError: as `find`.
+            AudioError: as `search`.
             ConfigError: as `read_labels`.
         """
         return {name: self._table.get(name, _folder_of(name)) for name in self.files}
@@ -186,9 +239,9 @@ class SoundFolder:
         """Whether names, contents and labels of the files are those of an earlier scan; their dates may differ."""
         with scan_csv.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             seen = {row["path"]: row for row in csv.DictReader(file)}
-        if any(self._table.get(name, row["label"]) != row["label"] for name, row in seen.items()):
+        if self.files.keys() != seen.keys():
             return False
-        return self.files.keys() == seen.keys() and all(
+        return all(self.labels[name] == row["label"] for name, row in seen.items()) and all(
             file_digest(path) == seen[name]["sha256"] for name, path in self.files.items()
         )
 
@@ -199,7 +252,7 @@ class SoundFolder:
             on_file: called after each file, in order, with the number of files done and the number of all files.
 
         Raises:
-            AudioError: as `find`; or none of the files can be used.
+            AudioError: as `search`; or none of the files can be used.
             ConfigError: as `read_labels`; or the table names none of the files.
         """
         names = list(self.files)

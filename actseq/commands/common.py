@@ -89,6 +89,16 @@ def begin_training(run: RunFolder, what: str, folder: Path, settings: Mapping[st
     return True
 
 
+def compared(config: Config) -> dict[str, Any]:
+    """The settings that two calls with the same run must have in common.
+
+    The path of the table of labels and `include_generated` are not among these: what they lead to is compared, the
+    listing of the sounds and their labels.
+    """
+    tree: dict[str, Any] = config.model_dump(mode="json")
+    return tree | {"corpus": {k: v for k, v in tree["corpus"].items() if k not in ("labels", "include_generated")}}
+
+
 def trained_result(run: RunFolder, what: str, made: Artifact, *keys: str) -> Result:
     """The result of a training: its folder, its fingerprint, and the values that its JSON has under `keys`."""
     return {

@@ -32,7 +32,8 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
         if meta["listing"] != listing and not sounds.same_as(run.corpus / "scan.csv"):
             raise ArtifactError(
                 f"{sounds.path} is not what run {run.name} was made from (files were added, removed or changed)",
-                action="name another run with --run",
+                action="name another run with --run"
+                + (", or take what actseq made with --include-generated" if sounds.found.n_made else ""),
             )
         reporter.say(f"corpus: already made ({run.corpus})")
         return str(meta["fingerprint"])
@@ -44,6 +45,9 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
     write_json(plan, {"listing": listing})
     scan = build_corpus(sounds, run.corpus, config.corpus, config.seed, reporter)
     _report_scan(scan, config.corpus.sample_rate, reporter)
+    if sounds.found.n_made or sounds.found.n_runs:
+        words = audio.left_out(sounds.found.n_made, sounds.found.n_runs)
+        reporter.say(f"{words} (--include-generated takes what is in these too)")
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     found = corpus.store.fingerprint()
     write_json(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from actseq import build
 from actseq import config as configuration
-from actseq.commands.common import AUTO, Compute, Result
+from actseq.commands.common import AUTO, Compute, Result, compared
 from actseq.commands.extract_latents import extract_latents
 from actseq.commands.train_ae import train_configured
 from actseq.commands.train_prior import train_prior
@@ -89,5 +89,5 @@ def run_all(
 
 def _same_later_sections(run: RunFolder, config: Config) -> None:
     """Refuse a run whose configuration has other settings for the later stages than the ones given now."""
-    stored, asked = run.read_config().model_dump(mode="json"), build.complete(config).model_dump(mode="json")
+    stored, asked = compared(run.read_config()), compared(build.complete(config))
     same_settings(stored, asked, f"run {run.name}", "name another with --run, or delete it")

@@ -15,7 +15,7 @@ import torch
 from actseq import audio, build
 from actseq import config as configuration
 from actseq.commands.autoencoder_data import divide_labels, prepare_autoencoder_data
-from actseq.commands.common import AUTO, Compute, Result, trained_result
+from actseq.commands.common import AUTO, Compute, Result, compared, trained_result
 from actseq.commands.corpus import make_corpus
 from actseq.config import Config
 from actseq.errors import ArtifactError, ConfigError
@@ -161,15 +161,16 @@ def _request(folder: Path, config: Config, run: str | None, compute: Compute) ->
     model = build.build_autoencoder(config, representation)
     objective = build.build_autoencoding(config, model, representation, representation.hop_length)
     resolved = resolve_device(compute.device)
-    sounds = audio.SoundFolder(folder, config.corpus.labels)
+    sounds = audio.SoundFolder(folder, config.corpus.labels, include_generated=config.corpus.include_generated)
     divide_labels(set(sounds.labels.values()), config, objective)
     made = RunFolder.locate(run or f"{folder.resolve().name}-{Path(config.preset).stem}")
     # After `--find-lr` the learning rate of the run may still change.
     begun = (made.autoencoder / "plan.json").is_file() or (made.autoencoder / "model.json").is_file()
     bound = [name for name in configuration.STAGE_SECTIONS["train-ae"] if begun or name != "train_ae"]
-    sections = {name: config.model_dump(mode="json")[name] for name in bound}
+    asked = compared(config)
+    sections = {name: asked[name] for name in bound}
     if (made.path / "config.yaml").is_file():
-        stored = made.read_config().model_dump(mode="json")
+        stored = compared(made.read_config())
         same_settings(
             {name: stored[name] for name in sections} | {"seed": stored["seed"]},
             sections | {"seed": config.seed},

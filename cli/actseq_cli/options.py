@@ -152,14 +152,29 @@ def working(example: str | None, *, draws: bool = True, trains: str | None = Non
     return decorate
 
 
-sounds_and_preset = all_of(
+_sounds_and_preset = all_of(
     click.argument("folder", type=PATH),
     click.option(
         "--preset", required=True, callback=_known_preset, help="A name from `actseq presets`, or a YAML file."
     ),
     click.option("--run", "run_name", default=None, help="Name under runs/, or a path. Default: <folder>-<preset>."),
+    click.option(
+        "--include-generated",
+        is_flag=True,
+        help="Also learn from sounds that actseq made and from runs inside FOLDER; by default they are left out.",
+    ),
 )
-"""A folder of sounds, the preset to train it with, and the run to make."""
+
+
+def sounds_and_preset(function: Command) -> Command:
+    """A folder of sounds, the preset to train it with, and the run to make."""
+
+    @functools.wraps(function)
+    def command(include_generated: bool, overrides: tuple[str, ...], **options: Any) -> None:
+        more = ("corpus.include_generated=true",) if include_generated else ()
+        function(overrides=(*overrides, *more), **options)
+
+    return _sounds_and_preset(command)
 
 
 # -- options in groups -------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import os
 import struct
 from collections.abc import Callable
@@ -287,6 +288,34 @@ def test_a_name_that_is_no_text(tmp_path: Path) -> None:
     assert len(result.usable) == 1
     result.write_csv(tmp_path / "scan.csv")
     assert b"\xff.wav" in (tmp_path / "scan.csv").read_bytes()
+
+
+def made(path: Path) -> Path:
+    """A sound with a JSON as `generate` writes it."""
+    wav(path)
+    path.with_suffix(".json").write_text(json.dumps({"file": path.name, "run": "r", "fingerprints": {}}))
+    return path
+
+
+def test_what_actseq_made_is_not_learned_from(tmp_path: Path) -> None:
+    ours = [wav(tmp_path / "a.wav"), save(tmp_path / "b.flac", sine(), "FLAC", "PCM_16")]
+    made(tmp_path / "generated" / "000.wav")
+    made(tmp_path / "b.wav")  # made from b.flac, which is ours
+    (tmp_path / "a.json").write_text('{"file": "a.wav", "bpm": 120}')
+    run = tmp_path / "runs" / "drums"
+    wav(run / "report" / "all.wav")
+    (run / "config.yaml").write_text("config:\n  seed: 0\nprovenance:\n  source: x\n")
+    wav(tmp_path / "music" / "c.wav")
+    (tmp_path / "music" / "config.yaml").write_text("player: loud\n")
+    ours.append(tmp_path / "music" / "c.wav")
+    sounds = audio.SoundFolder(tmp_path)
+    assert list(sounds.files.values()) == ours
+    assert (sounds.found.n_made, sounds.found.n_runs) == (2, 1)
+    assert audio.left_out(2, 1) == "left out 2 sounds that actseq made and 1 folders that hold a run"
+    every = audio.SoundFolder(tmp_path, include_generated=True)
+    assert len(every.files) == 6 == len(audio.find(tmp_path))
+    with pytest.raises(AudioError, match=r"left out 1 folders that hold a run.*--include-generated"):
+        _ = audio.SoundFolder(run).files
 
 
 def test_a_wrong_folder_is_named_with_what_is_there(tmp_path: Path) -> None:

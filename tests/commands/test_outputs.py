@@ -23,9 +23,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that is hardly trained."""
     made: Path = tmp_path_factory.mktemp("outputs")
     write_drumkit(made / "sounds", n_per_kind=2, sample_rate=RATE)
-    pipeline.train_ae(made / "sounds", "smoke", run=str(made / "run"), overrides=["train_ae.steps=2"], compute=CPU)
-    pipeline.extract_latents(made / "run", compute=CPU)
-    return made / "run"
+    sounds = made / "sounds"
+    pipeline.train_ae(sounds, "smoke", run=str(sounds / "run"), overrides=["train_ae.steps=2"], compute=CPU)
+    pipeline.extract_latents(sounds / "run", compute=CPU)
+    return sounds / "run"
 
 
 def sound(path: Path) -> Path:
@@ -70,6 +71,16 @@ OVER = {
     "table": ("octaves.csv", lambda run, d: pipeline.plot(run, out=d, overrides=QUICK, compute=CPU)),
     "drumkit": ("kick/kick-000.wav", lambda run, d: write_drumkit(d, n_per_kind=1, sample_rate=RATE)),
 }
+
+
+def test_a_run_and_its_sounds_inside_the_sound_folder_change_nothing(run: Path) -> None:
+    generate(run, run.parent / "new")
+    reconstruct(run, run.parent / "new", run.parent / "kick" / "kick-000.wav")
+    again = pipeline.train_ae(run.parent, "smoke", run=str(run), overrides=["train_ae.steps=2"], compute=CPU)
+    assert again["run"] == str(run)
+    more = ["train_ae.steps=2", "corpus.include_generated=true"]
+    with pytest.raises(ActseqError, match="is not what run run was made from"):
+        pipeline.train_ae(run.parent, "smoke", run=str(run), overrides=more, compute=CPU)
 
 
 @pytest.mark.parametrize("what", OVER)

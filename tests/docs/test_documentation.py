@@ -163,3 +163,13 @@ def test_code_that_the_documents_name_exists() -> None:
         if document != "extending.md":
             for name in re.findall(r"\b(?:actseq|cli|tests|configs)/[\w/]*\.?\w+", text):
                 assert (TOP / name).exists(), f"{document} names {name}"
+
+
+def test_every_guarantee_names_tests_that_exist() -> None:
+    text = (TOP / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(named) > 5
+    for file, name in named:
+        assert f"def {name}(" in (TOP / file).read_text(encoding="utf-8"), f"{file}::{name}"
+    for row in re.findall(r"^\| (?!promise|---).*$", text, flags=re.M):
+        assert "`tests/" in row, row
