@@ -17,7 +17,7 @@ from torch import nn
 
 from actseq import effects
 from actseq.autoencoders.base import Autoencoder
-from actseq.config import Config, Member, parse, suggest_name, with_sections
+from actseq.config import Config, Member, Section, parse, suggest_name, with_sections
 from actseq.errors import ConfigError
 from actseq.priors.base import KeepsLengths
 from actseq.priors.labels import LabelledPrior, OneHot
@@ -119,6 +119,31 @@ def complete(config: Config, reporter: Reporter | None = None) -> Config:
     _storable(completed)
     build_effects(completed)
     return completed
+
+
+def with_defaults(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that an older version recorded, with the keys that have come since at their defaults.
+
+    A key that comes later has the default that does what was done before, so a training goes on as it began.
+
+    Args:
+        settings: sections of a configuration by name, among other things.
+    """
+    filled = dict(settings)
+    for name, field in Config.model_fields.items():
+        section, found = field.annotation, settings.get(name)
+        if not (isinstance(found, Mapping) and isinstance(section, type) and issubclass(section, Section)):
+            continue
+        filled[name] = _defaults(section) | dict(found)
+        for key, member in found.items():
+            family = FAMILIES.get(f"{name}.{key}", {})
+            if isinstance(member, Mapping) and member.get("kind") in family:
+                filled[name][key] = _defaults(options_model(family[member["kind"]])) | dict(member)
+    return filled
+
+
+def _defaults(model: type[BaseModel]) -> dict[str, Any]:
+    return {name: field.default for name, field in model.model_fields.items() if not field.is_required()}
 
 
 Tree = dict[str, Any]
@@ -290,7 +315,8 @@ def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str
     else:
         # The head's weights are drawn first.
         head = construct(HEADS, section.head, "prior.head", n_active)
-        prior = SequencePrior(construct(PRIOR_NETWORKS, section.network, "prior.network"), head, **sizes)
+        taken = sizes["condition_dim"] if section.condition == "everywhere" else 0
+        prior = SequencePrior(construct(PRIOR_NETWORKS, section.network, "prior.network", taken), head, **sizes)
     return LabelledPrior(prior, labels, nn.Embedding(len(labels) + 1, section.condition_dim))
 
 

@@ -160,6 +160,9 @@ class PriorConfig(Section):
     """A member: the distribution of the next latent; null with a network that makes whole sequences."""
     condition_dim: int = Field(32, gt=0)
     """Values of a label's vector."""
+    condition: Literal["input", "everywhere"] = "input"
+    """Where the condition of a sequence prior enters. `everywhere`: every layer of the network, and the maps to the
+    head and to the end. `input`: it is only added to the network's input, as in runs that do not have this key."""
     _kind_follows = field_validator("head", mode="before")(_kind_may_follow)
 
 

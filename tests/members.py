@@ -145,13 +145,16 @@ def vocoder_network(kind: str, analysis: Any, **options: Any) -> Any:
     return network.eval()
 
 
-def prior(network: str, head: str, latent_dim: int = 5, n_active: int = 3) -> SequencePrior:
+def prior(
+    network: str, head: str, latent_dim: int = 5, n_active: int = 3, condition: str = "everywhere"
+) -> SequencePrior:
     """Seeded weights large enough to matter, statistics away from zero and one, every other dimension active."""
     config = load_preset(
         "smoke",
         [
             f"prior.network={json.dumps({'kind': network, **PRIOR_NETWORKS[network]})}",
             f"prior.head={json.dumps({'kind': head, **HEADS[head]})}",
+            f"prior.condition={condition}",
         ],
     )
     torch.manual_seed(0)

@@ -419,3 +419,22 @@ def test_old_keys_of_two_regularisers_are_not_dropped_unsaid(tmp_path: Path) -> 
         load_preset(str(tmp_path / "mine.yaml"))
     with pytest.raises(ConfigError, match="keys of two regularisers"):
         load_preset("grain-aae", [f"train_ae.objective={objective}"])
+
+
+def test_what_an_older_version_recorded_has_the_keys_that_came_since() -> None:
+    network = {"kind": "lstm", "width": 8}
+    old = {
+        "prior": {"network": network, "head": {"kind": "gone", "size": 3}, "condition_dim": 4},
+        "train_prior": {"objective": {"kind": "sequence", "end_weight": 0.2}, "frames": 16},
+        "seed": 5,
+        "autoencoder": "030f1782",
+    }
+    filled = build.with_defaults(old)
+    assert filled["prior"]["network"] == {"kind": "lstm", "width": 8, "layers": 2, "dropout": 0.0}
+    assert filled["prior"]["head"] == {"kind": "gone", "size": 3}
+    assert (filled["prior"]["condition"], filled["prior"]["condition_dim"]) == ("input", 4)
+    assert (filled["train_prior"]["frames"], filled["train_prior"]["ema"]) == (16, 0.99)
+    assert filled["train_prior"]["objective"]["end_weight"] == 0.2
+    assert filled["train_prior"]["objective"]["balance"] == 0
+    assert (filled["seed"], filled["autoencoder"]) == (5, "030f1782")
+    assert network == {"kind": "lstm", "width": 8}

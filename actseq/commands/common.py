@@ -74,10 +74,12 @@ def begin_training(run: RunFolder, what: str, folder: Path, settings: Mapping[st
     Raises:
         ConfigError: the training was started with other settings.
     """
+    from actseq import build
+
     plan = folder / "settings.json"
     if plan.is_file():
         same_settings(
-            read_json(plan),
+            build.with_defaults(read_json(plan)),
             settings,
             f"{what} {folder.name} of run {run.name}",
             f"give the new one another --name, or delete {folder}",

@@ -50,12 +50,12 @@ def likelihood(
         for row, which in ((shown, "with"), (0, "without")):
             condition = prior.condition(torch.tensor([row], device=device))
             prediction = model.forward(tensor, condition, previous, flag)
-            latent, end = model.sequence_loss(prediction, tensor, length, ended)
+            losses = model.losses(prediction, tensor, length, ended)
             if which == "with":
-                nats += float(latent) * scored.size
-                ends.append(float(end))
+                nats += float(losses.latent.sum())
+                ends.append(float(losses.end.sum() / losses.asked.sum().clamp(min=1)))
             else:
-                bare += float(latent) * scored.size
+                bare += float(losses.latent.sum())
         count += scored.size
     baselines = likelihood_baselines(train, held_out)
     return {

@@ -5,10 +5,14 @@ import math
 import torch
 from torch import Tensor, nn
 
+from actseq.errors import require
 from actseq.modules.gaussian import draw
 from actseq.objectives.base import Batch, Loss
 from actseq.priors.labels import LabelledPrior
-from actseq.priors.sequence import SequencePrior
+from actseq.priors.sequence import SequencePrior, with_noise
+
+GROUPS = 3
+"""Number of groups of similar length in a batch; each group is padded by itself."""
 
 
 class SequenceLikelihood(nn.Module):
@@ -24,6 +28,8 @@ class SequenceLikelihood(nn.Module):
             level.
         posterior: draw latents from their posterior for every batch; false: learn its mean.
         end_weight: weight of the likelihood of the end.
+        balance: a frame of a sequence of n frames weighs n^−balance; 0 weights frames alike, 1 sequences.
+        start_weight: weight of the first frame of a sequence; what exceeds 1 halves with each later frame.
     """
 
     monitor = "loss"
@@ -36,10 +42,14 @@ class SequenceLikelihood(nn.Module):
         input_noise: float = 0.3,
         posterior: bool = True,
         end_weight: float = 0.1,
+        balance: float = 0.0,
+        start_weight: float = 1.0,
     ) -> None:
         super().__init__()
+        require(0, balance=balance, start_weight=start_weight)
         self.model, self.label_dropout, self.end_weight = model, label_dropout, end_weight
         self.input_noise, self.posterior = input_noise, posterior
+        self.balance, self.start_weight = balance, start_weight
 
     def exported(self) -> nn.Module:
         """The model."""
@@ -58,15 +68,39 @@ class SequenceLikelihood(nn.Module):
             )
             for mean, log_variance in (("mean", "log_variance"), ("previous_mean", "previous_log_variance"))
         )
-        label, noise_level = data["label"], None
+        label, level, shown = data["label"], values.new_zeros(len(values)), (values, previous)
         if training:
             dice = torch.rand(3, len(values), device=values.device)
             label = label * (dice[0] >= self.label_dropout)
-            noise_level = self.input_noise * dice[1] * (dice[2] < 0.5) if self.input_noise else None
-        prediction = prior.forward(values, self.model.condition(label), previous, data["begins"], noise_level)
-        latent, end = prior.sequence_loss(prediction, values, data["lengths"], data["ends"])
+            if self.input_noise:
+                level = self.input_noise * dice[1] * (dice[2] < 0.5)
+                shown = (with_noise(values, level), with_noise(previous, level))
+        condition, lengths, begins = self.model.condition(label), data["lengths"], data["begins"]
+        weights = self._weights(lengths, begins, values.shape[1], training)
+        latent = end = asked = values.new_zeros(())
+        groups = lengths.argsort().chunk(GROUPS)
+        if not prior.everywhere:
+            # Batches of a prior of an older run stay as they were.
+            groups = (torch.arange(len(lengths), device=lengths.device),)
+        for rows in groups:
+            frames = int(lengths[rows].max())
+            given = (shown[0][rows, :frames], condition[rows], shown[1][rows], begins[rows], level[rows])
+            prediction = prior.forward(*given)
+            losses = prior.losses(prediction, values[rows, :frames], lengths[rows], data["ends"][rows])
+            latent = latent + (losses.latent * weights[rows, :frames]).sum()
+            end, asked = end + losses.end.sum(), asked + losses.asked.sum()
+        latent, end = latent / (weights.sum() * values.shape[2]), end / asked.clamp(min=1)
         figures = {"loss": latent + self.end_weight * end, "end_nats": end}
         return figures | ({"bits_per_dim": latent / math.log(2)} if prior.has_likelihood else {"latent_loss": latent})
+
+    def _weights(self, lengths: Tensor, begins: Tensor, frames: int, training: bool) -> Tensor:
+        """Weight of each frame, 0 beyond the lengths; in validation all frames weigh alike."""
+        at = torch.arange(frames, device=lengths.device)
+        inside = (at < lengths[:, None]).float()
+        if not training:
+            return inside
+        early = 1 + (self.start_weight - 1) * 0.5**at * begins[:, None]
+        return inside * early * lengths[:, None].float() ** -self.balance
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
         """The loss with labels dropped at random and noise on what is shown."""

@@ -185,23 +185,38 @@ class DensityPrior(Prior, Protocol):
         """Log-density in nats of each latent frame given the frames before; 0 beyond `lengths`."""
 
 
+def beside(
+    values: Float[Tensor, "*batch size"], condition: Float[Tensor, "*batch condition_dim"] | None
+) -> Float[Tensor, "*batch both"]:
+    """Values with their condition appended; unchanged where there is none."""
+    return values if condition is None else torch.cat([values, condition], dim=-1)
+
+
 @runtime_checkable
 class CausalNetwork(Protocol):
-    """A causal network over inputs (batch, frames, input_dim), with one hidden vector for each position."""
+    """A causal network over inputs (batch, positions, input_dim), with one hidden vector for each position."""
 
     input_dim: int
     hidden_dim: int
+    condition_dim: int
+    """Size of the condition that each of its layers takes; 0: it takes none."""
 
     def init_state(self, batch: int, device: torch.device) -> State:
         """The state before the first input."""
 
     def forward(
-        self, inputs: Float[Tensor, "batch positions input_dim"], state: State
+        self,
+        inputs: Float[Tensor, "batch positions input_dim"],
+        state: State,
+        condition: Float[Tensor, "batch positions condition_dim"] | None = None,
     ) -> tuple[Float[Tensor, "batch positions hidden_dim"], State]:
-        """All positions at once."""
+        """All positions at once. The condition is None exactly if `condition_dim` is 0."""
 
     def step(
-        self, inputs: Float[Tensor, "batch input_dim"], state: State
+        self,
+        inputs: Float[Tensor, "batch input_dim"],
+        state: State,
+        condition: Float[Tensor, "batch condition_dim"] | None = None,
     ) -> tuple[Float[Tensor, "batch hidden_dim"], State]:
         """One position; the same result as `forward`."""
 

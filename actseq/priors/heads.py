@@ -74,6 +74,7 @@ class Mixture(nn.Module):
         blocks: groups of dimensions, each drawn given those before it. More are sharper, and slower to sample.
         hidden: width of the networks between blocks.
         dropout: fraction of their values that is dropped in training.
+        correlated: whether T_k is learned; otherwise it is 0, and the dimensions of a component are independent.
     """
 
     controls = (
@@ -86,11 +87,18 @@ class Mixture(nn.Module):
     )
 
     def __init__(
-        self, dims: int, *, n_components: int = 8, blocks: int = 1, hidden: int = 256, dropout: float = 0.1
+        self,
+        dims: int,
+        *,
+        n_components: int = 8,
+        blocks: int = 1,
+        hidden: int = 256,
+        dropout: float = 0.1,
+        correlated: bool = True,
     ) -> None:
         super().__init__()
         require(1, n_components=n_components, blocks=blocks, hidden=hidden)
-        self.n_components = n_components
+        self.n_components, self.correlated = n_components, correlated
         blocks = min(blocks, dims)
         cuts = [round(dims * i / blocks) for i in range(blocks + 1)]
         self.slices = [slice(a, b) for a, b in itertools.pairwise(cuts)]
@@ -99,7 +107,8 @@ class Mixture(nn.Module):
         contexts = [hidden] * blocks if blocks > 1 else []
         self.parts = contexts + direct
         self.n_params = sum(self.parts)
-        self.triangle = nn.ParameterList(torch.zeros(n_components, size, size) for size in sizes)
+        kept = sizes if correlated else []
+        self.triangle = nn.ParameterList(torch.zeros(n_components, size, size) for size in kept)
         self.drop = nn.Dropout(dropout)
         self.read, self.write, self.skip = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         if blocks > 1:
@@ -111,11 +120,9 @@ class Mixture(nn.Module):
                 nn.init.zeros_(skip.weight)
                 self.skip.append(skip)
 
-    def _block(
-        self, block: int, parts: tuple[Tensor, ...], before: Tensor, triangle: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _block(self, block: int, parts: tuple[Tensor, ...], before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Logits (…, components), means and log-deviations (…, components, size) of a block after the values before."""
-        n_blocks, size = len(self.slices), triangle.shape[-1]
+        n_blocks, size = len(self.slices), self.slices[block].stop - self.slices[block].start
         numbers = parts[-n_blocks + block]
         if n_blocks > 1:
             context = parts[block]
@@ -135,9 +142,11 @@ class Mixture(nn.Module):
         parts = torch.split(numbers, self.parts, dim=-1)
         total = torch.zeros((), device=value.device)
         for block, where in enumerate(self.slices):
-            inside, triangle = value[..., where], self.triangle[block].tril(-1)
-            logits, mean, log_deviation = self._block(block, parts, value[..., : where.start], triangle)
-            own = inside[..., None, :] - (inside @ triangle.flatten(0, 1).T).reshape(mean.shape)
+            inside = value[..., where]
+            logits, mean, log_deviation = self._block(block, parts, value[..., : where.start])
+            own = inside[..., None, :]
+            if self.correlated:
+                own = own - (inside @ self.triangle[block].tril(-1).flatten(0, 1).T).reshape(mean.shape)
             z = (own - mean) * (-log_deviation).exp()
             component = (-0.5 * z.square() - log_deviation - HALF_LOG_TAU).sum(-1)
             total = total + torch.logsumexp(F.log_softmax(logits, dim=-1) + component, dim=-1)
@@ -152,13 +161,14 @@ class Mixture(nn.Module):
         noise = normal((n, dims), sampling, generator, numbers.device)
         parts, value = torch.split(numbers, self.parts, dim=-1), noise.new_zeros(n, 0)
         for block, where in enumerate(self.slices):
-            triangle = self.triangle[block].tril(-1)
-            logits, mean, log_deviation = self._block(block, parts, value, triangle)
+            logits, mean, log_deviation = self._block(block, parts, value)
             chosen = draw_component(logits, sampling, generator)
             own = mean[rows, chosen] + noise[:, where] * log_deviation[rows, chosen].exp()
-            # (1 − T) v = own; the triangular solver assumes ones on the diagonal.
-            solved = torch.linalg.solve_triangular(-triangle[chosen], own[..., None], upper=False, unitriangular=True)
-            value = torch.cat([value, solved[..., 0]], dim=-1)
+            if self.correlated:
+                # (1 − T) v = own; the triangular solver assumes ones on the diagonal.
+                triangle = -self.triangle[block].tril(-1)[chosen]
+                own = torch.linalg.solve_triangular(triangle, own[..., None], upper=False, unitriangular=True)[..., 0]
+            value = torch.cat([value, own], dim=-1)
         return value
 
 

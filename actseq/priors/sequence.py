@@ -4,6 +4,9 @@ Order of events: the state after z_0 … z_{t−1} first gives the probability t
 and then the distribution of z_t if it has not. Position 0 has only a learned start vector as input. A sequence of T
 frames therefore has T + 1 positions; the last one has only a probability of the end.
 
+A condition of the frame that a position predicts enters every layer of a network that takes one, and the linear maps to
+the head's parameters and to the end's logit. To the inputs of a network that takes none, its image is added.
+
 A sequence prior works on standardised values of the dimensions that carry information; the others are drawn from
 N(0, 1). The statistics are in its buffers.
 
@@ -21,7 +24,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import ConfigError
-from actseq.priors.base import CausalNetwork, Chunk, DensityHead, LossHead, SamplingRequest, Standardiser, State
+from actseq.priors.base import (
+    CausalNetwork,
+    Chunk,
+    DensityHead,
+    LossHead,
+    SamplingRequest,
+    Standardiser,
+    State,
+    beside,
+)
 
 PREFILL_FRAMES = 1024
 """Frames of a prompt in one pass, so that a long prompt needs no more memory than a short one."""
@@ -38,6 +50,21 @@ class Prediction:
 
     numbers: Float[Tensor, "batch positions n_params"]
     end_logit: Float[Tensor, "batch positions"]
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of every position of some sequences; 0 where there is nothing to predict.
+
+    Attributes:
+        latent: loss of the head, in nats if it has a likelihood, summed over the dimensions.
+        end: loss of the end, in nats.
+        asked: whether it is known if the sequence ended before that frame.
+    """
+
+    latent: Float[Tensor, "batch frames"]
+    end: Float[Tensor, "batch positions"]
+    asked: Bool[Tensor, "batch positions"]
 
 
 class SequencePrior(nn.Module):
@@ -67,15 +94,19 @@ class SequencePrior(nn.Module):
         self.standardiser = Standardiser(latent_dim, n_active)
         self.read = nn.Linear(n_active, input_dim)
         self.start = nn.Parameter(torch.randn(input_dim) * 0.1)
-        self.condition = nn.Linear(condition_dim, input_dim, bias=False)
+        self.everywhere = network.condition_dim > 0
+        self.condition_dim = condition_dim
+        if not self.everywhere:
+            self.condition = nn.Linear(condition_dim, input_dim, bias=False)
         # Noise level of the input latents; sampling uses 0, which adds nothing.
         self.noise_level = nn.Linear(1, input_dim, bias=False)
-        self.numbers = nn.Linear(network.hidden_dim, head.n_params)
+        seen = network.hidden_dim + network.condition_dim
+        self.numbers = nn.Linear(seen, head.n_params)
         # A linear path from the last latent frame to the parameters of the next. It can do what a vector autoregression
         # does, without the network's dropout.
         self.skip = nn.Linear(n_active, head.n_params, bias=False)
         nn.init.zeros_(self.skip.weight)
-        self.end = nn.Linear(network.hidden_dim, 1)
+        self.end = nn.Linear(seen, 1)
         nn.init.constant_(self.end.bias, -4.0)
         # Slope and offset of the end's logit in sampling: see `actseq.priors.end_calibration`.
         self.end_calibration: Tensor
@@ -95,16 +126,20 @@ class SequencePrior(nn.Module):
         """The state before the first input."""
         return self.network.init_state(batch, self.start.device)
 
-    def _inputs(self, values: Tensor, condition: Tensor | None) -> Tensor:
-        inputs: Tensor = self.read(values)
-        if condition is not None:
-            shift = self.condition(condition)
-            inputs = inputs + (shift[:, None] if inputs.ndim == 3 else shift)
-        return inputs
+    def _added(self, inputs: Tensor, condition: Tensor | None) -> Tensor:
+        """Inputs of a network that takes no condition itself: with the condition's image."""
+        if condition is None or self.everywhere:
+            return inputs
+        shift: Tensor = self.condition(condition)
+        return inputs + (shift[:, None] if inputs.ndim > condition.ndim else shift)
 
-    def _start(self, batch: int, condition: Tensor | None) -> Tensor:
-        start = self.start.expand(batch, -1)
-        return start if condition is None else start + self.condition(condition)
+    def _beside(self, condition: Tensor | None, inputs: Tensor) -> Tensor | None:
+        """What a network that takes a condition is given beside its inputs (batch, …, input_dim)."""
+        if not self.everywhere:
+            return None
+        if condition is None:
+            return inputs.new_zeros(*inputs.shape[:-1], self.condition_dim)
+        return condition[:, None].expand(*inputs.shape[:-1], -1) if inputs.ndim > condition.ndim else condition
 
     def _predict(self, hidden: Tensor, last: Tensor) -> Prediction:
         return Prediction(self.numbers(hidden) + self.skip(last), self.end(hidden).squeeze(-1))
@@ -112,7 +147,7 @@ class SequencePrior(nn.Module):
     def forward(
         self,
         values: Float[Tensor, "batch frames dims"],
-        condition: Float[Tensor, "batch condition_dim"] | None,
+        condition: Float[Tensor, "batch condition_dim"] | Float[Tensor, "batch frames condition_dim"] | None,
         previous: Float[Tensor, "batch dims"] | None = None,
         begins: Bool[Tensor, " batch"] | None = None,
         noise_level: Float[Tensor, " batch"] | None = None,
@@ -121,25 +156,27 @@ class SequencePrior(nn.Module):
 
         Args:
             values: standardised latents.
-            condition: condition vectors.
+            condition: condition vectors, one for the whole sequence or one for each frame.
             previous: the standardised latent frame before `values`, for sequences that do not begin at their start.
             begins: which sequences begin at their start; None means all.
-            noise_level: deviation of the noise on `values` and `previous`, whose power stays the same; None: no noise.
+            noise_level: level of the noise that `values` and `previous` have from `with_noise`; None: no noise.
         """
-        if noise_level is not None:
-            level = noise_level[:, None, None]
-            values = _with_noise(values, level)
-            previous = None if previous is None else _with_noise(previous, level[:, 0])
-        first = self._start(len(values), condition)
+        batch = len(values)
+        now, later = condition, condition
+        if condition is not None and condition.ndim == 3:
+            condition = torch.cat([condition, condition[:, -1:]], dim=1)
+            now, later = condition[:, 0], condition[:, 1:]
+        first = self._added(self.start.expand(batch, -1), now)
         before = torch.zeros_like(values[:, :1])
         if previous is not None and begins is not None:
-            first = torch.where(begins[:, None], first, self._inputs(previous, condition))
+            first = torch.where(begins[:, None], first, self._added(self.read(previous), now))
             before = torch.where(begins[:, None, None], before, previous[:, None])
-        inputs = torch.cat([first[:, None], self._inputs(values, condition)], dim=1)
+        inputs = torch.cat([first[:, None], self._added(self.read(values), later)], dim=1)
         if noise_level is not None:
             inputs = inputs + self.noise_level(noise_level[:, None])[:, None]
-        hidden, _ = self.network.forward(inputs, self.init_state(len(values)))
-        return self._predict(hidden, torch.cat([before, values], dim=1))
+        about = self._beside(condition, inputs)
+        hidden, _ = self.network.forward(inputs, self.init_state(batch), about)
+        return self._predict(beside(hidden, about), torch.cat([before, values], dim=1))
 
     def step(
         self,
@@ -156,10 +193,11 @@ class SequencePrior(nn.Module):
         self, value: Tensor | None, condition: Tensor | None, state: State, batch: int
     ) -> tuple[Tensor, Tensor, State]:
         """Hidden vectors and last latents (batch, 1, …), and the state."""
-        inputs = self._start(batch, condition) if value is None else self._inputs(value, condition)
-        hidden, state = self.network.step(inputs, state)
+        inputs = self._added(self.start.expand(batch, -1) if value is None else self.read(value), condition)
+        about = self._beside(condition, inputs)
+        hidden, state = self.network.step(inputs, state, about)
         last = hidden.new_zeros(batch, len(self.standardiser.mean)) if value is None else value
-        return hidden[:, None], last[:, None], state
+        return beside(hidden, about)[:, None], last[:, None], state
 
     def prefill(
         self,
@@ -173,8 +211,10 @@ class SequencePrior(nn.Module):
     def _consume_prompt(self, values: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, State]:
         hidden, last, state = self._consume(None, condition, self.init_state(len(values)), len(values))
         for piece in torch.split(values, PREFILL_FRAMES, dim=1):
-            hidden, state = self.network.forward(self._inputs(piece, condition), state)
-            hidden, last = hidden[:, -1:], piece[:, -1:]
+            inputs = self._added(self.read(piece), condition)
+            about = self._beside(condition, inputs)
+            hidden, state = self.network.forward(inputs, state, about)
+            hidden, last = beside(hidden, about)[:, -1:], piece[:, -1:]
         return hidden, last, state
 
     def log_prob(
@@ -282,36 +322,35 @@ class SequencePrior(nn.Module):
         given, bare = hidden.chunk(2)
         return torch.lerp(bare, given, request.sampling.guidance), last.chunk(2)[0]
 
-    def sequence_loss(
+    def losses(
         self,
         prediction: Prediction,
         values: Float[Tensor, "batch frames dims"],
         lengths: Int[Tensor, " batch"],
         ends: Bool[Tensor, " batch"],
-    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """Mean loss of the head per latent value (nats if it is a likelihood), and of the end in nats per position.
+    ) -> Losses:
+        """The losses of predictions at frames + 1 positions.
 
         Args:
-            prediction: predictions at frames + 1 positions.
+            prediction: what was predicted.
             values: standardised latents.
             lengths: valid frames of each sequence.
             ends: whether the sequence really ends after its last frame, or was cut there.
         """
         frames = values.shape[1]
         positions = torch.arange(frames + 1, device=values.device)
-        inside = positions[:-1] < lengths[:, None]
         head, given = self.head, (prediction.numbers[:, :-1], values)
         loss = -head.log_prob(*given) if isinstance(head, DensityHead) else head.loss(*given)
-        latent_loss = (loss * inside).sum() / (inside.sum() * values.shape[2])
         # Positions 1 … length − 1 did not end; position `length` did if the end is known.
         asked = (positions >= 1) & ((positions < lengths[:, None]) | ((positions == lengths[:, None]) & ends[:, None]))
         ended = (positions == lengths[:, None]).to(values.dtype)
         end_nll = F.binary_cross_entropy_with_logits(prediction.end_logit, ended, reduction="none")
-        return latent_loss, (end_nll * asked).sum() / asked.sum().clamp(min=1)
+        return Losses(loss * (positions[:-1] < lengths[:, None]), end_nll * asked, asked)
 
 
-def _with_noise(values: Tensor, level: Tensor) -> Tensor:
-    """Add noise of a level and keep the power of standardised values."""
+def with_noise(values: Float[Tensor, "batch ..."], level: Float[Tensor, " batch"]) -> Float[Tensor, "batch ..."]:
+    """Standardised values with noise of a level, its deviation; their power stays the same."""
+    level = level.reshape(-1, *(1,) * (values.ndim - 1))
     return (1 - level.square()).sqrt() * values + level * torch.randn_like(values)
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from actseq.errors import require
+from actseq.priors.base import beside
 
 State = tuple[Tensor, int]
 SLOWEST = 1e4
@@ -20,7 +21,10 @@ SLOWEST = 1e4
 class Transformer(nn.Module):
     """Pre-norm layers of attention and a multilayer perceptron.
 
+    A condition is appended to the normalised values that attention and perceptron of every layer read.
+
     Args:
+        condition_dim: size of the condition that every layer takes; 0: none.
         width: values per position, in and out; a multiple of twice the `heads`.
         layers: stacked layers.
         heads: heads of the queries; each has width / heads values.
@@ -34,6 +38,7 @@ class Transformer(nn.Module):
 
     def __init__(
         self,
+        condition_dim: int = 0,
         *,
         width: int = 192,
         inner: int = 512,
@@ -50,11 +55,12 @@ class Transformer(nn.Module):
         if heads % memory_heads:
             raise ValueError(f"memory_heads is {memory_heads}, expected a divisor of heads, which is {heads}")
         self.input_dim = self.hidden_dim = width
+        self.condition_dim = condition_dim
         self.window = window
         self.memory_shape = (2 * layers, memory_heads, window, width // heads)
         self.drop = nn.Dropout(dropout)
         self.layers = nn.ModuleList(
-            _Layer(width, inner, heads, memory_heads, window, dropout, layers) for _ in range(layers)
+            _Layer((width, inner, condition_dim), (heads, memory_heads), window, dropout, layers) for _ in range(layers)
         )
         self.norm = nn.LayerNorm(width)
         # Neither a parameter nor a buffer: it must stay float64, whatever the model is cast to.
@@ -71,7 +77,10 @@ class Transformer(nn.Module):
         return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
 
     def forward(
-        self, inputs: Float[Tensor, "batch positions input_dim"], state: State
+        self,
+        inputs: Float[Tensor, "batch positions input_dim"],
+        state: State,
+        condition: Float[Tensor, "batch positions condition_dim"] | None = None,
     ) -> tuple[Float[Tensor, "batch positions hidden_dim"], State]:
         """All positions at once. The state that it is given stays as it is; the one returned carries no gradient."""
         memory, position = state
@@ -82,14 +91,17 @@ class Transformer(nn.Module):
         written = torch.empty_like(memory)
         x = self.drop(inputs)
         for i, layer in enumerate(self.layers):
-            x, keys, values = layer(x, turns, memory[2 * i : 2 * i + 2, :, :, seen])
+            x, keys, values = layer(x, turns, memory[2 * i : 2 * i + 2, :, :, seen], condition)
             for slot, new in ((2 * i, keys), (2 * i + 1, values)):
                 written[slot, :, :, kept] = new[:, :, -len(kept) :].detach().to(memory.dtype)
         return self.drop(self.norm(x)), (written, position + n)
 
     @torch.no_grad()
     def step(
-        self, inputs: Float[Tensor, "batch input_dim"], state: State
+        self,
+        inputs: Float[Tensor, "batch input_dim"],
+        state: State,
+        condition: Float[Tensor, "batch condition_dim"] | None = None,
     ) -> tuple[Float[Tensor, "batch hidden_dim"], State]:
         """One position, written into the memory of the state that it is given."""
         memory, position = state
@@ -98,31 +110,35 @@ class Transformer(nn.Module):
         valid = memory.flatten(1, 2)[:, :, : min(position + 1, self.window)].unbind(0)
         x = inputs
         for i, layer in enumerate(self.layers):
-            x = layer.step(x, turns, slots[i], valid[2 * i], valid[2 * i + 1])  # type: ignore[operator]
+            x = layer.step(x, turns, slots[i], valid[2 * i : 2 * i + 2], condition)  # type: ignore[operator]
         return self.norm(x), (memory, position + 1)
 
 
 class _Layer(nn.Module):
     def __init__(
-        self, width: int, inner: int, heads: int, memory_heads: int, window: int, dropout: float, layers: int
+        self, sizes: tuple[int, int, int], heads: tuple[int, int], window: int, dropout: float, layers: int
     ) -> None:
         super().__init__()
-        self.heads, self.memory_heads, self.window, self.size = heads, memory_heads, window, width // heads
+        width, inner, condition_dim = sizes
+        n_heads, memory_heads = heads
+        self.heads, self.memory_heads, self.window, self.size = n_heads, memory_heads, window, width // n_heads
         self.turned = width + memory_heads * self.size
         self.before = nn.LayerNorm(width)
-        self.qkv = nn.Linear(width, self.turned + memory_heads * self.size)
+        self.qkv = nn.Linear(width + condition_dim, self.turned + memory_heads * self.size)
         self.out = nn.Linear(width, width, bias=False)
         self.between = nn.LayerNorm(width)
-        self.up = nn.Linear(width, inner)
+        self.up = nn.Linear(width + condition_dim, inner)
         self.down = nn.Linear(inner, width, bias=False)
         for last in (self.out, self.down):
             # What all layers add up to is of the size of what one of them would add.
             nn.init.normal_(last.weight, std=(2 * layers * last.in_features) ** -0.5)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, turns: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, turns: Tensor, memory: Tensor, condition: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What comes out, and the keys and values that were seen: those of `memory`, then the new ones."""
-        qkv = self.qkv(self.before(x))
+        qkv = self.qkv(beside(self.before(x), condition))
         turned = _rotated(qkv[..., : self.turned].unflatten(-1, (-1, self.size)), turns)
         values = qkv[..., self.turned :].unflatten(-1, (-1, self.size))
         queries, keys, values = (
@@ -134,7 +150,11 @@ class _Layer(nn.Module):
             )
         attended = self._attend(queries, keys, values).transpose(1, 2).flatten(2)
         x = x + self.drop(self.out(attended))
-        return x + self.drop(self.down(F.silu(self.up(self.between(x))))), keys, values
+        return x + self.drop(self._perceptron(x, condition)), keys, values
+
+    def _perceptron(self, x: Tensor, condition: Tensor | None) -> Tensor:
+        out: Tensor = self.down(F.silu(self.up(beside(self.between(x), condition))))
+        return out
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Block by block of queries, so that a long sequence costs its length times the window, not its square."""
@@ -158,17 +178,19 @@ class _Layer(nn.Module):
             )
         return torch.cat(attended, 2)
 
-    def step(self, x: Tensor, turns: Tensor, slot: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """One position: its key and value go to `slot`, which `keys` and `values` (batch · memory_heads, …) contain."""
-        qkv = self.qkv(self.before(x))
+    def step(
+        self, x: Tensor, turns: Tensor, slot: Tensor, memory: tuple[Tensor, Tensor], condition: Tensor | None
+    ) -> Tensor:
+        """One position: its key and value go to `slot`, a part of `memory`: keys and values (batch · heads, …)."""
+        keys, values = memory
+        qkv = self.qkv(beside(self.before(x), condition))
         pairs = torch.view_as_complex(qkv[:, : self.turned].unflatten(-1, (-1, self.size // 2, 2)))
         pairs.mul_(turns)
         slot.copy_(qkv[:, self.heads * self.size :].unflatten(-1, (2, -1, self.size)).transpose(0, 1))
         queries = qkv[:, : self.heads * self.size].reshape(len(keys), -1, self.size) * self.size**-0.5
         weights = torch.softmax(torch.bmm(queries, keys.transpose(1, 2)), -1)
         x = x + self.out(torch.bmm(weights, values).reshape(x.shape))
-        out: Tensor = x + self.down(F.silu(self.up(self.between(x))))
-        return out
+        return x + self._perceptron(x, condition)
 
 
 def _rotated(x: Tensor, turns: Tensor) -> Tensor:

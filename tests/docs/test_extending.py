@@ -137,8 +137,10 @@ def test_the_bottleneck_keeps_its_contract(network: str) -> None:
 @pytest.mark.usefixtures("documented")
 def test_the_prior_network_and_the_head_keep_their_contracts(monkeypatch: pytest.MonkeyPatch) -> None:
     for pair in (("taps", "laplace"), ("taps", "mixture"), ("gru", "laplace")):
-        priors.test_step_is_forward(*pair)
-        priors.test_prefill_then_step_is_forward(*pair)
+        for way in ("everywhere", "input"):
+            priors.test_step_is_forward(*pair, way)
+            priors.test_a_condition_for_every_frame(*pair, way)
+            priors.test_prefill_then_step_is_forward(*pair, way)
         priors.test_a_long_prompt_is_consumed_in_pieces(*pair, monkeypatch)
         priors.test_no_gradient_comes_from_the_future(*pair)
         priors.test_rows_of_a_batch_do_not_meet(*pair)

@@ -51,6 +51,23 @@ def test_a_component_is_a_gaussian_with_a_full_covariance() -> None:
     np.testing.assert_allclose(head.log_prob(numbers.expand(50, -1), values), reference.logpdf(values), atol=1e-3)
 
 
+@torch.no_grad()
+def test_without_correlations_it_is_a_mixture_of_independent_dimensions() -> None:
+    from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+
+    torch.manual_seed(0)
+    head, numbers, values = Mixture(4, n_components=3, correlated=False), torch.randn(6, 27), torch.randn(6, 4)
+    assert not list(head.parameters())
+    logits, mean, raw = numbers.split([3, 12, 12], dim=-1)
+    deviation = (-1.5 + 3.5 * torch.tanh((raw + 1.5) / 3.5)).exp()
+    components = Independent(Normal(mean.reshape(6, 3, 4), deviation.reshape(6, 3, 4)), 1)
+    reference = MixtureSameFamily(Categorical(logits=logits), components)
+    torch.testing.assert_close(head.log_prob(numbers, values), reference.log_prob(values))
+    drawn = head.sample(numbers[:1].expand(40_000, -1), Sampling(), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.mean(0), reference.mean[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(drawn.var(0), reference.variance[0], atol=0, rtol=0.06)
+
+
 def test_blocks_are_told_what_came_before() -> None:
     head, numbers = mixture(6, 3)
     value = torch.randn(1, 6, requires_grad=True)

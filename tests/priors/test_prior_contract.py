@@ -24,6 +24,7 @@ PAIRS = [(network, head) for network in members.SEQUENCE_NETWORKS for head in so
 every_prior = pytest.mark.parametrize(("network", "head"), PAIRS)
 every_prior_with_a_density = pytest.mark.parametrize(("network", "head"), [p for p in PAIRS if p[1] in DENSITIES])
 every_prior_without = pytest.mark.parametrize(("network", "head"), [p for p in PAIRS if p[1] not in DENSITIES])
+every_way = pytest.mark.parametrize("way", ["everywhere", "input"])
 every_network = pytest.mark.parametrize("network", members.SEQUENCE_NETWORKS)
 every_head = pytest.mark.parametrize("kind", sorted(registry.HEADS))
 every_density = pytest.mark.parametrize("kind", DENSITIES)
@@ -93,9 +94,10 @@ def by_hand(
     return torch.stack(rows, dim=1)
 
 
+@every_way
 @every_prior
-def test_step_is_forward(network: str, head: str) -> None:
-    model, values = members.prior(network, head), numbers(BATCH, FRAMES, DIMS)
+def test_step_is_forward(network: str, head: str, way: str) -> None:
+    model, values = members.prior(network, head, condition=way), numbers(BATCH, FRAMES, DIMS)
     with torch.no_grad():
         for condition in conditions():
             parallel = model.forward(values, condition)
@@ -108,9 +110,51 @@ def test_step_is_forward(network: str, head: str) -> None:
                 same(prediction, at(parallel, t + 1))
 
 
+@every_way
 @every_prior
-def test_prefill_then_step_is_forward(network: str, head: str) -> None:
-    model, values = members.prior(network, head), numbers(BATCH, FRAMES, DIMS)
+def test_a_condition_for_every_frame(network: str, head: str, way: str) -> None:
+    """The prediction of a frame follows the conditions of the frames before and its own, and no later one."""
+    model, values = members.prior(network, head, condition=way), numbers(BATCH, FRAMES, DIMS)
+    changing = numbers(BATCH, FRAMES, CONDITION_DIM, seed=7)
+    with torch.no_grad():
+        parallel = model.forward(values, changing)
+        prediction, state = model.step(None, changing[:, 0], model.init_state(BATCH), BATCH)
+        same(prediction, at(parallel, 0))
+        for t in range(FRAMES):
+            # Whether the sequence ended with its last frame is said under that frame's condition.
+            prediction, state = model.step(values[:, t], changing[:, min(t + 1, FRAMES - 1)], state, BATCH)
+            same(prediction, at(parallel, t + 1))
+        same(model.forward(values, changing[:, :1].expand(-1, FRAMES, -1)), model.forward(values, changing[:, 0]))
+        changing[:, 4] += 1
+        moved = (model.forward(values, changing).numbers - parallel.numbers).abs().amax((0, 2))
+    assert not moved[:4].any()
+    assert moved[4:6].min() > 1e-4
+
+
+@every_network
+def test_a_condition_enters_every_layer_and_the_head(network: str) -> None:
+    """Of the weights that read it, none is without effect: each layer's, those of the parameters, those of the end."""
+    model, values = members.prior(network, "gaussian"), numbers(BATCH, FRAMES, DIMS)
+    assert model.network.condition_dim == CONDITION_DIM
+    prediction = model.forward(values, numbers(BATCH, CONDITION_DIM, seed=7))
+    (prediction.numbers.square().sum() + prediction.end_logit.square().sum()).backward()
+    readers = {
+        name: weight
+        for name, weight in model.named_parameters()
+        if weight.ndim == 2 and weight.shape[1] == model.network.hidden_dim + CONDITION_DIM and "down" not in name
+    }
+    per_layer = {"lstm": 1, "gru": 1, "transformer": 2}[network]
+    assert len(readers) == 2 * per_layer + 2, readers.keys()
+    for name, weight in readers.items():
+        assert weight.grad is not None
+        assert weight.grad[:, -CONDITION_DIM:].abs().amax(0).min() > 0, name
+    assert members.prior(network, "gaussian", condition="input").network.condition_dim == 0
+
+
+@every_way
+@every_prior
+def test_prefill_then_step_is_forward(network: str, head: str, way: str) -> None:
+    model, values = members.prior(network, head, condition=way), numbers(BATCH, FRAMES, DIMS)
     with torch.no_grad():
         for condition in conditions():
             parallel = model.forward(values, condition)
@@ -148,19 +192,21 @@ def test_states_are_values(network: str) -> None:
     """Going on from one state twice, as a batch or one by one, gives the same twice; only a step may write over it."""
     model = members.prior(network, "gaussian").network
     inputs, others = numbers(1, 6, model.input_dim), numbers(2, 3, model.input_dim, seed=1)
+    about = numbers(1, 1, CONDITION_DIM, seed=7)
+    early, late = about.expand(-1, 6, -1), about.expand(-1, 3, -1)
     with torch.no_grad():
         fresh = model.init_state(1, torch.device("cpu"))
-        first = model.forward(inputs, fresh)
-        model.forward(others[:1], fresh)
-        again = model.forward(inputs, fresh)
+        first = model.forward(inputs, fresh, early)
+        model.forward(others[:1], fresh, late)
+        again = model.forward(inputs, fresh, early)
         assert torch.equal(first[0], again[0])
-        alone = [model.forward(other[None], first[1])[0][0] for other in others]
+        alone = [model.forward(other[None], first[1], late)[0][0] for other in others]
         copies = sequence._repeat(first[1], 2, 1)
         for t in range(3):
-            hidden, copies = model.step(others[:, t], copies)
+            hidden, copies = model.step(others[:, t], copies, about[0].expand(2, -1))
             torch.testing.assert_close(hidden, torch.stack([row[t] for row in alone]), atol=1e-5, rtol=1e-5)
         # Neither the copies nor the other continuation have touched it.
-        torch.testing.assert_close(model.forward(others[:1], first[1])[0][0], alone[0], atol=0, rtol=0)
+        torch.testing.assert_close(model.forward(others[:1], first[1], late)[0][0], alone[0], atol=0, rtol=0)
 
 
 @every_prior
@@ -198,11 +244,12 @@ def test_noise_on_what_is_shown(network: str) -> None:
     values, previous, begins = numbers(4, frames, DIMS), numbers(4, DIMS, seed=1), torch.tensor([True, False] * 2)
     level = torch.tensor([0.0, 0.0, 0.6, 1.0])
     with torch.no_grad():
-        torch.manual_seed(0)
+        torch.manual_seed(5)
         clean = model.forward(values, None, previous, begins)
         same(model.forward(values, None, previous, begins, torch.zeros(4)), clean, atol=0)
         shown.clear()
-        noisy = model.forward(values, None, previous, begins, level)
+        given = (sequence.with_noise(values, level), sequence.with_noise(previous, level))
+        noisy = model.forward(given[0], None, given[1], begins, level)
     before, seen = shown
     assert torch.equal(seen[:2], values[:2])
     assert torch.equal(before[:2], previous[:2])
@@ -524,42 +571,39 @@ def test_state_dict_makes_a_copy(network: str, head: str) -> None:
 
 
 @every_prior
-def test_sequence_loss_is_a_loop(network: str, head: str) -> None:
+def test_losses_are_a_loop(network: str, head: str) -> None:
     model, values = members.prior(network, head), numbers(BATCH, FRAMES, DIMS)
     lengths, ends = torch.tensor([9, 4, 1]), torch.tensor([True, False, True])
     with torch.no_grad():
         prediction = model.forward(values, None)
-        latent, end = model.sequence_loss(prediction, values, lengths, ends)
+        losses = model.losses(prediction, values, lengths, ends)
         given = (prediction.numbers[:, :-1], values)
         loss = -model.head.log_prob(*given) if model.has_likelihood else model.head.loss(*given)
         loss = loss.double().numpy()
     hazard = torch.sigmoid(prediction.end_logit.double()).numpy()
-    latent_loss, n_params, end_nats, n_asked = 0.0, 0, 0.0, 0
+    latent, end, asked = np.zeros((BATCH, FRAMES)), np.zeros((BATCH, FRAMES + 1)), np.zeros((BATCH, FRAMES + 1), bool)
     for row, length in enumerate(lengths.tolist()):
-        for t in range(length):
-            latent_loss += loss[row, t]
-            n_params += DIMS
+        latent[row, :length] = loss[row, :length]
         for t in range(1, length):
-            end_nats -= math.log(1 - hazard[row, t])
-            n_asked += 1
+            end[row, t], asked[row, t] = -math.log(1 - hazard[row, t]), True
         if ends[row]:
-            end_nats -= math.log(hazard[row, length])
-            n_asked += 1
-    assert float(latent) == pytest.approx(latent_loss / n_params, rel=1e-5)
-    assert float(end) == pytest.approx(end_nats / n_asked, rel=1e-5)
+            end[row, length], asked[row, length] = -math.log(hazard[row, length]), True
+    np.testing.assert_allclose(losses.latent, latent, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(losses.end, end, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(losses.asked, asked)
 
 
 @every_prior
 def test_probabilities_of_all_lengths_sum_to_one(network: str, head: str) -> None:
-    """e^(−loss · positions asked) is the probability of a length; those of all lengths and of going on make 1."""
+    """e^(−loss) is the probability of a length; those of all lengths and of going on make 1."""
     model, values = members.prior(network, head), numbers(1, FRAMES, DIMS)
     model.end.bias.data.fill_(-1.0)
     total = 0.0
     with torch.no_grad():
         prediction = model.forward(values, None)
         for length in range(1, FRAMES + 1):
-            _, end = model.sequence_loss(prediction, values, torch.tensor([length]), torch.tensor([True]))
-            total += math.exp(-float(end) * length)
+            losses = model.losses(prediction, values, torch.tensor([length]), torch.tensor([True]))
+            total += math.exp(-float(losses.end.sum()))
         going_on = (1 - torch.sigmoid(prediction.end_logit[0, 1:])).prod()
     assert 0.001 < float(going_on) < 0.95
     assert total + float(going_on) == pytest.approx(1, abs=1e-5)
@@ -760,9 +804,9 @@ def test_a_tiny_prior_learns_an_autoregression_and_its_length(network: str, head
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         values = process()
-        latent, end = model.sequence_loss(model.forward(values, None), values, lengths, ends)
+        losses = model.losses(model.forward(values, None), values, lengths, ends)
         optimiser.zero_grad()
-        (latent + end).backward()
+        (losses.latent.mean() / dims + losses.end[losses.asked].mean()).backward()
         optimiser.step()
         schedule.step()
     model.eval()
@@ -773,7 +817,7 @@ def test_a_tiny_prior_learns_an_autoregression_and_its_length(network: str, head
     expected = (entropy if model.has_likelihood else deviations).mean()
     with torch.no_grad():
         made = (process() for _ in range(8))
-        loss = [float(model.sequence_loss(model.forward(v, None), v, lengths, ends)[0]) for v in made]
+        loss = [float(model.losses(model.forward(v, None), v, lengths, ends).latent.mean()) / dims for v in made]
     assert np.mean(loss) == pytest.approx(expected, abs=0.07)
     drawn = sampled(model, n=1000, max_frames=frames)[0].numpy()
     assert drawn.std() == pytest.approx(1, abs=0.1)
