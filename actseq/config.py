@@ -8,6 +8,7 @@ member's own keys; those are checked against the member itself by `actseq.build`
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -411,7 +412,7 @@ def read_preset(preset: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if preset in seen:
         raise ConfigError(f"preset '{preset}' includes itself: {' → '.join((*seen, preset))}")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = read_yaml(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
@@ -443,6 +444,24 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads YAML in which only `true` and `false` are truth values: `no` and `on` are names, of labels for example."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a YAML text, as presets and overrides are read."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def _set(tree: dict[str, Any], text: str) -> Iterator[str]:
     """Apply one override; the dotted keys that it sets."""
     key, equals, raw = text.partition("=")
@@ -450,7 +469,7 @@ def _set(tree: dict[str, Any], text: str) -> Iterator[str]:
         raise ConfigError(f"'{text}' is no override", "key=value, for example train_ae.batch_size=8")
     parts = key.split(".")
     try:
-        value = yaml.safe_load(raw)
+        value = read_yaml(raw)
     except yaml.YAMLError:
         value = raw
     change: Any = value

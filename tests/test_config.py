@@ -438,3 +438,18 @@ def test_what_an_older_version_recorded_has_the_keys_that_came_since() -> None:
     assert filled["train_prior"]["objective"]["balance"] == 0
     assert (filled["seed"], filled["autoencoder"]) == (5, "030f1782")
     assert network == {"kind": "lstm", "width": 8}
+
+
+def test_only_true_and_false_are_truth_values(tmp_path: Path) -> None:
+    assert load_preset("smoke", ["train_ae.targets=[no,on,Yes,off,y]"]).train_ae.targets == (
+        "no",
+        "on",
+        "Yes",
+        "off",
+        "y",
+    )
+    assert load_preset("smoke", ["train_ae.stored_features=true"]).train_ae.stored_features
+    assert load_preset("smoke", ["train_ae.stored_features=on"]).train_ae.stored_features
+    path = tmp_path / "mine.yaml"
+    path.write_text("include: smoke\ntrain_ae: {targets: [on, no]}\n")
+    assert load_preset(str(path)).train_ae.targets == ("on", "no")
