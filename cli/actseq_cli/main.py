@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,6 +30,7 @@ from actseq_cli.options import (
     split_option,
     working,
 )
+from actseq_cli.progress import printable
 
 if TYPE_CHECKING:
     from actseq.pipeline import GenerationRequest, Output
@@ -41,7 +43,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except ActseqError as error:
-            click.echo(f"error: {error}", err=True)
+            click.echo(printable(f"error: {error}"), err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             ctx.exit(130)
@@ -84,7 +86,7 @@ def show(result: Any, json_output: bool, *lines: str) -> None:
         click.echo(json.dumps(result, indent=2, default=str))
     else:
         for line in lines:
-            click.echo(line)
+            click.echo(printable(line))
 
 
 def _figures(figures: Mapping[str, float]) -> str:
@@ -93,7 +95,7 @@ def _figures(figures: Mapping[str, float]) -> str:
 
 def _next(run: str, generative: bool, command: str) -> str:
     """The command to give next; a run that only restores has no latents to learn from."""
-    return f"next: actseq {command}" if generative else f"next: actseq restore {run} PATH… --out DIR"
+    return f"next: actseq {command}" if generative else f"next: actseq restore {quote(run)} PATH… --out DIR"
 
 
 def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
@@ -141,7 +143,7 @@ def run(folder: Path, preset: str, run_name: str | None, minutes: float | None, 
         f"autoencoder: {_figures(result.autoencoder['figures'])}",
         *([f"prior: {_figures(result.prior['figures'])}"] if result.prior else []),
         *([f"vocoder: {result.vocoder['choice']['reason']}"] if result.vocoder else []),
-        _next(result.run, result.prior is not None, f"generate {result.run} --n 10"),
+        _next(result.run, result.prior is not None, f"generate {quote(result.run)} --n 10"),
     )
 
 
@@ -160,7 +162,7 @@ def train_ae(folder: Path, preset: str, run_name: str | None, find_lr: bool, com
         result,
         common.json_output,
         f"autoencoder: {result['autoencoder']}  ({_figures(result['figures'])})",
-        _next(result["run"], result["generative"], f"extract-latents {result['run']}"),
+        _next(result["run"], result["generative"], f"extract-latents {quote(result['run'])}"),
     )
 
 
@@ -175,7 +177,7 @@ def extract_latents(run_name: str, common: Common) -> None:
         common.json_output,
         f"latents: {result['n_sequences']} sequences, {result['n_frames']} frames of "
         f"{result['latent_dim']} at {result['latent_rate']:.4g} Hz",
-        f"next: actseq train-prior {result['run']}",
+        f"next: actseq train-prior {quote(result['run'])}",
     )
 
 
@@ -192,7 +194,7 @@ def train_prior(run_name: str, name: str, common: Common) -> None:
         result,
         common.json_output,
         f"prior: {result['prior']}  ({_figures(result['figures'])})",
-        f"next: actseq generate {result['run']} --n 10",
+        f"next: actseq generate {quote(result['run'])} --n 10",
     )
 
 

@@ -343,7 +343,7 @@ def _source(options: dict[str, Any]) -> Source:
     given = {name: options.pop(name) for name in of_prior}
     from_prior = pipeline.FromPrior(**given, redo=_redo(options.pop("redo")))
     if through:
-        return pipeline.Through(tuple(Path(part) for part in through.split(",")))
+        return pipeline.Through(tuple(_files(through)))
     return pipeline.Variations(vary, amount) if vary else from_prior
 
 
@@ -356,3 +356,15 @@ def _redo(text: str | None) -> tuple[float, float | None] | None:
         return float(begin), None if end == "-" else float(end)
     except ValueError:
         raise ConfigError(f"--redo is '{text}'", "FROM:TO in seconds, such as 0.4:0.9 or 0.4:-") from None
+
+
+def _files(text: str) -> list[Path]:
+    """Paths that are separated by commas; a comma belongs to a name if only then there is such a file."""
+    found: list[Path] = []
+    waiting: list[str] = []
+    for part in text.split(","):
+        waiting.append(part)
+        if (path := Path(",".join(waiting))).exists():
+            found.append(path)
+            waiting = []
+    return found + [Path(part) for part in waiting]

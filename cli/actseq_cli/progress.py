@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -12,6 +13,15 @@ if TYPE_CHECKING:
 
 FIRST_LINE_SECONDS = 1.5
 LINE_SECONDS = 10.0
+
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Characters that a terminal obeys instead of showing them; they may be in the names of files."""
+
+
+def printable(text: str) -> str:
+    """A text with its control characters spelled out, so that a terminal shows them; line ends and tabs stay."""
+    return CONTROLS.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
 def _figures(figures: Mapping[str, float] | None) -> str:
@@ -87,6 +97,7 @@ class Terminal:
         self._line(f"warning: {text}")
 
     def _line(self, text: str) -> None:
+        text = printable(text)
         if self.bar is not None:
             self.bar.console.print(text, markup=False, highlight=False)
         else:
