@@ -12,7 +12,7 @@ import torch
 
 from actseq import audio, registry, units
 from actseq import config as configuration
-from actseq.arrays import LatentArray, Waveform
+from actseq.arrays import LatentArray, Waveform, one_channel
 from actseq.config import Config, GenerateConfig
 from actseq.data.corpus import level_gain
 from actseq.errors import ArtifactError, AudioError, ConfigError
@@ -139,6 +139,7 @@ class LoadedRun:
 
     def encode(self, waveform: Waveform) -> LatentArray:
         """Latents (frames, latent_dim) of a waveform (samples,), which is first brought to the level of the corpus."""
+        waveform = one_channel(waveform)
         gain = level_gain(float(np.abs(waveform).max(initial=0.0)), self.codec.level_dbfs)
         return self.codec.encode([waveform * np.float32(gain)])[0][0]
 
@@ -155,7 +156,7 @@ class LoadedRun:
             ConfigError: the latents of this run do not hold the sound.
         """
         require_generative(self.run)
-        waveform, peak = waveform.astype(np.float32), float(np.abs(waveform).max(initial=0.0))
+        waveform, peak = one_channel(waveform), float(np.abs(waveform).max(initial=0.0))
         self._gain(waveform)  # refuses silence
         if as_seed:
             return encode_as_seed(self.codec, self.autoencoder, waveform)
@@ -177,6 +178,7 @@ class LoadedRun:
 
     def reconstruct(self, waveform: Waveform) -> Waveform:
         """Pass a waveform (samples,) through encoder, decoder and vocoder; it keeps its level and length."""
+        waveform = one_channel(waveform)
         gain = level_gain(float(np.abs(waveform).max(initial=0.0)), self.codec.level_dbfs)
         made: Waveform = self.codec.reconstruct([waveform * np.float32(gain)])[0] / np.float32(gain)
         return made
@@ -321,7 +323,7 @@ class LoadedRun:
     def _read(self, sound: Sound, reporter: Reporter) -> Waveform:
         """A sound at the model's sample rate; changes made when its file is read are reported."""
         if not isinstance(sound, Path):
-            return sound.astype(np.float32)
+            return one_channel(sound)
         return read_sound(sound, self.sample_rate, reporter)
 
     def _gain(self, waveform: Waveform) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -128,6 +129,9 @@ class GenerationRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # Integers of numpy are as good as others, and are written as numbers.
+        for name in ("n", "seed"):
+            object.__setattr__(self, name, operator.index(getattr(self, name)))
         if self.n < 1:
             raise ConfigError(f"n is {self.n}", "at least 1")
         if self.seconds is not None and self.until_stop:
