@@ -8,10 +8,12 @@ from pathlib import Path
 
 from actseq import audio
 from actseq.commands.common import AUTO, Compute, effects_of, make_folder, refuse_taken, warn_of_gain
+from actseq.commands.outputs import Target
 from actseq.errors import ArtifactError
 from actseq.inference.activations import check_activations, decode_activations
 from actseq.inference.loading import load_codec, require_generative, stage_config
 from actseq.storage.activations import KINDS, read_activations
+from actseq.storage.artifacts import write_json
 from actseq.storage.run_folder import RunFolder
 
 
@@ -61,26 +63,31 @@ def decode(
     require_generative(opened)
     config = stage_config(opened, overrides, "generate")
     through = effects_of(config, keep_dry)
-    sources = [(path, out / relative.with_suffix(".wav")) for given in paths for path, relative in _inputs(given)]
-    dry = [target.with_suffix(".dry.wav") for _, target in sources if keep_dry]
-    refuse_taken([*(target for _, target in sources), *dry])
+    sources = [
+        (path, Target(out / relative.with_suffix(".wav"), keep_dry))
+        for given in paths
+        for path, relative in _inputs(given)
+    ]
+    refuse_taken(file for _, target in sources for file in target.files)
     codec, _ = load_codec(opened, compute.device, config)
     for path, _ in sources:
         check_activations(read_activations(path), codec, opened.trained_autoencoder.fingerprint, str(path))
     reporter.begin("decode", len(sources), unit="files")
     samples = 0
     for done, (path, target) in enumerate(sources, 1):
-        make_folder(target.parent)
-        aside = target.with_suffix(".dry.wav") if keep_dry else None
-        with audio.Writer(target, codec.sample_rate, through=through, dry=aside) as writer:
+        make_folder(target.sound.parent)
+        with audio.Writer(target.sound, codec.sample_rate, through=through, dry=target.dry) as writer:
             for piece in decode_activations(read_activations(path), codec):
                 writer.write(piece)
                 samples += len(piece)
-        warn_of_gain(target, writer.gain, reporter)
-        warn_of_gain(target, writer.through_gain, reporter)
+        warn_of_gain(target.sound, writer.gain, reporter)
+        warn_of_gain(target.sound, writer.through_gain, reporter)
+        about = {"file": target.sound.name, "dry": None if target.dry is None else target.dry.name, "source": str(path)}
+        fingerprints = {"autoencoder": opened.trained_autoencoder.fingerprint}
+        write_json(target.about, about | {"run": opened.name, "fingerprints": fingerprints})
         reporter.advance(done)
     reporter.end()
-    files = [str(target) for _, target in sources]
+    files = [str(target.sound) for _, target in sources]
     return DecodeResult(str(opened.path), str(out), files, samples / codec.sample_rate)
 
 

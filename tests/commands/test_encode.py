@@ -294,7 +294,7 @@ def test_on_the_command_line(folder: Path, tmp_path: Path) -> None:
     assert [Path(one["file"]).name for one in found["skipped"]] == ["no.wav"]
     found = call("decode", folder / "run", acts, "--out", out, "--effect", "gain:gain_db=-3", "--keep-dry")
     assert sorted(path.name for path in out.iterdir()) == [
-        name for one in ("000", "001") for name in (f"hat-{one}.dry.wav", f"hat-{one}.wav")
+        name for one in ("000", "001") for name in (f"hat-{one}.dry.wav", f"hat-{one}.json", f"hat-{one}.wav")
     ]
     seed = acts / "hat-000.safetensors"
     made = call("generate", folder / "run", "--prior", "flow", "--seed-latents", seed, "--out", tmp_path / "new")
