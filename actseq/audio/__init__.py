@@ -1,12 +1,25 @@
 """Sound files."""
 
-from actseq.audio.decoding import BLOCK, Recording, blocks, load, measure, remove_offset, resample, trim_bounds
+from actseq.audio.decoding import (
+    BLOCK,
+    SILENCE,
+    SPAN,
+    Recording,
+    blocks,
+    load,
+    measure,
+    remove_offset,
+    resample,
+    trim_bounds,
+)
 from actseq.audio.files import Scan, ScanRow, SoundFolder, file_digest, find, left_out, read_labels, search
 from actseq.audio.formats import extensions
 from actseq.audio.writing import Writer, check_writable, write
 
 __all__ = [
     "BLOCK",
+    "SILENCE",
+    "SPAN",
     "Recording",
     "Scan",
     "ScanRow",

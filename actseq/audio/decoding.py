@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -16,9 +17,10 @@ import soxr
 from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 
-from actseq.audio.headers import check_whole
+from actseq.audio.headers import Part, inspect
+from actseq.audio.virtual import PartFile
 from actseq.errors import AudioError
-from actseq.units import db_to_amplitude
+from actseq.units import amplitude_to_db, db_to_amplitude
 
 BLOCK = 1 << 16
 """Samples that are read at a time."""
@@ -28,6 +30,14 @@ OFFSET_SAMPLES = 4096
 """A shorter sound is taken to have no offset."""
 OFFSET_SHARE = 0.3
 """An offset is a fault from this fraction of the peak on."""
+SILENCE = db_to_amplitude(-86.0)
+"""A mono mix without its offset is silent if its peak is lower."""
+CANCELLED_DB = -40.0
+"""Channels cancel each other out if their mono mix is lower than this, relative to the channels."""
+SPAN = 1024
+"""Samples for which the envelope of a file has one value."""
+LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
+"""Sample rates in Hz that a sound file can have; a header that states another is wrong."""
 
 
 def load(path: str | Path, sample_rate: int | None = None) -> tuple[Float32[np.ndarray, " samples"], int]:
@@ -64,6 +74,7 @@ class Recording:
         offset: constant offset in the file, which the blocks no longer have; 0 if it is too small to be a fault.
         samples: samples in all blocks together.
         peak: largest absolute value in the blocks.
+        note: what is unusual about the file; "" if nothing is.
     """
 
     path: Path
@@ -73,6 +84,7 @@ class Recording:
     offset: float
     samples: int
     peak: float
+    note: str = ""
 
     def blocks(self) -> Iterator[Float32[np.ndarray, " samples"]]:
         """Yield the waveform that `load`, `remove_offset` and `resample` give, piece by piece.
@@ -104,18 +116,15 @@ def measure(path: str | Path, sample_rate: int) -> Recording:
     """
     path = Path(path)
     decoding = Decoding(path)
-    low, high, counts = 0.0, 0.0, np.zeros(HALF, np.int64)
     with _named(path):
-        for block in decoding:
-            low, high = min(low, float(block.min())), max(high, float(block.max()))
-            counts += np.bincount(_keys(block) >> 16, minlength=HALF)
-        samples, peak = decoding.samples, max(-low, high)
-        offset = _offset(path, counts, peak)
-        if offset or decoding.sample_rate != sample_rate:
+        for _ in decoding:
+            pass
+        samples, peak, offset = decoding.samples, decoding.peak, decoding.offset
+        if decoding.sample_rate != sample_rate:
             samples, peak = 0, 0.0
             for block in _changed(Decoding(path), offset, sample_rate):
                 samples, peak = samples + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
-    return Recording(path, sample_rate, decoding.sample_rate, decoding.samples, offset, samples, peak)
+    return Recording(path, sample_rate, decoding.sample_rate, decoding.samples, offset, samples, peak, decoding.note)
 
 
 def _changed(decoding: "Decoding", offset: float, sample_rate: int) -> Iterator[Float32[np.ndarray, " samples"]]:
@@ -164,11 +173,13 @@ def _is_fault(offset: float, peak: float) -> bool:
     return offset != 0.0 and abs(offset) >= OFFSET_SHARE * peak
 
 
-def _offset(path: Path, counts: NDArray[np.int64], peak: float) -> float:
+def _offset(
+    again: Callable[[], Iterator[Float32[np.ndarray, " samples"]]], counts: NDArray[np.int64], peak: float
+) -> float:
     """The offset that `remove_offset` finds, without holding the whole file in memory.
 
     Args:
-        path: the file.
+        again: reads the file once more.
         counts: how often each upper half of a sample's `_keys` occurs in the file.
         peak: largest absolute value in the file.
     """
@@ -183,7 +194,7 @@ def _offset(path: Path, counts: NDArray[np.int64], peak: float) -> float:
     if not _is_fault(float(np.abs(bounds).max()), peak):
         return 0.0
     lower = {int(half): np.zeros(HALF, np.int64) for half in upper}
-    for block in Decoding(path):
+    for block in again():
         keys = _keys(block)
         for half, found in lower.items():
             found += np.bincount(keys[keys >> 16 == half] % HALF, minlength=HALF)
@@ -227,49 +238,162 @@ def trim_bounds(waveform: Float[np.ndarray, " samples"], threshold_db: float = -
 class Decoding:
     """The mono blocks of a file; iterate once.
 
-    `sample_rate` and `channels` are known from the first block on, `samples` at the end.
+    Attributes:
+        sample_rate: sample rate of the file in Hz; known from the first block on, as are `channels` and `note`.
+        channels: number of channels in the file.
+        note: what is unusual about the file; "" if nothing is.
+        samples: samples per channel; known at the end, as are `offset`, `peak` and `envelope`.
+        offset: the constant offset that `remove_offset` finds.
+        peak: largest absolute value of the mono mix without the offset.
+        envelope: that value for every `SPAN` samples.
 
     Raises:
         AudioError: the file cannot be used; the message begins with the kind of fault and a colon.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self.note = path, ""
         self.sample_rate = self.channels = self.samples = 0
+        self.offset = self.peak = 0.0
+        self.envelope = np.zeros(0, np.float32)
 
     def __iter__(self) -> Iterator[Float32[np.ndarray, " samples"]]:
+        counts, bounds = np.zeros(HALF, np.int64), _Bounds()
+        lowest = highest = np.zeros(0, np.float32)
+        for block in self._channels():
+            mono = block.mean(axis=1, dtype=np.float32)
+            if not np.isfinite(mono).all():
+                raise AudioError("not finite: holds NaN or infinite samples")
+            self.samples += len(mono)
+            counts += np.bincount(_keys(mono) >> 16, minlength=HALF)
+            bounds.add(mono)
+            low, high = block.min(axis=0), block.max(axis=0)
+            if len(lowest) != len(low):
+                # Sounds that are joined in one file may differ in their channels.
+                lowest, highest = (
+                    np.full_like(low, lowest.min(initial=np.inf)),
+                    np.full_like(low, highest.max(initial=-np.inf)),
+                )
+            lowest, highest = np.minimum(lowest, low), np.maximum(highest, high)
+            yield mono
+        if self.samples == 0:
+            raise AudioError("empty: no samples")
+        bottoms, tops = np.array(bounds.low, np.float32), np.array(bounds.high, np.float32)
+        stored = max(-float(bottoms.min()), float(tops.max()))
+        self.offset = _offset(self._mono, counts, stored)
+        self.envelope = np.maximum(tops - np.float32(self.offset), np.float32(self.offset) - bottoms)
+        self.peak = float(self.envelope.max())
+        _check_audible(self, float(tops.max()) - float(bottoms.min()), float((highest - lowest).max()), stored)
+
+    def _mono(self) -> Iterator[Float32[np.ndarray, " samples"]]:
+        """The blocks once more, from the beginning of the file."""
+        for block in self._channels():
+            yield block.mean(axis=1, dtype=np.float32)
+
+    def _channels(self) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+        """Blocks with all channels of all sounds in the file."""
         path = self.path
         try:
+            mode = path.stat().st_mode
+            if not stat.S_ISREG(mode):
+                raise AudioError(f"no file: it is {_kind_of(mode)}")
             with path.open("rb") as file:
-                check_whole(file)
+                layout = inspect(file, path.suffix[1:].lower())
+                self.note = layout.note
+                for part in layout.parts or (None,):
+                    yield from self._part(file, part)
         except OSError as error:
             raise AudioError(unreadable(error)) from error
-        mono_peak, channel_peak = 0.0, 0.0
+
+    def _part(self, file: BinaryIO, part: Part | None) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+        path, samples = self.path, 0
         try:
-            with soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path)) as stream:
-                self.sample_rate, self.channels = stream.samplerate, stream.channels
-                for block in chain(_blocks(stream), _beyond(path, stream)):
-                    mono = block.mean(axis=1, dtype=np.float32)
-                    if not np.isfinite(mono).all():
-                        raise AudioError("not finite: holds NaN or infinite samples")
-                    self.samples += len(mono)
-                    mono_peak = max(mono_peak, float(np.abs(mono).max()))
-                    channel_peak = max(channel_peak, float(np.abs(block).max()))
-                    yield mono
-                declared, kind = stream.frames, stream.format
+            with _opened(path, file, part) as stream:
+                if not LOWEST_RATE <= stream.samplerate <= HIGHEST_RATE:
+                    raise AudioError(
+                        f"rate: its header says {stream.samplerate} Hz",
+                        f"{LOWEST_RATE:,} to {HIGHEST_RATE:,} Hz",
+                        "correct the header, or leave it out",
+                    )
+                if self.sample_rate not in (0, stream.samplerate):
+                    raise AudioError(
+                        f"joined: it holds sounds of {self.sample_rate} and of {stream.samplerate} Hz",
+                        action="split it into one file for each sound",
+                    )
+                self.sample_rate, self.channels = stream.samplerate, max(self.channels, stream.channels)
+                most = None if part is None else part.most
+                for block in chain(_blocks(stream), _beyond(path, part, stream)):
+                    inside = block if most is None else block[: most - samples]
+                    samples += len(inside)
+                    if len(inside):
+                        yield inside
+                declared, kind, subtype = stream.frames, stream.format, stream.subtype
         except (soundfile.SoundFileError, TypeError, ValueError) as error:
             raise AudioError(
                 f"cannot be decoded: {error_text(error)}", action="convert it to WAV, or leave it out"
             ) from error
         # 2^63 - 1 means that the length is not known beforehand. The length in an MP3 is a guess.
-        if kind != "MP3" and self.samples < declared < 2**62:
-            raise AudioError(f"cut short: header says {declared} samples, file holds {self.samples}")
-        if self.samples == 0:
-            raise AudioError("empty: no samples")
-        if channel_peak == 0.0:
-            raise AudioError("silent: all samples are zero")
-        if mono_peak == 0.0:
-            raise AudioError("silent: its channels cancel each other out in the mono mix")
+        guessed = kind == "MP3" or subtype.startswith("MPEG") or most is not None
+        if not guessed and samples < declared < 2**62:
+            raise AudioError(f"cut short: header says {declared} samples, file holds {samples}")
+
+
+class _Bounds:
+    """Lowest and highest value of every `SPAN` samples of a waveform that arrives in pieces."""
+
+    def __init__(self) -> None:
+        self.low: list[float] = []
+        self.high: list[float] = []
+        self.samples = 0
+
+    def add(self, mono: Float32[np.ndarray, " samples"]) -> None:
+        """Take the next piece, which is not empty."""
+        begun = self.samples % SPAN
+        edges = np.concatenate([[0], np.arange(SPAN - begun, len(mono), SPAN)])
+        low, high = np.minimum.reduceat(mono, edges).tolist(), np.maximum.reduceat(mono, edges).tolist()
+        if begun:
+            low[0], high[0] = min(low[0], self.low.pop()), max(high[0], self.high.pop())
+        self.low += low
+        self.high += high
+        self.samples += len(mono)
+
+
+def _check_audible(decoding: Decoding, mono: float, channel: float, stored: float) -> None:
+    """Judge whether a file holds sound.
+
+    Args:
+        decoding: the file, with its peak.
+        mono: distance from the lowest to the highest value of the mono mix.
+        channel: the same of the channel where it is largest.
+        stored: peak of the mono mix as stored.
+
+    Raises:
+        AudioError: there is no sound in it.
+    """
+    if channel == 0.0 and stored == 0.0:
+        raise AudioError("silent: all samples are zero")
+    if decoding.channels > 1 and mono < db_to_amplitude(CANCELLED_DB) * channel:
+        raise AudioError("silent: its channels cancel each other out in the mono mix")
+    # Two values in turn have their median at one of them, and their peak twice as far from it as from their middle.
+    peak = min(decoding.peak, mono / 2) if decoding.samples >= OFFSET_SAMPLES else decoding.peak
+    if peak >= SILENCE:
+        return
+    if stored >= SILENCE:
+        raise AudioError(f"silent: it holds a constant offset of {stored:.3g} and no sound")
+    raise AudioError(f"silent: its peak is {amplitude_to_db(max(peak, 1e-30)):.0f} dBFS")
+
+
+def _kind_of(mode: int) -> str:
+    """What a path leads to that is not a file."""
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((words for test, words in kinds if test(mode)), "a device")
+
+
+def _opened(path: Path, file: BinaryIO, part: Part | None) -> Any:
+    """The decoder of a file or of a part of it."""
+    if part is not None:
+        return soundfile.SoundFile(PartFile(file, part))
+    return soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path))
 
 
 @contextmanager
@@ -278,7 +402,9 @@ def _named(path: str | Path) -> Iterator[None]:
     try:
         yield
     except AudioError as error:
-        raise AudioError(f"{path}: {error.found}", action=error.action or "replace it, or leave it out") from error
+        raise AudioError(
+            f"{path}: {error.found}", error.expected, error.action or "replace it, or leave it out"
+        ) from error
 
 
 def _blocks(stream: Any, size: int = BLOCK) -> Iterator[Float32[np.ndarray, "samples channels"]]:
@@ -286,11 +412,15 @@ def _blocks(stream: Any, size: int = BLOCK) -> Iterator[Float32[np.ndarray, "sam
     # soundfile seeks after every read of a seekable file, which disturbs the MP3 decoder, and it cannot read a FLAC
     # file of unknown length.
     stream.seekable = lambda: False
-    while len(block := stream.read(size, dtype="float32", always_2d=True)):
+    # Asked for more than there is, the FLAC decoder stumbles over a tag behind the sound, and loses the block.
+    left = stream.frames if stream.format == "FLAC" else size
+    while left and len(block := stream.read(min(size, left), dtype="float32", always_2d=True)):
         yield block
+        if stream.format == "FLAC":
+            left -= len(block)
 
 
-def _beyond(path: Path, stream: Any) -> Iterator[Float32[np.ndarray, "samples channels"]]:
+def _beyond(path: Path, part: Part | None, stream: Any) -> Iterator[Float32[np.ndarray, "samples channels"]]:
     """Blocks of an MP3 beyond the length that libsndfile expects.
 
     Without a Xing header libsndfile computes the length from the bit rate of the first frame and stops there, even if a
@@ -301,7 +431,7 @@ def _beyond(path: Path, stream: Any) -> Iterator[Float32[np.ndarray, "samples ch
         return
     known = stream.frames
     reading, writing = os.pipe()
-    feeder = threading.Thread(target=_feed, args=(path, writing), daemon=True)
+    feeder = threading.Thread(target=_feed, args=(path, part, writing), daemon=True)
     feeder.start()
     try:
         # Junk after the sound is an error here, although a player ignores it.
@@ -315,10 +445,10 @@ def _beyond(path: Path, stream: Any) -> Iterator[Float32[np.ndarray, "samples ch
         feeder.join()
 
 
-def _feed(path: Path, writing: int) -> None:
+def _feed(path: Path, part: Part | None, writing: int) -> None:
     # The reader may stop early. A read error ends the sound here; it was reported by the first reading.
     with suppress(OSError), os.fdopen(writing, "wb") as pipe, path.open("rb") as file:
-        shutil.copyfileobj(file, pipe)
+        shutil.copyfileobj(file if part is None else PartFile(file, part), pipe)
 
 
 def unreadable(error: OSError) -> str:
@@ -331,4 +461,7 @@ def unreadable(error: OSError) -> str:
 def error_text(error: Exception) -> str:
     """The message of a decoder's error, without its code."""
     words = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    return " ".join(words.removeprefix("Error : ").split()).rstrip(".")
+    words = " ".join(words.removeprefix("Error : ").split()).rstrip(".")
+    # What libsndfile says where it finds nothing of a format, although the file is there.
+    nothing = not words or words.startswith(("File does not exist", "Error opening"))
+    return "nothing in it has a known format" if nothing else words

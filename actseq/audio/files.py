@@ -4,16 +4,20 @@ import csv
 import difflib
 import hashlib
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from actseq.audio.decoding import Decoding
-from actseq.audio.formats import extensions
+from actseq.audio.formats import extensions, known_extensions
 from actseq.audio.origin import is_made, is_run
 from actseq.audio.writing import replacing
 from actseq.errors import AudioError, ConfigError
@@ -31,8 +35,10 @@ class ScanRow:
         channels: number of channels in the file; 0 if skipped.
         seconds: length of the decoded sound, whatever the header says; 0 if skipped.
         status: "usable" or "skipped".
-        reason: why the file was skipped; "" if usable.
+        reason: why the file was skipped and what to do; of a usable file what is unusual about it, or "".
         sha256: hash of the file's bytes; "" if they cannot be read.
+        envelope: largest absolute value of the mono mix, without its offset, in every `SPAN` samples of the file; not
+            in the table.
     """
 
     path: str
@@ -43,6 +49,7 @@ class ScanRow:
     status: str
     reason: str
     sha256: str
+    envelope: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class Scan:
 
     def write_csv(self, path: Path) -> None:
         """Write all rows as a table with a header line; the file appears whole or not at all."""
-        names = [field.name for field in fields(ScanRow)]
+        names = [column.name for column in fields(ScanRow) if column.name != "envelope"]
         # A file name that is not UTF-8 is held as surrogates; they are written as the original bytes.
         with (
             replacing(path) as partial_path,
@@ -123,7 +130,7 @@ def search(folder: Path, *, include_generated: bool) -> Found:
         raise AudioError(f"{folder} is a file", "a folder of sounds", f"give the folder that holds it: {folder.parent}")
     if not folder.is_dir():
         raise AudioError(f"there is no folder {folder}", action=_similar(folder))
-    wanted = extensions()
+    wanted = known_extensions()
     found: list[Path] = []
     n_made = n_runs = 0
     others: Counter[str] = Counter()
@@ -152,9 +159,8 @@ def search(folder: Path, *, include_generated: bool) -> Found:
                 continue
             if entry.is_dir():
                 (links if entry.is_symlink() else folders).append(entry)
-            # A broken link is listed so that it is reported. Pipes and devices are left out: reading them may never
-            # end.
-            elif entry.is_file() or (entry.is_symlink() and not entry.exists()):
+            # Broken links, pipes and devices are listed too, so that the scan names them.
+            else:
                 ending = entry.suffix[1:].lower()
                 if ending in wanted and not include_generated and is_made(entry):
                     n_made += 1
@@ -223,7 +229,16 @@ class SoundFolder:
             AudioError: as `search`.
             ConfigError: as `read_labels`.
         """
-        return {name: self._table.get(name, _folder_of(name)) for name in self.files}
+        return {name: self._table.get(plain_name(name), _folder_of(name)) for name in self.files}
+
+    @cached_property
+    def unmatched(self) -> tuple[list[str], list[str]]:
+        """Rows of the table of labels that name no file, and files that have no row there."""
+        if self.labels_csv is None:
+            return [], []
+        names = {plain_name(name): name for name in self.files}
+        rows = [name for name in self._table if name not in names]
+        return rows, [name for plain, name in names.items() if plain not in self._table]
 
     @cached_property
     def listing(self) -> list[Any]:
@@ -236,13 +251,19 @@ class SoundFolder:
         return rows
 
     def same_as(self, scan_csv: Path) -> bool:
-        """Whether names, contents and labels of the files are those of an earlier scan; their dates may differ."""
+        """Whether names, contents and labels of the files are those of an earlier scan; their dates may differ.
+
+        Files that no version of actseq can decode, by their endings, may have come since: earlier versions did not list
+        them.
+        """
         with scan_csv.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             seen = {row["path"]: row for row in csv.DictReader(file)}
-        if self.files.keys() != seen.keys():
+        new = self.files.keys() - seen.keys()
+        if not seen.keys() <= self.files.keys() or any(_ending(name) in extensions() for name in new):
             return False
-        return all(self.labels[name] == row["label"] for name, row in seen.items()) and all(
-            file_digest(path) == seen[name]["sha256"] for name, path in self.files.items()
+        return all(
+            self.labels[name] == row["label"] and file_digest(self.files[name]) == row["sha256"]
+            for name, row in seen.items()
         )
 
     def scan(self, on_file: Callable[[int, int], None] | None = None) -> Scan:
@@ -256,7 +277,7 @@ class SoundFolder:
             ConfigError: as `read_labels`; or the table names none of the files.
         """
         names = list(self.files)
-        if self._table and not any(name in self._table for name in names):
+        if self._table and not any(plain_name(name) in self._table for name in names):
             raise ConfigError(
                 f"none of the {len(self._table)} labelled files is in {self.path} "
                 f"(the first is {next(iter(self._table))!r})",
@@ -291,8 +312,13 @@ class SoundFolder:
         return read_labels(self.labels_csv) if self.labels_csv else {}
 
 
+def plain_name(name: str) -> str:
+    """A relative path as tables of labels are compared with: composed letters (NFC), no blanks around its parts."""
+    return unicodedata.normalize("NFC", "/".join(part.strip() for part in name.split("/")))
+
+
 def read_labels(path: Path) -> dict[str, str]:
-    """Read a CSV with the columns `file` and `label`: relative path → label.
+    """Read a CSV with the columns `file` and `label`: relative path, as from `plain_name`, → label.
 
     Raises:
         ConfigError: the table cannot be read, lacks a column or a label, or names a file twice.
@@ -309,15 +335,20 @@ def read_labels(path: Path) -> dict[str, str]:
                     "add it",
                 )
             for row in reader:
-                if not row["file"] or row["label"] is None:
+                if not row["file"] or not row["file"].strip() or row["label"] is None:
                     raise ConfigError(f"{path}, line {reader.line_num}: no file or no label", action="add it")
-                name = PurePosixPath(row["file"].replace("\\", "/")).as_posix()
+                name = plain_name(PurePosixPath(row["file"].replace("\\", "/").strip()).as_posix())
                 if name in labels:
                     raise ConfigError(f"{path}, line {reader.line_num}: {name} a second time", "each file once")
-                labels[name] = row["label"]
+                labels[name] = row["label"].strip()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path} cannot be read as a table of labels ({error})", "a CSV file in UTF-8") from error
     return labels
+
+
+def _ending(name: str) -> str:
+    """The ending of a file name, in lower case and without the dot."""
+    return PurePosixPath(name).suffix[1:].lower()
 
 
 def _folder_of(name: str) -> str:
@@ -329,6 +360,9 @@ def _folder_of(name: str) -> str:
 def file_digest(path: Path) -> str:
     """Hash of a file's bytes; empty where it cannot be read."""
     try:
+        # Reading a pipe or a device may never end.
+        if not path.is_file():
+            return ""
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
@@ -341,9 +375,10 @@ def _scan_one(path: Path, name: str, label: str) -> ScanRow:
         for _ in decoding:
             pass
     except AudioError as error:
-        return ScanRow(name, label, 0, 0, 0.0, "skipped", error.found, digest)
-    seconds = samples_to_seconds(decoding.samples, decoding.sample_rate)
-    return ScanRow(name, label, decoding.sample_rate, decoding.channels, seconds, "usable", "", digest)
+        reason = "; ".join(filter(None, (error.found, error.expected and f"expected {error.expected}", error.action)))
+        return ScanRow(name, label, 0, 0, 0.0, "skipped", reason, digest)
+    rate, seconds = decoding.sample_rate, samples_to_seconds(decoding.samples, decoding.sample_rate)
+    return ScanRow(name, label, rate, decoding.channels, seconds, "usable", decoding.note, digest, decoding.envelope)
 
 
 def _similar(folder: Path) -> str:

@@ -17,6 +17,9 @@ from actseq.progress import Reporter
 from actseq.storage.artifacts import content_hash, read_json, write_json
 from actseq.storage.run_folder import RunFolder
 
+RULES = 2
+"""Number of the rules by which files become clips; an unfinished corpus of other rules is begun again."""
+
 
 def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, reporter: Reporter) -> str:
     """Make the corpus of a run unless it exists; returns its fingerprint.
@@ -38,13 +41,21 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
         reporter.say(f"corpus: already made ({run.corpus})")
         return str(meta["fingerprint"])
     plan = run.corpus / "plan.json"
-    if plan.is_file() and read_json(plan)["listing"] != listing:
+    planned = {"listing": listing, "rules": RULES}
+    if plan.is_file() and read_json(plan) != planned:
         shutil.rmtree(run.corpus)
     # Written first: the folder is recognised as a run even if the process is killed right after.
     run.write_config(config, str(sounds.path), None)
-    write_json(plan, {"listing": listing})
+    write_json(plan, planned)
     scan = build_corpus(sounds, run.corpus, config.corpus, config.seed, reporter)
     _report_scan(scan, config.corpus.sample_rate, reporter)
+    for names, what in zip(
+        sounds.unmatched, ("rows that name no file", "files without a row, labelled by their folder"), strict=True
+    ):
+        if names:
+            reporter.warn(
+                f"{sounds.labels_csv}: {len(names)} {what} ({', '.join(names[:4])}{', …' if len(names) > 4 else ''})"
+            )
     if sounds.found.n_made or sounds.found.n_runs:
         words = audio.left_out(sounds.found.n_made, sounds.found.n_runs)
         reporter.say(f"{words} (--include-generated takes what is in these too)")
@@ -88,15 +99,27 @@ def _report_scan(scan: audio.Scan, sample_rate: int, reporter: Reporter) -> None
             ", …" if len(rates) > 6 else ""
         )
         reporter.say(f"resampled to {sample_rate} Hz: {changed}")
+    copies = len(scan.usable) - len({row.sha256 for row in scan.usable})
+    if copies:
+        reporter.say(f"{copies} files are copies of others: copies are in the same split")
+    unusual = [row for row in scan.usable if row.reason]
+    if unusual:
+        reporter.say(f"used, but unusual: {len(unusual)} files")
+        _list_files(unusual, reporter)
     mixed = sum(row.channels > 1 for row in scan.usable)
     if mixed:
         reporter.say(f"mixed to mono: {mixed} files")
-    width = max((len(row.path) for row in scan.skipped[:20]), default=0)
-    for row in scan.skipped[:20]:
-        reporter.say(f"  {row.path:{width}}  {row.reason}")
-    if len(scan.skipped) > 20:
-        reporter.say(f"  … and {len(scan.skipped) - 20} more, all in scan.csv")
+    _list_files(list(scan.skipped), reporter)
     if len(scan.skipped) > 0.01 * len(scan.rows):
         reporter.warn(
             f"{len(scan.skipped) / len(scan.rows):.1%} of the files were skipped; scan.csv gives every reason"
         )
+
+
+def _list_files(rows: list[audio.ScanRow], reporter: Reporter) -> None:
+    """Name up to 20 files, each with the reason; the others are in the table."""
+    width = max((len(row.path) for row in rows[:20]), default=0)
+    for row in rows[:20]:
+        reporter.say(f"  {row.path:{width}}  {row.reason}")
+    if len(rows) > 20:
+        reporter.say(f"  … and {len(rows) - 20} more, all in scan.csv")

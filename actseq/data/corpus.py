@@ -7,10 +7,11 @@ clips at the corpus's level; `Corpus.gain` is the gain that was applied.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import chain, groupby
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ FEW_FILES = 10
 """A label with fewer files is split within files."""
 LONG_IN_SEGMENTS = 6
 """A file of this many segments is long enough to be split."""
+QUIET_DB = -50.0
+"""A block of a file is not used if its peak is lower than this, relative to the file's."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Clip:
         split: `train`, `validation` or `test`.
         start: first sample, at the corpus's sample rate.
         stop: the sample after the last; None: to the end of the file.
+        begins: the sound of the file begins in this clip.
+        ends: the sound of the file ends with this clip.
     """
 
     key: str
@@ -51,14 +56,21 @@ class Clip:
     split: str
     start: int
     stop: int | None
+    begins: bool = True
+    ends: bool = True
+
+
+Decoded = tuple[NDArray[np.generic], dict[str, float | int | bool]]
+"""Samples as they are stored, and the further keys of their record."""
 
 
 def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: int) -> list[Clip]:
     """Split files at random into training, validation and test clips, each label on its own; the seed fixes the split.
 
     If a label has fewer than ten files, its long files (six segments or more) are cut into a training, a validation and
-    a test block, with a guard of one segment between them, and its short files are for training. If that leaves no clip
-    for validation or test, a file of any label is held out.
+    a test block, with a guard of one segment between them, and its short files are for training. Blocks are cut from
+    where the file has sound; a quiet block is not used. Copies of a file are in the same split, that of training where
+    they would be in several. If that leaves no clip for validation or test, a file of any label is held out.
     """
     by_label: dict[str, list[audio.ScanRow]] = defaultdict(list)
     for row in rows:
@@ -78,8 +90,9 @@ def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: i
         else:
             for row in members:
                 clips.extend(_blocks(row, config))
+    clips, copied = _copies_together(clips, rows)
     for missing in ("validation", "test"):
-        candidates = [i for i, clip in enumerate(clips) if clip.split == "train"]
+        candidates = [i for i, clip in enumerate(clips) if clip.split == "train" and clip.source not in copied]
         if not any(clip.split == missing for clip in clips) and len(candidates) > 1:
             chosen = candidates[int(np.random.default_rng([seed, len(clips)]).integers(len(candidates)))]
             clips[chosen] = Clip(**{**asdict(clips[chosen]), "split": missing})
@@ -91,22 +104,79 @@ def _whole(row: audio.ScanRow, split: str) -> Clip:
 
 
 def _blocks(row: audio.ScanRow, config: CorpusConfig) -> list[Clip]:
-    total = units.seconds_to_samples(row.seconds, config.sample_rate)
+    begin, end = _sounding(row, config.segment_seconds)
+    first = units.seconds_to_samples(begin, config.sample_rate)
+    last = None if end is None else units.seconds_to_samples(end, config.sample_rate)
+    total = units.seconds_to_samples(row.seconds if end is None else end, config.sample_rate) - first
     guard = units.seconds_to_samples(config.segment_seconds, config.sample_rate)
     if total < LONG_IN_SEGMENTS * guard:
         return [_whole(row, "train")]
     usable = total - 2 * guard
     n_validation, n_test = round(config.validation * usable), round(config.test * usable)
-    n_train = usable - n_validation - n_test
+    n_train = first + usable - n_validation - n_test
     bounds = [
-        ("train", 0, n_train),
+        ("train", first, n_train),
         ("validation", n_train + guard, n_train + guard + n_validation),
-        ("test", n_train + 2 * guard + n_validation, None),
+        ("test", n_train + 2 * guard + n_validation, last),
     ]
     return [
-        Clip(f"{row.path}#{split}", row.path, row.sha256, row.label, split, start, stop)
+        Clip(
+            f"{row.path}#{split}",
+            row.path,
+            row.sha256,
+            row.label,
+            split,
+            start,
+            stop,
+            split == "train",
+            split == "test",
+        )
         for split, start, stop in bounds
+        if not _is_quiet(row, start / config.sample_rate, None if stop is None else stop / config.sample_rate)
     ]
+
+
+def _sounding(row: audio.ScanRow, segment_seconds: float) -> tuple[float, float | None]:
+    """Where in a file there is sound, in seconds; None: to its end. Silence of less than a segment is left on."""
+    if row.envelope is None:
+        return 0.0, None
+    span = audio.SPAN / row.sample_rate
+    loud = np.flatnonzero(row.envelope >= _quiet(row.envelope))
+    begin, end = float(loud[0]) * span, float(loud[-1] + 1) * span
+    return begin if begin >= segment_seconds else 0.0, end if row.seconds - end >= segment_seconds else None
+
+
+def _is_quiet(row: audio.ScanRow, begin: float, end: float | None) -> bool:
+    """Whether a part of a file, in seconds, has hardly any sound."""
+    if row.envelope is None:
+        return False
+    span = audio.SPAN / row.sample_rate
+    inside = row.envelope[int(begin / span) : None if end is None else int(np.ceil(end / span))]
+    return float(inside.max(initial=0.0)) < _quiet(row.envelope)
+
+
+def _quiet(envelope: NDArray[np.float32]) -> float:
+    """The peak below which a part of a file is quiet."""
+    return max(audio.SILENCE, float(envelope.max()) * units.db_to_amplitude(QUIET_DB))
+
+
+def _copies_together(clips: list[Clip], rows: tuple[audio.ScanRow, ...]) -> tuple[list[Clip], set[str]]:
+    """The clips, with copies of one file in the same split, and the files of which there are several."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        groups[row.sha256].add(row.path)
+    several = [names for hashed, names in groups.items() if hashed and len(names) > 1]
+    for names in several:
+        # Copies that are cut into blocks are cut at the same places.
+        of_each = {
+            name: sorted(clip.key.removeprefix(name) + clip.split for clip in clips if clip.source == name)
+            for name in names
+        }
+        if len({tuple(keys) for keys in of_each.values()}) == 1:
+            continue
+        kept = [clip for clip in clips if clip.source not in names]
+        clips = kept + [_whole(row, "train") for row in rows if row.path in names]
+    return clips, {name for names in several for name in names}
 
 
 def build_corpus(
@@ -141,10 +211,11 @@ def build_corpus(
         for number, members in enumerate(shards):
             if number in done:
                 continue
-            chosen = [clips[i] for i in members]
-            decoded = pool.map(lambda clip: _decode(sounds.files[clip.source], clip, config), chosen)
+            # Clips of one file follow each other: it is decoded once.
+            chosen = [list(group) for _, group in groupby((clips[i] for i in members), key=lambda clip: clip.source)]
+            decoded = pool.map(lambda group: _decode(sounds.files[group[0].source], group, config), chosen)
             items = []
-            for clip, (samples, extra) in zip(chosen, decoded, strict=True):
+            for clip, (samples, extra) in zip(chain(*chosen), chain.from_iterable(decoded), strict=True):
                 about = {name: getattr(clip, name) for name in ("source", "source_sha256", "label", "split")}
                 items.append((clip.key, samples, about | extra))
                 n_done += 1
@@ -154,17 +225,30 @@ def build_corpus(
     return scan
 
 
-def _decode(path: Path, clip: Clip, config: CorpusConfig) -> tuple[NDArray[np.generic], dict[str, float | int | bool]]:
+def _decode(path: Path, clips: list[Clip], config: CorpusConfig) -> list[Decoded]:
+    """Decode the clips of one file.
+
+    Raises:
+        AudioError: the file has changed since it was scanned, or cannot be read any more.
+    """
     waveform, _ = audio.load(path, config.sample_rate)
     waveform, offset = audio.remove_offset(waveform)
-    waveform = waveform[clip.start : clip.stop]
-    begins, ends, start = clip.start == 0, clip.stop is None, clip.start
+    if audio.file_digest(path) != clips[0].source_sha256:
+        raise AudioError(f"{path} has changed since it was scanned", action="leave it as it is, and start again")
     peak = float(np.abs(waveform).max(initial=0.0))
-    if config.trim == "onset" and begins and peak > 0:
+    return [_cut(waveform, clip, config, {"peak": peak, "offset": offset}) for clip in clips]
+
+
+def _cut(waveform: Waveform, clip: Clip, config: CorpusConfig, of_file: Mapping[str, float]) -> Decoded:
+    """The samples of a clip as they are stored, and what the store says about them."""
+    waveform, start = waveform[clip.start : clip.stop], clip.start
+    if config.trim == "onset" and clip.begins and waveform.any():
         first, _ = audio.trim_bounds(waveform)
         waveform, start = waveform[first:], start + first
-    # A full scale above 1 avoids clipping where resampling or a float file exceeds it.
-    scale = max(1.0, float(-waveform.min(initial=0.0)), float(waveform.max(initial=0.0)) * 32768 / 32767)
+    # Full scale is the peak of the clip, so that a quiet one keeps its bits; but a power of two where it is not above
+    # 1, so that the values of 16-bit files stay as they are.
+    most = max(float(-waveform.min(initial=0.0)), float(waveform.max(initial=0.0)) * 32768 / 32767)
+    scale = most if most > 1 else 2.0 ** np.ceil(np.log2(most)) if most > 0 else 1.0
     samples: NDArray[np.generic] = (
         np.clip(np.round(waveform / scale * 32768), -32768, 32767).astype(np.int16)
         if config.dtype == "int16"
@@ -173,11 +257,10 @@ def _decode(path: Path, clip: Clip, config: CorpusConfig) -> tuple[NDArray[np.ge
     return samples, {
         "sample_rate": config.sample_rate,
         "start": start,
-        "peak": peak,
-        "scale": scale,
-        "offset": offset,
-        "begins": begins,
-        "ends": ends,
+        "scale": float(scale),
+        "begins": clip.begins,
+        "ends": clip.ends,
+        **of_file,
     }
 
 

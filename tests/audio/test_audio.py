@@ -152,6 +152,8 @@ def test_an_mp3_is_heard_to_its_end_whatever_its_header_says(tmp_path: Path) -> 
     fast = mp3(path, noise[:44100], 0.0, "CONSTANT")
     slow = mp3(path, noise, 0.95, "CONSTANT")
     second_frame = fast.index(fast[:2], 100)
+    # Without its information frame, which would begin another sound.
+    slow = slow[slow.index(slow[:2], 100) :]
     # Fast frames first, no header: the length, taken from the first frame, is far too short …
     path.write_bytes(fast[second_frame:] + slow)
     short = soundfile.info(path).frames
@@ -217,7 +219,7 @@ def test_unusable_files(tmp_path: Path) -> None:
         audio.load(nothing)
     with pytest.raises(AudioError, match=r"gone\.wav: missing"):
         audio.load(tmp_path / "gone.wav")
-    with pytest.raises(AudioError, match="cannot be read"):
+    with pytest.raises(AudioError, match="no file: it is a folder"):
         audio.load(tmp_path)
 
 
@@ -249,7 +251,7 @@ def test_resampling_leaves_at_least_one_sample(tmp_path: Path) -> None:
 
 def test_find_is_sorted_and_leaves_out_what_is_hidden(tmp_path: Path) -> None:
     names = ["b/2.flac", "b/10.wav", "a.WAV", "B.mp3", "café/ñandú 音.ogg", "b/c/d.AIF", "b-1/x.opus"]
-    for name in [*names, ".hidden.wav", ".git/a.wav", "b/.cache/a.wav", "b/notes.txt", "x.raw", "wav"]:
+    for name in [*names, ".hidden.wav", ".git/a.wav", "b/.cache/a.wav", "b/notes.txt", "wav"]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     found = [path.relative_to(tmp_path).as_posix() for path in audio.find(tmp_path)]
@@ -271,9 +273,11 @@ def test_links_neither_loop_nor_double(tmp_path: Path) -> None:
     assert [(row.path, row.status) for row in result.rows] == [
         ("nowhere.wav", "skipped"),
         ("other/b.wav", "usable"),
+        ("pipe.wav", "skipped"),
         ("self.wav", "skipped"),
         ("z/a.wav", "usable"),
     ]
+    assert result.rows[2].reason == "no file: it is a pipe"
     assert result.rows[0].reason == "missing: there is no such file"
     assert result.rows[0].sha256 == ""
 
@@ -331,15 +335,14 @@ def test_a_wrong_folder_is_named_with_what_is_there(tmp_path: Path) -> None:
 def test_a_folder_without_sound_says_what_it_holds(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="no files at all"):
         audio.find(tmp_path)
-    for name in ("a.txt", "b.TXT", "c/d.m4a", "README"):
+    for name in ("a.txt", "b.TXT", "c/d.doc", "README"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     with pytest.raises(AudioError) as raised:
         audio.find(tmp_path)
     message = str(raised.value)
-    for part in (str(tmp_path), "2 × .txt", "1 × .m4a", "1 × without an ending", "flac", "wav", "mp3", "opus"):
+    for part in (str(tmp_path), "2 × .txt", "1 × .doc", "1 × without an ending", "flac", "wav", "mp3", "opus"):
         assert part in message
-    assert "raw" not in message
 
 
 def test_scan_skips_by_name_and_goes_on(tmp_path: Path) -> None:
@@ -428,7 +431,9 @@ def test_a_changed_folder_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(content)
     wav(folder / "c.wav")
     assert found() == (False, False)
-    (folder / "c.wav").unlink()
+    (folder / "c.wav").rename(folder / "c.m4a")
+    assert found() == (False, True), "earlier versions did not list what cannot be decoded"
+    (folder / "c.m4a").unlink()
     assert found() == (False, True)
     table.write_text("file,label\na.wav,high\n")
     assert found() == (False, False)
@@ -842,3 +847,31 @@ def test_what_cannot_be_written_in_pieces(tmp_path: Path) -> None:
         write(path, sine(), error=KeyboardInterrupt())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", ["labels_typo.csv", "labels_nfd.csv"])
+def test_reported_tables_of_labels(tmp_path: Path, data_dir: Path, name: str) -> None:
+    for letter in ("f", "\u00e9"):
+        for i in range(10):
+            wav(tmp_path / f"{letter}{i}.wav")
+    sounds = audio.SoundFolder(tmp_path, data_dir / "reported" / name)
+    rows, files = sounds.unmatched
+    if "nfd" in name:
+        assert (rows, files) == ([], [])
+        assert "" not in sounds.labels.values()
+    else:
+        assert rows == ["f55.wav", "f77.WAV"]
+        assert len(files) == 15
+        assert all(sounds.labels[file] == "" for file in files)
+
+
+def test_blanks_around_names_do_not_matter(tmp_path: Path) -> None:
+    wav(tmp_path / "d" / "a.wav")
+    (tmp_path / "labels.csv").write_text("file,label\n d/a.wav , low \n")
+    sounds = audio.SoundFolder(tmp_path, tmp_path / "labels.csv")
+    assert sounds.labels == {"d/a.wav": "low"}
+    assert sounds.unmatched == ([], [])
+    (tmp_path / "labels.csv").write_text("file,label\nd/a.wav,low\n d/a.wav,high\n")
+    with pytest.raises(ConfigError, match="a second time"):
+        _ = audio.SoundFolder(tmp_path, tmp_path / "labels.csv").labels

@@ -149,12 +149,12 @@ def test_16_bit_sources_come_back_exactly(tmp_path: Path, lowest: int) -> None:
     pcm = np.random.default_rng(0).integers(-32767, 32768, 5000).astype(np.int16)
     pcm[:4] = 32767, lowest, 0, -1
     save(tmp_path / "in" / "a.wav", pcm)
-    save(tmp_path / "in" / "b.wav", np.array([1], np.int16))
+    save(tmp_path / "in" / "b.wav", np.array([17], np.int16))
     corpus = build(tmp_path / "in")
     keys = by_key(corpus)
     np.testing.assert_array_equal(corpus.waveform(keys["a.wav"]) * 32768, pcm.astype(np.float32))
     np.testing.assert_array_equal(corpus.store.read(keys["a.wav"]), pcm)
-    assert corpus.waveform(keys["b.wav"]).tolist() == [1 / 32768]
+    assert corpus.waveform(keys["b.wav"]).tolist() == [17 / 32768]
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float16"])
@@ -526,7 +526,7 @@ def test_digits_are_split_by_file(tmp_path: Path, data_dir: Path) -> None:
     assert corpus.summary() == {"train": 48, "validation": 6, "test": 6}
     index = corpus.indices("test")[0]
     pcm, _ = soundfile.read(tmp_path / "digits" / corpus.store.records[index].key, dtype="int16")
-    np.testing.assert_array_equal(corpus.store.read(index), pcm)
+    np.testing.assert_array_equal(corpus.waveform(index) * 32768, pcm)
 
 
 def test_long_recordings_are_cut_with_guards(tmp_path: Path, data_dir: Path) -> None:
@@ -544,3 +544,109 @@ def test_long_recordings_are_cut_with_guards(tmp_path: Path, data_dir: Path) -> 
         for (_, stop, _), (start, _, _) in itertools.pairwise(found):
             assert start - stop >= 0.5 * RATE
     assert corpus.labels == ["forest", "rain", "sea_waves", "storm", "stream", "wind"]
+
+
+# -- what strangers' folders hold --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("peak", [1e-3, 0.04, 0.9])
+def test_quiet_recordings_keep_their_bits(tmp_path: Path, peak: float) -> None:
+    sound = noise(RATE, peak=peak)
+    save(tmp_path / "in" / "a.wav", sound, "FLOAT")
+    save(tmp_path / "in" / "b.wav", noise(RATE, 1), "FLOAT")
+    corpus = build(tmp_path / "in", CONFIG.model_copy(update={"level_dbfs": -3.0}))
+    index = by_key(corpus)["a.wav"]
+    seen = corpus.waveform(index).astype(np.float64) / corpus.gain(index)
+    error = 10 * np.log10(np.mean(sound**2) / np.mean((seen - sound) ** 2))
+    assert error > 85
+
+
+@pytest.mark.data
+def test_the_reported_quiet_recording_keeps_its_bits(tmp_path: Path, data_dir: Path) -> None:
+    name = "quiet_24bit_minus60dBFS.wav"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes((data_dir / "reported" / name).read_bytes())
+    corpus = build(tmp_path / "in")
+    original, _ = soundfile.read(data_dir / "reported" / name)
+    for i, record in enumerate(corpus.store.records):
+        start = int(record.extra["start"])
+        part = original[start : start + record.length]
+        error = corpus.waveform(i).astype(np.float64) - part
+        assert 10 * np.log10(np.mean(part**2) / np.mean(error**2)) > 60
+
+
+def test_a_corpus_that_was_stored_at_full_scale_still_loads(tmp_path: Path) -> None:
+    writer = StoreWriter(tmp_path)
+    sound = np.round(noise(RATE, peak=0.1) * 32768).astype(np.int16)
+    extra = {"split": "train", "label": "", "source": "a", "peak": 0.1, "scale": 1.0, "begins": True, "ends": True}
+    writer.write_shard(0, [("a", sound, extra)])
+    np.testing.assert_array_equal(Corpus(tmp_path, None).waveform(0), sound / 32768)
+
+
+def test_held_out_blocks_are_cut_from_where_there_is_sound(tmp_path: Path) -> None:
+    sound = np.concatenate([np.zeros(4 * RATE), noise(8 * RATE), np.zeros(12 * RATE)])
+    save(tmp_path / "in" / "a.wav", sound)
+    corpus = build(tmp_path / "in", CONFIG.model_copy(update={"level_dbfs": -3.0}))
+    assert corpus.summary() == {"train": 1, "validation": 1, "test": 1}
+    covered = 0
+    for i, record in enumerate(corpus.store.records):
+        waveform = corpus.waveform(i)
+        assert (np.abs(waveform) > 0.01).mean() > 0.8, record.key
+        covered += len(waveform)
+        assert record.extra["begins"] == (record.extra["split"] == "train")
+        assert record.extra["ends"] == (record.extra["split"] == "test")
+    assert covered > 7 * RATE
+
+
+@pytest.mark.data
+def test_the_reported_tone_has_held_out_blocks_with_sound(tmp_path: Path, data_dir: Path) -> None:
+    name = "tone_8s_then_silence_12s.flac"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes((data_dir / "reported" / name).read_bytes())
+    corpus = build(tmp_path / "in", CONFIG.model_copy(update={"level_dbfs": -3.0}))
+    for split in ("train", "validation", "test"):
+        [index] = corpus.indices(split)
+        assert np.abs(corpus.waveform(index)).max() > 0.5
+
+
+def test_blocks_are_scaled_with_their_file_and_quiet_ones_are_not_used(tmp_path: Path) -> None:
+    sound = noise(20 * RATE)
+    sound[15 * RATE :] *= 0.1
+    quiet = noise(20 * RATE, 1)
+    quiet[15 * RATE : 19 * RATE] *= 1e-4
+    save(tmp_path / "in" / "a.wav", sound, "FLOAT")
+    save(tmp_path / "in" / "b.wav", quiet, "FLOAT")
+    corpus = build(tmp_path / "in", CONFIG.model_copy(update={"level_dbfs": -3.0}))
+    keys = by_key(corpus)
+    assert keys.keys() == {"a.wav#train", "a.wav#validation", "a.wav#test", "b.wav#train", "b.wav#test"}
+    loud, soft = (np.abs(corpus.waveform(keys[f"a.wav#{split}"])).max() for split in ("train", "test"))
+    assert loud == pytest.approx(10 ** (-3 / 20), abs=0.01)
+    assert soft == pytest.approx(loud / 10, rel=0.05)
+
+
+def test_copies_of_a_file_are_in_one_split() -> None:
+    many = rows("a", 40)
+    copies = [audio.ScanRow(f"{row.path}.copy.wav", "b", RATE, 1, 1.0, "usable", "", row.sha256) for row in many]
+    clips = assign_splits(tuple(many + copies), CONFIG, 0)
+    found: dict[str, set[str]] = defaultdict(set)
+    for clip in clips:
+        found[clip.source_sha256].add(clip.split)
+    assert all(len(of_one) == 1 for of_one in found.values())
+    assert len(clips) == 80
+    # Blocks of copies lie at the same places, so none of their sound is on both sides.
+    long = [audio.ScanRow(f"c/{i}.wav", "c", RATE, 1, 60.0, "usable", "", "same") for i in range(2)]
+    assert splits(assign_splits(tuple(long), CONFIG, 0)) == {"train": 2, "validation": 2, "test": 2}
+
+
+def test_a_file_that_changes_between_scan_and_decoding_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "in" / "a.wav", noise(RATE))
+    sounds = audio.SoundFolder(tmp_path / "in")
+    scan = sounds.scan()
+
+    class Changing(audio.SoundFolder):
+        def scan(self, on_file: object = None) -> audio.Scan:
+            save(path, noise(RATE, 1))
+            return scan
+
+    with pytest.raises(AudioError, match="has changed since it was scanned"):
+        build_corpus(Changing(tmp_path / "in"), tmp_path / "out", CONFIG, 0, Silent())
