@@ -83,6 +83,9 @@ def inspect(file: BinaryIO, ending: str) -> Layout:
     if foreign is not None:
         what, action = foreign
         raise AudioError(f"cannot be decoded: it is {what}", action=action)
+    if begin and head[:4] != b"fLaC" and _mpeg(head) is None:
+        # A tag does not belong there, and what follows is read as if it began there.
+        return Layout((Part(begin, size),), "a tag lies before its header")
     match head[:4]:
         case b"RIFF" | b"RIFX" | b"RF64" | b"BW64":
             return _wav(file, size, head)
@@ -204,7 +207,12 @@ def _wav(file: BinaryIO, size: int, head: bytes) -> Layout:
         if head[:4] in (b"RF64", b"BW64") and length == 2**32 - 1 and head[12:16] == b"ds64":
             declared = struct.unpack_from("<Q", head, 28)[0]
         left = size - at
-        if head[:4] in (b"RIFF", b"RIFX") and _placeholder(declared) and left and not _chunk_follows(file, at, size):
+        if (
+            head[:4] in (b"RIFF", b"RIFX")
+            and _placeholder(declared)
+            and left
+            and not _chunk_follows(file, at, size, order)
+        ):
             # A decoder of 32-bit sizes reads a larger file to its end.
             known = min(left, 2**32 - 1)
             patches[at - 4] = struct.pack(f"{order}I", known)
@@ -216,11 +224,12 @@ def _wav(file: BinaryIO, size: int, head: bytes) -> Layout:
     return Layout((Part(0, size, patches, most),), note)
 
 
-def _chunk_follows(file: BinaryIO, at: int, size: int) -> bool:
+def _chunk_follows(file: BinaryIO, at: int, size: int, order: str) -> bool:
     """Whether another chunk, and no sound, begins at a position."""
     file.seek(at)
     head = file.read(8)
-    return bool(re.fullmatch(rb"[A-Za-z][\w ]{3}", head[:4])) and at + 8 + struct.unpack("<I", head[4:])[0] <= size
+    named = len(head) == 8 and re.fullmatch(rb"[A-Za-z][\w ]{3}", head[:4]) is not None
+    return named and at + 8 + int(struct.unpack(f"{order}I", head[4:])[0]) <= size
 
 
 def _whole_blocks(form: bytes | None, order: str, length: int) -> int | None:

@@ -309,3 +309,45 @@ def test_the_envelope_is_the_peak_of_every_span(tmp_path: Path) -> None:
     envelope = scanned(path).envelope
     assert envelope is not None
     np.testing.assert_array_equal(envelope, expected)
+
+
+# -- anything at all ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("form", "subtype"), [("WAV", "PCM_16"), ("OGG", "VORBIS"), ("FLAC", "PCM_16")])
+def test_a_tag_before_the_header_does_not_matter(tmp_path: Path, form: str, subtype: str) -> None:
+    path = tmp_path / f"a.{form.lower()}"
+    content = encoded(tone(), form, subtype)
+    path.write_bytes(content)
+    whole, _ = audio.load(path)
+    path.write_bytes(b"ID3\x04\x00\x00\x00\x00\x00\x05title" + content)
+    np.testing.assert_array_equal(audio.load(path)[0], whole)
+
+
+MUTATED = [
+    ("WAV", "PCM_16", "wav"), ("WAV", "IMA_ADPCM", "wav"), ("RF64", "PCM_16", "rf64"), ("W64", "PCM_16", "w64"),
+    ("AU", "PCM_16", "au"), ("CAF", "PCM_16", "caf"), ("AIFF", "PCM_16", "aiff"), ("FLAC", "PCM_16", "flac"),
+    ("OGG", "VORBIS", "ogg"), ("OGG", "OPUS", "opus"), ("MP3", "MPEG_LAYER_III", "mp3"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "subtype", "ending"), MUTATED)
+def test_a_mutated_file_is_used_or_refused(tmp_path: Path, form: str, subtype: str, ending: str) -> None:
+    content = encoded(tone(6000), form, subtype)
+    path = tmp_path / f"a.{ending}"
+    rng = np.random.default_rng(0)
+    refused = []
+    for _ in range(30):
+        mutated = bytearray(content)
+        for at in rng.integers(0, min(200, len(content) - 4), 2).tolist():
+            if rng.random() < 0.5:
+                mutated[at] ^= 1 << int(rng.integers(0, 8))
+            else:
+                mutated[at : at + 4] = struct.pack("<I", rng.choice([0, 2**31 - 1, 2**31, 2**32 - 1]))
+        path.write_bytes(mutated[: int(rng.integers(100, len(mutated) + 1)) if rng.random() < 0.3 else None])
+        try:
+            audio.load(path)
+        except AudioError as error:
+            refused.append(error.found)
+    assert refused
+    assert all(": " in reason for reason in refused)
