@@ -13,7 +13,7 @@ from actseq.data.excerpts import spread
 from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError
 from actseq.evaluation import fidelity, likelihood, page
-from actseq.evaluation.generated_clips import CLIPS, evaluate_prior
+from actseq.evaluation.generated_clips import evaluate_prior
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.progress import Reporter
@@ -104,7 +104,7 @@ def _evaluate_prior(
         "notes": [],
     }
     _add_likelihood(result, loaded, latents, split, seed)
-    found = evaluate_prior(loaded, corpus, latents, split, n or CLIPS, seed, reporter)
+    found = evaluate_prior(loaded, corpus, latents, split, n, seed, reporter)
     path = loaded.run.path / f"evaluation-{loaded.prior_name}.json"
     result |= {"generation": found.figures, "notes": result["notes"] + found.notes, "file": str(path)}
     write_json(path, result)
@@ -123,7 +123,7 @@ def evaluation_lines(result: Result) -> list[str]:
     """The result of `evaluate` as lines for a person."""
     if "generation" in result:
         tables = page.generation_tables(result)
-        lines = [page.generation_headline(result), *page.GENERATION_LEGEND, *result["notes"]]
+        lines = [*page.generation_headline(result), *page.GENERATION_LEGEND, *result["notes"]]
         last = f"all figures: {result['file']}"
     else:
         tables = page.tables(result)

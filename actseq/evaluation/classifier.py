@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -229,6 +229,7 @@ def trained_classifier(
     inputs: Mapping[str, Any],
     reporter: Reporter,
     *,
+    clips: Collection[int] | None = None,
     steps: int = STEPS,
 ) -> tuple[Classifier, dict[str, Any]]:
     """The classifier of a run's clips, trained unless the run already has one that was made from the same inputs.
@@ -239,6 +240,7 @@ def trained_classifier(
         corpus: corpus of the run, with two labels or more.
         inputs: fingerprints of corpus, autoencoder and vocoder.
         reporter: receives the progress.
+        clips: indices of the training clips to learn from; None: all. `inputs` must tell apart different choices.
         steps: number of training steps.
 
     Returns:
@@ -257,17 +259,23 @@ def trained_classifier(
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             write_json(made, settings)
         if not (folder / "model.json").is_file():
-            _train(run, codec, corpus, model, settings, reporter)
+            found = {split: _labelled(corpus, split, codec.sample_rate, clips) for split in ("train", "validation")}
+            _train(run, codec, corpus, model, settings, found, reporter)
         artifact = Artifact.read(folder, f"actseq evaluate {run.name} --prior NAME")
         model.load_state_dict(artifact.weights())
     return model.to(codec.device).eval(), artifact.meta["figures"]
 
 
 def _train(
-    run: RunFolder, codec: Codec, corpus: Corpus, model: Classifier, settings: Mapping[str, Any], reporter: Reporter
+    run: RunFolder,
+    codec: Codec,
+    corpus: Corpus,
+    model: Classifier,
+    settings: Mapping[str, Any],
+    found: Mapping[str, list[Excerpt]],
+    reporter: Reporter,
 ) -> None:
     folder = run.path / "classifier"
-    found = {split: _labelled(corpus, split, codec.sample_rate) for split in ("train", "validation")}
     reporter.begin("clips for the classifier", sum(map(len, found.values())), unit="clips")
     clips, done = {}, 0
     for split, chosen in found.items():
@@ -313,9 +321,11 @@ def _train(
     )
 
 
-def _labelled(corpus: Corpus, split: str, sample_rate: int) -> list[Excerpt]:
-    """Pieces of clips with a label; evenly spread ones where there are too many."""
+def _labelled(corpus: Corpus, split: str, sample_rate: int, clips: Collection[int] | None) -> list[Excerpt]:
+    """Pieces of clips with a label, those of the training from `clips`; evenly spread where there are too many."""
     found = [excerpt for excerpt in excerpts(corpus, split, sample_rate, SECONDS) if excerpt.label]
+    if split == "train" and clips is not None:
+        found = [excerpt for excerpt in found if excerpt.index in clips]
     share = MOST_SECONDS * sample_rate / max(1, sum(excerpt.samples for excerpt in found))
     return spread(found, round(min(share, 1.0) * len(found)))
 

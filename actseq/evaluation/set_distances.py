@@ -1,21 +1,25 @@
 """Distances between two sets of clips. A set is an array (clips, values): the features of each clip.
 
-Every measure has a bias that depends on the size of the sets, so compare only sets of the same size.
+Fréchet distance and overlap have a bias that depends on the size of the sets, so compare only sets of the same size.
 
 Intervals come from the percentile bootstrap over the clips of the candidate, with the reference fixed. A candidate that
 has a fixed number of clips of each stratum (a label) is resampled within strata. A resample contains some clips twice
 and others not at all, which changes a distance by itself; so resampled distances are shifted to have the distance
 itself as their mean before their quantiles are taken.
+
+Clips of the reference can have weights: with them, a label has the same share in the reference as in the candidate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import cdist, pdist, squareform
+from scipy.stats import kstwo
 
 RESAMPLES = 300
 NEIGHBOURS = 5
@@ -27,6 +31,29 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """A metric of a set, and its values for resamples of the set.
+
+    Attributes:
+        value: the metric.
+        drawn: its values for resamples; their mean is the metric.
+    """
+
+    value: float
+    drawn: Float[np.ndarray, " resamples"]
+
+    @property
+    def estimate(self) -> Estimate:
+        """The metric with its interval."""
+        low, high = np.quantile(self.drawn, [0.025, 0.975])
+        return Estimate(self.value, float(low), float(high))
+
+    def minus(self, other: Resampled) -> Estimate:
+        """Difference from the metric of another set, which was resampled with another seed."""
+        return Resampled(self.value - other.value, self.drawn - other.drawn).estimate
 
 
 class Overlap(NamedTuple):
@@ -50,9 +77,16 @@ def standardised(
     reference: Float[np.ndarray, "m dims"], candidate: Float[np.ndarray, "n dims"]
 ) -> tuple[Float[np.ndarray, "m dims"], Float[np.ndarray, "n dims"]]:
     """Both sets standardised by the reference; a constant value of the reference keeps its unit."""
-    mean, deviation = reference.mean(axis=0), reference.std(axis=0)
-    deviation[deviation == 0] = 1
+    mean, deviation = scale_of(reference)
     return (reference - mean) / deviation, (candidate - mean) / deviation
+
+
+def scale_of(
+    reference: Float[np.ndarray, "m dims"],
+) -> tuple[Float[np.ndarray, " dims"], Float[np.ndarray, " dims"]]:
+    """Mean and standard deviation of each value; a constant value has a deviation of 1, so that it keeps its unit."""
+    mean, deviation = reference.mean(axis=0), reference.std(axis=0)
+    return mean, np.where(deviation > 1e-9 * np.maximum(1, np.abs(mean)), deviation, 1.0)
 
 
 def frechet(
@@ -60,15 +94,23 @@ def frechet(
     candidate: Float[np.ndarray, "n dims"],
     strata: Int[np.ndarray, " n"],
     seed: int = 0,
-) -> Estimate:
+    weights: Float[np.ndarray, " m"] | None = None,
+) -> Resampled:
     """Squared Fréchet distance of Gaussians with the means and covariances of two sets of two clips or more.
+
+    Args:
+        reference: the reference; `weights` are those of its clips, None for equal ones.
+        candidate: the set that is compared.
+        strata: stratum of each of its clips.
+        seed: seed of the resamples.
+        weights: see `reference`.
 
     The trace of (A B)^½ is that of (A^½ B A^½)^½, whose argument is symmetric: its eigenvalues are real and, up to
     rounding, non-negative, whatever the rank of A and B.
 
     Source: Dowson and Landau, The Fréchet distance between multivariate normal distributions (1982).
     """
-    mean, covariance = _moments(reference)
+    mean, covariance = _moments(reference, weights)
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
@@ -78,7 +120,7 @@ def frechet(
         return float(np.square(mean - centre).sum() + np.trace(covariance) + np.trace(spread) - 2 * common)
 
     value, drawn = _resampled(distance, seed, strata)
-    return _estimate(value, drawn * value / drawn.mean())
+    return Resampled(value, drawn * value / drawn.mean())
 
 
 def discrepancy(
@@ -86,22 +128,27 @@ def discrepancy(
     candidate: Float[np.ndarray, "n dims"],
     strata: Int[np.ndarray, " n"],
     seed: int = 0,
-) -> Estimate:
-    """Unbiased estimate of the squared maximum mean discrepancy of two sets of two clips or more.
+    weights: Float[np.ndarray, " m"] | None = None,
+    *,
+    width: float = 1.0,
+) -> Resampled:
+    """Unbiased estimate of the squared maximum mean discrepancy of two sets of two clips or more; arguments as above.
 
-    The kernel is Gaussian, its bandwidth the median distance within the reference. Sets of the same distribution have
-    about 0, sometimes less.
+    The kernel is Gaussian, its bandwidth `width` times the median distance within the reference. Sets of the same
+    distribution have about 0, sometimes less.
 
     Source: Gretton et al., A Kernel Two-Sample Test (2012), eq. 3, and section 8 for the bandwidth.
     """
     between = pdist(reference)
-    bandwidth = float(np.median(between)) or 1.0
+    bandwidth = width * (float(np.median(between)) or 1.0)
 
     def kernel(distances: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         return np.asarray(np.exp(-np.square(distances) / (2 * bandwidth**2)))
 
-    within_reference = float(kernel(between).mean())
-    across = kernel(cdist(candidate, reference)).mean(axis=1)
+    of_reference = np.ones(len(reference)) if weights is None else weights
+    shares = of_reference / of_reference.sum()
+    within_reference = float(shares @ squareform(kernel(between)) @ shares) / (1 - float(np.square(shares).sum()))
+    across = kernel(cdist(candidate, reference)) @ shares
     within = kernel(cdist(candidate, candidate))
     np.fill_diagonal(within, 0)
 
@@ -109,10 +156,11 @@ def discrepancy(
         # A clip that was drawn twice is not a pair, since its distance to itself is 0.
         counts = np.bincount(chosen, minlength=len(candidate)).astype(np.float64)
         pairs = len(chosen) ** 2 - float(np.square(counts).sum())
-        return within_reference + float(counts @ within @ counts) / pairs - 2 * float(counts @ across) / len(chosen)
+        inside = float(counts @ within @ counts) / pairs if pairs else 1.0  # One clip, over and over.
+        return within_reference + inside - 2 * float(counts @ across) / len(chosen)
 
     value, drawn = _resampled(squared, seed, strata)
-    return _estimate(value, drawn + value - drawn.mean())
+    return Resampled(value, drawn + value - drawn.mean())
 
 
 def overlap(reference: Float[np.ndarray, "m dims"], candidate: Float[np.ndarray, "n dims"]) -> Overlap:
@@ -147,7 +195,33 @@ def ratio_of_medians(candidate: Float[np.ndarray, " n"], held_out: Float[np.ndar
     def ratio(chosen: Int[np.ndarray, " n"], beside: Int[np.ndarray, " m"]) -> float:
         return float(np.median(candidate[chosen]) / np.median(held_out[beside]))
 
-    return _estimate(*_resampled(ratio, seed, *(np.zeros(len(values), int) for values in (candidate, held_out))))
+    strata = (np.zeros(len(values), int) for values in (candidate, held_out))
+    return Resampled(*_resampled(ratio, seed, *strata)).estimate
+
+
+def mean(values: Float[np.ndarray, " n"], strata: Int[np.ndarray, " n"], seed: int = 0) -> Resampled:
+    """Mean of a value over the clips of a set."""
+    return Resampled(*_resampled(lambda chosen: float(values[chosen].mean()), seed, strata))
+
+
+def length_distance(
+    reference: Int[np.ndarray, " m"], candidate: Int[np.ndarray, " n"], weights: Float[np.ndarray, " m"]
+) -> tuple[float, float]:
+    """Kolmogorov-Smirnov statistic of two sets of lengths, and its asymptotic p.
+
+    Args:
+        reference: lengths of the reference.
+        candidate: lengths of the set that is compared.
+        weights: weights of the reference's clips. For p they count as (Σ w)² / Σ w² clips.
+    """
+    at = np.unique(np.concatenate([reference, candidate]))
+    order = np.argsort(reference, kind="stable")
+    known = np.concatenate([[0.0], np.cumsum(weights[order])]) / weights.sum()
+    below = known[np.searchsorted(reference[order], at, side="right")]
+    own = np.searchsorted(np.sort(candidate), at, side="right") / len(candidate)
+    statistic = float(np.abs(below - own).max())
+    size = float(weights.sum() ** 2 / np.square(weights).sum())
+    return statistic, float(kstwo.sf(statistic, np.round(size * len(candidate) / (size + len(candidate)))))
 
 
 def _resampled(
@@ -164,15 +238,11 @@ def _resampled(
     return statistic(*(np.arange(len(own)) for own in strata)), np.array(drawn)
 
 
-def _estimate(value: float, drawn: Float[np.ndarray, " resamples"]) -> Estimate:
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
-
-
 def _moments(
-    values: Float[np.ndarray, "n dims"],
+    values: Float[np.ndarray, "n dims"], weights: Float[np.ndarray, " n"] | None = None
 ) -> tuple[Float[np.ndarray, " dims"], Float[np.ndarray, "dims dims"]]:
-    return values.mean(axis=0), np.atleast_2d(np.cov(values, rowvar=False))
+    covariance = np.cov(values, rowvar=False, aweights=weights)
+    return np.average(values, axis=0, weights=weights), np.atleast_2d(covariance)
 
 
 def _radii(values: Float[np.ndarray, "n dims"]) -> Float[np.ndarray, " n"]:

@@ -182,33 +182,63 @@ def collect(pieces: Iterator[Piece], n: int) -> list[Generated]:
     return [Generated(np.concatenate(waveforms[i]), np.concatenate(latents[i]), *ends[i]) for i in range(n)]
 
 
+def sampled(codec: Codec, prior: Prior, request: ResolvedRequest) -> list[LatentArray]:
+    """Latents (frames, latent_dim) of new clips that continue nothing, without their sound.
+
+    Args, Raises: as `generate`.
+    """
+    parts: list[list[LatentArray]] = [[] for _ in range(request.n)]
+    for first in range(0, request.n, BATCH_CLIPS):
+        for row, taken, _ in _grown(codec, prior, request, None, (first, min(BATCH_CLIPS, request.n - first))):
+            parts[first + row].append(taken)
+    return [np.concatenate(own) for own in parts]
+
+
 def _batch(
     codec: Codec, prior: Prior, wanted: ResolvedRequest, prompt: Tensor | None, first: int, n: int
 ) -> Iterator[Piece]:
-    until_stop = wanted.settings.seconds is None
-    request = sampling_request(codec, prior, wanted, prompt, n, derived_seed(wanted.seed, first))
     clips = [_Clip(codec, wanted, prompt) for _ in range(n)]
+    for row, taken, stopped in _grown(codec, prior, wanted, prompt, (first, n)):
+        if stopped is None:
+            yield Piece(first + row, clips[row].push(taken), taken, None)
+        else:
+            yield clips[row].end(first + row, stopped)
+
+
+def _grown(
+    codec: Codec, prior: Prior, wanted: ResolvedRequest, prompt: Tensor | None, batch: tuple[int, int]
+) -> Iterator[tuple[int, LatentArray, bool | None]]:
+    """The latents of a batch (its first clip, its size) as they are sampled.
+
+    Yields:
+        Row of the clip in the batch, and its new latents with None; or no latents with whether the prior ended the
+        clip, once for each clip.
+    """
+    first, n = batch
+    until_stop = wanted.settings.seconds is None
+    nothing = np.zeros((0, codec.autoencoder.latent_dim), np.float32)
+    request = sampling_request(codec, prior, wanted, prompt, n, derived_seed(wanted.seed, first))
     left, done = [request.max_frames] * n, [False] * n
     for again in itertools.count():
         grew = False
         for chunk in candidates(prior, request, wanted.settings.best_of):
             latents, inside = chunk.latents.cpu().numpy(), (~chunk.stopped).sum(1).tolist()
-            for row, clip in enumerate(clips):
+            for row in range(n):
                 taken = latents[row, : 0 if done[row] else min(inside[row], left[row])]
                 if len(taken):
                     grew = True
                     left[row] -= len(taken)
-                    yield Piece(first + row, clip.push(taken), taken, None)
+                    yield row, taken, None
                 if until_stop and not done[row] and inside[row] < latents.shape[1]:
                     done[row] = True
-                    yield clip.end(first + row, True)
+                    yield row, nothing, True
         if until_stop or not request.until_stop or not any(left) or (again and not grew):
             break
         # Clips that ended before their time start again; the others are full, and what is sampled for them is not used.
         request = replace(request, prompt=None, min_frames=1, seed=derived_seed(wanted.seed, first, again + 1))
-    for row, clip in enumerate(clips):
+    for row in range(n):
         if not done[row]:
-            yield clip.end(first + row, until_stop and left[row] > 0)
+            yield row, nothing, until_stop and left[row] > 0
 
 
 def sampling_request(

@@ -32,6 +32,7 @@ from actseq.inference.generation import (
     SeedLatents,
     collect,
     generate,
+    sampled,
 )
 from actseq.inference.loading import (
     load_codec,
@@ -202,14 +203,27 @@ class LoadedRun:
         """As `generate`, with latents, stops, joins and new regions. Clips are brought to the amplitude of `peak`."""
         request = GenerationRequest.of(n, **given)
         clips = collect(self.stream(request), n)
-        wanted = self.peak(request.source)
-        if wanted is None:
-            return clips
-        peaks = [float(np.abs(clip.waveform).max(initial=0.0)) or wanted for clip in clips]
         return [
-            replace(clip, waveform=clip.waveform * np.float32(wanted / peak))
-            for clip, peak in zip(clips, peaks, strict=True)
+            replace(clip, waveform=clip.waveform * self.gain_of_new(clip.waveform, request.source)) for clip in clips
         ]
+
+    def gain_of_new(self, waveform: Waveform, source: Source) -> np.float32:
+        """Gain that brings a new clip to the amplitude of `peak`; 1 for silence."""
+        wanted, peak = self.peak(source), float(np.abs(waveform).max(initial=0.0))
+        return np.float32(1.0 if wanted is None or not peak else wanted / peak)
+
+    def sample(self, n: int, **given: Any) -> list[LatentArray]:
+        """Latents (frames, latent_dim) that the prior draws without their sound; arguments as for `generate`.
+
+        Raises:
+            ConfigError: as `generate`; or the clips are to continue a recording.
+            ArtifactError: no prior was trained.
+        """
+        request = GenerationRequest.of(n, **given)
+        if not isinstance(request.source, FromPrior) or request.source.keeps_level:
+            raise ConfigError("latents are sampled from a given sound", "new clips from the prior alone")
+        prior = self._trained
+        return sampled(self.codec, prior.prior, self._new(prior, request))
 
     def peak(self, source: Source) -> float | None:
         """Amplitude that clips from a source are brought to; None leaves them as they are."""
@@ -244,23 +258,14 @@ class LoadedRun:
         return self._from_prior(request, request.source, reporter)
 
     def _from_prior(self, request: GenerationRequest, source: FromPrior, reporter: Reporter) -> Iterator[Piece]:
-        if self.prior is None:
-            raise ArtifactError(
-                f"run {self.run.name} has no finished prior", action=f"run actseq train-prior {self.run.name} first"
-            )
+        prior = self._trained
         if source.prior not in (None, self.prior_name):
             raise ConfigError(
                 f"prior {self.prior_name} is loaded, not {source.prior}", action="name the prior when the run is loaded"
             )
         if source.redo is not None:
-            require_suffix(self.prior.prior, self.prior_name)
-        seconds = self.config.generate.seconds if request.seconds is None else request.seconds
-        resolved = self._resolve(self.prior, request, seconds=None if request.until_stop else seconds)
-        settings = resolved.settings
-        if settings.seconds is None and settings.min_seconds > settings.max_seconds:
-            raise ConfigError(
-                f"min_seconds is {settings.min_seconds:g}", f"at most max_seconds, {settings.max_seconds:g}"
-            )
+            require_suffix(prior.prior, self.prior_name)
+        resolved = self._new(prior, request)
         if source.seed_audio is not None:
             sound = self._read(source.seed_audio, reporter)
             if source.seed_seconds is not None:
@@ -269,10 +274,30 @@ class LoadedRun:
             if source.redo is not None:
                 region = Region.of(self.codec, len(sound), *source.redo)
                 reporter.say(self._said(region))
-                return regenerate(self.codec, self.prior.prior, resolved, region)
+                return regenerate(self.codec, prior.prior, resolved, region)
         if source.seed_latents is not None:
             resolved = replace(resolved, seed_audio=self._seed_latents(source.seed_latents, source))
-        return generate(self.codec, self.prior.prior, resolved)
+        return generate(self.codec, prior.prior, resolved)
+
+    @property
+    def _trained(self) -> LabelledPrior[Any]:
+        """The prior, which there must be."""
+        if self.prior is None:
+            raise ArtifactError(
+                f"run {self.run.name} has no finished prior", action=f"run actseq train-prior {self.run.name} first"
+            )
+        return self.prior
+
+    def _new(self, prior: LabelledPrior[Any], request: GenerationRequest) -> ResolvedRequest:
+        """A request for new clips from the prior, with the run's settings."""
+        seconds = self.config.generate.seconds if request.seconds is None else request.seconds
+        resolved = self._resolve(prior, request, seconds=None if request.until_stop else seconds)
+        settings = resolved.settings
+        if settings.seconds is None and settings.min_seconds > settings.max_seconds:
+            raise ConfigError(
+                f"min_seconds is {settings.min_seconds:g}", f"at most max_seconds, {settings.max_seconds:g}"
+            )
+        return resolved
 
     def _seed_latents(self, given: Path | Activations, source: FromPrior) -> SeedLatents:
         found, name = (given, "the seed") if isinstance(given, Activations) else (read_activations(given), str(given))

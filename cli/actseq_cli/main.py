@@ -306,9 +306,12 @@ def restore(run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, 
 @split_option
 @click.option(
     "--n",
+    "--clips",
+    "n",
     type=COUNT,
     default=None,
-    help="Number of clips, spread evenly over the split (default: all); with --prior, of new clips (default: 300).",
+    help="Number of clips, spread evenly over the split (default: all); with --prior, of generated and oracle clips "
+    "(default: 1,200 for large corpora, 100 of each label for small ones).",
 )
 @working("vocoder.kind=griffin-lim")
 def evaluate(run_name: str, prior: str | None, split: str, n: int | None, common: Common) -> None:

@@ -16,17 +16,10 @@ from actseq.data.corpus import Corpus
 from actseq.data.excerpts import excerpts
 from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError
-from actseq.evaluation import page, set_distances
+from actseq.evaluation import generated_clips, page, set_distances
 from actseq.evaluation.clip_features import ClipFeatures
-from actseq.evaluation.generated_clips import (
-    ClipSet,
-    PriorEvaluation,
-    _compared,
-    equal_sized,
-    evaluate_prior,
-    evenly,
-    independent,
-)
+from actseq.evaluation.clip_sources import ClipSources, evenly, halves
+from actseq.evaluation.generated_clips import ROWS, ClipSet, PriorEvaluation, default_clips, equal_sized, evaluate_prior
 from actseq.inference.codec import Codec
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
@@ -38,7 +31,6 @@ RATE = 8000
 LABELS = ["0", "6", "7"]
 QUICK = ["vocoder.kind=griffin-lim", "vocoder.n_iter=2", "generate.max_seconds=0.4"]
 STEPS = 10
-ROWS = ["real", "reconstructed", "reconstructed from a draw", "generated", "iid"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -88,32 +80,32 @@ def found(run: Path) -> PriorEvaluation:
 # -- on a run ----------------------------------------------------------------------------------------------------------
 
 
-def test_everything_is_measured_and_at_equal_size(found: PriorEvaluation) -> None:
+def test_everything_is_measured(found: PriorEvaluation) -> None:
     figures = found.figures
     assert figures["clips"] == {
-        "train": 36, "real": 18, "reconstructed": 18, "reconstructed from a draw": 18, "generated": 20, "iid": 20,
-        "copies": 20,
+        "real": 18, "reconstructed": 18, "oracle": 20, "generated": 20, "iid": 20, "train": 36, "copies": 36,
     }  # fmt: skip
-    # 20 over three labels are 6, 7 and 7; there are 6 real ones of each.
-    assert (figures["compared"], figures["reference"], figures["seconds"]) == (18, 36, None)
-    assert list(figures["rows"]) == ROWS
+    assert (figures["reference"], figures["seconds"], figures["one_shots"]) == (18, None, False)
+    assert list(figures["rows"]) == list(ROWS)
+    with_intervals = ("accuracy", "mmd_mfcc", "mmd_envelope", "mmd_statistics")
     for row in figures["rows"].values():
         assert set(row) == {
-            "accuracy", "level_db", "level_deviation_db", "level_difference_db", "level_drift_db", "mfcc_drift_db",
-            "length_p", "frechet", "mmd_embedding", "mmd_mfcc", "mmd_envelope", "overlap_embedding", "overlap_mfcc",
-            "memorisation",
+            *with_intervals, "level_db", "level_deviation_db", "level_difference_db", "unlevelled_deviation_db",
+            "level_drift_db", "mfcc_drift_db", "length_ks", "length_p", "overlap_mfcc", "memorisation", "by_label",
         }  # fmt: skip
-        for name in (
-            "accuracy",
-            "frechet",
-            "mmd_embedding",
-            "mmd_mfcc",
-            "mmd_envelope",
-            "memorisation",
-            "level_drift_db",
-        ):
+        for name in (*with_intervals, "memorisation", "level_drift_db"):
             assert row[name]["low"] <= row[name]["value"] <= row[name]["high"]
-    assert set(figures["classifier"]) == {"real", "copy synthesis", "reconstructed"}
+        assert list(row["by_label"]) == LABELS
+        of_label = row["by_label"].values()
+        assert sum(own["n"] for own in of_label) in (18, 20)
+        right = sum(own["n"] * own["accuracy"]["value"] for own in of_label) / sum(own["n"] for own in of_label)
+        assert row["accuracy"]["value"] == pytest.approx(right)
+        mean = np.mean([own["mmd_statistics"]["value"] for own in of_label])
+        assert row["mmd_statistics"]["value"] == pytest.approx(mean)
+    # 18 clips of each label in training are too few for a network.
+    assert figures["judge"]["kind"] == "linear discriminants"
+    assert figures["judge"]["accuracy"] > 0.6
+    assert any("linear discriminants judge labels" in note for note in found.notes)
     assert json.loads(json.dumps(figures)) == figures
     assert any("generated clips had not ended after max_seconds = 0.4" in note for note in found.notes)
 
@@ -125,49 +117,135 @@ def test_real_clips_are_the_measure(found: PriorEvaluation) -> None:
     assert rows["real"]["length_p"] == rows["reconstructed"]["length_p"] > 0.01
     assert found.figures["memorisation_of_copies"]["value"] < rows["reconstructed"]["memorisation"]["value"]
     # A prior of two steps makes noise.
-    for name in ("frechet", "mmd_mfcc", "mmd_envelope"):
+    for name in ("mmd_mfcc", "mmd_envelope", "mmd_statistics"):
         assert rows["real"][name]["value"] < rows["generated"][name]["value"]
     assert rows["generated"]["overlap_mfcc"]["coverage"] < rows["real"]["overlap_mfcc"]["coverage"]
 
 
-def test_what_follows_from_the_rows(found: PriorEvaluation) -> None:
-    rows, relative = found.figures["rows"], found.figures["relative"]
-    assert set(relative) == {"generated", "iid"}
-    bound = rows["reconstructed"]
-    for name, own in relative.items():
-        accuracy = rows[name]["accuracy"]["value"] - bound["accuracy"]["value"]
-        assert own["accuracy_difference"] == pytest.approx(accuracy)
-        assert own["frechet_ratio"] == pytest.approx(rows[name]["frechet"]["value"] / bound["frechet"]["value"])
-        assert own["mmd_mfcc_ratio"] == pytest.approx(rows[name]["mmd_mfcc"]["value"] / bound["mmd_mfcc"]["value"])
+def test_differences_from_the_oracle(found: PriorEvaluation) -> None:
+    rows, differences = found.figures["rows"], found.figures["against_oracle"]
+    assert list(differences) == ["real", "reconstructed", "generated", "iid"]
+    for name, own in differences.items():
+        assert set(own) == {"accuracy", "mmd_mfcc", "mmd_envelope", "mmd_statistics"}
+        for measure, value in own.items():
+            assert value["value"] == pytest.approx(rows[name][measure]["value"] - rows["oracle"][measure]["value"])
+            assert value["low"] <= value["value"] <= value["high"]
 
 
 def test_figures_are_those_of_the_clips(run: Path, found: PriorEvaluation) -> None:
-    """Lengths, levels and hits counted again from the waveforms."""
-    from actseq.evaluation.classifier import trained_classifier
-    from actseq.evaluation.generated_clips import _made_from
-
+    """Lengths and levels counted again from the waveforms."""
     loaded, corpus, latents = opened(run, QUICK)
     held_out = excerpts(corpus, "test", RATE, None)
     waveforms = [excerpt.read(corpus) for excerpt in held_out]
-    model = trained_classifier(loaded.run, loaded.codec, corpus, _made_from(loaded), Silent(), steps=STEPS)[0]
     for name, clips in (("real", waveforms), ("reconstructed", loaded.codec.reconstruct(waveforms))):
         row = found.figures["rows"][name]
         level = [20 * np.log10(np.sqrt(np.mean(clip.astype(np.float64) ** 2))) for clip in clips]
         assert row["level_db"] == pytest.approx(np.mean(level), abs=0.05)
         assert row["level_deviation_db"] == pytest.approx(np.std(level), abs=0.05)
+        own = [
+            np.std([one for one, excerpt in zip(level, held_out, strict=True) if excerpt.label == k]) for k in LABELS
+        ]
+        assert row["unlevelled_deviation_db"] == pytest.approx(np.sqrt(np.mean(np.square(own))), abs=0.05)
+    frames = {split: [latents.records[i].length for i in latents.indices(split)] for split in ("train", "test")}
+    expected = ks_2samp(frames["test"], frames["train"], method="asymp")
+    assert found.figures["rows"]["real"]["length_p"] == pytest.approx(expected.pvalue)
+    assert found.figures["rows"]["real"]["length_ks"] == pytest.approx(expected.statistic)
+
+
+def test_the_level_of_new_clips_is_that_before_levelling(run: Path) -> None:
+    loaded, corpus, latents = opened(run, QUICK)
+    for group in ClipSources(loaded, corpus, latents, 0).generated(6):
+        assert group.gains is not None
+        for waveform, gain in zip(group.waveforms, group.gains, strict=True):
+            assert np.abs(waveform).max() == pytest.approx(10 ** (-3 / 20), rel=1e-4)
+            assert gain != 1
+
+
+def test_with_many_clips_a_network_judges(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from actseq.evaluation.classifier import trained_classifier
+
+    monkeypatch.setattr(generated_clips, "ENOUGH", 5)
+    found = measured(run, split="validation")
+    assert any("chosen on the validation clips" in note for note in found.notes)
+    loaded, corpus, _ = opened(run, QUICK)
+    half = halves(corpus).b
+    inputs = json.loads((run / "classifier" / "settings.json").read_text())
+    steps = inputs.pop("steps")
+    assert inputs["learned_from"] == "half B"
+    model = trained_classifier(loaded.run, loaded.codec, corpus, inputs, Silent(), clips=half, steps=steps)[0]
+    held_out = excerpts(corpus, "validation", RATE, None)
+    waveforms = [excerpt.read(corpus) for excerpt in held_out]
+    for name, clips in (("real", waveforms), ("reconstructed", loaded.codec.reconstruct(waveforms))):
         predicted = model.classify(clips).probabilities.argmax(axis=1)
         hits = np.mean([model.labels[k] == excerpt.label for k, excerpt in zip(predicted, held_out, strict=True)])
-        assert row["accuracy"]["value"] == pytest.approx(hits)
-    frames = {split: [latents.records[i].length for i in latents.indices(split)] for split in ("train", "test")}
-    expected = ks_2samp(frames["test"], frames["train"], method="asymp").pvalue
-    assert found.figures["rows"]["real"]["length_p"] == pytest.approx(expected)
+        assert found.figures["rows"][name]["accuracy"]["value"] == pytest.approx(hits)
+    for name in ("oracle", "generated", "iid"):
+        assert {"frechet", "mmd_embedding", "overlap_embedding"} <= set(found.figures["rows"][name])
+    assert set(found.figures["judge"]["accuracy"]) == {"real", "copy synthesis", "reconstructed"}
+    lines = pipeline.evaluation_lines(shown(found))
+    assert any(line.startswith("generated against oracle: of the label asked for") for line in lines)
+    assert "Fréchet distance" in lines[1]
+
+
+def test_hits_are_counted_for_clips_that_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generated_clips.hits, "ENDED_DB", 0.0)
+    found = measured(run)
+    assert found.figures["one_shots"] is True
+    for row in found.figures["rows"].values():
+        assert row["usable"]["value"] <= min(1 - row["not_ended"]["value"], row["accuracy"]["value"])
+        assert all({"usable", "not_ended"} <= set(own) for own in row["by_label"].values())
+    text = "\n".join(pipeline.evaluation_lines(shown(found)))
+    assert "usable hits by label, % ↑" in text
+
+
+def test_the_halves_share_nothing(run: Path) -> None:
+    _, corpus, _ = opened(run, QUICK)
+    two = halves(corpus)
+    assert not two.a & two.b
+    assert two.a | two.b == set(corpus.indices("train"))
+    for half in (two.a, two.b):
+        assert Counter(corpus.store.records[k].extra["label"] for k in half) == dict.fromkeys(LABELS, 6)
+    assert halves(corpus) == two
+    assert two.shared == []
+
+
+def test_the_oracle_is_drawn_from_half_a(run: Path) -> None:
+    loaded, corpus, latents = opened(run, QUICK)
+    half = sorted(halves(corpus).a)
+    sources = ClipSources(loaded, corpus, latents, 0)
+    draws = list(sources.draws(half, 45, 0))
+    # 15 of each label from six clips: three clips occur three times, each time with other noise.
+    assert Counter(one.label for one in draws) == dict.fromkeys(LABELS, 15)
+    assert set(Counter(one.clip for one in draws).values()) == {2, 3}
+    assert {one.clip for one in draws} == set(half)
+    for one in draws:
+        record = corpus.store.records[one.clip]
+        assert record.extra["label"] == one.label
+        index = [other.key for other in latents.records].index(record.key)
+        mean, log_variance = latents.read(index)
+        assert np.abs((one.latents - mean) / np.exp(0.5 * log_variance)).max() < 6
+    same = [one for one in draws if one.clip == draws[0].clip]
+    assert not np.array_equal(same[0].latents, same[1].latents)
+    again = list(sources.draws(half, 45, 0))
+    assert all(np.array_equal(one.latents, two.latents) for one, two in zip(draws, again, strict=True))
+    other = list(sources.draws(half, 45, 1))
+    assert not any(np.array_equal(one.latents, two.latents) for one, two in zip(draws, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("train", "half", "labels", "seconds", "expected"),
+    [(2160, 1080, 10, None, 1200), (292, 146, 3, None, 300), (102, 51, 0, 6.0, 51), (9, 4, 0, None, 20),
+     (800, 400, 50, None, 1200)],
+)  # fmt: skip
+def test_default_number_of_clips(train: int, half: int, labels: int, seconds: float | None, expected: int) -> None:
+    assert default_clips(train, half, labels, seconds) == expected
 
 
 def test_same_seed_same_figures(run: Path, found: PriorEvaluation) -> None:
     assert measured(run) == found
     other = measured(run, seed=1).figures["rows"]
     assert other["generated"] != found.figures["rows"]["generated"]
-    assert other["real"]["frechet"]["value"] == found.figures["rows"]["real"]["frechet"]["value"]
+    assert other["real"]["mmd_mfcc"]["value"] == found.figures["rows"]["real"]["mmd_mfcc"]["value"]
 
 
 def test_clips_of_a_set_length_are_compared_with_pieces(run: Path) -> None:
@@ -176,31 +254,30 @@ def test_clips_of_a_set_length_are_compared_with_pieces(run: Path) -> None:
     assert found.figures["clips"]["real"] > 6
     assert all("length_p" not in row for row in found.figures["rows"].values())
     assert any("0.15 s of generate.seconds" in note for note in found.notes)
-    assert any("validation clips" in note for note in found.notes)
     assert not any("max_seconds" in note for note in found.notes)
 
 
 def test_few_clips_are_not_compared(run: Path) -> None:
     found = measured(run, n=4, split="validation")
-    assert found.figures["compared"] < 10
     assert any("too few to compare sets" in note for note in found.notes)
-    for row in found.figures["rows"].values():
-        assert not {"frechet", "mmd_mfcc", "overlap_mfcc"} & set(row)
+    for name in ("real", "oracle", "generated"):
+        row = found.figures["rows"][name]
+        assert not {"mmd_mfcc", "overlap_mfcc"} & set(row)
         assert {"accuracy", "memorisation"} <= set(row)
+    assert set(found.figures["against_oracle"]["generated"]) == {"accuracy"}
 
 
 def test_without_labels_there_is_no_classifier(data_dir: Path, tmp_path: Path) -> None:
     run = made_run(tmp_path, data_dir, 14, labels=False)
     found = measured(run, n=13)
     assert not (run / "classifier").exists()
-    assert found.figures["classifier"] is None
+    assert found.figures["judge"] is None
     assert any("there are fewer than two labels" in note for note in found.notes)
-    assert found.figures["compared"] == 13
     for row in found.figures["rows"].values():
         assert not {"accuracy", "frechet", "mmd_embedding", "overlap_embedding"} & set(row)
-        assert {"mmd_mfcc", "mmd_envelope", "overlap_mfcc", "length_p", "memorisation"} <= set(row)
-    shown = page.generation_tables({"generation": found.figures})
-    assert not any("accuracy" in cell or "Fréchet" in cell for table in shown for row in table for cell in row)
+        assert {"mmd_mfcc", "mmd_envelope", "mmd_statistics", "overlap_mfcc", "length_p", "memorisation"} <= set(row)
+    tables = page.generation_tables({"generation": found.figures})
+    assert not any("accuracy" in cell or "Fréchet" in cell for table in tables for row in table for cell in row)
 
 
 # -- the command's function --------------------------------------------------------------------------------------------
@@ -228,30 +305,24 @@ def clip_set(labels: str) -> ClipSet:
     """A clip for each letter; its number is its number of frames."""
     n = len(labels)
     column, table = np.arange(n, dtype=np.float64), np.zeros((n, 2))
-    rows = ClipFeatures(column, column, column, table, table, table)
-    return ClipSet([label.strip() for label in labels], np.arange(n), rows, table, list(labels))
+    rows = ClipFeatures(column, column, column, table, table, table, table, column, column)
+    names = [label.strip() for label in labels]
+    return ClipSet(names, np.arange(n), np.arange(n), column, rows, table, names)
 
 
 def test_sets_are_thinned_alike() -> None:
-    found = {"real": clip_set("aaaaaabbbc"), "made": clip_set("aaaabbbbdd"), "more": clip_set("bababababaaaabbbb")}
-    thinned = equal_sized(found, "real")
-    # `c` and `d` are not everywhere; of the made there are four `a` for six real ones.
-    for clips in thinned.values():
-        assert Counter(clips.labels) == {"a": 4, "b": 2}
-    assert thinned["real"].frames.tolist() == [0, 1, 3, 4, 6, 7]
-    for name, clips in thinned.items():
-        assert [found[name].labels[k] for k in clips.frames] == clips.labels == clips.predicted
+    first, second = equal_sized(clip_set("aaaaaabbbbc"), clip_set("aaaabbbbbbbb"))
+    # There are 4 of `b` for 8, so half of the 4 of `a` are taken.
+    for clips in (first, second):
+        assert Counter(clips.labels) == {"a": 2, "b": 4}
         np.testing.assert_array_equal(clips.of_clip.level_db, clips.frames)
-    nameless = equal_sized(found | {"made": clip_set("     ")}, "real")
-    assert {len(clips) for clips in nameless.values()} == {5}
-    assert {len(clips) for clips in equal_sized({"real": clip_set("aa"), "made": clip_set("bb")}, "real").values()} == {
-        0
-    }
+    assert second.frames.tolist() == [0, 2, 4, 6, 8, 10]
+    assert {len(clips) for clips in equal_sized(clip_set("aaa"), clip_set("bb"))} == {0}
 
 
 def test_a_corpus_that_repeats_itself_has_no_memorisation() -> None:
-    found = {name: clip_set("aabb") for name in ("train", "real", "reconstructed", "generated", "iid", "copies")}
-    measured = _compared(found, None, None, [], 0)
+    found = {name: clip_set("aabb") for name in (*ROWS, "known", "train", "reference", "copies")}
+    measured = generated_clips._compared(found, None, None, [], 0)
     assert any("memorisation is left out" in note for note in measured.notes)
     assert "memorisation_of_copies" not in measured.figures
     assert all("memorisation" not in row for row in measured.figures["rows"].values())
@@ -267,10 +338,10 @@ def test_independent_frames_are_training_frames_of_the_label(run: Path, monkeypa
     monkeypatch.setattr(Codec, "decode", lambda _, sequences: [z[:, 0] for z in sequences])
 
     def made(n: int, seed: int, *more: str) -> list[tuple[str, list[float]]]:
-        loaded, _, latents = opened(run, [*QUICK, *more])
+        sources = ClipSources(*opened(run, [*QUICK, *more]), seed)
         return [
             (label, waveform.tolist())
-            for group in independent(loaded, latents, n, seed)
+            for group in sources.decoded(sources.independent(n))
             for label, waveform, frames in zip(group.labels, group.waveforms, group.frames, strict=True)
             if more or frames == len(waveform)
         ]
@@ -295,34 +366,39 @@ def test_independent_frames_are_training_frames_of_the_label(run: Path, monkeypa
 # -- how it is shown ---------------------------------------------------------------------------------------------------
 
 
-def test_tables_hold_what_was_measured(found: PriorEvaluation) -> None:
-    result = {
+def shown(found: PriorEvaluation) -> dict[str, object]:
+    """The result of the command, as far as it is shown."""
+    return {
         "run": "runs/x", "prior": "p", "split": "test", "clips_in_split": 18, "notes": [], "file": "f.json",
         "generation": found.figures, "bits_per_dim": {"prior": 0.5, "end nats": 9.0},
     }  # fmt: skip
-    lines = pipeline.evaluation_lines(result)
+
+
+def test_tables_hold_what_was_measured(found: PriorEvaluation) -> None:
+    rows = found.figures["rows"]
+    lines = pipeline.evaluation_lines(shown(found))
     assert lines[0] == (
-        "runs/x, prior p: 20 generated clips and 18 of the test split; sets of 18 compared with 36 training clips"
+        "runs/x, prior p: 20 generated clips of 3 labels and as many of the oracle; 18 of the test split; compared "
+        "with 18 training clips"
+    )
+    accuracy, distance = (
+        [1000 * rows[name][measure]["value"] for name in ("generated", "oracle")]
+        for measure in ("accuracy", "mmd_statistics")
+    )
+    assert lines[1] == (
+        f"generated against oracle: of the label asked for {accuracy[0] / 10:.1f} % (oracle {accuracy[1] / 10:.1f} %), "
+        f"MMD² of statistics × 1000 {distance[0]:.0f} (oracle {distance[1]:.0f})"
     )
     assert lines[-1] == "all figures: f.json"
     text = "\n".join(lines)
-    for name, row in found.figures["rows"].items():
-        for measure, digits in (("frechet", 2), ("mmd_mfcc", 4), ("memorisation", 2)):
+    for name, row in rows.items():
+        for measure, digits in (("mmd_mfcc", 4), ("memorisation", 2)):
             value = f"{row[measure]['value'] + 0.0:.{digits}f} ["
             assert any(line.startswith(f"{name}  ") and value in line for line in lines)
         assert f"{row['overlap_mfcc']['precision']:.3f}" in text
+        of_label = "  ".join(f"{own['accuracy']['value']:.3f} [" for own in row["by_label"].values())
+        assert of_label.split("  ")[0] in text
+    difference = found.figures["against_oracle"]["generated"]["mmd_mfcc"]["value"]
+    assert f"{difference:.4f} [" in text
     assert f"{found.figures['memorisation_of_copies']['value']:.2f} [" in text
     assert any(line.split() == ["prior", "0.500"] for line in lines)
-    no_multiple = found.figures | {"relative": {"generated": {"frechet_ratio": None}, "iid": {"frechet_ratio": 2.0}}}
-    shown = page.generation_tables(result | {"generation": no_multiple})
-    assert [["relative to reconstructed", "Fréchet, multiple"], ["generated", "–"], ["iid", "2.00"]] in shown
-
-
-def test_a_bound_of_nothing_has_no_multiples() -> None:
-    from actseq.evaluation.generated_clips import _relative
-
-    bound = {"accuracy": {"value": 0.9}, "frechet": {"value": 2.0}, "mmd_mfcc": {"value": -0.001}}
-    row = {"accuracy": {"value": 0.7}, "frechet": {"value": 3.0}, "mmd_mfcc": {"value": 0.004}}
-    assert _relative(row, bound) == pytest.approx(
-        {"accuracy_difference": -0.2, "frechet_ratio": 1.5, "mmd_mfcc_ratio": None}
-    )

@@ -5,11 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.linalg import sqrtm
+from scipy.stats import ks_2samp
 
 from actseq.evaluation import set_distances
 from actseq.evaluation.set_distances import (
     discrepancy,
     frechet,
+    length_distance,
     nearest_distances,
     overlap,
     ratio_of_medians,
@@ -142,14 +144,59 @@ def test_standardised_by_the_reference() -> None:
 def test_intervals_are_as_wide_as_figures_really_vary(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(set_distances, "RESAMPLES", 60)
     reference = normal(300, 4)
-    found = [measure(reference, normal(60, 4, seed) + 0.4, alone(60)) for seed in range(1, 21)]
+    found = [measure(reference, normal(60, 4, seed) + 0.4, alone(60)).estimate for seed in range(1, 21)]
     real = 1.96 * np.std([estimate.value for estimate in found])
     estimated = np.mean([(estimate.high - estimate.low) / 2 for estimate in found])
     assert 0.6 < estimated / real < 1.7
     assert all(estimate.low < estimate.value < estimate.high for estimate in found)
-    again = measure(reference, normal(60, 4, 1) + 0.4, alone(60))
+    again = measure(reference, normal(60, 4, 1) + 0.4, alone(60)).estimate
     assert again == found[0]
-    assert measure(reference, normal(60, 4, 1) + 0.4, alone(60), 1)[1:] != again[1:]
+    assert measure(reference, normal(60, 4, 1) + 0.4, alone(60), 1).estimate[1:] != again[1:]
+
+
+@pytest.mark.parametrize("measure", [frechet, discrepancy])
+def test_a_weight_of_two_counts_as_two_sets_of_clips(measure: Any) -> None:
+    # Where each clip of the reference occurs twice, its share is the same as with equal weights.
+    reference, candidate = normal(30, 3, 1), normal(20, 3, 2) + 0.5
+    weighted = measure(reference, candidate, alone(20), 0, np.full(30, 2.0))
+    assert weighted.value == pytest.approx(measure(reference, candidate, alone(20)).value, rel=1e-9)
+    # Clips with weight 0 are not there: only the bandwidth of the kernel still depends on them.
+    foreign = np.concatenate([reference, normal(30, 3, 3)])
+    without = measure(foreign, candidate, alone(20), 0, np.repeat([1.0, 0.0], 30))
+    if measure is frechet:
+        assert without.value == pytest.approx(measure(reference, candidate, alone(20)).value, rel=1e-9)
+    else:
+        between = foreign[:, None] - foreign
+        median = np.median(np.linalg.norm(between, axis=2)[np.triu_indices(60, 1)])
+
+        def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+            return np.exp(-np.square(np.linalg.norm(x[:, None] - y, axis=2)) / (2 * median**2))
+
+        own = [(kernel(x, x).sum() - len(x)) / (len(x) * (len(x) - 1)) for x in (reference, candidate)]
+        assert without.value == pytest.approx(sum(own) - 2 * kernel(reference, candidate).mean(), rel=1e-9)
+
+
+def test_differences_of_the_same_set_are_about_nothing() -> None:
+    reference, candidate = normal(80, 3, 1), normal(40, 3, 2) + 0.5
+    first, second = (discrepancy(reference, candidate, alone(40), seed) for seed in (0, 1000))
+    value, low, high = first.minus(second)
+    assert value == 0
+    assert low < 0 < high
+    apart = discrepancy(reference, candidate + 1, alone(40), 2000).minus(first)
+    assert 0 < apart.low < apart.value < apart.high
+
+
+@pytest.mark.parametrize("repeated", [1, 3])
+def test_distance_of_lengths_is_scipys(repeated: int) -> None:
+    rng = np.random.default_rng(0)
+    reference, candidate = rng.integers(5, 20, 90), rng.integers(6, 22, 40)
+    # A clip with weight 3 counts in the statistic as three clips.
+    weights = np.where(np.arange(90) < 30, float(repeated), 1.0)
+    counted = np.repeat(reference, weights.astype(int))
+    statistic, p = length_distance(reference, candidate, weights)
+    assert statistic == pytest.approx(ks_2samp(counted, candidate).statistic)
+    if repeated == 1:
+        assert p == pytest.approx(ks_2samp(reference, candidate, method="asymp").pvalue)
 
 
 @pytest.mark.parametrize("measure", [frechet, discrepancy])
@@ -157,8 +204,8 @@ def test_strata_keep_their_size(measure: Any) -> None:
     # All clips of a stratum are alike: what is drawn within strata is always the same set.
     strata = np.repeat([0, 1, 2], 7)
     candidate = normal(3, 2)[strata]
-    within = measure(normal(40, 2, 1), candidate, strata)
-    across = measure(normal(40, 2, 1), candidate, alone(21))
+    within = measure(normal(40, 2, 1), candidate, strata).estimate
+    across = measure(normal(40, 2, 1), candidate, alone(21)).estimate
     assert within.value == across.value
     if measure is frechet:
         assert within.high - within.low < 1e-9
