@@ -19,7 +19,7 @@ from actseq import effects
 from actseq.autoencoders.base import Autoencoder
 from actseq.config import Config, Member, Section, parse, suggest_name, with_sections
 from actseq.errors import ConfigError
-from actseq.priors.base import KeepsLengths
+from actseq.priors.base import KeepsLengths, KeepsSummaries
 from actseq.priors.labels import LabelledPrior, OneHot
 from actseq.priors.sequence import SequencePrior
 from actseq.priors.untrained import TrainingFrames
@@ -312,6 +312,8 @@ def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str
         if isinstance(prior, KeepsLengths):
             none = np.zeros(0, np.int64)
             prior.keep_lengths(none, none, len(labels))
+        if isinstance(prior, KeepsSummaries):
+            prior.keep_summaries([], len(labels))
     else:
         # The head's weights are drawn first.
         head = construct(HEADS, section.head, "prior.head", n_active)

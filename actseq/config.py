@@ -167,11 +167,32 @@ class PriorConfig(Section):
     _kind_follows = field_validator("head", mode="before")(_kind_may_follow)
 
 
+class DecoderTuningConfig(Section):
+    """How the decoder is tuned on what a prior makes; only `generate` with that prior uses it."""
+
+    share: float = Field(0.2, gt=0)
+    """Steps, as a fraction of the steps of the prior. A prior's minutes are shared out in the same proportion."""
+    batch_size: int = Field(16, gt=0)
+    """Windows per step."""
+    frames: int = Field(40, gt=0)
+    """Latent frames that are decoded of each window."""
+    learning_rate: float = Field(0.0005, gt=0)
+    """Highest learning rate."""
+    real: float = Field(0.35, ge=0, le=1)
+    """Fraction of windows that keep the latents of their clip."""
+    earliest: float = Field(0.2, ge=0, lt=1)
+    """Earliest time of the path to which latents are taken back, 0 being noise."""
+    latest: float = Field(0.6, ge=0, lt=1)
+    """Latest such time, 1 being the latents."""
+
+
 class PriorTrainingConfig(TrainingConfig):
     """As `TrainingConfig`; sequences longer than `frames` latent frames are seen in windows of that length."""
 
     frames: int = Field(128, gt=1)
     """Longer sequences are seen in windows of this many latent frames."""
+    decoder: DecoderTuningConfig | None = None
+    """Tuning of the decoder on what the prior makes; null: the decoder stays as it is. Only for `clip-flow`."""
 
 
 class VocoderTrainingConfig(TrainingConfig):

@@ -11,7 +11,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
@@ -71,9 +71,10 @@ def rows(defaults: Iterable[tuple[str, Any]], texts: dict[str, str], where: str)
 
 def section(name: str) -> Iterator[str]:
     """Keys of a section; a prior's and a vocoder's training lists only what the autoencoder's has not."""
-    model = config.Config if name == "Config" else config.Config.model_fields[name].annotation
-    assert isinstance(model, type)
-    assert issubclass(model, BaseModel)
+    model: type[BaseModel] = config.Config
+    for part in [] if name == "Config" else name.split("."):
+        found = model.model_fields[part].annotation
+        model = next(one for one in (found, *get_args(found)) if isinstance(one, type) and issubclass(one, BaseModel))
     inherited = config.TrainingConfig.model_fields if name in ("train_prior", "train_vocoder") else {}
     fields = [(key, one.default) for key, one in model.model_fields.items() if key not in inherited]
     if name == "Config":

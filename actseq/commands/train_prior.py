@@ -9,12 +9,13 @@ import torch
 
 from actseq import build, registry
 from actseq.commands.common import AUTO, Compute, Result, begin_training, check_name, trained_result
+from actseq.commands.tune_decoder import prior_budget, require_tunable, tune_decoder
 from actseq.data.latents import SequenceSource
 from actseq.errors import ConfigError
-from actseq.inference.loading import load_latents, require_generative, stage_config
-from actseq.priors.base import KeepsLengths
+from actseq.inference.loading import DECODER, load_latents, require_generative, stage_config
+from actseq.priors.base import KeepsLengths, KeepsSummaries
 from actseq.priors.end_calibration import calibrate
-from actseq.storage.artifacts import write_artifact
+from actseq.storage.artifacts import save_tensors, write_artifact
 from actseq.storage.run_folder import RunFolder
 from actseq.training.loop import resolve_device, train
 
@@ -27,7 +28,9 @@ def train_prior(
     seed: int | None = None,
     compute: Compute = AUTO,
 ) -> Result:
-    """Train a prior on a run's latents. An interrupted training resumes; a finished one is left alone.
+    """Train a prior on a run's latents, and tune the decoder on what it makes if the configuration asks for it.
+
+    An interrupted training resumes; a finished one is left alone.
 
     Args:
         name: name of the prior.
@@ -47,6 +50,7 @@ def train_prior(
     opened = RunFolder.open(run)
     require_generative(opened)
     config = stage_config(opened, overrides, "train-prior", compute.reporter)
+    require_tunable(config)
     seed = config.seed if seed is None else seed
     latents, latents_meta = load_latents(opened)
     inputs = {"autoencoder": latents_meta["inputs"]["autoencoder"], "latents": latents_meta["fingerprint"]}
@@ -56,6 +60,7 @@ def train_prior(
     with opened.lock(folder):
         if not begin_training(opened, "prior", folder, sections | inputs, reporter):
             return _result(opened, name)
+        section = config.train_prior
         labels, statistics = latents.labels, latents.statistics()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -66,10 +71,11 @@ def train_prior(
         standardiser.active.copy_(torch.from_numpy(statistics.active))
         standardiser.mean.copy_(torch.from_numpy(statistics.mean))
         standardiser.deviation.copy_(torch.from_numpy(statistics.deviation))
+        if isinstance(model.prior, KeepsSummaries):
+            model.prior.keep_summaries(latents.training_clips(labels, section.frames), len(labels))
         dead = latents.latent_dim - len(statistics.active)
         if dead:
             reporter.say(f"{dead} of {latents.latent_dim} latent dimensions carry nothing; they are drawn from N(0, 1)")
-        section = config.train_prior
 
         def source(split: str) -> SequenceSource:
             return SequenceSource(latents, split, labels, section.frames, section.batch_size, seed)
@@ -78,7 +84,7 @@ def train_prior(
         outcome = train(
             build.build_sequence(config, model),
             (source("train"), validation),
-            section,
+            prior_budget(section, section.decoder),
             folder,
             name=f"prior {name}",
             seed=seed,
@@ -88,6 +94,10 @@ def train_prior(
         model.load_state_dict(outcome.tensors)
         if calibrate(model.eval(), *latents.known_lengths(labels), seed):
             reporter.say("ends calibrated on sequences that the prior generates")
+        decoder: dict[str, str] = {}
+        if section.decoder is not None:
+            given = (opened, config, model, latents, outcome.total_steps, seed, folder / "decoder", compute)
+            decoder["decoder_sha256"] = save_tensors(folder / DECODER, tune_decoder(*given))
         write_artifact(
             folder,
             {f"prior.{key}": value for key, value in model.state_dict().items()},
@@ -103,6 +113,7 @@ def train_prior(
                 "total_steps": outcome.total_steps,
                 "best_step": outcome.best_step,
                 "figures": outcome.figures,
+                **decoder,
             },
         )
     return _result(opened, name)

@@ -6,7 +6,7 @@ gives a variance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from actseq.arrays import LatentArray
-from actseq.data.corpus import SPLITS
+from actseq.data.corpus import SPLITS, Corpus
 from actseq.data.segments import RandomWindows
 from actseq.errors import ArtifactError
 from actseq.modules.gaussian import ACTIVE_NATS, draw, kl_nats
+from actseq.priors.summaries import TrainingClip
 from actseq.priors.untrained import TrainingFrames
 from actseq.storage.store import Record, SequenceStore
 
@@ -111,6 +113,15 @@ class LatentSequences:
         rows = [row.get(str(record.extra["label"]), 0) for record in known]
         return np.array([record.length for record in known], np.int64), np.array(rows, np.int64)
 
+    def training_clips(self, labels: list[str], frames: int) -> Iterator[TrainingClip]:
+        """The training sequences, each cut to a window of at most `frames` latent frames at its start."""
+        row = {label: k for k, label in enumerate(labels, 1)}
+        for index in self.indices("train"):
+            record = self.records[index]
+            mean = torch.from_numpy(self.read(index, 0, min(frames, record.length))[0])
+            whole = bool(record.extra["begins"] and record.extra["ends"])
+            yield TrainingClip(mean, record.length, row.get(str(record.extra["label"]), 0), whole)
+
     def training_frames(self, most: int = 200_000, seed: int = 0) -> tuple[TrainingFrames, list[str]]:
         """The frames that untrained priors are made from, and their labels in order.
 
@@ -168,6 +179,7 @@ class SequenceSource:
         frames: longest window of a sequence.
         batch_size: windows in a batch.
         seed: seed of the choice of windows.
+        copies: whether copies of the training clips at other speeds are among the training sequences.
     """
 
     latents: LatentSequences
@@ -176,11 +188,12 @@ class SequenceSource:
     frames: int
     batch_size: int
     seed: int
+    copies: bool = True
 
     @cached_property
     def _windows(self) -> RandomWindows:
         indices = self.latents.indices(self.split)
-        if self.split == "train":
+        if self.split == "train" and self.copies:
             indices += self.latents.indices(COPIES)
         return RandomWindows(self.latents.store, indices, self.frames)
 
@@ -202,6 +215,8 @@ class SequenceSource:
             "begins": np.array([row["begins"] for row in rows]),
             "ends": np.array([row["ends"] for row in rows]),
             "label": np.array([row["label"] for row in rows]),
+            "index": np.array([row["index"] for row in rows]),
+            "start": np.array([row["start"] for row in rows]),
         }
 
     def _window(self, index: int, start: int) -> dict[str, Any]:
@@ -221,4 +236,48 @@ class SequenceSource:
             "begins": begins or start == 0,
             "ends": stop == record.length and bool(record.extra["ends"]),
             "label": self.labels.index(label) + 1 if label in self.labels else 0,
+            "index": index,
+            "start": start,
         }
+
+
+@dataclass(frozen=True)
+class DecoderSource:
+    """Windows of latents, each with the waveform of a part of it; a batch is a pure function of (step, rank).
+
+    Attributes:
+        windows: the windows, without copies.
+        corpus: the clips that the latents were made from.
+        frames: latent frames of a part.
+        samples_per_latent: samples of a latent frame.
+        margin: samples before and after each part that come with it.
+    """
+
+    windows: SequenceSource
+    corpus: Corpus
+    frames: int
+    samples_per_latent: int
+    margin: int
+
+    @cached_property
+    def _clips(self) -> dict[str, int]:
+        return {record.key: index for index, record in enumerate(self.corpus.store.records)}
+
+    def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
+        """The batch of `windows` with `crop (batch,)`, the latent frame of the window at which its part begins.
+
+        And with `waveform (batch, margin + samples + margin)`, and `n_samples (batch,)`, samples of the clip from the
+        beginning of the part on.
+        """
+        data = self.windows.batch(step, rank)
+        rng = np.random.default_rng([self.windows.seed, SPLITS.index(self.windows.split), step, rank, 1])
+        crops, waveforms, left = [], [], []
+        for index, start, length in zip(data["index"], data["start"], data["lengths"], strict=True):
+            clip = self._clips[self.windows.latents.records[index].key]
+            crop = int(rng.integers(max(0, length - self.frames) + 1))
+            first = int(start + crop) * self.samples_per_latent
+            last = first + self.frames * self.samples_per_latent
+            crops.append(crop)
+            waveforms.append(self.corpus.waveform(clip, first - self.margin, last + self.margin))
+            left.append(self.corpus.store.records[clip].length - first)
+        return {**data, "crop": np.array(crops), "waveform": np.stack(waveforms), "n_samples": np.array(left)}

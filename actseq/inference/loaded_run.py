@@ -40,6 +40,7 @@ from actseq.inference.loading import (
     make_prior,
     require_generative,
     stage_config,
+    tuned_codec,
 )
 from actseq.inference.redo import Region, regenerate, require_suffix
 from actseq.inference.request import FromPrior, GenerationRequest, Sound, Source, Through, Variations
@@ -64,6 +65,7 @@ class LoadedRun:
         prior: the prior; None if none has been trained, or if there are several and none was named.
         prior_name: name of the prior.
         prior_folder: folder of the prior; None if it needed no training.
+        prior_codec: as `codec`, with the decoder that was tuned on what the prior makes, if it was.
     """
 
     run: RunFolder
@@ -73,6 +75,7 @@ class LoadedRun:
     prior: LabelledPrior[Any] | None
     prior_name: str | None
     prior_folder: Path | None
+    prior_codec: Codec
 
     @staticmethod
     def open(
@@ -108,7 +111,8 @@ class LoadedRun:
             model, folder = load_prior(opened, name, device, config)
         codec, config = load_codec(opened, device, config)
         found = opened.trained_autoencoder.fingerprint
-        return LoadedRun(opened, codec, config, found, model, name, folder)
+        tuned = codec if folder is None else tuned_codec(codec, opened, folder.name)
+        return LoadedRun(opened, codec, config, found, model, name, folder, tuned)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -274,10 +278,10 @@ class LoadedRun:
             if source.redo is not None:
                 region = Region.of(self.codec, len(sound), *source.redo)
                 reporter.say(self._said(region))
-                return regenerate(self.codec, prior.prior, resolved, region)
+                return regenerate(self.prior_codec, prior.prior, resolved, region)
         if source.seed_latents is not None:
             resolved = replace(resolved, seed_audio=self._seed_latents(source.seed_latents, source))
-        return generate(self.codec, prior.prior, resolved)
+        return generate(self.prior_codec, prior.prior, resolved)
 
     @property
     def _trained(self) -> LabelledPrior[Any]:

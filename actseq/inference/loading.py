@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,13 @@ from actseq.inference.codec import Codec
 from actseq.priors.labels import LabelledPrior
 from actseq.progress import Reporter
 from actseq.representations.base import Representation
-from actseq.storage.artifacts import Artifact, read_json
+from actseq.storage.artifacts import Artifact, load_tensors, read_json
 from actseq.storage.run_folder import RunFolder
 from actseq.training.loop import resolve_device
 from actseq.vocoders.base import Vocoder
+
+DECODER = "decoder.safetensors"
+"""In the folder of a prior: the decoder that was tuned on what the prior makes."""
 
 
 def stage_config(run: RunFolder, overrides: Iterable[str], command: str, reporter: Reporter | None = None) -> Config:
@@ -149,6 +154,27 @@ def load_prior(run: RunFolder, name: str | None, device_name: str, config: Confi
     _load_state(model, artifact.weights(), "prior", folder)
     model.to(resolve_device(device_name)).eval()
     return model, folder
+
+
+def tuned_codec(codec: Codec, run: RunFolder, prior: str) -> Codec:
+    """The codec with the decoder that was tuned on what a prior makes; without such a decoder, the codec itself.
+
+    Args:
+        codec: the codec of the run.
+        run: its folder.
+        prior: name of a finished prior.
+
+    Raises:
+        ArtifactError: the decoder is missing, damaged, or not one for this autoencoder.
+    """
+    artifact = run.priors.read(prior)
+    if (sha256 := artifact.meta.get("decoder_sha256")) is None:
+        return codec
+    tensors = load_tensors(artifact.folder / DECODER, str(sha256))
+    autoencoder = copy.deepcopy(codec.autoencoder)
+    whole = {f"decoder.{name}": value for name, value in (autoencoder.state_dict() | tensors).items()}
+    _load_state(autoencoder, whole, "decoder", artifact.folder)
+    return replace(codec, autoencoder=autoencoder)
 
 
 def make_prior(run: RunFolder, name: str, device_name: str) -> LabelledPrior[Any]:

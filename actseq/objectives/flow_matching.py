@@ -12,6 +12,7 @@ Sources: Liu et al., Flow Straight and Fast (2023), equation 1; Esser et al., Sc
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -42,6 +43,7 @@ class FlowMatching(nn.Module):
         posterior: learn draws from the posterior; otherwise its mean.
         time_mean: mean of the logit of the time; above 0 the times are nearer to the latents than to the noise.
         time_deviation: standard deviation of that logit.
+        summary_dropout: fraction of sequences without their summary; only for a prior with summaries.
 
     Raises:
         ValueError: a fraction, a power or a deviation under 0.
@@ -59,12 +61,14 @@ class FlowMatching(nn.Module):
         posterior: bool = True,
         time_mean: float = 0.0,
         time_deviation: float = 1.0,
+        summary_dropout: float = 0.15,
     ) -> None:
         super().__init__()
         require(0, label_dropout=label_dropout, given=given, balance=balance, time_deviation=time_deviation)
+        require(0, summary_dropout=summary_dropout)
         self.model = model
         self.label_dropout, self.given, self.balance, self.posterior = label_dropout, given, balance, posterior
-        self.time_mean, self.time_deviation = time_mean, time_deviation
+        self.time_mean, self.time_deviation, self.summary_dropout = time_mean, time_deviation, summary_dropout
 
     @property
     def prior(self) -> ClipFlow:
@@ -87,18 +91,19 @@ class FlowMatching(nn.Module):
         known = regions(lengths, data["mean"].shape[1], dice[1] < self.given, dice[2] < 0.5)
         times = self._times(torch.rand((), device=lengths.device), len(lengths))
         times = times[torch.randperm(len(times), device=times.device)]
-        values = _drawn(data) if self.posterior else data["mean"]
-        loss = self._error(batch, self.prior.standardiser.standardise(values), known, times, label)
+        values = drawn(data) if self.posterior else data["mean"]
+        window = self.prior.window(data, self.prior.standardiser.standardise(values), self.summary_dropout)
+        loss = self._error(replace(window, known=known), times, label)
         return {"prior": Loss(loss, {"loss": loss.detach()})}
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The same from noise alone, with every label; the times are always the same."""
         data, n = batch.data, len(batch.data["lengths"])
-        values = self.prior.standardiser.standardise(_drawn(data))
-        known = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device)
+        values = self.prior.standardiser.standardise(drawn(data))
+        window = self.prior.window(data, values, 0.0)
         times = self._times(torch.tensor(0.5, device=values.device), N_CHECKS)
-        losses = [self._error(batch, values, known, time.expand(n), data["label"]) for time in times]
+        losses = [self._error(window, time.expand(n), data["label"]) for time in times]
         return {"loss": torch.stack(losses).mean()}
 
     def _times(self, shift: Tensor, n: int) -> Float[Tensor, " n"]:
@@ -107,20 +112,12 @@ class FlowMatching(nn.Module):
         logit = self.time_mean + self.time_deviation * torch.special.ndtri(share.clamp(1e-4, 1 - 1e-4))
         return torch.sigmoid(logit)
 
-    def _error(
-        self,
-        batch: Batch,
-        values: Float[Tensor, "batch frames dims"],
-        known: Bool[Tensor, "batch frames"],
-        times: Float[Tensor, " batch"],
-        label: Int[Tensor, " batch"],
-    ) -> Float[Tensor, ""]:
-        """Mean squared error over the numbers of all frames that are neither padding nor known, balanced."""
-        data, noise = batch.data, torch.randn_like(values)
+    def _error(self, whole: Window, times: Float[Tensor, " batch"], label: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """Mean squared error over the values of all frames that are neither padding nor known, balanced."""
+        values, noise = whole.clean, torch.randn_like(whole.clean)
         condition = self.model.condition(label)[:, None]
-        whole = Window(data["lengths"], data["begins"], data["ends"], known, values)
         total, weights = values.new_zeros(()), values.new_zeros(())
-        for rows in data["lengths"].argsort().chunk(GROUPS):
+        for rows in whole.lengths.argsort().chunk(GROUPS):
             window = whole.of(rows)
             asked = (window.inside & ~window.known)[..., None]
             own = window.clean.masked_fill(~window.inside[..., None], 0)
@@ -134,7 +131,7 @@ class FlowMatching(nn.Module):
         return total / weights.clamp(min=1e-9)
 
 
-def _drawn(data: Mapping[str, Tensor]) -> Float[Tensor, "batch frames latent_dim"]:
+def drawn(data: Mapping[str, Tensor]) -> Float[Tensor, "batch frames latent_dim"]:
     """A draw from the posteriors."""
     return draw(data["mean"], data["log_variance"], torch.randn_like(data["mean"]))
 

@@ -1,7 +1,7 @@
 """The contract of a prior: the request to it, and the chunks of latents that it returns."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import ConfigError
+from actseq.priors.summaries import TrainingClip
 
 State = Any
 """A network's memory: a tuple of tensors with the batch along axis 1, and of plain numbers. It is passed in and
@@ -170,6 +171,40 @@ class TakesSuffix(Protocol):
     """
 
     takes_suffix: Literal[True]
+
+
+@runtime_checkable
+class KeepsSummaries(Protocol):
+    """A prior that can keep what training clips are like as a whole, for new clips to follow."""
+
+    def keep_summaries(self, clips: Iterable[TrainingClip], n_labels: int) -> None:
+        """Keep summaries of clips.
+
+        Args:
+            clips: training sequences; without any it makes room for their summaries, so that they can be loaded.
+            n_labels: number of labels.
+        """
+
+
+@runtime_checkable
+class Remakes(Protocol):
+    """A prior that can take latents part of the way back to noise and make them again, with its own errors."""
+
+    def remake(
+        self,
+        data: Mapping[str, Tensor],
+        latents: Float[Tensor, "batch frames latent_dim"],
+        time: Float[Tensor, " batch"],
+        condition: Float[Tensor, "batch condition_dim"],
+    ) -> Float[Tensor, "batch frames latent_dim"]:
+        """Latents like the given ones, as the prior makes them.
+
+        Args:
+            data: a batch of `SequenceSource`: lengths, beginnings, ends and posteriors of the windows.
+            latents: draws from these posteriors.
+            time: how far back: 0 is noise, at 1 the latents stay as they are.
+            condition: condition vectors.
+        """
 
 
 @runtime_checkable

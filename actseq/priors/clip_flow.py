@@ -13,7 +13,8 @@ The path is a straight line, place = (1 − time) · noise + time · value. Valu
 guess of the velocity is known for every time; the network learns only what differs from it.
 
 The length of a sequence is not generated: it is asked for, or drawn from the lengths that the training sequences of
-the label have, which are kept in the model.
+the label have, which are kept in the model. So are summaries of training clips, one of which a new clip can follow:
+see `actseq.priors.summaries`.
 
 Sources: Lipman et al., Flow Matching for Generative Modeling (2023); Liu et al., Flow Straight and Fast (2023);
 Peebles, Xie, Scalable Diffusion Models with Transformers (2023), section 3.2, for scale, shift and gate; Su et al.
@@ -21,8 +22,8 @@ Peebles, Xie, Scalable Diffusion Models with Transformers (2023), section 3.2, f
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -34,6 +35,7 @@ from torch import Tensor, nn
 from actseq.errors import ConfigError, require
 from actseq.priors.base import Chunk, SamplingRequest, Standardiser
 from actseq.priors.heads import normal
+from actseq.priors.summaries import N_SUMMARIES, Summaries, TrainingClip
 
 KERNEL = 5
 """Frames under the convolution before attention."""
@@ -44,11 +46,13 @@ REACHES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 N_SHARES = 4
 N_POSITION = 2 * len(REACHES) + N_SHARES
 N_LENGTH = 3
+REMAKING_STEPS = 4
+"""Steps by which `remake` goes what is left of a path."""
 GROUPS = 3
 """Number of groups of similar length in a batch; each group is padded by itself."""
 SLOWEST = 1e3
 """The slowest pair of values turns by a radian in about this many frames."""
-N_LENGTHS = 128
+N_LENGTHS = N_SUMMARIES
 """Lengths that are kept for each label, all equally likely: the quantiles of those of its training sequences."""
 
 
@@ -62,6 +66,7 @@ class Window:
         ends: whether it ends after the last valid frame; False where that is unknown.
         known: which frames are given.
         clean: standardised values of the known frames; the values elsewhere are not used.
+        summary: what `Summaries.told` gives; None: unknown.
     """
 
     lengths: Int[Tensor, " batch"]
@@ -69,12 +74,15 @@ class Window:
     ends: Bool[Tensor, " batch"]
     known: Bool[Tensor, "batch frames"]
     clean: Float[Tensor, "batch frames dims"]
+    summary: Float[Tensor, "batch n_summary"] | None = None
 
     def of(self, rows: Int[Tensor, " some"]) -> "Window":
         """The windows of some rows, padded to the longest."""
         lengths = self.lengths[rows]
         frames = int(lengths.max())
-        return Window(lengths, self.begins[rows], self.ends[rows], self.known[rows, :frames], self.clean[rows, :frames])
+        summary = None if self.summary is None else self.summary[rows]
+        known, clean = self.known[rows, :frames], self.clean[rows, :frames]
+        return Window(lengths, self.begins[rows], self.ends[rows], known, clean, summary)
 
     @property
     def inside(self) -> Bool[Tensor, "batch frames"]:
@@ -119,6 +127,8 @@ class ClipFlow(nn.Module):
         steps: steps from noise to value by the midpoint rule, each with two evaluations.
         guided_from: time of the path from which on guidance is followed, 0 being noise.
         guided_until: time up to which it is followed, 1 being the value.
+        summary: values of the summary that a new clip follows; 0: none.
+        summary_noise: standard deviation of the noise on a summary, whose values have deviation 1.
 
     Raises:
         ValueError: sizes that do not fit each other, or an empty interval.
@@ -146,9 +156,12 @@ class ClipFlow(nn.Module):
         steps: int = 12,
         guided_from: float = 0.2,
         guided_until: float = 0.7,
+        summary: int = 0,
+        summary_noise: float = 0.3,
     ) -> None:
         super().__init__()
         require(1, width=width, layers=layers, heads=heads, inner=inner, patch=patch, steps=steps)
+        require(0, summary=summary, summary_noise=summary_noise)
         if width % (2 * heads):
             raise ValueError(f"width is {width}, expected a multiple of {2 * heads}, twice the heads")
         if not 0 <= guided_from < guided_until <= 1:
@@ -164,6 +177,8 @@ class ClipFlow(nn.Module):
         self.layers = nn.ModuleList(_Layer(width, heads, inner, dropout) for _ in range(layers))
         self.modulation = nn.Linear(width, (6 * layers + 2) * width)
         self.write = nn.Linear(width, patch * n_active)
+        self.summaries = Summaries(n_active, summary, summary_noise) if summary else None
+        self.summary = nn.Linear(summary + 1, width, bias=False) if summary else None
         # At first every layer does nothing, and the velocity is its best linear guess.
         for parameter in (*self.modulation.parameters(), *self.write.parameters()):
             nn.init.zeros_(parameter)
@@ -188,6 +203,17 @@ class ClipFlow(nn.Module):
             found = np.quantile(own if len(own) else lengths, shares, method="inverted_cdf")
             self.likely_lengths[row].copy_(torch.from_numpy(found))
 
+    def keep_summaries(self, clips: Iterable[TrainingClip], n_labels: int) -> None:
+        """Keep the summaries that new clips follow.
+
+        Args:
+            clips: training sequences; their latents are cut to a window.
+            n_labels: number of labels, without the row for no label.
+        """
+        if self.summaries is not None:
+            windows = ((clip, self.standardiser.standardise(clip.latents[: self.frames])) for clip in clips)
+            self.summaries.fit(windows, n_labels)
+
     def forward(
         self,
         place: Float[Tensor, "batch frames dims"],
@@ -209,6 +235,8 @@ class ClipFlow(nn.Module):
         seen = torch.where(known, window.clean, place * power.rsqrt()).masked_fill(~inside[..., None], 0)
         waves = torch.cos(math.pi * torch.arange(N_WAVES, device=time.device) * time[:, None])
         about = self.time(waves) + self.length(window.length_features())
+        if self.summary is not None and window.summary is not None:
+            about = about + self.summary(window.summary)
         about = about[:, None] + self.condition(condition[:, :: self.patch])
         modulation = self.modulation(F.silu(about)).chunk(6 * len(self.layers) + 2, dim=2)
         shown = F.pad(torch.cat([seen, known.to(seen.dtype)], dim=2), (0, 0, 0, -frames % self.patch))
@@ -220,6 +248,47 @@ class ClipFlow(nn.Module):
             x = layer(x, modulation[6 * i : 6 * i + 6], turns, inside[:, :: self.patch])
         residual: Tensor = self.write(_modulated(x, *modulation[-2:]))
         return (2 * at - 1) / power * place + residual.reshape(len(residual), -1, place.shape[2])[:, :frames]
+
+    def window(self, data: Mapping[str, Tensor], clean: Float[Tensor, "batch frames dims"], dropout: float) -> Window:
+        """The windows of a batch of training sequences, nothing being known but their summaries.
+
+        Args:
+            data: a batch of `SequenceSource`.
+            clean: standardised latents of the batch.
+            dropout: fraction of the windows without their summary.
+        """
+        known = torch.zeros(clean.shape[:2], dtype=torch.bool, device=clean.device)
+        window = Window(data["lengths"], data["begins"], data["ends"], known, clean)
+        if self.summaries is None:
+            return window
+        summary = self.summaries.summarise(self.standardiser.standardise(data["mean"]), window.inside)
+        told = self.summaries.told(summary, torch.randn_like(summary))
+        return replace(window, summary=told * (torch.rand(len(told), 1, device=told.device) >= dropout))
+
+    @torch.no_grad()
+    def remake(
+        self,
+        data: Mapping[str, Tensor],
+        latents: Float[Tensor, "batch frames latent_dim"],
+        time: Float[Tensor, " batch"],
+        condition: Float[Tensor, "batch condition_dim"],
+    ) -> Float[Tensor, "batch frames latent_dim"]:
+        """See `Remakes.remake`."""
+        values = self.standardiser.standardise(latents)
+        whole, made = self.window(data, values, 0.0), latents.clone()
+        for rows in whole.lengths.argsort(stable=True).chunk(GROUPS):
+            window, at = whole.of(rows), time[rows]
+            clean = window.clean.masked_fill(~window.inside[..., None], 0)
+            place = torch.lerp(torch.randn_like(clean), clean, at[:, None, None])
+            length = (1 - at) / REMAKING_STEPS
+            for _ in range(REMAKING_STEPS):
+                half = (length / 2)[:, None, None]
+                middle = place + half * self(place, at, window, condition[rows, None])
+                place = place + 2 * half * self(middle, at + length / 2, window, condition[rows, None])
+                at = at + length
+            again = place * self.standardiser.deviation + self.standardiser.mean
+            made[rows[:, None, None], torch.arange(place.shape[1])[:, None], self.standardiser.active] = again
+        return made
 
     # -- sampling -------------------------------------------------------------------------------------------------
 
@@ -233,11 +302,11 @@ class ClipFlow(nn.Module):
         if request.suffix is not None and request.until_stop:
             raise ConfigError("prior clip-flow cannot choose the length of what comes before a suffix", "a length")
         device = self.likely_lengths.device
-        lengths = self._lengths(request)
+        lengths, places = self._lengths(request)
         new = min(request.max_frames, int(lengths.max()))
         made = torch.zeros(request.n, 0, self.latent_dim, device=device)
         start = 0
-        for block in self._blocks(request, lengths):
+        for block in self._blocks(request, lengths, self._summary(request, places)):
             made = torch.cat([made, block], dim=1)
             while start < new and made.shape[1] >= min(request.chunk_frames, new - start):
                 stop = min(start + request.chunk_frames, new)
@@ -245,31 +314,44 @@ class ClipFlow(nn.Module):
                 yield Chunk(made[:, : stop - start], stopped)
                 made, start = made[:, stop - start :], stop
 
-    def _lengths(self, request: SamplingRequest) -> Int[Tensor, " n"]:
-        """Number of new frames of each sequence; without known lengths the end lies beyond the window.
+    def _lengths(self, request: SamplingRequest) -> tuple[Int[Tensor, " n"], list[int]]:
+        """Number of new frames of each sequence, and its place among the likely lengths.
 
-        A length is drawn from those of the label that are longer than the prompt. Where hardly any is longer, the
-        sequence goes on for as long as those of the longest eighth go on after the shortest of that eighth.
+        Without known lengths the end lies beyond the window. A length is drawn from those of the label that are longer
+        than the prompt. Where hardly any is longer, the sequence goes on for as long as those of the longest eighth go
+        on after the shortest of that eighth.
         """
         n, device = request.n, self.likely_lengths.device
+        shares = [np.random.default_rng([request.seed, clip]).random() for clip in range(n)]
+        places = [int(share * N_LENGTHS) for share in shares]
         if not request.until_stop:
-            return torch.full((n,), request.max_frames, device=device)
+            return torch.full((n,), request.max_frames, device=device), places
         likely = self.likely_lengths[request.label]
         if not likely.any():
-            return torch.full((n,), request.max_frames + 2 * self.frames, device=device)
+            return torch.full((n,), request.max_frames + 2 * self.frames, device=device), places
         before = 0 if request.prompt is None else request.prompt.shape[1]
         earliest = max(request.min_frames, 1)
         # The sequence is longer than `certain`. Beyond the longest eighth too few lengths are known.
         certain = before + earliest - 1
         since = torch.clamp(likely[-N_LENGTHS // 8], max=certain)
-        further = likely[likely > since] - since
-        if not len(further):
-            return torch.full((n,), earliest, device=device)
-        drawn = [np.random.default_rng([request.seed, clip]).random() for clip in range(n)]
-        return further[[int(share * len(further)) for share in drawn]] + earliest - 1
+        shorter = int((likely <= since).sum())
+        if shorter == N_LENGTHS:
+            return torch.full((n,), earliest, device=device), places
+        places = [shorter + int(share * (N_LENGTHS - shorter)) for share in shares]
+        return likely[places] - since + earliest - 1, places
+
+    def _summary(self, request: SamplingRequest, places: list[int]) -> Float[Tensor, "n n_summary"] | None:
+        """What each new clip follows; unknown where a recording or two labels say what it is like."""
+        if self.summaries is None:
+            return None
+        if request.prompt is not None or request.suffix is not None or request.condition_end is not None:
+            return self.summaries.unknown(request.n)
+        kept = self.summaries.kept[request.label][places]
+        noise = [torch.randn(kept.shape[1], generator=g, device=kept.device) for g in self._generators(request, 0)]
+        return self.summaries.told(kept, torch.stack(noise))
 
     def _blocks(
-        self, request: SamplingRequest, lengths: Int[Tensor, " n"]
+        self, request: SamplingRequest, lengths: Int[Tensor, " n"], summary: Float[Tensor, "n n_summary"] | None
     ) -> Iterator[Float[Tensor, "n frames latent_dim"]]:
         """New frames, block after block; frames beyond the end of a sequence are undefined."""
         n, device, half = request.n, lengths.device, self.frames // 2
@@ -300,7 +382,8 @@ class ClipFlow(nn.Module):
                 clean[there] = suffix[rows, : int(there[0].sum())].flatten(0, 1)
                 mask = mask | there
             ends = before + lengths[rows] + after - first <= self.frames
-            window = Window(own, torch.full_like(ends, begun), ends & ends_with_suffix, mask, clean)
+            about = None if summary is None else summary[rows]
+            window = Window(own, torch.full_like(ends, begun), ends & ends_with_suffix, mask, clean, about)
             values, filler = self._drawn(request, rows.tolist(), block, frames)
             values = self._in_groups(values, window, request, rows, made - given)
             latents = filler
@@ -330,13 +413,19 @@ class ClipFlow(nn.Module):
         """Starting noise, and latents for the dimensions without information, from (seed, clip, block)."""
         device, dims = self.likely_lengths.device, len(self.standardiser.mean)
         noise, filler = [], []
-        for clip in rows:
-            own = int(np.random.SeedSequence([request.seed, clip, block]).generate_state(1, np.uint64)[0] >> 1)
-            generator = torch.Generator(device).manual_seed(own)
+        for generator in self._generators(request, block, rows):
             # Drawn for a whole window, so the beginning of a clip does not depend on its length.
             noise.append(normal((self.frames, dims), request.sampling, generator, device)[:frames])
             filler.append(torch.randn((self.frames, self.latent_dim), generator=generator, device=device)[:frames])
         return torch.stack(noise), torch.stack(filler)
+
+    def _generators(
+        self, request: SamplingRequest, block: int, rows: Iterable[int] | None = None
+    ) -> Iterator[torch.Generator]:
+        """Random numbers for the clips in some rows, by default all, from (seed, clip, block); block 0 is no block."""
+        for clip in range(request.n) if rows is None else rows:
+            own = int(np.random.SeedSequence([request.seed, clip, block]).generate_state(1, np.uint64)[0] >> 1)
+            yield torch.Generator(self.likely_lengths.device).manual_seed(own)
 
     def _in_groups(
         self, noise: Tensor, window: Window, request: SamplingRequest, rows: Tensor, first: int
@@ -374,7 +463,7 @@ class ClipFlow(nn.Module):
             both = self.forward(
                 torch.cat([place, place]),
                 place.new_full((2 * n,), time),
-                Window(*(torch.cat([part, part]) for part in vars(window).values())),
+                window.of(torch.arange(n, device=place.device).repeat(2)),
                 torch.cat([condition, bare]),
             )
             given, without = both.chunk(2)
