@@ -380,7 +380,7 @@ def _check_audible(decoding: Decoding, mono: float, channel: float, stored: floa
         return
     if stored >= SILENCE:
         raise AudioError(f"silent: it holds a constant offset of {stored:.3g} and no sound")
-    raise AudioError(f"silent: its peak is {amplitude_to_db(max(peak, 1e-30)):.0f} dBFS")
+    raise AudioError(f"silent: its peak is {amplitude_to_db(max(peak, 1e-45)):.0f} dBFS")
 
 
 def _kind_of(mode: int) -> str:
