@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from actseq import units
+from actseq.evaluation import metrics
 from actseq.inference.codec import in_batches
 from actseq.inference.generation import compile_clips
 from actseq.inference.joins import ALIGN_SECONDS, CROSSFADE_SECONDS, patch, splice
@@ -74,6 +75,15 @@ def test_short_sounds_are_joined_as_they_are(n_original: int, n_made: int) -> No
     fade = min(FADE, n_original, max(0, n_made - n_original))
     untouched = n_original - (fade if fade >= 2 else 0)
     np.testing.assert_array_equal(joined[:untouched], original[:untouched])
+
+
+def test_of_shifts_that_agree_equally_the_smoothest_is_taken() -> None:
+    """The recording is silent where it is crossfaded, so every shift agrees; the made sound begins just there."""
+    original, made = np.concatenate([sine(700), np.zeros(300, np.float32)]), np.zeros(2000, np.float32)
+    made[1005:] = 0.3 * np.random.default_rng(4).standard_normal(995)
+    joined, cut = splice(original, made, RATE), np.concatenate([original, made[1000:]])
+    steps = [metrics.spectral_jump(one, RATE, 1000).spectral for one in (joined, cut)]
+    assert steps[0] < 0.5 * steps[1]
 
 
 def test_silence_is_joined_to_silence() -> None:
