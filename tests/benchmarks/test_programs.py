@@ -1,0 +1,140 @@
+"""Programs behind figures, in their smallest form, on a run of a few steps; and the parts that can be wrong."""
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import soundfile
+
+from actseq import pipeline
+from actseq.commands.common import Compute
+
+SETTINGS = [
+    "train_ae.steps=2",
+    "train_prior.steps=2",
+    "generate.seconds=0.5",
+    *(f"prior.network.{text}" for text in ("kind=clip-flow", "width=16", "layers=1", "heads=2", "inner=24", "steps=2")),
+]
+RATE = 8000
+
+
+def program(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"program_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def sound(kind: int, seconds: float, seed: int) -> np.ndarray:
+    """Noise that is dark or bright, in syllables."""
+    rng, n = np.random.default_rng(seed), round(seconds * RATE)
+    plain = rng.standard_normal(n + 1)
+    made = plain[1:] + (0.9 if kind else -0.9) * plain[:-1]
+    at = np.arange(n) / RATE
+    return (0.1 * made * np.clip(1.2 + np.sin(2 * np.pi * 1.3 * at + rng.random()), 0.001, None)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labels, dark and bright; twelve files of 2.5 s each."""
+    folder = tmp_path_factory.mktemp("programs")
+    for kind, label in enumerate(("dark", "bright")):
+        (folder / "sounds" / label).mkdir(parents=True)
+        for number in range(12):
+            waveform = sound(kind, 2.5, 12 * kind + number)
+            soundfile.write(folder / "sounds" / label / f"{label}-{number}.wav", waveform, RATE)
+    made = folder / "run"
+    pipeline.run_all(folder / "sounds", "smoke", run=str(made), overrides=SETTINGS, compute=Compute("cpu", 1))
+    return made
+
+
+def test_joins_are_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program("joins").main([str(run), "default", "--clips", "3"])
+    text = capsys.readouterr().out
+    assert text.splitlines()[0].endswith("default")
+    for name in ("regions", "recordings there", "continuations"):
+        assert re.search(rf"{name} .*within by spectrum +[0-3] of 3 ", text), text
+    program("joins").main([str(run), "iid", "--clips", "2"])
+    text = capsys.readouterr().out
+    assert "continuations" in text
+    assert "regions" not in text, "this prior takes no suffix"
+
+
+def test_regions_have_the_wanted_sizes_and_two_joins() -> None:
+    region, size = program("joins").region, 512
+    rng = np.random.default_rng(0)
+    for n_samples in (5 * size, 5 * size + 1, 9 * size - 7, 100 * size):
+        frames = -(-n_samples // size)
+        found = [region(n_samples, size, rng) for _ in range(300)]
+        firsts, lengths = np.array([(begin, (end - begin)) for begin, end in found]).T // size
+        assert firsts.min() == 1
+        assert (firsts + lengths).max() == frames - 1
+        assert lengths.min() >= 2
+        assert lengths.max() <= max(2, 0.5 * frames)
+        assert lengths.min() <= max(2, 0.22 * frames + 1)
+    assert region(3 * size, size, rng) is None
+
+
+def test_ratios_are_those_to_the_recording() -> None:
+    recording = np.asarray(0.3 * np.sin(np.arange(4000) * 0.3), np.float32)
+    clicked = recording.copy()
+    clicked[2000:] = 0.3 * np.random.default_rng(0).standard_normal(2000)
+    ratios = program("joins").ratios(clicked, recording, RATE, [1000, 2000])
+    assert ratios.shape == (2, 2)
+    assert ratios[0, 1] > 3 > 1.5 > ratios[0, 0]
+
+
+def test_speech_is_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program("speech").main([str(run), "default", "--minutes", "0.4", "--seconds", "3"])
+    header, real, oracle, made = capsys.readouterr().out.splitlines()
+    assert header.startswith("clips")
+    assert [line.split()[0] for line in (real, oracle, made)] == ["real", "oracle", "default"]
+    windows = [int(line.split()[1]) for line in (real, oracle, made)]
+    assert windows[0] == windows[1] > 4
+    assert windows[2] == 8
+    assert float(oracle.split()[2]) < 2000
+    assert real.split()[2] == "–"
+
+
+def test_sound_that_is_not_speech_is_further_away() -> None:
+    speech = program("speech")
+    sets = [
+        speech.Speech([sound(kind, 8.0, seed) for seed in seeds], RATE)
+        for kind, seeds in ((0, (1, 2, 3)), (0, (4, 5)), (1, (6, 7)))
+    ]
+    rows = [speech.row("x", one, sets[0], sets[0]).split() for one in sets]
+    assert rows[0][2] == "–"
+    assert float(rows[1][2]) < 0.5 * float(rows[2][2])
+
+
+def test_textures_are_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program("textures").main([str(run), "default", "--draws", "2", "--seconds", "3"])
+    name, line = capsys.readouterr().out.splitlines()
+    assert name.endswith("default")
+    assert re.match(r"  bright:dark +from +-?\d+\.\d\d to +-?\d+\.\d\d; 10–90 % in +\d+\.\d s; ", line), line
+
+
+def test_a_cross_fade_is_told_from_a_morph() -> None:
+    textures = program("textures")
+    own = ([sound(0, 30.0, 1)], [sound(1, 30.0, 2)])
+    line = textures.Line(own, RATE, 25, 0)
+    for clip, expected in ((sound(0, 5.0, 3), 0.0), (sound(1, 5.0, 4), 1.0)):
+        assert line.course(clip)[1].mean() == pytest.approx(expected, abs=0.2)
+
+    class Fade:
+        """Both sounds at once, one growing quieter and the other louder."""
+
+        def generate(self, n: int, **_: object) -> list[np.ndarray]:
+            share = np.linspace(0, np.pi / 2, 12 * RATE)
+            both = [(sound(0, 12.0, 10 + i), sound(1, 12.0, 20 + i)) for i in range(n)]
+            return [(np.cos(share) * a + np.sin(share) * b).astype(np.float32) for a, b in both]
+
+    text = textures.glides(Fade(), line, "a:b", 3, 12.0, 0)
+    nearest = re.search(r"nearest to a sum (\d+) %", text)
+    assert nearest is not None, text
+    assert int(nearest[1]) > 60
