@@ -387,6 +387,76 @@ def with_sections(config: Config, sections: Mapping[str, Any], where: str = "") 
     return copy
 
 
+LARGEST_YAML = 64_000
+"""Largest YAML file in bytes."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads YAML in which only `true` and `false` are truth values: `no` and `on` are names, of labels for example."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+
+
+def parse_yaml(content: bytes | str, where: str) -> Any:
+    """Read YAML strictly: no aliases, no key twice, at most `LARGEST_YAML` bytes; see `_Loader` for truth values.
+
+    Args:
+        content: the text; bytes are UTF-8.
+        where: the file, for errors.
+
+    Raises:
+        ConfigError: it is not such YAML.
+    """
+    if len(content) > LARGEST_YAML:
+        raise ConfigError(f"{where} has {len(content)} bytes", f"at most {LARGEST_YAML}")
+    loader = None
+    try:
+        loader = _Loader(content if isinstance(content, str) else content.decode())
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_node(node)
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ConfigError(f"{where} is nested too deeply", "a mapping of sections") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where} is not YAML as it is read here: {' '.join(str(error).split())}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _check_node(root: yaml.Node) -> None:
+    """Refuse aliases, which can stand for endlessly much, and keys that are written twice.
+
+    Raises:
+        yaml.MarkedYAMLError: there is one.
+    """
+    seen = set()
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not allowed", problem_mark=node.start_mark)
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+            keys: set[str] = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                    raise yaml.MarkedYAMLError(problem=f"'{key.value}' is there twice", problem_mark=key.start_mark)
+                keys.add(str(key.value))
+
+
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -432,12 +502,13 @@ def read_preset(preset: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"no preset '{preset}'", action=suggest_name(preset, preset_names()))
     if preset in seen:
         raise ConfigError(f"preset '{preset}' includes itself: {' → '.join((*seen, preset))}")
-    try:
-        tree = read_yaml(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    with path.open("rb") as file:
+        tree = parse_yaml(file.read(LARGEST_YAML + 1), str(path)) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds a {type(tree).__name__}", "a mapping of sections")
+    if tree.keys() == {"config", "provenance"} and isinstance(tree["config"], dict):
+        # The config.yaml of a run is a whole configuration and knows its preset.
+        return translate(tree["config"])
     tree = translate(tree)
     base = tree.pop("include", None)
     if base is not None and not isinstance(base, str):
@@ -465,24 +536,6 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads YAML in which only `true` and `false` are truth values: `no` and `on` are names, of labels for example."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-
-
-def read_yaml(text: str) -> Any:
-    """The value of a YAML text, as presets and overrides are read."""
-    return yaml.load(text, Loader=_Loader)
-
-
 def _set(tree: dict[str, Any], text: str) -> Iterator[str]:
     """Apply one override; the dotted keys that it sets."""
     key, equals, raw = text.partition("=")
@@ -490,8 +543,8 @@ def _set(tree: dict[str, Any], text: str) -> Iterator[str]:
         raise ConfigError(f"'{text}' is no override", "key=value, for example train_ae.batch_size=8")
     parts = key.split(".")
     try:
-        value = read_yaml(raw)
-    except yaml.YAMLError:
+        value = parse_yaml(raw, text)
+    except ConfigError:
         value = raw
     change: Any = value
     for part in reversed(parts):

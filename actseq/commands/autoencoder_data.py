@@ -153,6 +153,7 @@ def prepare_autoencoder_data(
         }
         what = f"the features of run {run.name}"
         stored = store_features(run.features, corpus, representation, inputs, what, reporter)
+        run.seal(run.features)
     reporter.say("statistics of the features")
     # Of the learned clips alone: errors are measured in their standard deviations, outputs are kept in their range.
     features = FeatureBatches(corpus, representation, torch.device("cpu"), targets, stored)

@@ -39,6 +39,7 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
                 + (", or take what actseq made with --include-generated" if sounds.found.n_made else ""),
             )
         reporter.say(f"corpus: already made ({run.corpus})")
+        run.seal(run.corpus)
         return str(meta["fingerprint"])
     plan = run.corpus / "plan.json"
     planned = {"listing": listing, "rules": RULES}
@@ -73,6 +74,7 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
         },
     )
     run.write_config(config, str(sounds.path), found)
+    run.seal(run.corpus)
     shifted = len({record.extra["source"] for record in corpus.store.records if record.extra["offset"]})
     if shifted:
         reporter.say(f"a constant offset was removed: {shifted} files")

@@ -46,10 +46,12 @@ def extract_latents(
         done = begin_store(opened.latents, inputs, f"the latents of run {opened.name}")
         if done is not None:
             compute.reporter.say(f"latents: already extracted ({opened.latents})")
+            opened.seal(opened.latents)
             return done | {"run": str(opened.path)}
         corpus = Corpus(opened.corpus, config.corpus.level_dbfs)
         meta = _extract(opened, codec, corpus, section, config.seed, compute.reporter) | {"inputs": inputs}
         write_json(opened.latents / "latents.json", meta)
+        opened.seal(opened.latents)
     return meta | {"run": str(opened.path)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from actseq.commands.common import Result
+from actseq.errors import ArtifactError
 from actseq.storage.artifacts import read_json
 from actseq.storage.run_folder import RunFolder
 
@@ -57,9 +58,12 @@ def info(run: str | Path) -> Result:
             **{key: meta[key] for key in ("n_parameters", "total_steps", "best_step", "figures")},
             "fingerprint": made.fingerprint,
         }
-    if result["vocoders"]:
-        chosen = opened.chosen_vocoder(config)
-        result["chosen vocoder"] = "untrained" if chosen is None else chosen.options["name"]
+    if result["vocoders"] or opened.choice.is_file():
+        try:
+            chosen = opened.chosen_vocoder(config)
+            result["chosen vocoder"] = "untrained" if chosen is None else chosen.options["name"]
+        except ArtifactError as error:
+            result["chosen vocoder"] = str(error)
     return result
 
 

@@ -68,6 +68,7 @@ def train_configured(folder: Path, config: Config, *, run: str | None, compute: 
             reporter.say(f"autoencoder: already trained ({made.autoencoder})")
         else:
             _train(asked, corpus_fingerprint, reporter)
+        made.seal(made.autoencoder)
     keys = ("figures", "total_steps", "n_parameters", "latent_rate", "generative")
     return trained_result(made, "autoencoder", made.trained_autoencoder, *keys)
 

@@ -59,6 +59,7 @@ def train_prior(
     compute.use_threads()
     with opened.lock(folder):
         if not begin_training(opened, "prior", folder, sections | inputs, reporter):
+            opened.seal(folder)
             return _result(opened, name)
         section = config.train_prior
         labels, statistics = latents.labels, latents.statistics()
@@ -116,6 +117,7 @@ def train_prior(
                 **decoder,
             },
         )
+        opened.seal(folder)
     return _result(opened, name)
 
 

@@ -104,6 +104,7 @@ def train_vocoder(
                     "figures": outcome.figures,
                 },
             )
+        opened.seal(folder)
     made = opened.vocoders.read(name)
     result = trained_result(opened, "vocoder", made, "figures", "total_steps", "n_parameters")
     return result | {"choice": _choose(opened, name, codec, corpus, config, reporter)}
@@ -139,6 +140,7 @@ def _choose(
             made = read_json(run.choice)
             known = {name: {key: row[key] for key in members[first]} for name, row in made["candidates"].items()}
             if made["inputs"] == inputs and known == members:
+                run.seal(run.vocoders.path)
                 return made
         indices = spread(corpus.indices("validation"), vocoder_choice.CLIPS)
         for vocoder in vocoders.values():
@@ -161,6 +163,7 @@ def _choose(
             "reason": why,
         }
         write_json(run.choice, result)
+        run.seal(run.vocoders.path)
     return result
 
 

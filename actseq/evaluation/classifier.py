@@ -261,6 +261,7 @@ def trained_classifier(
         if not (folder / "model.json").is_file():
             found = {split: _labelled(corpus, split, codec.sample_rate, clips) for split in ("train", "validation")}
             _train(run, codec, corpus, model, settings, found, reporter)
+        run.seal(folder)
         artifact = Artifact.read(folder, f"actseq evaluate {run.name} --prior NAME")
         model.load_state_dict(artifact.weights())
     return model.to(codec.device).eval(), artifact.meta["figures"]

@@ -14,12 +14,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actseq.errors import ArtifactError, ConfigError
+from actseq.storage import hashes
+from actseq.storage.files import read_whole
 from actseq.storage.store import write_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
+_LARGEST_JSON = 16 * 2**20
+"""Largest JSON in bytes."""
+_TYPES: dict[str, type] = {
+    "best_figures": dict,
+    "best_sha256": str,
+    "best_step": int,
+    "config": dict,
+    "count": int,
+    "figures": dict,
+    "files": dict,
+    "fingerprint": str,
+    "generative": bool,
+    "inputs": dict,
+    "kind": str,
+    "labels": list,
+    "latent_dim": int,
+    "listing": str,
+    "n_active": int,
+    "n_parameters": int,
+    "sha256": str,
+    "step": int,
+    "sums": dict,
+    "total_steps": int,
+    "weights_sha256": str,
+    "winner": dict,
+}
+"""Types of the values in the JSONs of a run, where they have these keys."""
+
+
+class Fields(dict[str, Any]):
+    """A JSON object, or one inside it. Asking for a key that it lacks is an `ArtifactError` that names the file."""
+
+    def __init__(self, values: Mapping[str, Any], path: Path) -> None:
+        super().__init__(values)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise ArtifactError(
+            f"{self._path} has no '{key}'",
+            action=f"copy the run again, or delete {self._path.parent} and run its stage",
+        )
 
 
 def canonical(value: Any) -> bytes:
@@ -38,21 +81,30 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read a JSON object; see `Fields`. It is compared with the list of hashes beside it.
 
     Raises:
-        ArtifactError: the file is missing or damaged.
+        ArtifactError: the file is missing or damaged, has changed, or a value has another type than actseq writes.
     """
+    content = read_whole(path, _LARGEST_JSON)
+    hashes.check(path, content)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtifactError(f"{path} does not exist") from None
-    except ValueError:
+        value = json.loads(content, object_hook=lambda values: Fields(values, path))
+    except (ValueError, RecursionError):
         raise ArtifactError(
             f"{path} is damaged (not JSON)", action=f"delete {path.parent} and run its stage again"
         ) from None
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} does not hold a JSON object")
+    for key, kind in _TYPES.items():
+        found = value.get(key)
+        natural = type(found) is int and found >= 0
+        if key in value and not (natural if kind is int else isinstance(found, kind)):
+            raise ArtifactError(
+                f"'{key}' in {path} is {str(found)[:40]!r}",
+                "a number that is not negative" if kind is int else f"a {kind.__name__}",
+                f"copy the run again, or delete {path.parent} and run its stage again",
+            )
     return value
 
 
@@ -74,10 +126,7 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        raise ArtifactError(f"{path} does not exist", action="run its stage again") from None
+    content = read_whole(path)
     # A safetensors file begins with the length of its header in 8 bytes of any value, then the header's brace.
     if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):
         raise ArtifactError(
@@ -129,7 +178,7 @@ class Artifact:
             ArtifactError: `made_by`, a command, has not finished; or the JSON is damaged or has another format.
         """
         path = folder / "model.json"
-        if not path.is_file():
+        if not path.is_file() and path.name not in hashes.listed(folder):
             raise ArtifactError(f"{folder} holds no finished model", action=f"run {made_by} first")
         meta = read_json(path)
         if meta.get("format") != FORMAT:
@@ -179,6 +228,7 @@ def begin_store(folder: Path, inputs: Mapping[str, Any], what: str) -> dict[str,
         same_settings(meta["inputs"], inputs, what, f"delete {folder} to make them again")
         return meta
     if plan.is_file() and read_json(plan) != inputs:
+        hashes.forget(folder / hashes.LIST)
         for path in folder.glob("[!.]*"):
             path.unlink()
     write_json(plan, inputs)

@@ -14,9 +14,11 @@ from typing import Any
 
 import yaml
 
-from actseq.config import Config, Member, parse, suggest_name
-from actseq.errors import ArtifactError
+from actseq.config import LARGEST_YAML, Config, Member, parse, parse_yaml, suggest_name
+from actseq.errors import ArtifactError, ConfigError
+from actseq.storage import hashes
 from actseq.storage.artifacts import Artifact, content_hash, read_json
+from actseq.storage.files import read_whole
 from actseq.storage.store import write_file
 
 RUNS = Path("runs")
@@ -141,6 +143,16 @@ class RunFolder:
             },
         }
         write_file(self.path / "config.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode())
+        hashes.add(self.path, ["config.yaml"])
+
+    def seal(self, stage: Path) -> None:
+        """Write the list of hashes of a finished stage, and name it in the list of the run.
+
+        What the lists name already keeps its hash. See `actseq.storage.hashes`.
+        """
+        names = [path.name for path in stage.iterdir() if path.is_file() and not path.name.startswith(".")]
+        hashes.add(stage, sorted(name for name in names if name != hashes.LIST and not name.endswith(".safetensors")))
+        hashes.add(self.path, ["config.yaml", (stage / hashes.LIST).relative_to(self.path).as_posix()])
 
     def read_provenance(self) -> dict[str, Any]:
         """The provenance part of config.yaml."""
@@ -155,20 +167,32 @@ class RunFolder:
         }
 
     def chosen_vocoder(self, config: Config) -> Member | None:
-        """The trained vocoder that `train-vocoder` recorded as the winner.
+        """The trained vocoder that `train-vocoder` recorded as the winner; None if an untrained one won, or none ran.
 
-        None if an untrained one won, or if a vocoder that was compared has changed or gone since.
+        Raises:
+            ArtifactError: the winner is damaged, has gone or has changed since, or won with another autoencoder.
         """
-        if not self.choice.is_file():
+        if not hashes.present(self.choice):
             return None
         choice = read_json(self.choice)
         winner = choice["winner"]
-        name = winner["vocoder"].get("name", "")
-        if choice["inputs"] != self.vocoder_inputs(config) or name not in self.vocoders.names:
+        member = parse(Member, winner["vocoder"], f"{self.choice}.winner.vocoder")
+        name = member.options.get("name")
+        if name is None:
             return None
-        if self.vocoders.read(name).fingerprint != winner["fingerprint"]:
-            return None
-        return Member(**winner["vocoder"])
+        found = ""
+        if name not in self.vocoders.names:
+            found = "is missing"
+        elif self.vocoders.read(name).fingerprint != winner["fingerprint"]:
+            found = "is not the one that was compared"
+        elif choice["inputs"] != self.vocoder_inputs(config):
+            found = "was compared with another autoencoder, corpus or representation"
+        if found:
+            raise ArtifactError(
+                f"vocoder '{name}', which run {self.name} uses, {found}",
+                action=f"actseq train-vocoder {self.name} chooses again; --set vocoder.kind=… takes one this time",
+            )
+        return member
 
     def read_config(self) -> Config:
         """The configuration in config.yaml."""
@@ -176,11 +200,13 @@ class RunFolder:
 
     def _read_config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
+        content = read_whole(path, LARGEST_YAML)
+        hashes.check(path, content)
         try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+            tree = parse_yaml(content, str(path))
             if not isinstance(tree["config"], dict) or not isinstance(tree["provenance"], dict):
                 raise TypeError
-        except (OSError, yaml.YAMLError, TypeError, KeyError):
+        except (ConfigError, TypeError, KeyError):
             raise ArtifactError(f"{path} is damaged", "a config.yaml as train-ae writes it") from None
         return dict(tree)
 
@@ -219,8 +245,13 @@ class Models:
 
     @property
     def names(self) -> list[str]:
-        """Names of the finished models, sorted."""
-        return sorted(path.parent.name for path in self.path.glob("*/model.json"))
+        """Names of the finished models, sorted; also of one whose JSON is missing though it was finished."""
+        folders = self.path.iterdir() if self.path.is_dir() else ()
+        return sorted(
+            folder.name
+            for folder in folders
+            if (folder / "model.json").is_file() or "model.json" in hashes.listed(folder)
+        )
 
     @property
     def usual(self) -> str | None:

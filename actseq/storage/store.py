@@ -9,7 +9,6 @@ processes may write different shards of one store.
 from __future__ import annotations
 
 import csv
-import fcntl
 import hashlib
 import io
 import json
@@ -25,8 +24,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from actseq.errors import ArtifactError
+from actseq.storage import hashes
+from actseq.storage.files import locked, read_whole, regular, write_whole
 
 MANIFEST = "manifest.jsonl"
+_DTYPES = ("int16", "float16", "float32", "float64", "int32", "int64")
 Array = NDArray[Any]
 
 
@@ -61,14 +63,9 @@ class Record:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write under a temporary name, sync and rename: a reader sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Write a file whole or not at all; a list of hashes that names it forgets it first."""
+    hashes.forget(path)
+    write_whole(path, content)
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> None:
@@ -121,7 +118,7 @@ class StoreWriter:
         """Drop an incomplete last line, and the lines of shards that lack some of theirs."""
         path = self.folder / MANIFEST
         if path.is_file():
-            with _locked(path):
+            with locked(path):
                 records = _read_manifest(path)
                 whole = _whole_shards(records)
                 kept = [line for line, record in zip(_lines(path), records, strict=False) if record.shard in whole]
@@ -155,7 +152,7 @@ class StoreWriter:
             lines.append(json.dumps(line))
         path = self.folder / MANIFEST
         path.touch()
-        with _locked(path), path.open("ab") as file:
+        with locked(path), path.open("ab") as file:
             file.write("".join(line + "\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())
@@ -183,6 +180,9 @@ class SequenceStore:
                     action=f"delete {folder} and run the stage again",
                 )
         self._open: dict[int, Any] = {}
+        self._in_shard: dict[int, list[Record]] = {}
+        for record in self.records:
+            self._in_shard.setdefault(record.shard, []).append(record)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -203,13 +203,32 @@ class SequenceStore:
     def _shard(self, shard: int) -> Any:
         if shard not in self._open:
             path = shard_path(self.folder, shard)
-            try:
-                self._open[shard] = safe_open(path, framework="numpy")
-            except (SafetensorError, OSError) as error:
-                raise ArtifactError(
-                    f"{path} cannot be read ({error})", action=f"delete {self.folder} and run the stage again"
-                ) from None
+            file = self._opened(shard)
+            status = path.stat()
+            identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, self._contents(shard))
+            if identity not in _CHECKED:
+                for record in self._in_shard[shard]:
+                    if difference := _difference(file, record):
+                        raise ArtifactError(
+                            f"{path} cannot be used: {record.key} {difference}",
+                            action=f"copy the run again, or delete {self.folder} and run its stage again",
+                        )
+                _CHECKED.add(identity)
+            self._open[shard] = file
         return self._open[shard]
+
+    def _opened(self, shard: int) -> Any:
+        path = regular(shard_path(self.folder, shard))
+        try:
+            return safe_open(path, framework="numpy")
+        except (SafetensorError, OSError) as error:
+            raise ArtifactError(
+                f"{path} cannot be read ({error})", action=f"delete {self.folder} and run the stage again"
+            ) from None
+
+    def _contents(self, shard: int) -> str:
+        """Hash of what the manifest says about a shard."""
+        return hashlib.sha256("".join(record.sha256 for record in self._in_shard[shard]).encode()).hexdigest()
 
     def fingerprint(self) -> str:
         """Hash of the keys, contents and records of all sequences."""
@@ -217,36 +236,52 @@ class SequenceStore:
         return hashlib.sha256(json.dumps(lines, sort_keys=True).encode()).hexdigest()
 
     def verify(self) -> list[str]:
-        """Read everything again; return a line for each sequence that differs from its record."""
+        """Read everything again; a line for each shard that cannot be read and each sequence that has changed."""
         problems = []
-        for i, record in enumerate(self.records):
+        for shard, records in self._in_shard.items():
+            name = shard_path(self.folder, shard).name
             try:
-                array = self.read(i)
-            except Exception as error:
-                problems.append(f"{shard_path(self.folder, record.shard).name}: {record.key}: {error}")
+                file = self._opened(shard)
+            except ArtifactError as error:
+                problems.append(str(error))
                 continue
-            if digest(array) != record.sha256:
-                problems.append(f"{shard_path(self.folder, record.shard).name}: {record.key}: content has changed")
+            for record in records:
+                if difference := _difference(file, record):
+                    problems.append(f"{self.folder.name}/{name}: {record.key} {difference}")
         return problems
 
+    def unused(self) -> list[Path]:
+        """Shards that the manifest does not name."""
+        return sorted(set(self.folder.glob("shard-*")) - {shard_path(self.folder, shard) for shard in self._in_shard})
 
-class _locked:
-    """Holds an advisory lock, so that several processes can append to the manifest at `path`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path.with_name(f".{path.name}.lock")
+_CHECKED: set[tuple[object, ...]] = set()
+"""Shards that this process has compared with their manifest, by what identifies a file."""
+_BLOCK = 1 << 20
+"""Items of a sequence that are hashed at a time."""
 
-    def __enter__(self) -> None:
-        self.file = self.path.open("w")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
 
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
+def _difference(file: Any, record: Record) -> str:
+    """How a sequence in an open shard differs from its record; empty if it does not."""
+    found = hashlib.sha256()
+    try:
+        part = file.get_slice(tensor_name(record.key))
+        if tuple(part.get_shape()) != record.shape:
+            return "has another shape"
+        for start in range(0, record.length, _BLOCK):
+            block = np.ascontiguousarray(part[start : min(start + _BLOCK, record.length)])
+            if str(block.dtype) != record.dtype:
+                return "has values of another type"
+            found.update(block.data)
+    except (SafetensorError, OSError, ValueError) as error:
+        return f"cannot be read ({error})"
+    return "" if found.hexdigest() == record.sha256 else "is not what was written: its content has changed"
 
 
 def _lines(path: Path) -> list[bytes]:
     """The complete lines; a last line without a line end is dropped."""
-    content = path.read_bytes()
+    content = read_whole(path)
+    hashes.check(path, content)
     return content[: content.rfind(b"\n") + 1].splitlines()
 
 
@@ -257,12 +292,32 @@ def _read_manifest(path: Path) -> list[Record]:
         try:
             entry = json.loads(line)
             known = {name: entry.pop(name) for name in names}
-            records.append(Record(**known | {"shape": tuple(known["shape"]), "extra": entry}))
-        except (ValueError, KeyError, AttributeError, TypeError):
+            record = Record(**known | {"shape": tuple(known["shape"]), "extra": entry})
+            _check_record(record)
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise ArtifactError(
                 f"line {number} of {path} is damaged", action=f"delete {path.parent} and run the stage again"
             ) from None
+        records.append(record)
     return records
+
+
+def _check_record(record: Record) -> None:
+    """Check the types of what a line of a manifest says.
+
+    Raises:
+        ValueError: one of them is wrong.
+    """
+    numbers = (record.shard, record.position, record.of, *record.shape)
+    right = (
+        all(type(number) is int and 0 <= number < 2**48 for number in numbers)
+        and record.position < record.of
+        and len(record.shape) >= 1
+        and record.dtype in _DTYPES
+        and all(isinstance(text, str) for text in (record.key, record.sha256))
+    )
+    if not right:
+        raise ValueError("a record of another form")
 
 
 def _whole_shards(records: Sequence[Record]) -> set[int]:

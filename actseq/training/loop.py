@@ -31,6 +31,7 @@ from actseq.config import TrainingConfig
 from actseq.errors import ArtifactError, ConfigError, Interrupted, TrainingError
 from actseq.objectives.base import Batch, Loss, Objective
 from actseq.progress import Reporter
+from actseq.storage import files, hashes
 from actseq.storage.artifacts import load_tensors, read_json, save_tensors, write_json
 from actseq.storage.store import write_file
 
@@ -132,6 +133,7 @@ class _Trainer:
         self.step = 0
         self.best: float | None = None
         self.best_step = 0
+        self.best_sha256: str | None = None
         self.best_figures: dict[str, float] = {}
         self.sums: dict[str, float] = {}
         self.count = 0
@@ -251,12 +253,14 @@ class _Trainer:
                     "total_steps": total,
                     "best": self.best,
                     "best_step": self.best_step,
+                    "files": self.files(),
                     "best_figures": self.best_figures,
                     "sums": self.sums,
                     "count": self.count,
                     "sha256": sha256,
                 },
             )
+            hashes.add(temporary, ["state.json"])
             temporary.rename(final)
         for old in checkpoints.glob("step-*"):
             if old != final:
@@ -268,13 +272,38 @@ class _Trainer:
     def best_path(self) -> Path:
         return self.folder / "checkpoints" / f"best-{self.best_step:08d}.safetensors"
 
+    def files(self) -> dict[str, str]:
+        """Hashes of the files that a resumed training depends on besides its state, by name in the folder."""
+        settings = self.folder / "settings.json"
+        found = {settings.name: files.sha256(settings)} if settings.is_file() else {}
+        if self.best_sha256 is not None:
+            found[self.best_path().relative_to(self.folder).as_posix()] = self.best_sha256
+        return found
+
     def resume(self) -> bool:
-        """Continue from the last checkpoint; False if there is none."""
-        found = sorted((self.folder / "checkpoints").glob("step-*"))
-        if not found:
+        """Continue from the last checkpoint; False if there is none.
+
+        Raises:
+            ArtifactError: the checkpoint, or a file that belongs to it, is damaged or has changed.
+        """
+        meta, tensors = read_checkpoint(self.folder)
+        if not meta:
             return False
-        meta = read_json(found[-1] / "state.json")
-        tensors = load_tensors(found[-1] / "state.safetensors", meta["sha256"])
+        try:
+            self.load_state(tensors)
+        except (RuntimeError, ValueError, KeyError) as error:
+            first = " ".join(str(error).split())[:200]
+            raise ArtifactError(
+                f"the checkpoint in {self.folder} does not fit this training ({first})",
+                action=f"copy the run again, or delete {self.folder} to begin again",
+            ) from None
+        self.step, self.best, self.best_step = meta["step"], meta["best"], meta["best_step"]
+        self.best_figures, self.sums, self.count = meta["best_figures"], meta["sums"], meta["count"]
+        if self.best is not None:
+            self.best_sha256 = files.sha256(self.best_path())
+        return True
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         self.wrapped.load_state_dict(
             {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         )
@@ -288,9 +317,6 @@ class _Trainer:
                     _, _, index, entry = key.split(".")
                     state.setdefault(int(index), {})[entry] = value
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-        self.step, self.best, self.best_step = meta["step"], meta["best"], meta["best_step"]
-        self.best_figures, self.sums, self.count = meta["best_figures"], meta["sums"], meta["count"]
-        return True
 
     # -- log ------------------------------------------------------------------------------------------------------
 
@@ -323,6 +349,31 @@ class _Trainer:
         writer.writeheader()
         writer.writerows(rows)
         write_file(self.folder / "metrics.csv", text.getvalue().encode())
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The JSON and the tensors of the last checkpoint of a training; both are empty if there is none.
+
+    Raises:
+        ArtifactError: the checkpoint, or a file that belongs to it, is damaged or has changed since it was written.
+    """
+    found = sorted((folder / "checkpoints").glob("step-*"))
+    if not found:
+        return {}, {}
+    meta = read_json(found[-1] / "state.json")
+    plan = folder / "plan.json"
+    if plan.is_file() and read_json(plan)["total_steps"] != meta["total_steps"]:
+        raise ArtifactError(
+            f"{plan} says {read_json(plan)['total_steps']} steps, its checkpoint {meta['total_steps']}",
+            action=f"undo the change, copy the run again, or delete {folder} to begin again",
+        )
+    for name, wanted in meta.get("files", {}).items():
+        if Path(name).is_absolute() or ".." in Path(name).parts or files.sha256(folder / name) != wanted:
+            raise ArtifactError(
+                f"{folder / name} is not what the checkpoint at step {meta['step']} was made with",
+                action=f"undo the change, copy the run again, or delete {folder} to begin again",
+            )
+    return meta, load_tensors(found[-1] / "state.safetensors", str(meta["sha256"]))
 
 
 def plan_steps(trainer: _Trainer, minutes: float) -> int:
@@ -416,7 +467,7 @@ def train(
         trainer.cut_metrics()
         _run(trainer, total, name, received)
         best = trainer.best_path()
-        tensors = load_tensors(best) if trainer.best is not None else trainer.average
+        tensors = load_tensors(best, trainer.best_sha256) if trainer.best is not None else trainer.average
         return Outcome(
             dict(tensors),
             trainer.best_figures,
@@ -452,7 +503,7 @@ def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
                 monitored = held_out[trainer.objective.monitor]
                 if math.isfinite(monitored) and (trainer.best is None or monitored < trainer.best):
                     trainer.best, trainer.best_step, trainer.best_figures = monitored, trainer.step, held_out
-                    save_tensors(trainer.best_path(), trainer.average)
+                    trainer.best_sha256 = save_tensors(trainer.best_path(), trainer.average)
             trainer.save(total)
             saved = time.perf_counter()
         elif received or time.perf_counter() - saved > CHECKPOINT_SECONDS:

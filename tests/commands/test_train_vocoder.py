@@ -111,7 +111,9 @@ def test_figures_are_those_of_the_clips(finished: Path) -> None:
 
 def test_a_worse_one_loses_and_is_not_used(run: Path) -> None:
     perturb(run / "vocoders" / "default", 0.5)
-    assert LoadedRun.open(run, device="cpu").config.vocoder.kind == "phase", "not the one that was compared"
+    with pytest.raises(ArtifactError, match=r"'default', which run .* uses, is not the one that was compared"):
+        LoadedRun.open(run, device="cpu")
+    assert "is not the one that was compared" in pipeline.info(run)["chosen vocoder"]
     result = pipeline.train_vocoder(run, overrides=SETTINGS, **USE)["choice"]
     assert result == read_json(run / "vocoders" / "choice.json")
     assert result["winner"]["name"] == UNTRAINED
@@ -311,7 +313,12 @@ def test_what_is_damaged_or_missing_is_named(run: Path) -> None:
     with pytest.raises(ArtifactError, match="do not fit their own model"):
         opened("default")
     shutil.rmtree(folder)
-    assert LoadedRun.open(run, device="cpu").config.vocoder.kind == "phase"
+    with pytest.raises(
+        ArtifactError, match=r"'default', which run run uses, is missing; actseq train-vocoder run choos"
+    ):
+        LoadedRun.open(run, device="cpu")
+    untrained = LoadedRun.open(run, device="cpu", overrides=["vocoder.kind=phase"])
+    assert untrained.config.vocoder.kind == "phase"
     with pytest.raises(ArtifactError, match="no finished vocoder; run actseq train-vocoder run first"):
         opened("default")
     write_json(run / "vocoders" / "choice.json", {"inputs": {}, "winner": {"vocoder": {"kind": "phase"}}})

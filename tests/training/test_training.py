@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from actseq.config import Member, TrainingConfig
-from actseq.errors import ConfigError, Interrupted, TrainingError
+from actseq.errors import ArtifactError, ConfigError, Interrupted, TrainingError
 from actseq.objectives.base import Batch, Loss
 from actseq.progress import Silent
 from actseq.storage.artifacts import write_artifact
@@ -240,6 +240,26 @@ def test_what_a_kill_left_half_written_is_ignored(uninterrupted: tuple[Outcome, 
         file.write("99,1")
     assert same(run(tmp_path), uninterrupted[0])
     assert (tmp_path / "metrics.csv").read_bytes() == (uninterrupted[1] / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["state.safetensors", "state.json", "best", "plan.json", "settings.json"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "settings.json").write_text('{"seed": 33}')
+    with pytest.raises(RuntimeError):
+        run(tmp_path, Line(raising(14)))
+    [path] = [path for path in tmp_path.rglob("*") if path.name.startswith(name)]
+    content = path.read_bytes()
+    changed = {
+        "state.json": content.replace(b'"step": 12', b'"step": 11'),
+        "plan.json": content.replace(b"24", b"25"),
+        "settings.json": content.replace(b"3", b"4"),
+    }.get(name, content[:-1] + bytes([content[-1] ^ 1]))
+    assert changed != content
+    path.write_bytes(changed)
+    with pytest.raises(ArtifactError, match=r"begin again|copy the run again"):
+        run(tmp_path)
+    path.write_bytes(content)
+    assert run(tmp_path).total_steps == STEPS
 
 
 # -- random numbers and batches ----------------------------------------------------------------------------------------
