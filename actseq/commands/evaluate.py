@@ -107,6 +107,8 @@ def _evaluate_prior(
     found = evaluate_prior(loaded, corpus, latents, split, n, seed, reporter)
     path = loaded.run.path / f"evaluation-{loaded.prior_name}.json"
     result |= {"generation": found.figures, "notes": result["notes"] + found.notes, "file": str(path)}
+    folder = loaded.run.path / f"evaluation-{loaded.prior_name}"
+    result["page"] = str(page.write_generation_page(folder, result, found.shown, loaded.sample_rate))
     write_json(path, result)
     return result
 
@@ -124,7 +126,7 @@ def evaluation_lines(result: Result) -> list[str]:
     if "generation" in result:
         tables = page.generation_tables(result)
         lines = [*page.generation_headline(result), *page.GENERATION_LEGEND, *result["notes"]]
-        last = f"all figures: {result['file']}"
+        last = f"all figures: {result['file']}; to look and listen: {result['page']}"
     else:
         tables = page.tables(result)
         lines = [page.headline(result), page.LEGEND, *result["notes"]]

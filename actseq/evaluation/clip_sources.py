@@ -175,7 +175,7 @@ class ClipSources:
         of_label: dict[str, list[int]] = {}
         for index in sorted(clips):
             if index in self.sequence_of:
-                of_label.setdefault(str(self.corpus.store.records[index].extra["label"]), []).append(index)
+                of_label.setdefault(self.label_of(index), []).append(index)
         for number, (label, count) in enumerate(evenly(sorted(of_label), n)):
             rng = np.random.default_rng([self.seed, 3, stream, number])
             order: list[int] = []
@@ -187,6 +187,19 @@ class ClipSources:
                     start = int(rng.integers(max(1, len(mean) - self.most_frames + 1)))
                     mean, log_variance = (part[start : start + self.most_frames] for part in (mean, log_variance))
                 yield Draw(_drawn(mean, log_variance, rng), label, index)
+
+    def whole(self, clips: Sequence[int], stream: int) -> list[Draw]:
+        """One draw from the whole posterior of each of the clips; arguments as for `draws`."""
+        rng = np.random.default_rng([self.seed, 5, stream])
+        return [
+            Draw(_drawn(*self.latents.read(self.sequence_of[index]), rng), self.label_of(index), index)
+            for index in clips
+            if index in self.sequence_of
+        ]
+
+    def label_of(self, index: int) -> str:
+        """Label of a clip of the corpus; empty if it has none."""
+        return str(self.corpus.store.records[index].extra["label"])
 
     def generated(self, n: int) -> Iterator[Group]:
         """New clips, with each label in turn."""
@@ -206,31 +219,38 @@ class ClipSources:
                     sum(not clip.stopped for clip in made) if self.seconds is None else 0,
                 )
 
-    def plain(self, labels: Sequence[str], stream: int) -> list[LatentArray]:
-        """Latents of new clips at plain settings (temperature 1, no guidance), one for each of the labels."""
+    def plain(self, counts: Sequence[tuple[str, int]], stream: int) -> Iterator[Draw]:
+        """Latents of new clips at plain settings: temperature 1, no guidance; arguments as for `memoryless`."""
         settings = self.loaded.config.generate
         plain = {**vars(PLAIN), "best_of": 1}
         config = self.loaded.config.model_copy(update={"generate": settings.model_copy(update=plain)})
         loaded = replace(self.loaded, config=config)
-        made: dict[int, LatentArray] = {}
-        for number, label in enumerate(sorted(set(labels))):
-            rows = [row for row, own in enumerate(labels) if own == label]
+        for number, (label, count) in enumerate(counts):
             own = int(np.random.SeedSequence([self.seed, 4, stream, number]).generate_state(1)[0])
             known = label if label in self.loaded.labels else None
-            made |= dict(zip(rows, loaded.sample(len(rows), label=known, seed=own), strict=True))
-        return [made[row] for row in range(len(labels))]
+            for latents in loaded.sample(count, label=known, seed=own) if count else ():
+                yield Draw(latents, label, -1)
 
     def independent(self, n: int) -> Iterator[Draw]:
+        """Draws without memory, spread evenly over the labels."""
+        labels = sorted({str(self.latents.records[index].extra["label"]) for index in self.latents.indices("train")})
+        return self.memoryless(evenly(labels, n), 0)
+
+    def memoryless(self, counts: Sequence[tuple[str, int]], stream: int) -> Iterator[Draw]:
         """Draws without memory: each frame is from the posterior of a random training frame of the label.
 
         A draw is as long as a random training clip of its label, `generate.max_seconds` at most; or `generate.seconds`
         long where that is set.
+
+        Args:
+            counts: number of draws of each label.
+            stream: tells apart draws that must differ.
         """
-        rng = np.random.default_rng([self.seed, 1])
+        rng = np.random.default_rng([self.seed, 1, stream])
         of_label: dict[str, list[int]] = {}
         for index in self.latents.indices("train"):
             of_label.setdefault(str(self.latents.records[index].extra["label"]), []).append(index)
-        for label, count in evenly(sorted(of_label), n):
+        for label, count in counts:
             means, log_variances = (
                 np.concatenate(part)
                 for part in zip(*(self.latents.read(index) for index in of_label[label]), strict=True)

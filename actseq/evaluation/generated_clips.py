@@ -6,22 +6,24 @@ All sets are measured in the same way. Clips are made and measured group by grou
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from actseq import units
+from actseq.arrays import Waveform
 from actseq.data.corpus import SPLITS, Corpus
 from actseq.data.excerpts import Excerpt, excerpts, spread
 from actseq.data.latents import LatentSequences
-from actseq.evaluation import hits, set_distances
+from actseq.evaluation import hits, separation, set_distances
 from actseq.evaluation.classifier import STEPS, Classifier, trained_classifier
 from actseq.evaluation.clip_features import ClipFeatures, describe, joined
 from actseq.evaluation.clip_sources import ClipSources, Group, Halves, halves
 from actseq.evaluation.discriminants import Discriminants, folds_of
+from actseq.evaluation.separation import Sound
 from actseq.evaluation.set_distances import Resampled
 from actseq.inference.loaded_run import LoadedRun
 from actseq.progress import Reporter
@@ -42,6 +44,9 @@ ENOUGH = 50
 SMALLEST_OF_LABEL = 5
 """The same for the clips of one label."""
 ROWS = ("real", "reconstructed", "oracle", "generated", "iid")
+SHOWN = 10
+"""Number of generated clips of either kind that are shown."""
+WORDS = {"latents": "latents", "log_mel": "log-mel spectrograms"}
 STATISTICS_WIDTH = 0.5**0.5
 """Makes the kernel of clip statistics exp(−d² / median²)."""
 
@@ -114,10 +119,12 @@ class PriorEvaluation:
     Attributes:
         figures: plain data, for `evaluation-NAME.json`.
         notes: what was left out, and why.
+        shown: generated clips to listen to, in rows with a title; each clip with its label.
     """
 
     figures: dict[str, Any]
     notes: list[str]
+    shown: dict[str, list[tuple[str, Waveform]]] = field(default_factory=dict, compare=False)
 
 
 def evaluate_prior(
@@ -157,10 +164,12 @@ def evaluate_prior(
     ]
     classifier, training = _classifier(sources, two, split, notes, reporter, steps)
     found: dict[str, ClipSet] = {}
+    sounds: dict[str, list[Sound]] = {name: [] for name in ("oracle", "generated", "iid")}
 
     def measure(name: str, size: int, groups: Iterable[Group]) -> None:
         reporter.begin(f"clips: {name}", size, unit="clips")
-        found[name], endless = _measured(groups, rate, classifier, reporter)
+        kept = _kept(groups, sounds[name]) if name in sounds else groups
+        found[name], endless = _measured(kept, rate, classifier, reporter)
         reporter.end()
         if endless:
             bound = loaded.config.generate.max_seconds
@@ -185,7 +194,52 @@ def evaluate_prior(
     found["real"] = found["known"].chosen(np.flatnonzero(splits == split))
     in_b = [row for row, index in enumerate(found["train"].clips) if index in two.b]
     found["reference"] = found["train"].chosen(np.array(spread(in_b, REFERENCE), dtype=np.int64))
-    return _compared(found, judge, seconds, notes, seed)
+    compared = _compared(found, judge, seconds, notes, seed)
+    reporter.say("training critics: how easily are generated clips told from real ones?")
+    critics, order = _critics(sources, separation.roles(sources, two, split), sounds, notes)
+    return PriorEvaluation(compared.figures | {"critics": critics}, notes, _shown(sounds["generated"], order))
+
+
+def _kept(groups: Iterable[Group], sounds: list[Sound]) -> Iterator[Group]:
+    """The groups, whose clips are also added to `sounds`."""
+    for group in groups:
+        sounds += zip(group.waveforms, group.labels, group.clips, strict=True)
+        yield group
+
+
+def _critics(
+    sources: ClipSources, roles: separation.Roles, sounds: Mapping[str, list[Sound]], notes: list[str]
+) -> tuple[dict[str, Any], list[int] | None]:
+    """Figures of the critics, and the generated clips in the order of the one on sound; None without a valid one."""
+    of_sound = separation.of_sound(sources, roles, sounds["oracle"], sounds["generated"], sounds["iid"])
+    measured = {"latents": separation.of_latents(sources, roles), "log_mel": of_sound and of_sound[0]}
+    found: dict[str, Any] = {}
+    for name, figures in measured.items():
+        if figures is None:
+            notes.append(f"the critic on {WORDS[name]} is left out: there are too few clips")
+            continue
+        found[name] = figures
+        if not figures["valid"]:
+            found[name] = {key: value for key, value in figures.items() if key != "auc"}
+            low, high = separation.UNTOLD
+            notes.append(
+                f"the critic on {WORDS[name]} is left out: its area under the curve is {figures['iid']:.2f} on frames "
+                f"without memory, where at least {separation.RECOGNISED:g} is expected, and {figures['real']:.2f} on "
+                f"two sets of real draws, where {low:g} to {high:g} is expected"
+            )
+    return found, of_sound[1] if of_sound and of_sound[0]["valid"] else None
+
+
+def _shown(generated: Sequence[Sound], order: Sequence[int] | None) -> dict[str, list[tuple[str, Waveform]]]:
+    """Clips to listen to: the worst and the best in an order, or without one some of them."""
+    if order is None:
+        rows = {"some generated clips": spread(range(len(generated)), 2 * SHOWN)}
+    else:
+        rows = {
+            "those that the critic recognises most easily": list(order[:SHOWN]),
+            "those that it takes for real": list(order[::-1][: min(SHOWN, max(0, len(order) - SHOWN))]),
+        }
+    return {title: [(generated[k][1], generated[k][0]) for k in chosen] for title, chosen in rows.items()}
 
 
 def default_clips(train: int, half: int, labels: int, seconds: float | None) -> int:

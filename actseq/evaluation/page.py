@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actseq import audio, units
+from actseq.arrays import Waveform
 from actseq.plots.contact_sheet import Panel, contact_sheet
 from actseq.storage.store import write_file
 
@@ -86,6 +87,11 @@ BY_LABEL: dict[str, Measure] = {
     "not_ended": ("not ended by label, %", 0, 100),
     "usable": ("usable hits by label, % ↑", 0, 100),
     "unlevelled_deviation_db": ("deviation of the level before levelling by label, dB", 1, 1),
+}
+CRITICS: dict[str, Measure] = {
+    "auc": ("AUC, 0.5 is best", 2, 1),
+    "iid": ("of iid against real draws", 2, 1),
+    "real": ("of real draws against others", 2, 1),
 }
 MOST_LABELS = 12
 """Tables by label are shown for at most this many labels."""
@@ -168,6 +174,8 @@ def against_oracle(found: Mapping[str, Any]) -> str:
             continue
         generated, oracle = (factor * found["rows"][row][name]["value"] for row in ("generated", "oracle"))
         parts.append(f"{words} {_number(generated, digits)}{unit} (oracle {_number(oracle, digits)}{unit})")
+    if "auc" in found["critics"].get("latents", {}):
+        parts.append(f"the critic's AUC {_number(found['critics']['latents']['auc']['value'], 2)} (0.5 as real)")
     return f"generated against oracle: {', '.join(parts)}" if parts else "generated against oracle: too few clips"
 
 
@@ -187,6 +195,8 @@ def generation_tables(result: Mapping[str, Any]) -> list[Table]:
                 for row, figures in found["rows"].items()
             }
             made.append(_of_sets(title, measures, rows))
+    if found["critics"]:
+        made.append(_of_sets("critic of generated against real draws", CRITICS, found["critics"]))
     made += others
     if "memorisation_of_copies" in found:
         copies = _set_cell(found["memorisation_of_copies"], 2, 1)
@@ -222,17 +232,67 @@ def write_page(folder: Path, result: Mapping[str, Any], clips: Iterable[ShownCli
     for path in folder.glob("clip-[0-9][0-9]*.*"):
         path.unlink()
     shown = [_clip(folder, f"clip-{number:02d}", clip, sample_rate) for number, clip in enumerate(clips, 1)]
+    order = (
+        '<p class="soft">The three worst clips by log-mel L1 of the reconstruction, the three around the median and '
+        "the three best; then the first of the split. The decibels are that L1.</p>"
+    )
+    above = [
+        f"<h1>{_text(headline(result))}</h1>",
+        *map(_soft, (LEGEND, *result["notes"])),
+        *map(_table, tables(result)),
+    ]
+    return _written(folder, str(result["run"]), [*above, "<h2>Clips</h2>", order, *shown])
+
+
+def write_generation_page(
+    folder: Path, result: Mapping[str, Any], rows: Mapping[str, list[tuple[str, Waveform]]], sample_rate: int
+) -> Path:
+    """Write the page of a prior: the verdict, generated clips to look at and listen to, and the tables.
+
+    Args, Returns: as `write_page`; `rows` are generated clips with their labels, in rows with a title.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("clip-[0-9][0-9]*.*"):
+        path.unlink()
+    first, verdict = generation_headline(result)
+    parts = [f"<h1>{_text(first)}</h1>", f"<p>{_text(verdict)}</p>", "<h2>Generated clips</h2>"]
+    panels = {
+        title: [Panel(f"{k} {label}", own) for k, (label, own) in enumerate(clips, 1)] for title, clips in rows.items()
+    }
+    if any(panels.values()):
+        sheet = contact_sheet(folder / "clip-00-sheet.png", panels, sample_rate)
+        parts.append(f'<img src="{sheet.name}" alt="Waveforms and spectrograms of the clips below">')
+    number = 0
+    for title, clips in rows.items():
+        sounds = []
+        for rank, (label, waveform) in enumerate(clips, 1):
+            number += 1
+            path = folder / f"clip-{number:02d}.wav"
+            audio.write(path, waveform, sample_rate)
+            sounds.append(_sound(f"{rank} {label}".strip(), path))
+        parts += [f"<h3>{_text(title)}</h3>", f'<div class="sounds">{"".join(sounds)}</div>']
+    parts += [*map(_table, generation_tables(result)), *map(_soft, (*GENERATION_LEGEND, *result["notes"]))]
+    return _written(folder, str(result["run"]), parts)
+
+
+def _soft(text: str) -> str:
+    return f'<p class="soft">{_text(text)}</p>'
+
+
+def _sound(caption: str, path: Path) -> str:
+    return (
+        f"<figure><figcaption>{_text(caption)}</figcaption>"
+        f'<audio controls preload="none" src="{path.name}"></audio></figure>'
+    )
+
+
+def _written(folder: Path, name: str, body: list[str]) -> Path:
+    """Write a page; returns its path."""
     parts = [
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{_text(result['run'])}: evaluation</title><style>{STYLE}</style></head><body>",
-        f"<h1>{_text(headline(result))}</h1>",
-        *(f'<p class="soft">{_text(line)}</p>' for line in (LEGEND, *result["notes"])),
-        *map(_table, tables(result)),
-        "<h2>Clips</h2>",
-        '<p class="soft">The three worst clips by log-mel L1 of the reconstruction, the three around the median and '
-        "the three best; then the first of the split. The decibels are that L1.</p>",
-        *shown,
+        f"<title>{_text(name)}: evaluation</title><style>{STYLE}</style></head><body>",
+        *body,
         "</body></html>\n",
     ]
     page = folder / "index.html"
@@ -305,10 +365,7 @@ def _clip(folder: Path, stem: str, clip: ShownClip, sample_rate: int) -> str:
         gain = audio.write(path, waveform, sample_rate)
         error = f", {clip.mel_l1_db[name]:.2f} dB" if name in clip.mel_l1_db else ""
         turned = f", turned down by {-units.amplitude_to_db(gain):.1f} dB so as not to clip" if gain != 1 else ""
-        sounds.append(
-            f"<figure><figcaption>{_text(name + error + turned)}</figcaption>"
-            f'<audio controls preload="none" src="{path.name}"></audio></figure>'
-        )
+        sounds.append(_sound(name + error + turned, path))
     return (
         f'<h3>{_text(clip.name)} <span class="soft">({_text(clip.why)})</span></h3>\n'
         f'<img src="{sheet.name}" loading="lazy" '

@@ -444,7 +444,13 @@ def test_what_a_prior_generates_is_printed_and_written(here: Path, monkeypatch: 
     assert "runs/made, prior default: 6 generated clips" in printed
     assert "generated against oracle: " in printed.splitlines()[1]
     assert f"{written['bits_per_dim']['var1']:.3f}" in printed
-    assert printed.splitlines()[-1] == "all figures: runs/made/evaluation-default.json"
+    assert printed.splitlines()[-1] == (
+        "all figures: runs/made/evaluation-default.json; to look and listen: runs/made/evaluation-default/index.html"
+    )
+    page = Path(written["page"]).read_text(encoding="utf-8")
+    assert printed.splitlines()[1] in page
+    assert page.count("<audio") == 6
+    assert all((Path(written["page"]).parent / name).is_file() for name in re.findall(r'src="([^"]+)"', page))
     assert set(written["fingerprints"]) == {"autoencoder", "prior"}
     rows = written["generation"]["rows"]
     assert list(rows) == ["real", "reconstructed", "oracle", "generated", "iid"]
@@ -459,7 +465,7 @@ def test_what_a_prior_generates_is_printed_and_written(here: Path, monkeypatch: 
     assert other == json.loads(Path("runs/made/evaluation-iid.json").read_text())
     assert "bits_per_dim" not in other
     assert other["generation"]["rows"]["real"] == rows["real"]
-    made = {"evaluation-default.json", "evaluation-iid.json"}
+    made = {f"evaluation-{name}{ending}" for name in ("default", "iid") for ending in ("", ".json")}
     assert {path.name for path in Path("runs/made").iterdir()} == made | set(before)
 
 

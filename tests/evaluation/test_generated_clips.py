@@ -16,7 +16,7 @@ from actseq.data.corpus import Corpus
 from actseq.data.excerpts import excerpts
 from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError
-from actseq.evaluation import generated_clips, page, set_distances
+from actseq.evaluation import critic, generated_clips, page, separation, set_distances
 from actseq.evaluation.clip_features import ClipFeatures
 from actseq.evaluation.clip_sources import ClipSources, evenly, halves
 from actseq.evaluation.generated_clips import ROWS, ClipSet, PriorEvaluation, default_clips, equal_sized, evaluate_prior
@@ -198,6 +198,44 @@ def test_hits_are_counted_for_clips_that_end(run: Path, monkeypatch: pytest.Monk
     assert "usable hits by label, % ↑" in text
 
 
+def test_critics_rank_the_clips_of_the_page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SMALLEST_TRAIN": 5, "SMALLEST_TEST": 3, "SEEDS": range(2), "NULL_SEEDS": range(1)}.items():
+        monkeypatch.setattr(separation, name, value)
+    monkeypatch.setattr(critic, "EPOCHS", 4)
+    monkeypatch.setattr(separation, "RECOGNISED", 0.0)
+    monkeypatch.setattr(separation, "UNTOLD", (0.0, 1.0))
+    found = measured(run, n=60)
+    assert set(found.figures["critics"]) == {"latents", "log_mel"}
+    for figures in found.figures["critics"].values():
+        assert 0 <= figures["auc"]["low"] <= figures["auc"]["value"] <= figures["auc"]["high"] <= 1
+    assert [len(clips) for clips in found.shown.values()] == [10, 10]
+    worst, best = ([waveform.tobytes() for _, waveform in clips] for clips in found.shown.values())
+    assert not set(worst) & set(best)
+    text = "\n".join(pipeline.evaluation_lines(shown(found)))
+    assert f"the critic's AUC {found.figures['critics']['latents']['auc']['value']:.2f} (0.5 as real)" in text
+    written = page.write_generation_page(tmp_path / "page", shown(found), found.shown, RATE).read_text()
+    assert written.count("<audio") == 20
+    assert {path.name for path in (tmp_path / "page").glob("*.wav")} == {f"clip-{k:02d}.wav" for k in range(1, 21)}
+
+    # Where a critic fails its checks, its figure is left out and the clips are not ranked.
+    monkeypatch.setattr(separation, "RECOGNISED", 1.1)
+    found = measured(run, n=12)
+    assert all("auc" not in figures for figures in found.figures["critics"].values())
+    assert sum("where at least 1.1 is expected" in note for note in found.notes) == 2
+    assert list(found.shown) == ["some generated clips"]
+
+
+def test_critics_get_clips_that_they_have_not_learned_from(run: Path) -> None:
+    sources = ClipSources(*opened(run, QUICK), 0)
+    two = halves(sources.corpus)
+    own = separation.roles(sources, two, "test")
+    assert (set(own.a), set(own.b)) == (two.a, two.b)
+    assert (own.stop, own.test) == tuple(sources.corpus.indices(split) for split in ("validation", "test"))
+    own = separation.roles(sources, two, "validation")
+    assert {*own.stop, *own.test} == set(sources.corpus.indices("validation"))
+    assert not set(own.stop) & set(own.test)
+
+
 def test_the_halves_share_nothing(run: Path) -> None:
     _, corpus, _ = opened(run, QUICK)
     two = halves(corpus)
@@ -370,7 +408,7 @@ def shown(found: PriorEvaluation) -> dict[str, object]:
     """The result of the command, as far as it is shown."""
     return {
         "run": "runs/x", "prior": "p", "split": "test", "clips_in_split": 18, "notes": [], "file": "f.json",
-        "generation": found.figures, "bits_per_dim": {"prior": 0.5, "end nats": 9.0},
+        "page": "p.html", "generation": found.figures, "bits_per_dim": {"prior": 0.5, "end nats": 9.0},
     }  # fmt: skip
 
 
@@ -389,7 +427,7 @@ def test_tables_hold_what_was_measured(found: PriorEvaluation) -> None:
         f"generated against oracle: of the label asked for {accuracy[0] / 10:.1f} % (oracle {accuracy[1] / 10:.1f} %), "
         f"MMD² of statistics × 1000 {distance[0]:.0f} (oracle {distance[1]:.0f})"
     )
-    assert lines[-1] == "all figures: f.json"
+    assert lines[-1] == "all figures: f.json; to look and listen: p.html"
     text = "\n".join(lines)
     for name, row in rows.items():
         for measure, digits in (("mmd_mfcc", 4), ("memorisation", 2)):
