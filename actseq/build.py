@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -260,18 +260,35 @@ def build_representation(config: Config) -> Any:
     return construct(REPRESENTATIONS, config.representation, "representation", config.corpus.sample_rate)
 
 
-def build_autoencoder(config: Config, representation: Representation) -> Autoencoder:
-    """Network and bottleneck for the features of `representation`."""
+CONDITION_DIM = 16
+"""Values of a label's vector that a decoder is given."""
+
+
+def build_autoencoder(config: Config, representation: Representation, labels: Sequence[str] = ()) -> Autoencoder:
+    """Network and bottleneck for the features of `representation`.
+
+    Args:
+        config: the configuration.
+        representation: analysis of the features.
+        labels: labels of the training clips; used where the decoder is given the label.
+
+    Raises:
+        ConfigError: a value does not fit, or the decoder is to be given the label and takes no condition.
+    """
     section = config.autoencoder
     bottleneck = construct(BOTTLENECKS, section.bottleneck, "autoencoder.bottleneck", section.latent_dim)
-    network = construct(
-        NETWORKS,
-        section.network,
-        "autoencoder.network",
-        representation.channels,
-        section.latent_dim,
-        section.latent_dim * bottleneck.params_per_dim,
-    )
+    given: list[Any] = [representation.channels, section.latent_dim, section.latent_dim * bottleneck.params_per_dim]
+    condition_dim = CONDITION_DIM if section.condition == "label" else 0
+    if takes_whole_clips(section.network):
+        given += [representation, condition_dim]
+    elif condition_dim:
+        fits = [kind for kind in NETWORKS if takes_whole_clips(Member(kind=kind))]
+        raise ConfigError(
+            f"autoencoder.condition is label, and the decoder of network {section.network.kind} takes no condition",
+            f"network {' or '.join(fits)}",
+            "--set autoencoder.condition=null, or another network",
+        )
+    network = construct(NETWORKS, section.network, "autoencoder.network", *given)
     return Autoencoder(
         network,
         bottleneck,
@@ -280,7 +297,13 @@ def build_autoencoder(config: Config, representation: Representation) -> Autoenc
         log_magnitude=representation.log_magnitude,
         signed=representation.signed,
         latent_dim=section.latent_dim,
+        labels=labels if condition_dim else (),
     )
+
+
+def takes_whole_clips(network: Member) -> bool:
+    """Whether a network makes one latent frame of a whole clip."""
+    return hasattr(find_member(NETWORKS, network.kind, "autoencoder.network"), "takes_representation")
 
 
 def is_generative(network: Member) -> bool:
@@ -325,6 +348,14 @@ def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str
 def build_untrained_prior(name: str, frames: TrainingFrames, labels: list[str]) -> LabelledPrior[Any]:
     """A prior that needs no training, with its labels."""
     return LabelledPrior(UNTRAINED_PRIORS[name](frames), labels, OneHot(len(labels) + 1))
+
+
+def prior_deviation(config: Config) -> float | None:
+    """Deviation of the prior N(0, deviation²) of the bottleneck; None if it has none."""
+    section = config.autoencoder
+    bottleneck = construct(BOTTLENECKS, section.bottleneck, "autoencoder.bottleneck", section.latent_dim)
+    deviation: float | None = bottleneck.deviation
+    return deviation
 
 
 def build_sequence(config: Config, model: LabelledPrior[Any]) -> Any:

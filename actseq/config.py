@@ -70,6 +70,8 @@ class AutoencoderConfig(Section):
     """A member: what latents may be."""
     latent_dim: int = Field(gt=0)
     """Values per latent frame."""
+    condition: Literal["label"] | None = None
+    """`label` gives the decoder the label of a clip; the encoder never sees it. null: no condition."""
 
 
 def _kind_may_follow(value: Any) -> Any:
@@ -207,6 +209,9 @@ class VocoderTrainingConfig(TrainingConfig):
 class GenerateConfig(Section):
     """Defaults of `actseq generate`."""
 
+    prior: str | None = None
+    """Prior to generate with; `run` trains none if it is one that needs no training. null: `default`, or the only
+    trained one."""
     seconds: float | None = Field(None, gt=0)
     """Length of new clips; null: until the prior ends them."""
     max_seconds: float = Field(10.0, gt=0)

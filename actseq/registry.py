@@ -12,6 +12,7 @@ from typing import Any
 
 from actseq import effects
 from actseq.autoencoders.bottlenecks import Adversarial, Plain, Variational
+from actseq.autoencoders.clip import Clip
 from actseq.autoencoders.conv import Conv
 from actseq.autoencoders.dense import Dense
 from actseq.autoencoders.pca import Pca
@@ -33,7 +34,7 @@ from actseq.priors.gan import Gan
 from actseq.priors.heads import Gaussian, Mixture
 from actseq.priors.recurrent import Gru, Lstm
 from actseq.priors.transformer import Transformer
-from actseq.priors.untrained import Iid, RandomWalk, TrainingFrames
+from actseq.priors.untrained import Iid, Normal, RandomWalk, TrainingFrames
 from actseq.representations.grain import Grain
 from actseq.representations.linear import Linear
 from actseq.representations.mel import Mel
@@ -49,13 +50,17 @@ from actseq.vocoders.phase import Phase
 Table = dict[str, Callable[..., Any]]
 
 REPRESENTATIONS: Table = {"mel": Mel, "linear": Linear, "stft": Stft, "grain": Grain, "spectrum": Spectrum}
-NETWORKS: Table = {"conv": Conv, "dense": Dense, "recurrent": Recurrent, "pca": Pca, "unet": Unet}
+NETWORKS: Table = {"conv": Conv, "dense": Dense, "recurrent": Recurrent, "pca": Pca, "unet": Unet, "clip": Clip}
 BOTTLENECKS: Table = {"plain": Plain, "variational": Variational, "adversarial": Adversarial}
 CORRUPTIONS: Table = {"noise": Noise, "rotation": Rotation}
 PRIOR_NETWORKS: Table = {"lstm": Lstm, "gru": Gru, "transformer": Transformer, "gan": Gan, "clip-flow": ClipFlow}
 """Causal networks, which take a head, and priors that make whole sequences, which take none."""
 HEADS: Table = {"mixture": Mixture, "gaussian": Gaussian, "flow": Flow}
-UNTRAINED_PRIORS: dict[str, Callable[[TrainingFrames], Iid | RandomWalk]] = {"iid": Iid, "random-walk": RandomWalk}
+UNTRAINED_PRIORS: dict[str, Callable[[TrainingFrames], Iid | RandomWalk | Normal]] = {
+    "iid": Iid,
+    "random-walk": RandomWalk,
+    "normal": Normal,
+}
 """Made on the spot from a run's latents; no trained prior may have such a name."""
 OBJECTIVES: Table = {
     "autoencoding": Autoencoding,

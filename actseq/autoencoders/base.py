@@ -4,7 +4,7 @@ Padding: `lengths` say what is real; everything else is zero before every operat
 is encoded and decoded in a batch as it would be alone.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq import units
-from actseq.modules.frames import valid_frames
+from actseq.modules.frames import frame_mask, valid_frames
 from actseq.modules.gaussian import draw, kl_nats
 from actseq.representations.base import Features
 from actseq.representations.normaliser import Normaliser
@@ -116,8 +116,29 @@ class Skipping(EncoderDecoder, Protocol):
         """Normalised features from normalised features."""
 
 
+@runtime_checkable
+class WholeClips(EncoderDecoder, Protocol):
+    """A network with one latent frame for a whole clip, whose end is followed by silence.
+
+    Attributes:
+        silence: feature of silence, before it is normalised.
+        condition_dim: values of the decoder's condition; 0 if it takes none.
+    """
+
+    silence: float
+    condition_dim: int
+
+    def decode(
+        self,
+        latents: Float[Tensor, "batch latent_frames latent_dim"],
+        lengths: Int[Tensor, " batch"],
+        condition: Float[Tensor, "batch latent_frames condition_dim"] | None = None,
+    ) -> Float[Tensor, "batch channels frames"]:
+        """Normalised features; frames = latent_frames · stride."""
+
+
 class Autoencoder(nn.Module):
-    """Statistics + network + bottleneck.
+    """Statistics + network + bottleneck, and a table of labels if the decoder is given the label.
 
     Args:
         channels: of the features.
@@ -125,6 +146,7 @@ class Autoencoder(nn.Module):
         log_magnitude: as the representation declares.
         signed: as the representation declares.
         latent_dim: numbers per latent frame.
+        labels: labels that the decoder knows; only for a network whose decoder takes a condition.
     """
 
     def __init__(
@@ -137,6 +159,7 @@ class Autoencoder(nn.Module):
         log_magnitude: bool,
         signed: bool = False,
         latent_dim: int,
+        labels: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.normaliser = Normaliser(channels, log_magnitude=log_magnitude, signed=signed)
@@ -145,6 +168,24 @@ class Autoencoder(nn.Module):
         self.latent_rate = feature_rate / network.stride
         self.context_frames = network.context_frames
         self.generative = network.generative
+        self.labels = list(labels)
+        """Names of the rows of the table from 1 on; row 0 is the condition "no label"."""
+        dims = network.condition_dim if isinstance(network, WholeClips) else 0
+        self.table = nn.Embedding(len(self.labels) + 1, dims) if dims else None
+
+    @property
+    def whole_clips(self) -> bool:
+        """Whether one latent frame stands for a whole clip."""
+        return isinstance(self.network, WholeClips)
+
+    def condition(self, labels: Int[Tensor, " batch"], frames: int) -> Float[Tensor, "batch frames dims"] | None:
+        """The decoder's condition: the same in all latent frames; None if the decoder takes none.
+
+        Args:
+            labels: rows of the table.
+            frames: number of latent frames.
+        """
+        return None if self.table is None else self.table(labels)[:, None].expand(-1, frames, -1)
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Features]) -> None:
@@ -160,7 +201,12 @@ class Autoencoder(nn.Module):
 
     def encode(self, features: Features) -> Posterior:
         """Posterior (batch, ceil(frames / stride), latent_dim)."""
-        return self.encode_normalised(self.normaliser.normalise(features.values), features.lengths)
+        values = features.values
+        if isinstance(self.network, WholeClips):
+            padded = units.n_latent_frames(values.shape[2], self.stride) * self.stride
+            values = nn.functional.pad(values, (0, padded - values.shape[2]))
+            values = torch.where(frame_mask(features.lengths, padded)[:, None], values, self.network.silence)
+        return self.encode_normalised(self.normaliser.normalise(values), features.lengths)
 
     def encode_normalised(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
@@ -169,13 +215,26 @@ class Autoencoder(nn.Module):
         numbers = self.network.encode(values, lengths)
         return self.bottleneck.encode(numbers, units.n_latent_frames(lengths, self.stride))
 
-    def decode_normalised(self, latents: Latents) -> Float[Tensor, "batch channels frames"]:
+    def decode_normalised(
+        self, latents: Latents, condition: Float[Tensor, "batch latent_frames dims"] | None = None
+    ) -> Float[Tensor, "batch channels frames"]:
         """As `decode`, but without undoing the normalisation: what a reconstruction loss compares."""
-        return self.network.decode(self.bottleneck.decode(latents.values), latents.lengths)
+        codes = self.bottleneck.decode(latents.values)
+        if not isinstance(self.network, WholeClips) or self.table is None:
+            return self.network.decode(codes, latents.lengths)
+        if condition is None:
+            condition = self.condition(torch.zeros_like(latents.lengths), codes.shape[1])
+        return self.network.decode(codes, latents.lengths, condition)
 
-    def decode(self, latents: Latents) -> Features:
-        """Features (batch, channels, latent frames · stride)."""
-        return Features(self.normaliser.restore(self.decode_normalised(latents)), latents.lengths * self.stride)
+    def decode(self, latents: Latents, condition: Float[Tensor, "batch latent_frames dims"] | None = None) -> Features:
+        """Features (batch, channels, latent frames · stride).
+
+        Args:
+            latents: what to decode.
+            condition: as from `condition`; None: no label. A network without a condition takes no notice of it.
+        """
+        values = self.normaliser.restore(self.decode_normalised(latents, condition))
+        return Features(values, latents.lengths * self.stride)
 
     def reconstruct(self, features: Features) -> Features:
         """decode ∘ encode at the posterior's mean, at the length of the input; or what a network with skips makes."""

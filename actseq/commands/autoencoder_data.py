@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from actseq import build, units
 from actseq.autoencoders.base import Autoencoder
 from actseq.commands.common import GAIN_DB
-from actseq.config import Config, suggest_name
+from actseq.config import Config, Member, suggest_name, with_sections
 from actseq.data.corpus import Corpus
 from actseq.data.features import FeatureBatches, FeatureSource, store_features
-from actseq.data.segments import SegmentSource, WithNoiseClips
+from actseq.data.segments import ClipSource, SegmentSource, WithNoiseClips, label_rows
 from actseq.errors import ConfigError
 from actseq.objectives.autoencoding import Autoencoding
 from actseq.progress import Reporter
@@ -76,6 +78,41 @@ def _require_frames(config: Config, model: Autoencoder, hop_length: int) -> None
         )
 
 
+MOST_CLIP_SECONDS = 3.0
+CLIP_QUANTILE = 0.95
+
+
+def clip_samples(model: Autoencoder, hop_length: int) -> int:
+    """Samples that the frames of one clip cover, for a network of whole clips."""
+    return (model.stride - 1) * hop_length
+
+
+def _with_clip_seconds(config: Config, corpus: Corpus, reporter: Reporter) -> Config:
+    """The configuration with the length of a clip, for a network of whole clips; clips that are longer are named."""
+    network = config.autoencoder.network
+    if not build.takes_whole_clips(network):
+        return config
+    seconds = {
+        record.key: units.samples_to_seconds(record.length, config.corpus.sample_rate)
+        for record in corpus.store.records
+    }
+    if network.options.get("seconds") is None:
+        known = [seconds[corpus.store.records[i].key] for i in corpus.indices("train", config.train_ae.targets)]
+        usual = min(MOST_CLIP_SECONDS, math.ceil(100 * float(np.quantile(known, CLIP_QUANTILE))) / 100)
+        reporter.say(f"a clip is {usual:g} s with its silence: the length of 95 % of the training clips, at most 3 s")
+        network = Member(kind=network.kind, **network.options | {"seconds": usual})
+        section = config.autoencoder.model_dump() | {"network": network.model_dump()}
+        config = with_sections(config, {"autoencoder": section})
+    cut = [key for key, length in seconds.items() if length > network.options["seconds"]]
+    if cut:
+        more = f" and {len(cut) - 5} more" if len(cut) > 5 else ""
+        reporter.warn(
+            f"{len(cut)} of {len(seconds)} clips are longer than {network.options['seconds']:g} s and are faded out "
+            f"there: {', '.join(cut[:5])}{more}"
+        )
+    return config
+
+
 @dataclass(frozen=True)
 class AutoencoderData:
     """A model with the statistics of its clips set, and the data to train it on.
@@ -113,12 +150,15 @@ class AutoencoderData:
         self, split: str, gain_db: tuple[float, float], jitter: int, speed: float, reporter: Reporter
     ) -> Source:
         config, corpus, hop = self.config, self.corpus, self.representation.hop_length
-        segment = segment_samples(config, hop)
+        whole = self.model.whole_clips
+        segment = clip_samples(self.model, hop) if whole else segment_samples(config, hop)
         size, seed = config.train_ae.batch_size, config.seed
         if self.stored is not None:
             frames = units.n_frames(segment, hop)
-            return FeatureSource(corpus, self.stored, split, frames, hop, size, seed, self.targets)
+            return FeatureSource(corpus, self.stored, split, frames, hop, size, seed, self.targets, whole)
         given = (segment, self.objective.margin, size)
+        if whole:
+            return ClipSource(corpus, split, *given, seed, gain_db, speed, self.targets)
         sounds = SegmentSource(corpus, split, *given, seed, gain_db, jitter, speed, self.targets)
         if self.objective.corruption is None or not self.objective.corruption.uses_noise_clips:
             return sounds
@@ -135,11 +175,12 @@ def prepare_autoencoder_data(
     """Build the model of a complete configuration, and fit its statistics to a run's corpus."""
     representation = build.build_representation(config)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
+    config = _with_clip_seconds(config, corpus, reporter)
     hop = representation.hop_length
     margin = units.n_hops(representation.context_samples, hop) * hop
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = build.build_autoencoder(config, representation)
+        model = build.build_autoencoder(config, representation, list(label_rows(corpus)))
         # The objective may have networks of its own, which are initialised from the same seed.
         objective = build.build_autoencoding(config, model, representation, margin)
     _require_frames(config, model, hop)
@@ -151,8 +192,11 @@ def prepare_autoencoder_data(
             "level_dbfs": config.corpus.level_dbfs,
             "representation": config.representation.model_dump(mode="json"),
         }
+        samples = clip_samples(model, hop) if model.whole_clips else None
+        if samples is not None:
+            inputs["clip_samples"] = samples
         what = f"the features of run {run.name}"
-        stored = store_features(run.features, corpus, representation, inputs, what, reporter)
+        stored = store_features(run.features, corpus, representation, inputs, what, reporter, samples)
         run.seal(run.features)
     reporter.say("statistics of the features")
     # Of the learned clips alone: errors are measured in their standard deviations, outputs are kept in their range.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,22 +142,6 @@ def make_folder(folder: Path) -> None:
         raise AudioError(
             f"the folder {folder} cannot be made ({error.strerror})", action="name another with --out"
         ) from None
-
-
-def refuse_taken(targets: Iterable[Path]) -> None:
-    """Check that results replace nothing, each other neither. Call it before anything is written.
-
-    Raises:
-        ConfigError: two results would have the same name.
-        AudioError: a file of a result's name exists.
-    """
-    seen: set[Path] = set()
-    for target in targets:
-        if target in seen:
-            raise ConfigError(f"several results would be written to {target}", action="write to different folders")
-        if target.exists() or target.is_symlink():
-            raise AudioError(f"{target} exists", action="name another folder with --out; nothing is overwritten")
-        seen.add(target)
 
 
 def warn_of_gain(path: Path, gain: float, reporter: Reporter) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, effects_of, make_folder, refuse_taken, warn_of_gain
-from actseq.commands.outputs import Target
+from actseq.commands.common import AUTO, Compute, effects_of, make_folder, warn_of_gain
+from actseq.commands.outputs import Target, claim, effect_files
 from actseq.errors import ArtifactError
 from actseq.inference.activations import check_activations, decode_activations
 from actseq.inference.loading import load_codec, require_generative, stage_config
@@ -40,6 +40,7 @@ def decode(
     *,
     out: Path,
     keep_dry: bool = False,
+    overwrite: bool = False,
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
 ) -> DecodeResult:
@@ -52,11 +53,12 @@ def decode(
         paths: files or folders.
         out: folder for the results; names relative to a given folder are kept.
         keep_dry: also write each result as it is before the effects, as `<name>.dry.wav`.
+        overwrite: replace files that actseq made; without it, and for all other files, a file of the same name is an
+            error.
 
     Raises:
-        ConfigError: two results would have the same name.
         ArtifactError: a file holds no activations, or those of another autoencoder; nothing is written then.
-        AudioError: a file of a result's name exists, or the sounds cannot be written.
+        AudioError: a result would replace a file, two results would have the same name, or a sound cannot be written.
     """
     compute.use_threads()
     reporter, opened = compute.reporter, RunFolder.open(run)
@@ -68,8 +70,15 @@ def decode(
         for given in paths
         for path, relative in _inputs(given)
     ]
-    refuse_taken(file for _, target in sources for file in target.files)
-    codec, _ = load_codec(opened, compute.device, config)
+    given = [*(path for path, _ in sources), *effect_files(config.generate.effects)]
+    claim([target for _, target in sources], given, overwrite)
+    codec, config = load_codec(opened, compute.device, config)
+    common = {
+        "run": opened.name,
+        "fingerprints": {"autoencoder": opened.trained_autoencoder.fingerprint},
+        "vocoder": config.vocoder.model_dump(),
+        "effects": [effect.model_dump() for effect in config.generate.effects],
+    }
     for path, _ in sources:
         check_activations(read_activations(path), codec, opened.trained_autoencoder.fingerprint, str(path))
     reporter.begin("decode", len(sources), unit="files")
@@ -82,9 +91,14 @@ def decode(
                 samples += len(piece)
         warn_of_gain(target.sound, writer.gain, reporter)
         warn_of_gain(target.sound, writer.through_gain, reporter)
-        about = {"file": target.sound.name, "dry": None if target.dry is None else target.dry.name, "source": str(path)}
-        fingerprints = {"autoencoder": opened.trained_autoencoder.fingerprint}
-        write_json(target.about, about | {"run": opened.name, "fingerprints": fingerprints})
+        about = {
+            "file": target.sound.name,
+            "dry": None if target.dry is None else target.dry.name,
+            "source": str(path),
+            "gain": writer.gain,
+            "effects_gain": writer.through_gain,
+        }
+        write_json(target.about, common | about)
         reporter.advance(done)
     reporter.end()
     files = [str(target.sound) for _, target in sources]

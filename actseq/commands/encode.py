@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, Result, refuse_taken
+from actseq.commands.common import AUTO, Compute, Result
+from actseq.commands.outputs import require_free
 from actseq.commands.reconstruct import inputs, measure_all
+from actseq.errors import ConfigError
 from actseq.inference.activations import encode_as_seed, encode_sound
 from actseq.inference.loaded_run import read_sound
 from actseq.inference.loading import load_codec, require_generative, stage_config
@@ -59,8 +61,10 @@ def encode(
         npz: write `.npz` in place of `.safetensors`.
 
     Raises:
-        ConfigError: the latents of the run do not hold the sound, or two results would have the same name.
-        AudioError: a path does not exist, no file can be read, or a file of a result's name exists.
+        ConfigError: the latents of the run do not hold the sound, or a sound is longer than the one vector of a clip
+            holds.
+        AudioError: a path does not exist, no file can be read, a file of a result's name exists, or two results would
+            have the same name.
     """
     compute.use_threads()
     reporter, opened = compute.reporter, RunFolder.open(run)
@@ -70,9 +74,16 @@ def encode(
         for given in paths
         for path, relative in inputs(given)
     ]
-    refuse_taken(target for _, target in sources)
+    require_free(target for _, target in sources)
     codec, _ = load_codec(opened, compute.device, stage_config(opened, (), "generate"), vocoder=False)
+    if as_seed and codec.autoencoder.whole_clips:
+        raise ConfigError(
+            f"run {opened.name} makes each clip from one vector: it cannot continue a sound",
+            action="leave out --as-seed",
+        )
     recordings, failed = measure_all(sources, codec.sample_rate, reporter)
+    for recording, _ in recordings:
+        codec.require_short(recording.samples, str(recording.path))
     labels, autoencoder = _labels(opened), opened.trained_autoencoder.fingerprint
     total = sum(recording.samples for recording, _ in recordings)
     reporter.begin("encode", round(total / codec.sample_rate), unit="seconds of sound")

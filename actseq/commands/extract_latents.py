@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from actseq.commands.common import AUTO, Compute, Result
 from actseq.config import LatentsConfig
 from actseq.data.corpus import Corpus, random_speed
 from actseq.data.latents import COPIES
+from actseq.data.segments import whole_clip
 from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
 from actseq.inference.loading import load_codec, require_generative, stage_config
 from actseq.progress import Reporter
@@ -64,21 +65,27 @@ class _Pass:
     split: str
     speed: float
     samples: int
+    whole: bool = False
 
     def waveform(self, corpus: Corpus, start: int, stop: int) -> Waveform:
+        if self.whole:
+            clip = whole_clip(corpus, self.index, self.samples, self.speed)
+            return clip[start:stop]
         if self.speed == 1:
             return corpus.waveform(self.index, start, stop)
         return corpus.waveform_at_speed(self.index, self.speed, 0, start, stop)
 
 
-def _passes(corpus: Corpus, section: LatentsConfig, seed: int) -> list[_Pass]:
-    """All encodings to make, short clips first."""
+def _passes(corpus: Corpus, section: LatentsConfig, seed: int, longest: int | None) -> list[_Pass]:
+    """All encodings to make, short clips first; of longer clips the first `longest` samples, if that is given."""
     passes = []
     for i, record in enumerate(corpus.store.records):
         passes.append(_Pass(i, record.key, str(record.extra["split"]), 1.0, record.length))
         for k in range(section.copies if record.extra["split"] == "train" else 0):
             speed = random_speed(np.random.default_rng([seed, i, k]), section.copy_speed)
             passes.append(_Pass(i, f"{record.key} copy {k + 1}", COPIES, speed, max(1, round(record.length / speed))))
+    if longest is not None:
+        passes = [replace(one, samples=min(one.samples, longest), whole=True) for one in passes]
     return sorted(passes, key=lambda one: (one.samples, one.key))
 
 
@@ -87,7 +94,8 @@ def _extract(
 ) -> Result:
     dtype = np.dtype(section.dtype)
     hop = codec.representation.hop_length
-    passes = _passes(corpus, section, seed)
+    longest = (codec.autoencoder.stride - 1) * hop if codec.autoencoder.whole_clips else None
+    passes = _passes(corpus, section, seed, longest)
     frames = [units.n_frames(one.samples, hop) for one in passes]
     sizes = [
         dtype.itemsize * 2 * codec.autoencoder.latent_dim * units.n_latent_frames(f, codec.autoencoder.stride)

@@ -78,6 +78,21 @@ def claim(targets: Sequence[Target], inputs: Iterable[Path], overwrite: bool) ->
     raise AudioError(f"{foreign[0]}{more}", action=action)
 
 
+def require_free(targets: Iterable[Path]) -> None:
+    """Check that files without a JSON beside them replace nothing. Call it before anything is written.
+
+    Raises:
+        AudioError: two results would have the same name, or a file of a result's name exists.
+    """
+    seen: set[Path] = set()
+    for target in targets:
+        if target in seen:
+            raise AudioError(f"several results would be written to {target}", action="write to different folders")
+        if os.path.lexists(target):
+            raise AudioError(f"{target} exists", action="name another folder with --out; nothing is overwritten")
+        seen.add(target)
+
+
 def claim_pictures(folder: Path, names: Iterable[str], overwrite: bool) -> None:
     """Check that pictures and their tables would replace nothing but pictures of an earlier call.
 

@@ -59,6 +59,8 @@ def reconstruct(
     codec, config = load_codec(opened, compute.device, config)
     sources = [(path, target) for (path, _), target in zip(jobs, targets, strict=True)]
     recordings, failed = measure_all(sources, codec.sample_rate, reporter)
+    for recording, _ in recordings:
+        codec.require_short(recording.samples, str(recording.path))
     total = sum(recording.samples for recording, _ in recordings)
     reporter.begin("reconstruct", round(total / codec.sample_rate), unit="seconds of sound")
     common = {

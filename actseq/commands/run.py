@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from actseq import build
+from actseq import build, registry
 from actseq import config as configuration
 from actseq.commands.common import AUTO, Compute, Result, compared
 from actseq.commands.extract_latents import extract_latents
@@ -29,7 +29,8 @@ class RunResult:
         run: folder of the run.
         autoencoder: result of `train_ae`.
         latents: result of `extract_latents`; None for an autoencoder that only restores.
-        prior: result of `train_prior`; None for an autoencoder that only restores.
+        prior: result of `train_prior`; None for an autoencoder that only restores, and where the prior of the preset
+            needs no training.
         vocoder: result of `train_vocoder`; None where none was requested.
     """
 
@@ -69,7 +70,11 @@ def run_all(
     if minutes is not None:
         network = build.complete(configuration.load_preset(preset, overrides)).autoencoder.network
         shares = MINUTES_SHARE_WITH_VOCODER if vocoder else MINUTES_SHARE
-        shares = shares if build.is_generative(network) else {"train_ae": 1.0}
+        untrained = configuration.load_preset(preset, overrides).generate.prior in registry.UNTRAINED_PRIORS
+        if untrained or not build.is_generative(network):
+            whole = {name: share for name, share in shares.items() if name != "train_prior"}
+            whole = whole if untrained else {"train_ae": 1.0}
+            shares = {name: share / sum(whole.values()) for name, share in whole.items()}
         overrides = [f"{section}.minutes={share * minutes:g}" for section, share in shares.items()] + overrides
     config = configuration.load_preset(preset, overrides)
     if vocoder:
@@ -83,7 +88,11 @@ def run_all(
         compute.reporter.say("latents and prior are left out: this autoencoder has skip connections, it restores")
         return RunResult(made, first)
     latents = extract_latents(made, compute=compute)
-    prior = train_prior(made, compute=compute)
+    prior = None
+    if config.generate.prior in registry.UNTRAINED_PRIORS:
+        compute.reporter.say(f"prior: {config.generate.prior}, which needs no training")
+    else:
+        prior = train_prior(made, name=config.generate.prior or "default", compute=compute)
     return RunResult(made, first, latents, prior, train_vocoder(made, compute=compute) if vocoder else None)
 
 

@@ -184,9 +184,9 @@ def _request(folder: Path, config: Config, run: str | None, compute: Compute) ->
 
 
 def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None:
-    run, config = asked.run, asked.config
-    data = prepare_autoencoder_data(run, config, corpus_fingerprint, reporter)
-    model, representation = data.model, data.representation
+    run = asked.run
+    data = prepare_autoencoder_data(run, asked.config, corpus_fingerprint, reporter)
+    config, model, representation = data.config, data.model, data.representation
     figures: dict[str, float] = {}
     steps = best = 0
     if asked.trainable:
@@ -218,6 +218,7 @@ def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None
             "latent_rate": model.latent_rate,
             "latent_dim": model.latent_dim,
             "generative": model.generative,
+            **({"labels": model.labels} if model.labels else {}),
             "n_parameters": build.n_parameters(model),
             "total_steps": steps,
             "best_step": best,

@@ -10,6 +10,7 @@ import torch
 from actseq import build, registry
 from actseq.commands.common import AUTO, Compute, Result, begin_training, check_name, trained_result
 from actseq.commands.tune_decoder import prior_budget, require_tunable, tune_decoder
+from actseq.config import Config
 from actseq.data.latents import SequenceSource
 from actseq.errors import ConfigError
 from actseq.inference.loading import DECODER, load_latents, require_generative, stage_config
@@ -51,6 +52,7 @@ def train_prior(
     require_generative(opened)
     config = stage_config(opened, overrides, "train-prior", compute.reporter)
     require_tunable(config)
+    _require_fitting(opened, config)
     seed = config.seed if seed is None else seed
     latents, latents_meta = load_latents(opened)
     inputs = {"autoencoder": latents_meta["inputs"]["autoencoder"], "latents": latents_meta["fingerprint"]}
@@ -119,6 +121,22 @@ def train_prior(
         )
         opened.seal(folder)
     return _result(opened, name)
+
+
+def _require_fitting(run: RunFolder, config: Config) -> None:
+    """Refuse a prior of sequences for latents of one vector a clip.
+
+    Raises:
+        ConfigError: the prior makes sequences; the message names those that do not.
+    """
+    network = config.prior.network
+    if build.takes_whole_clips(config.autoencoder.network) and config.prior.head is not None:
+        fits = [kind for kind, one in registry.PRIOR_NETWORKS.items() if build.is_whole_sequence(one)]
+        raise ConfigError(
+            f"prior {network.kind} makes sequences, and in run {run.name} a clip is one vector",
+            f"prior {' or '.join(fits)}, or normal or iid, which need no training",
+            f"--set prior.network.kind={fits[-1]}, or actseq generate {run.name} --prior normal",
+        )
 
 
 def _result(run: RunFolder, name: str) -> Result:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from actseq import units
 from actseq.data.corpus import SPLITS, Corpus
-from actseq.data.segments import RandomWindows
+from actseq.data.segments import RandomWindows, label_rows, whole_clip
 from actseq.progress import Reporter
 from actseq.representations.base import Features, Representation
 from actseq.storage.artifacts import begin_store, write_json
@@ -37,6 +37,7 @@ def store_features(
     inputs: Mapping[str, Any],
     what: str,
     reporter: Reporter,
+    samples: int | None = None,
 ) -> SequenceStore:
     """Store the features (frames, channels) of every clip, in the order of the corpus.
 
@@ -49,6 +50,7 @@ def store_features(
         inputs: everything that the features depend on.
         what: name of the features in messages.
         reporter: receives progress.
+        samples: length that all clips are brought to, see `whole_clip`; None: their own.
 
     Raises:
         ConfigError: the features in the folder were made from other inputs.
@@ -56,7 +58,8 @@ def store_features(
     if begin_store(folder, inputs, what) is not None:
         reporter.say(f"features: already stored ({folder})")
         return SequenceStore(folder)
-    frames = [units.n_frames(record.length, representation.hop_length) for record in corpus.store.records]
+    lengths = [samples or record.length for record in corpus.store.records]
+    frames = [units.n_frames(length, representation.hop_length) for length in lengths]
     shards = group_shards([np.dtype(np.float32).itemsize * representation.channels * n for n in frames])
     writer = StoreWriter(folder)
     done = writer.committed()
@@ -68,7 +71,7 @@ def store_features(
         items = []
         for i in members:
             record = corpus.store.records[i]
-            values = clip_features(corpus, i, representation, torch.device("cpu")).values[0].T.numpy()
+            values = clip_features(corpus, i, representation, torch.device("cpu"), samples).values[0].T.numpy()
             extra = {name: record.extra[name] for name in ("label", "split")}
             items.append((record.key, values, extra | {"clip_sha256": record.sha256}))
             n_done += 1
@@ -100,6 +103,7 @@ class FeatureSource:
         batch_size: segments in a batch.
         seed: seed of the choice of segments.
         labels: labels of the clips to use; None: all.
+        whole: the features are those of whole clips with the silence after their end, all of `frames` frames.
     """
 
     corpus: Corpus
@@ -110,6 +114,7 @@ class FeatureSource:
     batch_size: int
     seed: int
     labels: Collection[str] | None = None
+    whole: bool = False
 
     @cached_property
     def _windows(self) -> RandomWindows:
@@ -120,21 +125,28 @@ class FeatureSource:
 
         Returns:
             `features (batch, frames, channels)`, zero after the end of a clip; `n_samples (batch,)`, the samples of the
-            clip from the segment's first frame on.
+            clip from the segment's first frame on; `label (batch,)` as in `ClipSource`.
         """
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
-        segments, lengths = [], []
+        rows_of = label_rows(self.corpus)
+        segments, lengths, labels = [], [], []
         for _ in range(self.batch_size):
             index, start = self._windows.draw(rng)
             rows = self.store.read(index, start, start + self.frames)
             segments.append(np.pad(rows, ((0, self.frames - len(rows)), (0, 0))))
-            lengths.append(self.corpus.store.records[index].length - start * self.hop_length)
-        return {"features": np.stack(segments), "n_samples": np.array(lengths)}
+            record = self.corpus.store.records[index]
+            length = (self.frames - 1) * self.hop_length if self.whole else record.length
+            lengths.append(length - start * self.hop_length)
+            labels.append(rows_of.get(str(record.extra["label"]), 0))
+        return {"features": np.stack(segments), "n_samples": np.array(lengths), "label": np.array(labels)}
 
 
-def clip_features(corpus: Corpus, index: int, representation: Representation, device: torch.device) -> Features:
-    """Features of one whole clip."""
-    waveform = torch.from_numpy(corpus.waveform(index))[None].to(device)
+def clip_features(
+    corpus: Corpus, index: int, representation: Representation, device: torch.device, samples: int | None = None
+) -> Features:
+    """Features of one whole clip; of `samples` samples, see `whole_clip`, or of its own length."""
+    clip = corpus.waveform(index) if samples is None else whole_clip(corpus, index, samples)
+    waveform = torch.from_numpy(clip)[None].to(device)
     return representation.analyse(waveform, torch.tensor([waveform.shape[1]], device=device))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actseq import units
+from actseq.arrays import Waveform
 from actseq.data.corpus import SPLITS, Corpus, random_speed
 from actseq.storage.store import SequenceStore
 
@@ -55,7 +56,7 @@ class SegmentSource:
         seed: seed of the choice of segments, gains and speeds.
         gain_db: bounds of the random gain relative to the corpus's level, in dB.
         jitter: segments begin up to this many samples earlier. With one hop, frames fall on other samples each time.
-        speed: segments are played at a random speed between 1 / (1 + speed) and 1 + speed.
+        speed: segments are own_speed at a random speed between 1 / (1 + speed) and 1 + speed.
         labels: labels of the clips to use; None: all.
     """
 
@@ -100,6 +101,79 @@ class SegmentSource:
             starts.append(start)
             lengths.append(length)
         return {"waveform": np.stack(waveforms), "start": np.array(starts), "n_samples": np.array(lengths)}
+
+
+@dataclass(frozen=True)
+class ClipSource:
+    """Random whole clips, from their start; a batch is a pure function of (seed, step, rank).
+
+    Attributes:
+        corpus: the clips.
+        split: `train`, `validation` or `test`.
+        samples: length of a clip with the silence after its end; a longer one is cut, see `whole_clip`.
+        margin: as in `SegmentSource`.
+        batch_size: clips in a batch.
+        seed: seed of the choice of clips, gains and speeds.
+        gain_db: as in `SegmentSource`.
+        speed: as in `SegmentSource`.
+        labels: labels of the clips to use; None: all.
+    """
+
+    corpus: Corpus
+    split: str
+    samples: int
+    margin: int
+    batch_size: int
+    seed: int
+    gain_db: tuple[float, float] = (0.0, 0.0)
+    speed: float = 0.0
+    labels: Collection[str] | None = None
+
+    @cached_property
+    def _indices(self) -> list[int]:
+        return self.corpus.indices(self.split, self.labels)
+
+    def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
+        """A batch of clips.
+
+        Returns:
+            `waveform (batch, margin + samples + margin)`; `n_samples (batch,)`, which counts the silence too;
+            `label (batch,)`, rows of `corpus.split_labels("train")` from 1 on, without the empty label; 0 for none.
+        """
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
+        rows = label_rows(self.corpus)
+        waveforms, labels = [], []
+        for _ in range(self.batch_size):
+            index = self._indices[int(rng.integers(len(self._indices)))]
+            gain = np.float32(units.db_to_amplitude(rng.uniform(*self.gain_db)))
+            speed = random_speed(rng, self.speed) if self.speed else 1.0
+            clip = whole_clip(self.corpus, index, self.samples, speed)
+            waveforms.append(np.pad(clip * gain, self.margin))
+            labels.append(rows.get(str(self.corpus.store.records[index].extra["label"]), 0))
+        lengths = np.full(self.batch_size, self.samples)
+        return {"waveform": np.stack(waveforms), "n_samples": lengths, "label": np.array(labels)}
+
+
+def label_rows(corpus: Corpus) -> dict[str, int]:
+    """Rows of the table of the training labels, from 1 on; the empty label has none."""
+    return {label: row for row, label in enumerate((one for one in corpus.split_labels("train") if one), 1)}
+
+
+def whole_clip(corpus: Corpus, index: int, samples: int, speed: float = 1.0) -> Waveform:
+    """A clip (samples,) from its start, with silence after its end; a longer one is faded out over its last tenth.
+
+    Args:
+        corpus: the clips.
+        index: index of the clip.
+        samples: length of the result.
+        speed: 2 is twice as fast.
+    """
+    own_speed = speed == 1
+    clip = corpus.waveform(index, 0, samples) if own_speed else corpus.waveform_at_speed(index, speed, 0, 0, samples)
+    if corpus.store.records[index].length / speed > samples:
+        fade = max(1, samples // 10)
+        clip[-fade:] *= np.linspace(1, 0, fade, dtype=np.float32)
+    return clip
 
 
 @dataclass(frozen=True)

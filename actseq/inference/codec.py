@@ -59,6 +59,26 @@ class Codec:
         """Number of samples per latent frame."""
         return self.representation.hop_length * self.autoencoder.stride
 
+    @property
+    def longest_samples(self) -> int | None:
+        """Number of samples that one vector can hold, for an autoencoder of whole clips; None for all others."""
+        return self.samples_per_latent - 1 if self.autoencoder.whole_clips else None
+
+    def require_short(self, samples: int, name: str) -> None:
+        """Refuse a sound that is longer than the autoencoder's clips.
+
+        Raises:
+            ConfigError: it is longer; `name` is its name in the message.
+        """
+        longest = self.longest_samples
+        if longest is not None and samples > longest:
+            given, most = (units.samples_to_seconds(one, self.sample_rate) for one in (samples, longest))
+            raise ConfigError(
+                f"{name} lasts {given:.2f} s",
+                f"at most {most:.2f} s, which is what one vector of this run holds",
+                "cut it, or use a run with a sequence of vectors",
+            )
+
     @torch.inference_mode()
     def analyse(self, waveforms: list[Waveform]) -> Features:
         """Features of clips at the model's sample rate and level, padded into one batch."""
@@ -91,20 +111,22 @@ class Codec:
         return np.concatenate([mean for mean, _ in chunks]), np.concatenate(variances) if variances else None
 
     @torch.inference_mode()
-    def decode(self, latents: list[LatentArray]) -> list[Waveform]:
-        """Waveforms of frames · samples_per_latent samples."""
+    def decode(self, latents: list[LatentArray], label: int = 0) -> list[Waveform]:
+        """Waveforms of frames · samples_per_latent samples; `label` is a row of the autoencoder's table, 0 for none."""
         out: list[Waveform] = []
         for group in in_batches([len(z) for z in latents], BATCH_FRAMES // self.autoencoder.stride):
             if len(group) == 1:
-                stream = self.decode_stream()
+                stream = self.decode_stream(label=label)
                 out.append(np.concatenate([stream.push(latents[group[0]]), stream.finish()]))
                 continue
             lengths = torch.tensor([len(latents[i]) for i in group])
             padded = np.zeros((len(group), int(lengths.max()), self.autoencoder.latent_dim), dtype=np.float32)
             for row, i in zip(padded, group, strict=True):
                 row[: len(latents[i])] = latents[i]
+            rows = torch.full((len(group),), label, device=self.device)
             features = self.autoencoder.decode(
-                Latents(torch.from_numpy(padded).to(self.device), lengths.to(self.device))
+                Latents(torch.from_numpy(padded).to(self.device), lengths.to(self.device)),
+                self.autoencoder.condition(rows, padded.shape[1]),
             )
             out += self.synthesise(features)
         return out
@@ -133,14 +155,15 @@ class Codec:
         """A stream that encodes one clip."""
         return EncoderStream(self.representation, self.autoencoder, self.device, self.chunk_frames)
 
-    def decode_stream(self, samples: int | None = None) -> DecoderStream:
+    def decode_stream(self, samples: int | None = None, label: int = 0) -> DecoderStream:
         """A stream that decodes the latents of one clip.
 
         Args:
             samples: length of the sound that the latents are from: nothing after its end is synthesised; None: all.
+            label: row of the autoencoder's table of labels; 0 for none.
         """
         left = None if samples is None else units.n_frames(samples, self.representation.hop_length)
-        return DecoderStream(self.autoencoder, self._synthesiser(), self.device, self.chunk_frames, left)
+        return DecoderStream(self.autoencoder, self._synthesiser(), self.device, self.chunk_frames, left, label)
 
     def reconstruct_stream(self) -> ReconstructionStream | SkippingStream:
         """A stream that reconstructs one clip."""

@@ -26,6 +26,8 @@ from actseq.inference.streams import Encoded
 from actseq.priors.base import Chunk, DensityPrior, KeepsLengths, Prior, Sampling, SamplingRequest
 
 END_FADE_SECONDS = 0.005
+SILENT_DB = -60.0
+"""A clip that was decoded from one vector ends where it stays under this level, relative to its peak."""
 SETTLE_SECONDS = 0.5
 """This much of the seed is decoded before the join, beyond the decoder's context: the vocoder's phases settle."""
 GAP_SECONDS = 0.25
@@ -84,6 +86,7 @@ class ResolvedRequest:
         condition_end: (1, condition_dim) to glide to over the clip; None stays.
         unconditional: (1, condition_dim), the condition that stands for no label.
         label: row of the label table, for priors that keep something for each label; 0 for none.
+        decoder_label: row of the autoencoder's table of labels, for decoders that are given the label; 0 for none.
         seed_audio: recording to continue, or latents.
         gain: gain that brought a sound to the level that the model knows; it is undone in the clips.
     """
@@ -95,6 +98,7 @@ class ResolvedRequest:
     condition_end: Tensor | None = None
     unconditional: Tensor | None = None
     label: int = 0
+    decoder_label: int = 0
     seed_audio: SeedAudio | SeedLatents | None = None
     gain: float = 1.0
 
@@ -319,7 +323,8 @@ class _Clip:
 
     def __init__(self, codec: Codec, request: ResolvedRequest, prompt: Tensor | None) -> None:
         rate, seconds, seed = codec.sample_rate, request.settings.seconds, request.seed_audio
-        self.rate, self.seed, self.decoder = rate, seed, codec.decode_stream()
+        self.rate, self.seed = rate, seed
+        self.decoder, self.whole = codec.decode_stream(label=request.decoder_label), codec.autoencoder.whole_clips
         self.gain = np.float32(request.gain if seed is None else seed.gain)
         self.waiting: list[Any] = []
         self.nothing = np.zeros((0, codec.autoencoder.latent_dim), np.float32)
@@ -347,12 +352,18 @@ class _Clip:
     def end(self, number: int, stopped: bool) -> Piece:
         """The last piece of the clip."""
         made = np.concatenate([self._shape(self.decoder.finish(), True), self.tail])
+        if self.whole:
+            made, stopped = self._ended(np.concatenate([*self.waiting, made]))
         if not stopped:
             made = fade_out(made, self.rate)
         return Piece(number, made, self.nothing, End(stopped, self.join))
 
     def _shape(self, made: Waveform, last: bool) -> Waveform:
         made = made / self.gain
+        if self.whole:
+            # The end of a clip is where it has died away, which is known when all of it is there.
+            self.waiting.append(made)
+            return np.zeros(0, np.float32)
         if not self.joined:
             self.waiting.append(made)
             enough = units.seconds_to_samples(CROSSFADE_SECONDS + ALIGN_SECONDS, self.rate)
@@ -366,6 +377,13 @@ class _Clip:
         cut = max(0, len(made) - self.fade)
         self.tail = made[cut:]
         return made[:cut]
+
+    def _ended(self, made: Waveform) -> tuple[Waveform, bool]:
+        """A whole clip up to the requested length, or to where it stays under −60 dB of its peak; whether it did."""
+        if self.left is not None:
+            return made[: self.left], False
+        loud = np.flatnonzero(np.abs(made) > np.abs(made).max(initial=0.0) * units.db_to_amplitude(SILENT_DB))
+        return made[: int(loud[-1]) + 1 if len(loud) else len(made)], bool(len(loud)) and int(loud[-1]) < len(made) - 1
 
     def _begin(self, made: Waveform) -> Waveform:
         """The seed and its continuation, or only the continuation."""

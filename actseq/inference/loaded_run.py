@@ -25,6 +25,7 @@ from actseq.inference.activations import (
 )
 from actseq.inference.codec import Codec
 from actseq.inference.generation import (
+    BATCH_CLIPS,
     Generated,
     Piece,
     ResolvedRequest,
@@ -46,7 +47,7 @@ from actseq.inference.redo import Region, regenerate, require_suffix
 from actseq.inference.request import FromPrior, GenerationRequest, Sound, Source, Through, Variations
 from actseq.priors.base import Sampling
 from actseq.priors.labels import LabelledPrior
-from actseq.priors.morphs import Interpolate, Vary
+from actseq.priors.morphs import Interpolate, Steps, Vary
 from actseq.progress import SILENT, Reporter
 from actseq.storage.activations import Activations, read_activations
 from actseq.storage.artifacts import read_json
@@ -90,7 +91,8 @@ class LoadedRun:
 
         Args:
             run: a name under `runs/`, a path, or a run that is open already.
-            prior: name of a trained prior, or `iid` or `random-walk`; None takes the usual one, if there is one.
+            prior: name of a trained prior, or `iid`, `random-walk` or `normal`; None takes that of the configuration,
+                or the usual one, if there is one.
             device: `auto`, `cpu`, `cuda` or `mps`.
             overrides: `key=value` texts for the sections `generate` and `vocoder`.
             need_prior: refuse a run without a prior.
@@ -102,7 +104,11 @@ class LoadedRun:
         if need_prior or prior is not None:
             require_generative(opened)
         config = stage_config(opened, overrides, "generate")
-        name = opened.priors.usual if prior is None else prior
+        name = prior
+        if name is None and (need_prior or (opened.latents / "latents.json").is_file()):
+            name = config.generate.prior
+        if name is None:
+            name = opened.priors.usual
         model: LabelledPrior[Any] | None = None
         folder = None
         if name in registry.UNTRAINED_PRIORS and name not in opened.priors.names:
@@ -145,6 +151,7 @@ class LoadedRun:
     def encode(self, waveform: Waveform) -> LatentArray:
         """Latents (frames, latent_dim) of a waveform (samples,), which is first brought to the level of the corpus."""
         waveform = one_channel(waveform)
+        self.codec.require_short(len(waveform), "the waveform")
         gain = level_gain(float(np.abs(waveform).max(initial=0.0)), self.codec.level_dbfs)
         return self.codec.encode([waveform * np.float32(gain)])[0][0]
 
@@ -163,6 +170,7 @@ class LoadedRun:
         require_generative(self.run)
         waveform, peak = one_channel(waveform), float(np.abs(waveform).max(initial=0.0))
         self._gain(waveform)  # refuses silence
+        self.codec.require_short(len(waveform), "the waveform")
         if as_seed:
             return encode_as_seed(self.codec, self.autoencoder, waveform)
         return encode_sound(self.codec, self.autoencoder, [waveform], len(waveform), peak)
@@ -184,6 +192,7 @@ class LoadedRun:
     def reconstruct(self, waveform: Waveform) -> Waveform:
         """Pass a waveform (samples,) through encoder, decoder and vocoder; it keeps its level and length."""
         waveform = one_channel(waveform)
+        self.codec.require_short(len(waveform), "the waveform")
         gain = level_gain(float(np.abs(waveform).max(initial=0.0)), self.codec.level_dbfs)
         made: Waveform = self.codec.reconstruct([waveform * np.float32(gain)])[0] / np.float32(gain)
         return made
@@ -255,11 +264,38 @@ class LoadedRun:
         Raises:
             ConfigError, ArtifactError, AudioError: as `generate`.
         """
+        if self.codec.autoencoder.whole_clips:
+            self._check_whole_clips(request)
         if isinstance(request.source, Through):
             return self._through(request, request.source, reporter)
         if isinstance(request.source, Variations):
             return self._variations(request, request.source, reporter)
         return self._from_prior(request, request.source, reporter)
+
+    def _check_whole_clips(self, request: GenerationRequest) -> None:
+        """Refuse what one vector a clip cannot do.
+
+        Raises:
+            ConfigError: the request continues something, glides between labels, is too long, or asks for a walk.
+        """
+        source, longest = request.source, self.codec.samples_per_latent / self.sample_rate
+        what = f"run {self.run.name} makes each clip from one vector"
+        if isinstance(source, FromPrior) and source.keeps_level:
+            raise ConfigError(
+                f"{what}: it can neither continue a sound nor make a part of one again", action="use --vary FILE"
+            )
+        if isinstance(source, FromPrior) and self.prior_name == "random-walk":
+            raise ConfigError(f"{what}: there is nothing to walk through", "prior normal or iid, or a trained one")
+        if len(_label_indices(request.label, self._known_labels())) > 1:
+            raise ConfigError(
+                f"{what}: it cannot glide from label to label", "one label", "use --through FILE,FILE --n N for steps"
+            )
+        if request.seconds is not None and request.seconds > longest:
+            raise ConfigError(f"{what}: {request.seconds:g} s are too long", f"at most {longest:.2f} s")
+
+    def _known_labels(self) -> list[str]:
+        """Labels of the prior, or of the decoder where there is no prior."""
+        return self.labels or self.codec.autoencoder.labels
 
     def _from_prior(self, request: GenerationRequest, source: FromPrior, reporter: Reporter) -> Iterator[Piece]:
         prior = self._trained
@@ -320,6 +356,8 @@ class LoadedRun:
         return f"regenerating {begin:.4g} to {end:.4g} s: {count} latent frames of {frame:.4g} s, rounded outward"
 
     def _through(self, request: GenerationRequest, source: Through, reporter: Reporter) -> Iterator[Piece]:
+        if self.codec.autoencoder.whole_clips:
+            return self._steps(request, source, reporter)
         if request.label is not None or request.n != 1 or request.given:
             raise ConfigError("--through knows no label, no --n and no sampling controls", action="leave them out")
         sounds = [self._read(sound, reporter) for sound in source.sounds]
@@ -329,10 +367,35 @@ class LoadedRun:
         settings = GenerateConfig.model_validate(length)
         return generate(self.codec, prior, ResolvedRequest(settings))
 
+    def _steps(self, request: GenerationRequest, source: Through, reporter: Reporter) -> Iterator[Piece]:
+        """Clips at equal steps through the code space, from the first sound to the last."""
+        if request.given or not 2 <= request.n <= BATCH_CLIPS:
+            raise ConfigError(
+                f"--through makes {request.n} clips of one vector each",
+                f"--n from 2 to {BATCH_CLIPS}, the first sound and the last included, and no sampling controls",
+            )
+        means = [self._encoded(sound, reporter)[0] for sound in source.sounds]
+        prior = Steps([torch.from_numpy(mean[0]).to(self.codec.device) for mean in means])
+        settings = GenerateConfig.model_validate({"seconds": request.seconds, "after_end": "ignore"})
+        label = self._decoder_label(request.label)
+        return generate(self.codec, prior, ResolvedRequest(settings, n=request.n, decoder_label=label))
+
+    def _encoded(self, sound: Sound, reporter: Reporter) -> tuple[LatentArray, LatentArray | None]:
+        waveform = self._read(sound, reporter)
+        self.codec.require_short(len(waveform), str(sound) if isinstance(sound, Path) else "the sound")
+        return self.codec.encode([waveform * np.float32(self._gain(waveform))])[0]
+
+    def _decoder_label(self, label: str | None) -> int:
+        """Row of the decoder's table; 0 where there is no label, or the decoder is not given it."""
+        if label is None or self.codec.autoencoder.table is None:
+            return 0
+        return _label_indices(label, self.codec.autoencoder.labels)[0]
+
     def _variations(self, request: GenerationRequest, source: Variations, reporter: Reporter) -> Iterator[Piece]:
         if request.seconds is not None or request.until_stop:
             raise ConfigError("a variation is as long as its sound", action="leave out the length")
         sound, device = self._read(source.sound, reporter), self.codec.device
+        self.codec.require_short(len(sound), "the sound")
         gain = self._gain(sound)
         model = make_prior(self.run, "random-walk", str(device))
         mean, variance = self.codec.encode([sound * np.float32(gain)])[0]
@@ -375,6 +438,12 @@ class LoadedRun:
             if field.name not in model.prior.controls and field.name not in request.given
         }
         rows = _label_indices(request.label, model.labels)
+        unheard = self.codec.autoencoder.table is None and not getattr(model.prior, "knows_labels", True)
+        if request.label is not None and unheard:
+            raise ConfigError(
+                f"prior {self.prior_name} draws the same for every label, and the decoder is not given the label",
+                action="leave out the label, or train a run with --set autoencoder.condition=label",
+            )
         indices = torch.tensor([0, *rows], device=self.codec.device)
         with torch.inference_mode():
             conditions = model.condition(indices)[:, None].unbind()
@@ -386,6 +455,7 @@ class LoadedRun:
             condition_end=conditions[2] if len(conditions) == 3 else None,
             unconditional=conditions[0],
             label=rows[0],
+            decoder_label=self._decoder_label(request.label),
         )
 
 

@@ -72,7 +72,7 @@ def load_codec(run: RunFolder, device_name: str, config: Config, *, vocoder: boo
     """
     device, artifact = resolve_device(device_name), run.trained_autoencoder
     representation = build.build_representation(config)
-    model = build.build_autoencoder(config, representation)
+    model = build.build_autoencoder(config, representation, artifact.meta.get("labels", ()))
     tensors = artifact.weights()
     for name, module in (("representation", representation), ("autoencoder", model)):
         _load_state(module, tensors, name, run.autoencoder)
@@ -178,13 +178,15 @@ def tuned_codec(codec: Codec, run: RunFolder, prior: str) -> Codec:
 
 
 def make_prior(run: RunFolder, name: str, device_name: str) -> LabelledPrior[Any]:
-    """`iid` or `random-walk` from a run's latents; it needs no training.
+    """`iid`, `random-walk` or `normal` from a run's latents; it needs no training.
 
     Raises:
         ArtifactError: no latents, or those of another autoencoder.
     """
     latents, _ = load_latents(run)
-    return build.build_untrained_prior(name, *latents.training_frames()).to(resolve_device(device_name))
+    frames, labels = latents.training_frames()
+    frames = replace(frames, deviation=build.prior_deviation(stage_config(run, (), "generate")))
+    return build.build_untrained_prior(name, frames, labels).to(resolve_device(device_name))
 
 
 def load_latents(run: RunFolder) -> tuple[LatentSequences, dict[str, Any]]:

@@ -142,6 +142,7 @@ class DecoderStream:
         device: device of both.
         chunk_frames: feature frames decoded at a time.
         left: number of feature frames to synthesise; what the decoder makes beyond is dropped. None: all.
+        label: row of the autoencoder's table of labels; 0 for none.
     """
 
     def __init__(
@@ -151,8 +152,10 @@ class DecoderStream:
         device: torch.device,
         chunk_frames: int,
         left: int | None = None,
+        label: int = 0,
     ) -> None:
         self.autoencoder, self.device, self.vocoder, self.left = autoencoder, device, vocoder.stream(), left
+        self.label = torch.tensor([label], device=device)
         empty = np.zeros((0, autoencoder.latent_dim), np.float32)
         self.windows = ChunkedWindows(empty, *_latent_windows(autoencoder, chunk_frames, 1))
 
@@ -170,7 +173,8 @@ class DecoderStream:
     def _decode(self, window: LatentArray, before: int) -> Tensor:
         # A kernel may round otherwise where the same numbers lie in another order in memory.
         latents = torch.tensor(np.ascontiguousarray(window), device=self.device)[None]
-        features = self.autoencoder.decode(Latents(latents, torch.tensor([len(window)], device=self.device)))
+        condition = self.autoencoder.condition(self.label, len(window))
+        features = self.autoencoder.decode(Latents(latents, torch.tensor([len(window)], device=self.device)), condition)
         stride = self.autoencoder.stride
         inside = features.values[0, :, before * stride :][:, : self.windows.size * stride]
         if self.left is not None:

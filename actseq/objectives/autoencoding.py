@@ -20,6 +20,9 @@ from actseq.objectives.base import Batch, Loss
 from actseq.objectives.regularisers import Regulariser
 from actseq.representations.base import Features, Granular, HasMagnitude, Representation
 
+LABEL_DROPOUT = 0.1
+"""Share of the training clips whose label the decoder is not given."""
+
 
 @dataclass(frozen=True)
 class _Measured:
@@ -39,7 +42,8 @@ class Autoencoding(nn.Module):
 
     Batches hold `waveform (batch, margin + samples + margin)` and `n_samples (batch,)`, as `SegmentSource` makes them,
     and `noise` like `waveform` where the corruption needs segments of other labels; or `features (batch, frames,
-    channels)` in place of the waveform, as `FeatureSource` makes them.
+    channels)` in place of the waveform, as `FeatureSource` makes them; and `label (batch,)` where the decoder is given
+    the label.
 
     Args:
         model: the autoencoder.
@@ -131,7 +135,8 @@ class Autoencoding(nn.Module):
         else:
             posterior = self.model.encode_normalised(given.values, given.lengths)
             latents: Latents = posterior.mode() if progress is None else posterior.sample()
-            output = self.model.decode_normalised(latents)[:, :, :frames]
+            condition = self._condition(batch, progress is not None, latents.values.shape[1])
+            output = self.model.decode_normalised(latents, condition)[:, :, :frames]
         inside = frame_mask(target.lengths, frames)
         error = masked_l1(output, target.values, inside)
         loss = self.value_weight * error
@@ -157,6 +162,15 @@ class Autoencoding(nn.Module):
             loss = loss + penalty.total
             figures |= penalty.figures
         return _Measured({"loss": loss, **figures}, posterior)
+
+    def _condition(self, batch: Batch, training: bool, frames: int) -> Tensor | None:
+        """What the decoder is given beside the latents; in training some clips have no label."""
+        if self.model.table is None:
+            return None
+        rows = batch.data["label"]
+        if training:
+            rows = torch.where(torch.rand(rows.shape, device=rows.device) < LABEL_DROPOUT, 0, rows)
+        return self.model.condition(rows, frames)
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
         """The loss with the regulariser's penalty; and the losses of the regulariser's own groups."""

@@ -92,6 +92,35 @@ class Interpolate:
                 yield value.to(self.device).expand(n, -1)
 
 
+class Steps:
+    """`interpolate` for one vector a clip: vectors at equal steps from the first of some vectors to the last.
+
+    The mixture is spherical, as in `Interpolate`.
+
+    Args:
+        vectors: two or more vectors.
+
+    Raises:
+        ConfigError: there are fewer than two vectors.
+    """
+
+    has_likelihood = False
+    controls: tuple[str, ...] = ()
+
+    def __init__(self, vectors: Sequence[Float[Tensor, " latent_dim"]]) -> None:
+        if len(vectors) < 2:
+            raise ConfigError(f"an interpolation through {len(vectors)} sounds", "at least 2")
+        self.device, self.latent_dim = vectors[0].device, len(vectors[0])
+        self.vectors = np.stack([vector.cpu().double().numpy() for vector in vectors])
+
+    def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
+        """One frame for each of `request.n` sequences: the sequences are the steps."""
+        places = np.linspace(0, len(self.vectors) - 1, request.n)
+        rows = np.stack([_between(self.vectors, float(place)) for place in places]).astype(np.float32)
+        latents = torch.from_numpy(rows).to(self.device)[:, None]
+        yield Chunk(latents, torch.zeros(request.n, 1, dtype=torch.bool, device=self.device))
+
+
 class _Passage:
     """A passage from one sequence to the other."""
 

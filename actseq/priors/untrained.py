@@ -32,6 +32,7 @@ class TrainingFrames:
         label: index of each frame's label from 1 on, 0 for none; in ascending order.
         follows: whether a frame directly follows the row before it, in the same sequence.
         lengths: lengths of whole sequences: of all, then of each label.
+        deviation: of the bottleneck's own prior N(0, deviation²); None if it has none.
     """
 
     mean: Float[np.ndarray, "frames latent_dim"]
@@ -39,6 +40,7 @@ class TrainingFrames:
     label: Int[np.ndarray, " frames"]
     follows: Bool[np.ndarray, " frames"]
     lengths: list[Int[np.ndarray, " _sequences"]]
+    deviation: float | None = None
 
 
 class Iid(nn.Module):
@@ -86,6 +88,46 @@ class Iid(nn.Module):
             row = self.first[label] + drawn % self.number[label]
             noise = normal((request.n, self.latent_dim), request.sampling, generator, device)
             yield self.mean[row] + self.deviation[row] * noise
+
+
+class Normal(nn.Module):
+    """`normal`: draws every frame from the prior that the bottleneck has its latents follow, N(0, deviation²).
+
+    Args:
+        frames: frames of the corpus; only their lengths and the deviation are used.
+
+    Raises:
+        ConfigError: the bottleneck has no prior.
+    """
+
+    has_likelihood = False
+    controls: tuple[str, ...] = CONTROLS
+    knows_labels = False
+    device_of: Tensor
+
+    def __init__(self, frames: TrainingFrames) -> None:
+        super().__init__()
+        if frames.deviation is None:
+            raise ConfigError(
+                "prior normal with a bottleneck whose latents follow no distribution",
+                "bottleneck variational or adversarial",
+                "use another prior",
+            )
+        self.latent_dim, self.lengths, self.deviation = frames.mean.shape[1], frames.lengths, frames.deviation
+        self.register_buffer("device_of", torch.zeros(0))
+
+    def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
+        """See `Prior.sample`. A prompt and a label change only the length; temperatures scale the deviation.
+
+        Raises:
+            ConfigError: the request has a control that it cannot use, or a condition of another prior.
+        """
+        request.sampling.require_supported(self.controls, "prior normal")
+        label_at(request, 0, len(self.lengths))  # refuses the condition of another prior
+        generator = torch.Generator(self.device_of.device).manual_seed(request.seed)
+        size = (request.n, self.latent_dim)
+        frames = (self.deviation * normal(size, request.sampling, generator, self.device_of.device) for _ in count())
+        return in_chunks(request, frames, _lengths(request, self.lengths))
 
 
 class RandomWalk(nn.Module):

@@ -143,7 +143,7 @@ def run(folder: Path, preset: str, run_name: str | None, minutes: float | None, 
         f"autoencoder: {_figures(result.autoencoder['figures'])}",
         *([f"prior: {_figures(result.prior['figures'])}"] if result.prior else []),
         *([f"vocoder: {result.vocoder['choice']['reason']}"] if result.vocoder else []),
-        _next(result.run, result.prior is not None, f"generate {quote(result.run)} --n 10"),
+        _next(result.run, result.latents is not None, f"generate {quote(result.run)} --n 10"),
     )
 
 
@@ -273,12 +273,19 @@ def encode(run_name: str, paths: tuple[Path, ...], out: Path, npz: bool, as_seed
 @run_argument
 @paths_argument
 @click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
+@overwrite_option
 @effects
 @working("vocoder.kind=griffin-lim", draws=False)
-def decode(run_name: str, paths: tuple[Path, ...], out: Path, keep_dry: bool, common: Common) -> None:
+def decode(run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, keep_dry: bool, common: Common) -> None:
     """Make sound from encoder activations: files of `actseq encode`, edited or not, or folders with them."""
     result = pipeline.decode(
-        run_name, paths, out=out, keep_dry=keep_dry, overrides=common.overrides, compute=common.compute
+        run_name,
+        paths,
+        out=out,
+        keep_dry=keep_dry,
+        overwrite=overwrite,
+        overrides=common.overrides,
+        compute=common.compute,
     )
     show(result, common.json_output, f"{len(result.files)} files, {result.seconds:.1f} s, in {result.folder}")
 

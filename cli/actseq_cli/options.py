@@ -251,7 +251,8 @@ def _effects_override(effects: tuple[str, ...]) -> list[str]:
 _what = _titled(
     "What",
     _option(
-        "--prior", help="Name of a trained prior, `iid` or `random-walk`; default: `default`, or the only trained one."
+        "--prior",
+        help="A trained prior, or `iid`, `random-walk` or `normal`; default: the preset's, or the only trained one.",
     ),
     _option("--n", type=COUNT, default=1, show_default=True, help="Number of clips."),
     _option("--label", help="A label of the corpus (a folder name), or A:B to glide from A to B."),

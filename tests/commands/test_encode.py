@@ -270,12 +270,16 @@ def test_nothing_is_overwritten(folder: Path, tmp_path: Path) -> None:
     before = file.read_bytes()
     with pytest.raises(AudioError, match=f"{file} exists"):
         encoded(folder, tmp_path, hat)
-    with pytest.raises(ConfigError, match="several results would be written to"):
+    with pytest.raises(AudioError, match="several results would be written to"):
         encoded(folder, tmp_path / "new", hat, hat.parent / ".." / "hat" / hat.name)
     (tmp_path / "hat-000.wav").write_bytes(b"mine")
     with pytest.raises(AudioError, match=r"hat-000.wav exists"):
         pipeline.decode(folder / "run", [file], out=tmp_path, compute=CPU)
     assert (file.read_bytes(), (tmp_path / "hat-000.wav").read_bytes()) == (before, b"mine")
+    with pytest.raises(AudioError, match="--overwrite replaces only files that have a JSON"):
+        pipeline.decode(folder / "run", [file], out=tmp_path, overwrite=True, compute=CPU)
+    for overwrite in (False, True):
+        pipeline.decode(folder / "run", [file], out=tmp_path / "own", overwrite=overwrite, compute=CPU)
     assert not (tmp_path / "new").exists()
 
 

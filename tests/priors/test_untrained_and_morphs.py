@@ -28,8 +28,8 @@ CPU = pipeline.Compute("cpu", 1)
 
 LABELS = ["3", "7"]
 EACH = 12
-KINDS = ["iid", "random-walk", "interpolate", "vary"]
-FREE = KINDS[:2]
+KINDS = ["iid", "random-walk", "normal", "interpolate", "vary"]
+FREE = KINDS[:3]
 every_kind = pytest.mark.parametrize("kind", KINDS)
 every_free = pytest.mark.parametrize("kind", FREE)
 MAX_FRAMES = 60
@@ -449,7 +449,7 @@ def test_a_variation_follows_the_limits_of_the_request(
 # -- in a run ----------------------------------------------------------------------------------------------------------
 
 
-@every_free
+@pytest.mark.parametrize("kind", ["iid", "random-walk"])
 def test_a_run_has_them_without_training(kind: str, made: Path) -> None:
     loaded = LoadedRun.open(made, prior=kind, device="cpu")
     assert isinstance(loaded.prior, LabelledPrior)

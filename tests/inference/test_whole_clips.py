@@ -1,0 +1,214 @@
+"""One vector a clip, from the training to new clips: lengths, labels, steps, and what is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile  # type: ignore[import-untyped, unused-ignore]
+import torch
+
+import actseq
+from actseq import audio, pipeline
+from actseq.data.corpus import Corpus
+from actseq.data.drumkit import write_drumkit
+from actseq.data.segments import ClipSource, whole_clip
+from actseq.errors import ConfigError
+from actseq.inference.loaded_run import LoadedRun
+from actseq.inference.loading import load_latents
+from actseq.pipeline import GenerationRequest, Output, Through, Variations
+from actseq.storage.artifacts import read_json
+from actseq.storage.store import SequenceStore
+
+CPU = pipeline.Compute("cpu", 1)
+RATE, HOP = 8000, 64
+SMALL = [
+    f"corpus.sample_rate={RATE}",
+    "train_ae.steps=4",
+    "train_ae.validations=1",
+    "train_ae.validation_batches=1",
+    "train_ae.batch_size=4",
+    "latents.copies=1",
+]
+MEL = [
+    f"representation={{kind: mel, n_fft: 256, hop_length: {HOP}, n_mels: 24}}",
+    "autoencoder.network={kind: clip, seconds: null, width: 4, levels: 2}",
+    "autoencoder.latent_dim=4",
+]
+STFT = [
+    "autoencoder.network={kind: clip, width: 4, levels: 2, seconds: 0.2}",
+    f"representation={{kind: stft, n_fft: 128, hop_length: {HOP}}}",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """`sounds` with labels; `run` of the preset oneshot-vae at its smallest, `snares` of snare-vae."""
+    made: Path = tmp_path_factory.mktemp("clips")
+    threads = torch.get_num_threads()
+    write_drumkit(made / "sounds", n_per_kind=3, sample_rate=RATE, seed=0)
+    for path in audio.find(made / "sounds"):
+        # Of different lengths, none longer than a third of a second but one.
+        waveform = soundfile.read(path)[0][: RATE // 4 if "tom" not in path.name else RATE // 3]
+        audio.write(path, waveform, RATE)
+    audio.write(made / "sounds" / "tom" / "long.wav", 0.5 * np.ones(2 * RATE), RATE)
+    pipeline.run_all(made / "sounds", "oneshot-vae", run=str(made / "run"), overrides=SMALL + MEL, compute=CPU)
+    snares = made / "sounds" / "snare"
+    pipeline.run_all(snares, "snare-vae", run=str(made / "snares"), overrides=SMALL + STFT, compute=CPU)
+    yield made
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> LoadedRun:
+    return actseq.load_run(folder / "run", device="cpu")
+
+
+def test_a_clip_is_as_long_as_most_and_one_vector(folder: Path, run: LoadedRun) -> None:
+    corpus = Corpus(run.run.corpus, run.config.corpus.level_dbfs)
+    lengths = [corpus.store.records[i].length / RATE for i in corpus.indices("train")]
+    seconds = min(3.0, np.ceil(100 * np.quantile(lengths, 0.95)) / 100)
+    network = run.run.trained_autoencoder.meta["config"]["autoencoder"]["network"]
+    assert network["seconds"] == pytest.approx(seconds)
+    assert run.codec.autoencoder.stride == np.ceil(seconds * RATE / HOP - 1e-9)
+    latents = load_latents(run.run)[0]
+    assert {record.length for record in latents.records} == {1}
+    assert len(latents.indices("copies")) == len(latents.indices("train"))
+    assert not run.run.priors.names
+
+
+def test_training_takes_clips_from_their_start_with_silence(run: LoadedRun) -> None:
+    corpus = Corpus(run.run.corpus, run.config.corpus.level_dbfs)
+    long = next(i for i, record in enumerate(corpus.store.records) if "long" in record.key)
+    short = next(i for i, record in enumerate(corpus.store.records) if "hat" in record.key)
+    clip = whole_clip(corpus, long, 4000)
+    np.testing.assert_array_equal(clip[:3600], corpus.waveform(long)[:3600])
+    np.testing.assert_allclose(clip[3600:], corpus.waveform(long)[3600:4000] * np.linspace(1, 0, 400), atol=1e-6)
+    own = corpus.waveform(short)
+    np.testing.assert_array_equal(whole_clip(corpus, short, 4000), np.pad(own, (0, 4000 - len(own))))
+    batch = ClipSource(corpus, "train", 4000, 128, 5, 0).batch(3)
+    assert batch["waveform"].shape == (5, 4256)
+    assert batch["n_samples"].tolist() == [4000] * 5
+    assert not batch["waveform"][:, :128].any()
+    names = ["", *sorted(set(corpus.split_labels("train")) - {""})]
+    for row, waveform in zip(batch["label"], batch["waveform"], strict=True):
+        own = [whole_clip(corpus, i, 4000) for i in corpus.indices("train", [names[row]])]
+        assert any(np.array_equal(waveform[128:-128], one) for one in own)
+
+
+def test_spectra_are_padded_to_one_size_and_stored(folder: Path) -> None:
+    store = SequenceStore(folder / "snares" / "features")
+    assert {record.shape for record in store.records} == {(25, 128)}
+    codec = actseq.load_run(folder / "snares", device="cpu").codec
+    assert codec.autoencoder.stride == 25
+    corpus = Corpus(folder / "snares" / "corpus", codec.level_dbfs)
+    padded = whole_clip(corpus, 0, 24 * HOP)
+    features = codec.representation.analyse(torch.from_numpy(padded)[None], torch.tensor([len(padded)]))
+    np.testing.assert_allclose(store.read(0), features.values[0].T.numpy(), atol=1e-6)
+
+
+def test_new_clips_come_from_the_normal_distribution(folder: Path, run: LoadedRun, tmp_path: Path) -> None:
+    assert run.prior_name == "normal"
+    clips = run.generate_clips(300, seed=1)
+    latents = np.stack([clip.latents for clip in clips])
+    assert latents.shape == (300, 1, run.codec.autoencoder.latent_dim)
+    assert abs(latents.mean()) < 0.1
+    assert abs(latents.std() - 1) < 0.08
+    colder = run.generate_clips(300, seed=1, temperature=0.5)
+    np.testing.assert_allclose(np.stack([clip.latents for clip in colder]), 0.5 * latents, atol=1e-6)
+    request = GenerationRequest(n=2, label="snare", seed=2)
+    made = pipeline.generate(folder / "run", request, Output(tmp_path, tmp_path / "all.flac"), compute=CPU)
+    about = read_json(tmp_path / "000.json")
+    assert (about["prior"], about["settings"]["label"], about["latent_frames"]) == ("normal", "snare", 1)
+    assert len(made.files) == 2
+    snares = actseq.load_run(folder / "snares", device="cpu").generate(3)
+    assert all(len(clip) <= 25 * HOP for clip in snares)
+
+
+def test_a_clip_ends_where_it_stays_silent_or_where_it_was_asked_to(run: LoadedRun) -> None:
+    codec = run.codec
+    for clip in run.generate_clips(4, seed=3, label="kick"):
+        whole = codec.decode([clip.latents], label=codec.autoencoder.labels.index("kick") + 1)[0]
+        loud = np.abs(whole) > np.abs(whole).max() / 1000
+        assert len(clip.waveform) == int(np.flatnonzero(loud)[-1]) + 1
+        ratio = np.abs(whole).max() / np.abs(clip.waveform).max()
+        n = len(clip.waveform) - 60
+        np.testing.assert_allclose(ratio * clip.waveform[:n], whole[:n], rtol=1e-4, atol=1e-6)
+    [short] = run.generate_clips(1, seed=3, label="kick", seconds=0.1)
+    assert len(short.waveform) == round(0.1 * RATE)
+    assert not short.stopped
+
+
+def test_the_decoder_is_given_the_label_and_the_encoder_is_not(run: LoadedRun) -> None:
+    autoencoder = run.codec.autoencoder
+    assert autoencoder.labels == sorted(autoencoder.labels) == run.labels
+    assert autoencoder.table is not None
+    z = np.zeros((1, autoencoder.latent_dim), np.float32)
+    made = [run.codec.decode([z], label=row)[0] for row in range(len(autoencoder.labels) + 1)]
+    assert len({tuple(np.round(one[:2000:50], 6)) for one in made}) == len(made)
+    several = run.codec.decode([z, z + 1], label=2)
+    np.testing.assert_allclose(several[0], made[2], atol=1e-4)
+
+
+def test_steps_and_variations(folder: Path, run: LoadedRun) -> None:
+    one, two = (folder / "sounds" / "snare" / f"snare-00{i}.wav" for i in (0, 1))
+    clips = run.generate_clips(5, source=Through((one, two)))
+    assert len(clips) == 5
+    codes = [run.encode(soundfile.read(path)[0].astype(np.float32)) for path in (one, two)]
+    np.testing.assert_allclose(clips[0].latents, codes[0], atol=1e-5)
+    np.testing.assert_allclose(clips[-1].latents, codes[1], atol=1e-5)
+    cosine = [
+        float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        for a, b in zip(
+            np.stack([c.latents[0] for c in clips[:-1]]), np.stack([c.latents[0] for c in clips[1:]]), strict=True
+        )
+    ]
+    assert np.ptp(np.arccos(cosine)) < 1e-2
+    varied = run.generate_clips(2, source=Variations(one, 0.0))
+    np.testing.assert_allclose(varied[0].latents, codes[0], atol=1e-5)
+    with pytest.raises(ConfigError, match="--n from 2 to 64"):
+        run.generate(1, source=Through((one, two)))
+
+
+def test_what_one_vector_cannot_do_is_refused_by_name(folder: Path, run: LoadedRun, tmp_path: Path) -> None:
+    snare, long = folder / "sounds" / "snare" / "snare-000.wav", folder / "sounds" / "tom" / "long.wav"
+    refusals = {
+        "neither continue a sound nor make a part": {"seed_audio": snare},
+        "cannot glide from label to label": {"label": "snare:kick"},
+        "are too long; expected at most": {"seconds": 3.0},
+    }
+    for words, given in refusals.items():
+        with pytest.raises(ConfigError, match=words):
+            run.generate(1, **given)
+    with pytest.raises(ConfigError, match="nothing to walk through"):
+        actseq.load_run(folder / "run", prior="random-walk", device="cpu").generate(1)
+    with pytest.raises(ConfigError, match=r"prior lstm makes sequences.*gan or clip-flow, or normal"):
+        pipeline.train_prior(folder / "run", name="no", compute=CPU)
+    for act in (pipeline.reconstruct, pipeline.encode):
+        with pytest.raises(ConfigError, match=r"long\.wav lasts 2\.00 s; expected at most"):
+            act(folder / "run", [long], out=tmp_path / "out", compute=CPU)
+        act(folder / "run", [snare], out=tmp_path / act.__name__, compute=CPU)
+    with pytest.raises(ConfigError, match="leave out --as-seed"):
+        pipeline.encode(folder / "run", [snare], out=tmp_path / "out", as_seed=True, compute=CPU)
+    unlabelled = ["autoencoder.condition=null", *SMALL, *MEL]
+    pipeline.run_all(folder / "sounds", "oneshot-vae", run=str(tmp_path / "same"), overrides=unlabelled, compute=CPU)
+    with pytest.raises(ConfigError, match="the decoder is not given the label"):
+        actseq.load_run(tmp_path / "same", device="cpu").generate(1, label="snare")
+    plain = ["autoencoder.bottleneck={kind: plain}", "train_ae.regulariser=null", *SMALL, *MEL]
+    pipeline.train_ae(folder / "sounds", "oneshot-vae", run=str(tmp_path / "plain"), overrides=plain, compute=CPU)
+    pipeline.extract_latents(tmp_path / "plain", compute=CPU)
+    with pytest.raises(ConfigError, match="latents follow no distribution; expected bottleneck variational or adv"):
+        pipeline.generate(tmp_path / "plain", GenerationRequest(), Output(tmp_path / "new"), compute=CPU)
+    with pytest.raises(ConfigError, match="the decoder of network conv takes no condition; expected network clip"):
+        pipeline.train_ae(
+            folder / "sounds", "smoke", run=str(tmp_path / "no"), overrides=["autoencoder.condition=label"], compute=CPU
+        )
+
+
+@pytest.mark.parametrize("kind", ["clip-flow", "gan"])
+def test_a_prior_of_whole_sequences_can_be_fitted(folder: Path, tmp_path: Path, kind: str) -> None:
+    small = {"clip-flow": "width: 8, layers: 1, heads: 2, inner: 12, steps: 2", "gan": "width: 8, blocks: 1"}[kind]
+    overrides = [f"prior.network={{kind: {kind}, {small}}}", "train_prior.steps=2", "train_prior.validations=1"]
+    pipeline.train_prior(folder / "run", name=kind, overrides=overrides, compute=CPU)
+    clips = actseq.load_run(folder / "run", prior=kind, device="cpu").generate_clips(2, label="hat")
+    assert [clip.latents.shape[0] for clip in clips] == [1, 1]
