@@ -11,8 +11,9 @@ from actseq.commands.common import AUTO, Compute, effects_of, make_folder, warn_
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.errors import ArtifactError
 from actseq.inference.activations import check_activations, decode_activations
+from actseq.inference.compression import ENDING, decompress, run_tables
 from actseq.inference.loading import load_codec, require_generative, stage_config
-from actseq.storage.activations import KINDS, read_activations
+from actseq.storage.activations import KINDS, Activations, read_activations
 from actseq.storage.artifacts import write_json
 from actseq.storage.run_folder import RunFolder
 
@@ -79,14 +80,21 @@ def decode(
         "vocoder": config.vocoder.model_dump(),
         "effects": [effect.model_dump() for effect in config.generate.effects],
     }
+    autoencoder = opened.trained_autoencoder.fingerprint
+
+    def read(path: Path) -> Activations:
+        if path.suffix == ENDING:
+            return decompress(path, codec, autoencoder, run_tables(opened, make=False))
+        return read_activations(path)
+
     for path, _ in sources:
-        check_activations(read_activations(path), codec, opened.trained_autoencoder.fingerprint, str(path))
+        check_activations(read(path), codec, autoencoder, str(path))
     reporter.begin("decode", len(sources), unit="files")
     samples = 0
     for done, (path, target) in enumerate(sources, 1):
         make_folder(target.sound.parent)
         with audio.Writer(target.sound, codec.sample_rate, through=through, dry=target.dry) as writer:
-            for piece in decode_activations(read_activations(path), codec):
+            for piece in decode_activations(read(path), codec):
                 writer.write(piece)
                 samples += len(piece)
         warn_of_gain(target.sound, writer.gain, reporter)
@@ -109,7 +117,9 @@ def _inputs(given: Path) -> list[tuple[Path, Path]]:
     """The files that a path stands for, each with its name below the path if that is a folder."""
     if not given.is_dir():
         return [(given, Path(given.name))]
-    found = sorted(path for path in given.rglob("*") if path.suffix in KINDS and path.is_file())
+    found = sorted(path for path in given.rglob("*") if path.suffix in (*KINDS, ENDING) and path.is_file())
     if not found:
-        raise ArtifactError(f"{given} holds no file of activations", f"{' or '.join(KINDS)}, as actseq encode writes")
+        raise ArtifactError(
+            f"{given} holds no file of activations", f"{', '.join((*KINDS, ENDING))}, as actseq encode writes"
+        )
     return [(path, path.relative_to(given)) for path in found]

@@ -8,17 +8,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, Result
+from actseq.commands.common import AUTO, Compute, Result, make_folder
 from actseq.commands.outputs import require_free
 from actseq.commands.reconstruct import inputs, measure_all
 from actseq.errors import ConfigError
 from actseq.inference.activations import encode_as_seed, encode_sound
+from actseq.inference.compression import ENDING, compress, run_tables
 from actseq.inference.loaded_run import read_sound
 from actseq.inference.loading import load_codec, require_generative, stage_config
 from actseq.progress import SILENT
 from actseq.storage.activations import NPZ, SAFETENSORS, write_activations
 from actseq.storage.run_folder import RunFolder
-from actseq.storage.store import MANIFEST, SequenceStore
+from actseq.storage.store import MANIFEST, SequenceStore, write_file
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def encode(
     out: Path,
     as_seed: bool = False,
     npz: bool = False,
+    compressed: bool = False,
     compute: Compute = AUTO,
 ) -> EncodeResult:
     """Write the encoder activations of files or folders, from the corpus or not; `read_activations` reads them.
@@ -59,6 +61,7 @@ def encode(
         out: folder for the results; names relative to a given folder are kept.
         as_seed: encode each sound as a recording that is to be continued: mirrored at its end.
         npz: write `.npz` in place of `.safetensors`.
+        compressed: write `.acts` in its place: the means alone, rounded and coded, without label.
 
     Raises:
         ConfigError: the latents of the run do not hold the sound, or a sound is longer than the one vector of a clip
@@ -69,11 +72,10 @@ def encode(
     compute.use_threads()
     reporter, opened = compute.reporter, RunFolder.open(run)
     require_generative(opened)
-    sources = [
-        (path, out / relative.with_suffix(NPZ if npz else SAFETENSORS))
-        for given in paths
-        for path, relative in inputs(given)
-    ]
+    if npz and compressed:
+        raise ConfigError("--npz and --compress exclude each other")
+    ending = ENDING if compressed else NPZ if npz else SAFETENSORS
+    sources = [(path, out / relative.with_suffix(ending)) for given in paths for path, relative in inputs(given)]
     require_free(target for _, target in sources)
     codec, _ = load_codec(opened, compute.device, stage_config(opened, (), "generate"), vocoder=False)
     if as_seed and codec.autoencoder.whole_clips:
@@ -84,6 +86,7 @@ def encode(
     recordings, failed = measure_all(sources, codec.sample_rate, reporter)
     for recording, _ in recordings:
         codec.require_short(recording.samples, str(recording.path))
+    tables = run_tables(opened, make=True) if compressed else None
     labels, autoencoder = _labels(opened), opened.trained_autoencoder.fingerprint
     total = sum(recording.samples for recording, _ in recordings)
     reporter.begin("encode", round(total / codec.sample_rate), unit="seconds of sound")
@@ -93,7 +96,11 @@ def encode(
             made = encode_as_seed(codec, autoencoder, read_sound(recording.path, codec.sample_rate, SILENT))
         else:
             made = encode_sound(codec, autoencoder, recording.blocks(), recording.samples, recording.peak)
-        write_activations(target, replace(made, label=labels.get(audio.file_digest(recording.path))))
+        if tables is None:
+            write_activations(target, replace(made, label=labels.get(audio.file_digest(recording.path))))
+        else:
+            make_folder(target.parent)
+            write_file(target, compress(made, tables))
         frames, done = frames + len(made.mean), done + recording.samples
         reporter.advance(done // codec.sample_rate)
     reporter.end()

@@ -261,11 +261,21 @@ def reconstruct(
 @paths_argument
 @click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
 @click.option("--npz", is_flag=True, help="Write .npz in place of .safetensors.")
+@click.option(
+    "--compress",
+    "compressed",
+    is_flag=True,
+    help="Write .acts in its place: the means alone, in as few bytes as can be.",
+)
 @click.option("--as-seed", is_flag=True, help="Mirror each sound at its end, as a recording that is to be continued.")
 @working(None, draws=False)
-def encode(run_name: str, paths: tuple[Path, ...], out: Path, npz: bool, as_seed: bool, common: Common) -> None:
+def encode(
+    run_name: str, paths: tuple[Path, ...], out: Path, npz: bool, compressed: bool, as_seed: bool, common: Common
+) -> None:
     """Write the encoder activations of files or folders, one .safetensors a sound."""
-    result = pipeline.encode(run_name, paths, out=out, as_seed=as_seed, npz=npz, compute=common.compute)
+    result = pipeline.encode(
+        run_name, paths, out=out, as_seed=as_seed, npz=npz, compressed=compressed, compute=common.compute
+    )
     show(result, common.json_output, f"{len(result.files)} files of {result.frames} latent frames in {result.folder}")
 
 

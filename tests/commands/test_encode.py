@@ -19,6 +19,7 @@ import actseq
 from actseq import audio, pipeline
 from actseq.data.drumkit import write_drumkit
 from actseq.errors import ArtifactError, AudioError, ConfigError
+from actseq.inference.compression import compress, decompress, run_tables
 from actseq.pipeline import Activations, GenerationRequest, Output, read_activations, write_activations
 
 CPU = pipeline.Compute("cpu", 1)
@@ -281,6 +282,49 @@ def test_nothing_is_overwritten(folder: Path, tmp_path: Path) -> None:
     for overwrite in (False, True):
         pipeline.decode(folder / "run", [file], out=tmp_path / "own", overwrite=overwrite, compute=CPU)
     assert not (tmp_path / "new").exists()
+
+
+def test_compressed_activations_are_rounded_means_in_few_bytes(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("constriction")
+    plain = encoded(folder, tmp_path / "plain")
+    small = encoded(folder, tmp_path / "small", compressed=True)
+    assert [path.suffix for path in small] == [".acts"] * len(plain)
+    run = actseq.load_run(folder / "run", device="cpu")
+    tables = run_tables(run.run, make=False)
+    for one, two in zip(plain, small, strict=True):
+        before, after = read_activations(one), decompress(two, run.codec, run.autoencoder, tables)
+        assert np.abs(after.mean - before.mean).max() <= 0.501 * tables.step.max()
+        np.testing.assert_allclose(after.mean / tables.step, np.rint(before.mean / tables.step), atol=1e-3)
+        assert (after.samples, after.gain, after.autoencoder) == (before.samples, before.gain, before.autoencoder)
+        assert two.stat().st_size < 32 + before.mean.nbytes / 4
+        assert two.read_bytes() == compress(before, tables)
+    found = pipeline.decode(folder / "run", [tmp_path / "small"], out=tmp_path / "out", compute=CPU)
+    lengths = [len(sound(Path(path))) for path in found.files]
+    assert lengths == [read_activations(path).samples for path in plain]
+    # What no training clip has is kept too.
+    first = read_activations(plain[0])
+    far = dataclasses.replace(first, mean=first.mean + 40 * np.arange(len(first.mean), dtype=np.float32)[:, None])
+    (tmp_path / "far.acts").write_bytes(compress(far, tables))
+    again = decompress(tmp_path / "far.acts", run.codec, run.autoencoder, tables)
+    np.testing.assert_allclose(again.mean / tables.step, np.rint(far.mean / tables.step), atol=0.01)
+
+
+def test_compressed_files_of_others_and_damaged_ones_are_refused(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("constriction")
+    [file] = encoded(folder, tmp_path / "small", folder / "sounds" / "hat" / "hat-000.wav", compressed=True)
+    content = file.read_bytes()
+    for name, wrong in {
+        "cut": content[:-4],
+        "bit": content[:40] + bytes([content[40] ^ 4]) + content[41:],
+        "no": b"AC",
+    }.items():
+        (tmp_path / f"{name}.acts").write_bytes(wrong)
+        with pytest.raises(ArtifactError, match=f"{name}.acts is no .acts file of format 1, or is damaged"):
+            pipeline.decode(folder / "run", [tmp_path / f"{name}.acts"], out=tmp_path / "out", compute=CPU)
+    with pytest.raises(ArtifactError, match="has no tables to decode"):
+        pipeline.decode(folder / "other", [file], out=tmp_path / "out", compute=CPU)
+    with pytest.raises(ConfigError, match="--npz and --compress exclude each other"):
+        encoded(folder, tmp_path / "both", npz=True, compressed=True)
 
 
 def test_on_the_command_line(folder: Path, tmp_path: Path) -> None:

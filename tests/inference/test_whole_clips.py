@@ -109,12 +109,12 @@ def test_spectra_are_padded_to_one_size_and_stored(folder: Path) -> None:
 
 def test_new_clips_come_from_the_normal_distribution(folder: Path, run: LoadedRun, tmp_path: Path) -> None:
     assert run.prior_name == "normal"
-    clips = run.generate_clips(300, seed=1)
+    clips = run.generate_clips(100, seed=1)
     latents = np.stack([clip.latents for clip in clips])
-    assert latents.shape == (300, 1, run.codec.autoencoder.latent_dim)
-    assert abs(latents.mean()) < 0.1
-    assert abs(latents.std() - 1) < 0.08
-    colder = run.generate_clips(300, seed=1, temperature=0.5)
+    assert latents.shape == (100, 1, run.codec.autoencoder.latent_dim)
+    assert abs(latents.mean()) < 0.2
+    assert abs(latents.std() - 1) < 0.15
+    colder = run.generate_clips(100, seed=1, temperature=0.5)
     np.testing.assert_allclose(np.stack([clip.latents for clip in colder]), 0.5 * latents, atol=1e-6)
     request = GenerationRequest(n=2, label="snare", seed=2)
     made = pipeline.generate(folder / "run", request, Output(tmp_path, tmp_path / "all.flac"), compute=CPU)
