@@ -90,7 +90,7 @@ def test_what_is_decoded_is_what_is_reconstructed_byte_by_byte(folder: Path, tmp
 def test_a_file_says_what_it_holds(folder: Path, tmp_path: Path) -> None:
     snare = folder / "sounds" / "snare" / "snare-000.wav"
     foreign = tmp_path / "snare" / "mine.wav"
-    audio.write(foreign, 0.25 * np.ones(1000), RATE)
+    audio.write(foreign, 0.25 * np.sin(np.arange(1000)), RATE)
     run = actseq.load_run(folder / "run", device="cpu")
     for path, label in ((snare, "snare"), (foreign, None)):
         [file] = encoded(folder, tmp_path / "acts", path)

@@ -51,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         # Of different lengths, none longer than a third of a second but one.
         waveform = soundfile.read(path)[0][: RATE // 4 if "tom" not in path.name else RATE // 3]
         audio.write(path, waveform, RATE)
-    audio.write(made / "sounds" / "tom" / "long.wav", 0.5 * np.ones(2 * RATE), RATE)
+    audio.write(made / "sounds" / "tom" / "long.wav", 0.5 * np.sin(0.3 * np.arange(2 * RATE)), RATE)
     pipeline.run_all(made / "sounds", "oneshot-vae", run=str(made / "run"), overrides=SMALL + MEL, compute=CPU)
     snares = made / "sounds" / "snare"
     pipeline.run_all(snares, "snare-vae", run=str(made / "snares"), overrides=SMALL + STFT, compute=CPU)
