@@ -16,7 +16,7 @@ from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folde
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.inference.generation import GAP_SECONDS, Piece
 from actseq.inference.loaded_run import LoadedRun
-from actseq.inference.loading import require_generative, stage_config
+from actseq.inference.loading import require_generative
 from actseq.inference.request import FromPrior, GenerationRequest, Sound, Through, Variations
 from actseq.progress import Reporter
 from actseq.storage.activations import Activations
@@ -89,7 +89,7 @@ def generate(
     reporter, source = compute.reporter, request.source
     opened = RunFolder.open(run)
     require_generative(opened)
-    targets = _claim(opened, request, output, overrides, reporter)
+    targets = _claim(opened, request, output, reporter)
     from_prior = isinstance(source, FromPrior)
     loaded = LoadedRun.open(
         opened,
@@ -98,6 +98,7 @@ def generate(
         overrides=overrides,
         need_prior=from_prior,
     )
+    claim(targets, effect_files(loaded.config.generate.effects), output.overwrite)
     pieces = loaded.stream(request, reporter)
     writer = _ClipWriter(loaded, request, targets)
     length = request.seconds
@@ -203,18 +204,15 @@ class _ClipWriter:
         }
 
 
-def _claim(
-    run: RunFolder, request: GenerationRequest, output: Output, overrides: Iterable[str], reporter: Reporter
-) -> list[Target]:
-    """Where the clips go; whatever would keep them from being written is an error before the first is made."""
-    config = stage_config(run, overrides, "generate")
+def _claim(run: RunFolder, request: GenerationRequest, output: Output, reporter: Reporter) -> list[Target]:
+    """Where the clips go, in order, and then the file of all; what may not be written is an error before loading."""
     folder = output.folder or _unused(run.generated / f"{time.strftime('%Y%m%d-%H%M%S')}-{request.seed}")
     clips = [Target(folder / f"{i:03d}.wav", output.keep_dry) for i in range(request.n)]
     compiled = [] if output.compile_to is None else [Target(output.compile_to)]
     for target in compiled:
         audio.check_writable(target.sound)
     sounds = [sound for sound in request.source.sounds if isinstance(sound, Path)]
-    claim([*clips, *compiled], [*sounds, *effect_files(config.generate.effects)], output.overwrite)
+    claim([*clips, *compiled], sounds, output.overwrite)
     written = {path for target in clips for path in target.files}
     earlier = [path for path in sorted(folder.glob("[0-9][0-9][0-9]*.wav")) if path not in written and is_made(path)]
     if earlier:
@@ -222,7 +220,7 @@ def _claim(
             f"clips of an earlier call stay in {folder}: {', '.join(path.name for path in earlier[:4])}"
             + (f" and {len(earlier) - 4} more" if len(earlier) > 4 else "")
         )
-    return clips
+    return [*clips, *compiled]
 
 
 def _settings(request: GenerationRequest) -> Result:
