@@ -48,7 +48,7 @@ def row(name: str, own: Speech, real: Speech, oracle: Speech) -> str:
     apart = "–"
     if own is not real and min(len(own.windows), len(real.windows)) >= LEAST_WINDOWS:
         reference, candidate = set_distances.standardised(real.windows, own.windows)
-        found = set_distances.discrepancy(reference, candidate, np.zeros(len(candidate), int))
+        found = set_distances.discrepancy(reference, candidate, np.zeros(len(candidate), int)).estimate
         apart = f"{1000 * found.value:.0f} ({1000 * found.low:.0f} to {1000 * found.high:.0f})"
     median = f"{np.median(own.ratios):.1f}" if len(own.ratios) else "–"
     return (
