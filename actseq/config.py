@@ -22,7 +22,7 @@ from actseq.errors import ConfigError
 class Section(BaseModel):
     """A part of the configuration: immutable, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Member(BaseModel):
@@ -249,7 +249,7 @@ class Config(Section):
 
     preset: str
     """Set when a preset is loaded; not written in a preset."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     """Seed of splits, initial weights, batches and noise."""
     corpus: CorpusConfig
     representation: Member

@@ -52,8 +52,14 @@ def require(at_least: float, **values: float | None) -> None:
 
 
 class Interrupted(BaseException):
-    """A signal asked to stop; the state is saved."""
+    """A signal asked to stop.
 
-    def __init__(self, number: int) -> None:
+    Args:
+        number: the signal.
+        resumes: the same command goes on from here, rather than begins again.
+    """
+
+    def __init__(self, number: int, *, resumes: bool = True) -> None:
         self.number = number
-        super().__init__(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
+        then = "; the same command goes on from here" if resumes else ""
+        super().__init__(f"stopped by {signal.Signals(number).name}{then}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +142,20 @@ def make_folder(folder: Path) -> None:
         raise AudioError(
             f"the folder {folder} cannot be made ({error.strerror})", action="name another with --out"
         ) from None
+
+
+def check_written(files: Iterable[str | Path]) -> None:
+    """Check that results are still there at the end of a command.
+
+    Raises:
+        AudioError: some have gone, as where their folder was removed meanwhile.
+    """
+    gone = [str(file) for file in files if not Path(file).is_file()]
+    if gone:
+        raise AudioError(
+            f"{len(gone)} results have vanished since they were written, first {gone[0]}: their folder was removed",
+            action="give the same command again",
+        )
 
 
 def warn_of_gain(path: Path, gain: float, reporter: Reporter) -> None:

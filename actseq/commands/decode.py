@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, effects_of, make_folder, warn_of_gain
+from actseq.commands.common import AUTO, Compute, check_written, effects_of, make_folder, warn_of_gain
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.errors import ArtifactError
 from actseq.inference.activations import check_activations, decode_activations
@@ -110,6 +110,7 @@ def decode(
         reporter.advance(done)
     reporter.end()
     files = [str(target.sound) for _, target in sources]
+    check_written(files)
     return DecodeResult(str(opened.path), str(out), files, samples / codec.sample_rate)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, Result, make_folder
+from actseq.commands.common import AUTO, Compute, Result, check_written, make_folder
 from actseq.commands.outputs import require_free
 from actseq.commands.reconstruct import inputs, measure_all
 from actseq.errors import ConfigError
@@ -104,6 +104,7 @@ def encode(
         frames, done = frames + len(made.mean), done + recording.samples
         reporter.advance(done // codec.sample_rate)
     reporter.end()
+    check_written(target for _, target in recordings)
     return EncodeResult(str(opened.path), str(out), [str(target) for _, target in recordings], frames, failed)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from actseq import audio, units
 from actseq.audio.origin import is_made
-from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, warn_of_gain
+from actseq.commands.common import AUTO, Compute, Result, check_written, effects_of, make_folder, warn_of_gain
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.inference.generation import GAP_SECONDS, Piece
 from actseq.inference.loaded_run import LoadedRun
@@ -115,6 +115,7 @@ def generate(
             "(--seconds sets a length, --max-seconds the bound)"
         )
     files = [str(writer.folder / clip["file"]) for clip in made]
+    check_written(files)
     seconds = sum(clip["seconds"] for clip in made)
     reporter.say(f"{seconds:.1f} s of sound in {elapsed:.1f} s")
     compiled = None

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, Result, effects_of, make_folder, warn_of_gain
+from actseq.commands.common import AUTO, Compute, Result, check_written, effects_of, make_folder, warn_of_gain
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.data.corpus import level_gain
 from actseq.errors import AudioError
@@ -92,6 +92,7 @@ def reconstruct(
         write_json(target.about, common | about)
         files.append(str(target.sound))
     reporter.end()
+    check_written(files)
     return {
         "run": str(opened.path),
         "folder": str(out),

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from actseq.commands.common import AUTO, Compute, Result
 from actseq.errors import ArtifactError
+from actseq.inference.loading import DECODER
 from actseq.storage import hashes
-from actseq.storage.artifacts import Artifact, read_json
+from actseq.storage.artifacts import Artifact, load_tensors, read_json
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import MANIFEST, SequenceStore
 from actseq.training.loop import read_checkpoint
@@ -81,7 +82,10 @@ def _contents(folder: Path) -> Iterator[str]:
         if (folder / MANIFEST).is_file():
             yield from SequenceStore(folder).verify()
     elif marker.name == "model.json":
-        Artifact.read(folder).weights()
+        artifact = Artifact.read(folder)
+        artifact.weights()
+        if "decoder_sha256" in artifact.meta:
+            load_tensors(folder / DECODER, str(artifact.meta["decoder_sha256"]))
     elif marker.name != "choice.json":
         store = SequenceStore(folder)
         found = store.verify()

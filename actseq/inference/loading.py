@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from actseq import build
 from actseq import config as configuration
@@ -20,6 +22,7 @@ from actseq.priors.labels import LabelledPrior
 from actseq.progress import Reporter
 from actseq.representations.base import Representation
 from actseq.storage.artifacts import Artifact, load_tensors, read_json
+from actseq.storage.files import regular
 from actseq.storage.run_folder import RunFolder
 from actseq.training.loop import resolve_device
 from actseq.vocoders.base import Vocoder
@@ -38,7 +41,60 @@ def stage_config(run: RunFolder, overrides: Iterable[str], command: str, reporte
         # An error in the file itself is reported with the file's name.
         configuration.parse(Config, stored, str(model.folder / "model.json"))
         raise
+    if not any(key.startswith("generate.effects") for key in config.given):
+        _check_effects(run, config)
     return build.complete(config, reporter)
+
+
+def _check_effects(run: RunFolder, config: Config) -> None:
+    """Refuse a run whose own effects read a file outside it, since the run may come from a stranger.
+
+    Raises:
+        ConfigError: one of them does.
+    """
+    for effect in config.generate.effects:
+        name = effect.options.get("impulse_response")
+        if isinstance(name, str) and not Path(name).resolve().is_relative_to(run.path.resolve()):
+            raise ConfigError(
+                f"run {run.name} has the effect {effect.kind} with the file {name}, outside the run",
+                "a file in the run",
+                f"--effect {effect.kind}:impulse_response=FILE takes a file of yours, --set generate.effects=[] none",
+            )
+
+
+@contextmanager
+def _bounded(artifact: Artifact) -> Iterator[None]:
+    """Build a model that is about to be loaded: it may have no more parameters than its weights have bytes.
+
+    A configuration from a stranger cannot take memory or time that its weights do not.
+
+    Raises:
+        ArtifactError: it has more, or cannot be built.
+    """
+    path = artifact.folder / "model.safetensors"
+    most, count = regular(path).stat().st_size, 0
+
+    def counted(module: torch.nn.Module, name: str, value: torch.Tensor | None) -> None:
+        nonlocal count
+        count += 0 if value is None else value.numel()
+        if count > most:
+            raise ArtifactError(
+                f"{artifact.folder / 'model.json'} describes a model of more than {most} numbers",
+                "a model of the size of its weights",
+                "copy the run again",
+            )
+
+    hook = register_module_parameter_registration_hook(counted)
+    try:
+        yield
+    except (RuntimeError, MemoryError, OverflowError, ZeroDivisionError, IndexError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise ArtifactError(
+            f"the model that {artifact.folder / 'model.json'} describes cannot be built ({first})",
+            action="copy the run again, or use the version of actseq that made it",
+        ) from None
+    finally:
+        hook.remove()
 
 
 def require_generative(run: RunFolder) -> None:
@@ -71,9 +127,10 @@ def load_codec(run: RunFolder, device_name: str, config: Config, *, vocoder: boo
         ArtifactError: a model is missing, damaged or mismatched.
     """
     device, artifact = resolve_device(device_name), run.trained_autoencoder
-    representation = build.build_representation(config)
-    model = build.build_autoencoder(config, representation, artifact.meta.get("labels", ()))
     tensors = artifact.weights()
+    with _bounded(artifact):
+        representation = build.build_representation(config)
+        model = build.build_autoencoder(config, representation, artifact.meta.get("labels", ()))
     for name, module in (("representation", representation), ("autoencoder", model)):
         _load_state(module, tensors, name, run.autoencoder)
     model.to(device).eval()
@@ -106,8 +163,10 @@ def load_vocoder(run: RunFolder, name: str, representation: Representation, conf
                 action=f"train one for this run: actseq train-vocoder {run.name} --name NAME",
             )
     config = _as_trained(config, artifact, "train-vocoder")
-    network = build.build_vocoder_network(config, representation)
-    _load_state(network, artifact.weights(), "vocoder", artifact.folder)
+    tensors = artifact.weights()
+    with _bounded(artifact):
+        network = build.build_vocoder_network(config, representation)
+    _load_state(network, tensors, "vocoder", artifact.folder)
     return build.vocoder_of(network.eval(), representation)
 
 
@@ -150,8 +209,10 @@ def load_prior(run: RunFolder, name: str | None, device_name: str, config: Confi
             action=f"train one for this run: actseq train-prior {run.name} --name NAME",
         )
     config = _as_trained(config, artifact, "train-prior")
-    model = build.build_prior(config, meta["latent_dim"], meta["n_active"], meta["labels"])
-    _load_state(model, artifact.weights(), "prior", folder)
+    tensors = artifact.weights()
+    with _bounded(artifact):
+        model = build.build_prior(config, meta["latent_dim"], meta["n_active"], meta["labels"])
+    _load_state(model, tensors, "prior", folder)
     model.to(resolve_device(device_name)).eval()
     return model, folder
 

@@ -13,11 +13,14 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from actseq.errors import TrainingError
 from actseq.priors.base import PLAIN
 from actseq.priors.labels import LabelledPrior
 from actseq.priors.sequence import SequencePrior
 
 SEQUENCES = 256
+RARE = 4
+"""Sequences of each label that would have none."""
 FRAMES = 1024
 """Frames of a sequence. For longer sequences of the corpus only their not having ended counts."""
 SMALLEST = 20
@@ -39,6 +42,8 @@ def calibrate(
     if not isinstance(prior, SequencePrior) or len(lengths) < SMALLEST:
         return False
     made = np.sort(labels)[np.arange(SEQUENCES) * len(labels) // SEQUENCES]
+    # A rare label has fewer clips than one in `SEQUENCES`.
+    made = np.concatenate([made, np.repeat(np.setdiff1d(labels, made), RARE)])
     frames = min(FRAMES, int(lengths.max()))
     logits = _end_logits(model, made, frames, seed)
     slope, offset = fit(logits, made, lengths, labels)
@@ -92,5 +97,7 @@ def fit(
         nats = -sum(np.log(ended[made == label].mean(axis=0)[own] + 1e-6).sum() for label, own in at.items())
         return float(nats / len(lengths) + 1e-3 * ((slope - 1) ** 2 + offset**2))
 
+    if not np.isfinite(cost(np.array([1.0, 0.0]))):
+        raise TrainingError("ends cannot be calibrated: what the prior says about ends is not finite")
     found = minimize(cost, np.array([1.0, 0.0]), method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-6})
     return float(found.x[0]), float(found.x[1])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -212,10 +214,10 @@ class RunFolder:
 
     @contextmanager
     def lock(self, stage: Path) -> Iterator[None]:
-        """Keep other processes from working in the folder of a stage.
+        """Keep other processes from working in the folder of a stage, and delete what a killed one left half written.
 
         Raises:
-            ArtifactError: another process works in it.
+            ArtifactError: another process works in it; or the folder was removed or replaced meanwhile.
         """
         stage.mkdir(parents=True, exist_ok=True)
         with (stage / ".lock").open("w") as file:
@@ -225,7 +227,12 @@ class RunFolder:
                 raise ArtifactError(
                     f"another process is working in {stage}", action="wait for it, or stop it"
                 ) from None
+            for part in (*stage.glob(".*.part"), *stage.glob("checkpoints/.*.part")):
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
             yield
+            held, lock = os.fstat(file.fileno()), stage / ".lock"
+            if not lock.exists() or not os.path.samestat(held, lock.stat()):
+                raise ArtifactError(f"{stage} was removed or replaced while a command worked in it")
 
 
 class Models:

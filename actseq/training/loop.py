@@ -41,6 +41,16 @@ LOG_ROWS = 200
 """Rows of training figures in `metrics.csv`."""
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint is written at least this often."""
+DIVERGED = 10.0
+"""A training has failed if its best held-out figure is more than this many times that of the untrained model."""
+SMALLEST = 0.1
+"""Held-out figures nearer to 0 at the start count as this."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+PATIENCE_OF_USERS = 3
+"""So many signals end a step at once, without a checkpoint."""
+
+
+TRY_LOWER = "lower learning_rate or clip_norm; if that does not help, look for broken audio with actseq verify"
 
 
 @runtime_checkable
@@ -89,7 +99,7 @@ def resolve_device(name: str) -> torch.device:
 
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Seed of torch's random numbers in one step."""
-    return int(np.random.SeedSequence([seed, step, rank, 7]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, step, rank, 7]).generate_state(1, np.uint64)[0]) >> 1
 
 
 class _Trainer:
@@ -131,6 +141,8 @@ class _Trainer:
         self.optimisers = dict(zip(groups, wrapped[1:], strict=True))
         self.average = {name: value.detach().clone() for name, value in self.objective.exported().state_dict().items()}
         self.step = 0
+        self.place = _place(folder)
+        self.first: float | None = None
         self.best: float | None = None
         self.best_step = 0
         self.best_sha256: str | None = None
@@ -167,7 +179,7 @@ class _Trainer:
                 raise TrainingError(
                     f"the loss of '{name}' became {loss.total.item()} at step {self.step}",
                     "a finite number",
-                    "lower learning_rate or clip_norm; if that does not help, look for broken audio with actseq verify",
+                    TRY_LOWER,
                 )
             optimiser = self.optimisers[name]
             for group in optimiser.param_groups:
@@ -238,7 +250,12 @@ class _Trainer:
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
     def save(self, total: int) -> None:
-        """Write a checkpoint under a temporary name, rename it, then delete older ones."""
+        """Write a checkpoint under a temporary name, rename it, then delete older ones.
+
+        Raises:
+            ArtifactError: the folder of the training was removed or replaced.
+        """
+        self.check_place()
         checkpoints = self.folder / "checkpoints"
         final = checkpoints / f"step-{self.step:08d}"
         if not final.is_dir():
@@ -251,6 +268,7 @@ class _Trainer:
                 {
                     "step": self.step,
                     "total_steps": total,
+                    "first": self.first,
                     "best": self.best,
                     "best_step": self.best_step,
                     "files": self.files(),
@@ -268,6 +286,15 @@ class _Trainer:
         for old in checkpoints.glob("best-*.safetensors"):
             if old != self.best_path():
                 old.unlink()
+
+    def check_place(self) -> None:
+        """Refuse to go on in a folder that is not the one that the training began in.
+
+        Raises:
+            ArtifactError: it was removed or replaced.
+        """
+        if _place(self.folder) != self.place:
+            raise ArtifactError(f"{self.folder} was removed or replaced while a training ran in it")
 
     def best_path(self) -> Path:
         return self.folder / "checkpoints" / f"best-{self.best_step:08d}.safetensors"
@@ -298,6 +325,7 @@ class _Trainer:
                 action=f"copy the run again, or delete {self.folder} to begin again",
             ) from None
         self.step, self.best, self.best_step = meta["step"], meta["best"], meta["best_step"]
+        self.first = meta.get("first")
         self.best_figures, self.sums, self.count = meta["best_figures"], meta["sums"], meta["count"]
         if self.best is not None:
             self.best_sha256 = files.sha256(self.best_path())
@@ -323,7 +351,9 @@ class _Trainer:
     def cut_metrics(self) -> None:
         """Delete rows that were written after the last checkpoint."""
         if rows := self.read_metrics():
-            self.write_metrics([row for row in rows if row["step"].isdigit() and int(row["step"]) <= self.step])
+            steps = [str(row.get("step", "")) for row in rows]
+            rows = [row for row, step in zip(rows, steps, strict=True) if step.isdecimal() and int(step) <= self.step]
+            self.write_metrics(rows)
 
     def log(self, prefix: str, figures: Mapping[str, float]) -> None:
         """Add figures to the row of the current step; new figures become new columns."""
@@ -339,10 +369,16 @@ class _Trainer:
         path = self.folder / "metrics.csv"
         if not path.is_file():
             return []
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            text = files.read_whole(path).decode()
+            rows = list(csv.DictReader(io.StringIO(text, newline=""), restval=""))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise ArtifactError(f"{path} is damaged ({error})", action=f"delete {path}; it is only a log") from None
+        # A row with more cells than columns has them under no name.
+        return [{name: cell for name, cell in row.items() if isinstance(name, str)} for row in rows]
 
     def write_metrics(self, rows: list[dict[str, str]]) -> None:
+        self.check_place()
         columns = list(dict.fromkeys(name for row in rows for name in row))
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -376,16 +412,35 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return meta, load_tensors(found[-1] / "state.safetensors", str(meta["sha256"]))
 
 
-def plan_steps(trainer: _Trainer, minutes: float) -> int:
-    """Number of steps that fit into `minutes`, validations included. Afterwards only the model is as it was."""
+def _place(folder: Path) -> tuple[int, int] | None:
+    """What identifies a folder, whatever its name; None if there is none."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def plan_steps(trainer: _Trainer, minutes: float, received: list[int]) -> int:
+    """Number of steps that fit into `minutes`, validations included. Afterwards only the model is as it was.
+
+    Raises:
+        Interrupted: there is a signal in `received` after a step.
+    """
     initial = copy.deepcopy(trainer.objective.state_dict())  # type: ignore[attr-defined]
     begun = time.perf_counter()
-    for _ in range(3):
+
+    def step() -> None:
         trainer.train_step(1000)
+        if received:
+            raise Interrupted(received[0])
+
+    for _ in range(3):
+        step()
     times: list[float] = []
     while len(times) < 5 or time.perf_counter() - begun < CALIBRATION_SECONDS:
         start = time.perf_counter()
-        trainer.train_step(1000)
+        step()
         times.append(time.perf_counter() - start)
     start = time.perf_counter()
     trainer.validate()
@@ -397,14 +452,20 @@ def plan_steps(trainer: _Trainer, minutes: float) -> int:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of ending the process; outside the main thread, nothing is collected."""
+    """Collect SIGINT, SIGTERM and SIGHUP instead of ending the process, unless they are ignored, as under `nohup`.
+
+    Outside the main thread, nothing is collected.
+    """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
+        if len(received) >= PATIENCE_OF_USERS:
+            raise Interrupted(number)
 
+    heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
     try:
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, note) for number in heard}
     except ValueError:
         yield received
         return
@@ -439,8 +500,9 @@ def train(
         reporter: receives progress and messages.
 
     Raises:
-        TrainingError: a loss is not finite.
-        Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written.
+        TrainingError: a loss or a held-out figure is not finite, or the training has diverged.
+        ArtifactError: what is resumed from is damaged; or `folder` was removed or replaced meanwhile.
+        Interrupted: SIGINT, SIGTERM or SIGHUP arrived; a checkpoint was written, unless steps were only timed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     devices = [device] if device.type == "cuda" else []
@@ -459,7 +521,7 @@ def train(
             else:
                 assert config.minutes is not None
                 reporter.say(f"timing steps to see how many fit into {config.minutes:g} minutes")
-                total = plan_steps(trainer, config.minutes)
+                total = plan_steps(trainer, config.minutes, received)
                 trainer = start()
             write_json(plan, {"total_steps": total, "minutes": config.minutes})
         if trainer.resume():
@@ -468,6 +530,7 @@ def train(
         _run(trainer, total, name, received)
         best = trainer.best_path()
         tensors = load_tensors(best, trainer.best_sha256) if trainer.best is not None else trainer.average
+        _judge(trainer, tensors, name)
         return Outcome(
             dict(tensors),
             trainer.best_figures,
@@ -483,6 +546,8 @@ def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
     saved = time.perf_counter()
     shown: dict[str, float] = {}
     reporter.begin(name, total, trainer.step)
+    if trainer.step == 0 and trainer.validation_source is not None:
+        trainer.first = trainer.validate()[trainer.objective.monitor]
     # A resumed training ends at the same step: everything that decides it is in the checkpoint.
     while trainer.step < total and not trainer.out_of_patience(validate_every):
         figures = trainer.train_step(total)
@@ -501,7 +566,13 @@ def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
                 trainer.log("validation", held_out)
                 shown |= {f"held-out {key}": value for key, value in held_out.items()}
                 monitored = held_out[trainer.objective.monitor]
-                if math.isfinite(monitored) and (trainer.best is None or monitored < trainer.best):
+                if not math.isfinite(monitored):
+                    raise TrainingError(
+                        f"the held-out {trainer.objective.monitor} of {name} became {monitored} at step {trainer.step}",
+                        "a finite number",
+                        TRY_LOWER,
+                    )
+                if trainer.best is None or monitored < trainer.best:
                     trainer.best, trainer.best_step, trainer.best_figures = monitored, trainer.step, held_out
                     trainer.best_sha256 = save_tensors(trainer.best_path(), trainer.average)
             trainer.save(total)
@@ -515,5 +586,25 @@ def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
     reporter.end()
     if trainer.step < total:
         reporter.say(f"{name}: no better since step {trainer.best_step}, stopped at {trainer.step} of {total}")
-    if not (trainer.folder / "checkpoints").is_dir():
-        raise ArtifactError(f"{trainer.folder / 'checkpoints'} vanished during training")
+    trainer.check_place()
+
+
+def _judge(trainer: _Trainer, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Refuse the result of a training that has diverged.
+
+    Raises:
+        TrainingError: a weight is not finite, or the best held-out figure is far above that of the untrained model.
+    """
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise TrainingError(f"{name} has diverged: {broken[0]} is not finite", "finite weights", TRY_LOWER)
+    first, best = trainer.first, trainer.best
+    if first is None or best is None:
+        return
+    if best - first > (DIVERGED - 1) * max(abs(first), SMALLEST):
+        raise TrainingError(
+            f"{name} has diverged: its held-out {trainer.objective.monitor} is {best:.4g} at best, and was {first:.4g} "
+            "before the first step",
+            "a training that improves its model",
+            TRY_LOWER,
+        )

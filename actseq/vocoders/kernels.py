@@ -4,6 +4,8 @@ Arrays of spectra are (frames, bins), so that a frame is a row.
 """
 
 import math
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 from numba import njit
@@ -18,7 +20,22 @@ FRAMES_AT_A_TIME = 32
 """Frames that `update_magnitudes` processes together, so that they stay in the processor's cache."""
 
 
-@njit(cache=True, nogil=True)
+def cached_njit(
+    error_model: Literal["python", "numpy"] = "python",
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`njit` without the interpreter's lock, cached on disk where there is a folder that can be written to."""
+
+    def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+        try:
+            made: Callable[..., Any] = njit(cache=True, nogil=True, error_model=error_model)(function)
+        except RuntimeError:  # numba found no folder for its cache
+            made = njit(nogil=True, error_model=error_model)(function)
+        return made
+
+    return compiled
+
+
+@cached_njit()
 def integrate(magnitude, known, n_fft, hop_length, first_frame, out):  # type: ignore[no-untyped-def]
     """Give every bin a phase, going from the loudest to the softest along the gradients that the magnitudes imply.
 
@@ -137,7 +154,7 @@ def integrate(magnitude, known, n_fft, hop_length, first_frame, out):  # type: i
             out[t, k] = complex(magnitude[t, k] * math.cos(angle), magnitude[t, k] * math.sin(angle))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(error_model="numpy")
 def project(magnitude, n_known, momentum, consistent, previous, spectra):  # type: ignore[no-untyped-def]
     """An iteration of fast Griffin-Lim, after the transforms: momentum, then projection to the given magnitudes.
 
@@ -163,7 +180,7 @@ def project(magnitude, n_known, momentum, consistent, previous, spectra):  # typ
             previous[t, k] = consistent[t, k]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def overlap_add(pieces, window, hop_length, signal):  # type: ignore[no-untyped-def]
     """Add windowed pieces (frames, n_fft) into a signal (samples,); piece t starts at t · hop_length."""
     signal[:] = 0
@@ -173,7 +190,7 @@ def overlap_add(pieces, window, hop_length, signal):  # type: ignore[no-untyped-
             signal[at + i] += pieces[t, i] * window[i]
 
 
-@njit(cache=True, nogil=True)
+@cached_njit()
 def cut(signal, window, hop_length, pieces):  # type: ignore[no-untyped-def]
     """Cut windowed pieces (frames, n_fft) out of a signal."""
     for t in range(pieces.shape[0]):
@@ -182,7 +199,7 @@ def cut(signal, window, hop_length, pieces):  # type: ignore[no-untyped-def]
             pieces[t, i] = signal[at + i] * window[i]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@cached_njit(error_model="numpy")
 def update_magnitudes(target, first, weight, next_weight, n_updates, x):  # type: ignore[no-untyped-def]
     """Multiplicative updates x ← x · Mᵀb / MᵀMx where a bin lies in at most two bands, which are neighbours.
 

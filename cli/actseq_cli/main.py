@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
+import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from shlex import quote
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +24,7 @@ from actseq_cli.options import (
     COUNT,
     PATH,
     POSITIVE,
+    SEED,
     Common,
     TitledCommand,
     as_json,
@@ -40,18 +47,28 @@ class _Group(click.Group):
     """Turns the library's errors into one line and exit code 1; names the nearest command for an unknown one."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # Names of files need not be text.
+                stream.reconfigure(errors="backslashreplace")
         try:
-            return super().invoke(ctx)
+            with _stopping():
+                result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
         except ActseqError as error:
             click.echo(printable(f"error: {error}"), err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
             ctx.exit(130)
-        except BrokenPipeError:
-            ctx.exit(1)
         except Interrupted as stop:
             click.echo(str(stop), err=True)
             ctx.exit(128 + stop.number)
+        except OSError as error:
+            _drop_output()
+            if not isinstance(error, BrokenPipeError):
+                click.echo(f"error: {_disk_error(error)}", err=True)
+            ctx.exit(1)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -64,6 +81,45 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+
+@contextmanager
+def _stopping() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command like Ctrl-C, so that nothing half written stays. Ignored signals stay so."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, resumes=False)
+
+    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    try:
+        previous = {number: signal.signal(number, stop) for number in heard}
+    except ValueError:  # not the main thread
+        previous = {}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _drop_output() -> None:
+    """Forget what standard output could not take, or Python would try once more when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _disk_error(error: OSError) -> str:
+    """An error of the operating system in one line, with what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        action = "free some space; what was finished is kept"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        action = "allow reading and writing there, or name another folder"
+    else:
+        action = "see whether the disk and the folder are there"
+    return f"{error.filename or 'the output'}: {error.strerror or error}; {action}"
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -418,7 +474,7 @@ def verify(run_name: str, json_output: bool) -> None:
 @click.argument("folder", type=PATH)
 @click.option("--n-per-kind", type=COUNT, default=60, show_default=True, help="Number of hits of each kind.")
 @click.option("--sample-rate", type=click.IntRange(min=8000), default=22050, show_default=True, help="In Hz.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed for all random numbers.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed for all random numbers.")
 @as_json
 def drumkit(folder: Path, n_per_kind: int, sample_rate: int, seed: int, json_output: bool) -> None:
     """Write a synthesised drum-machine corpus. Its labels are snare, kick, hat, tom and clap."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from actseq.errors import ConfigError
 
@@ -21,9 +23,23 @@ if TYPE_CHECKING:
 Command = Callable[..., None]
 F = TypeVar("F", bound=Command)
 PATH = click.Path(path_type=Path)
-POSITIVE = click.FloatRange(min=0, min_open=True)
-NOT_NEGATIVE = click.FloatRange(min=0)
-COUNT = click.IntRange(min=1)
+
+
+class Number(click.FloatRange):
+    """A finite number within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; NaN and infinity are refused."""
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return found
+
+
+POSITIVE = Number(min=0, min_open=True)
+NOT_NEGATIVE = Number(min=0)
+COUNT = click.IntRange(min=1, max=2**31 - 1)
+SEED = click.IntRange(min=0, max=2**63 - 1)
 
 
 def _existing_run(context: click.Context, parameter: click.Parameter, run: str) -> str:
@@ -112,9 +128,7 @@ def working(example: str | None, *, draws: bool = True, trains: str | None = Non
     options = [
         *(budget if trains else []),
         *([] if example is None else [overriding]),
-        click.option(
-            "--seed", type=click.IntRange(min=0), default=None, hidden=not draws, help="Seed for all random numbers."
-        ),
+        click.option("--seed", type=SEED, default=None, hidden=not draws, help="Seed for all random numbers."),
         click.option(
             "--device", default="auto", show_default=True, help="Device to compute on: auto, cpu, cuda or mps."
         ),
@@ -275,7 +289,7 @@ _what = _titled(
     _option("--vary", type=PATH, help="A sound to make variations of, without a prior."),
     _option(
         "--amount",
-        type=click.FloatRange(0, 1),
+        type=Number(0, 1),
         default=0.3,
         show_default=True,
         help="How far variations go: 0 is the sound as the run reconstructs it; at 1 nothing of it is left.",
@@ -295,7 +309,7 @@ _how_to_draw = _titled(
     _option("--noise-temperature", type=NOT_NEGATIVE, help="Temperature of the noise alone."),
     _option(
         "--top-p",
-        type=click.FloatRange(0, 1, min_open=True),
+        type=Number(0, 1, min_open=True),
         help="Choose among the likeliest components that together have this probability.",
     ),
     _option("--bias", type=NOT_NEGATIVE, help="Sharpen: likelier components, less noise."),
@@ -331,6 +345,14 @@ def generation(function: Command) -> Command:
     return all_of(_what, _how_long, _how_to_draw, effects, _output)(command)
 
 
+PARTNERS = {
+    "amount": ("vary",),
+    "seed_seconds": ("seed_audio", "seed_latents"),
+    "include_seed": ("seed_audio", "seed_latents"),
+}
+"""Options of `generate` that mean something only with one of others."""
+
+
 def _source(options: dict[str, Any]) -> Source:
     """What new clips are made from; takes the options that say so out of `options`."""
     from actseq import pipeline
@@ -339,10 +361,16 @@ def _source(options: dict[str, Any]) -> Source:
     names = [f"--{name.replace('_', '-')}" for name in ways if options[name]]
     if len(names) > 1 and (options["through"] or options["vary"]):
         raise ConfigError(f"{' and '.join(names)} exclude each other")
+    given = click.get_current_context().get_parameter_source
+    for name, partners in PARTNERS.items():
+        if given(name) is ParameterSource.COMMANDLINE and not any(options[partner] for partner in partners):
+            shown = "--with-seed or --without-seed" if name == "include_seed" else f"--{name.replace('_', '-')}"
+            needed = " or ".join(f"--{partner.replace('_', '-')}" for partner in partners)
+            raise ConfigError(f"{shown} without {needed}", action=f"give {needed}, or leave {shown} out")
     through, vary, amount = (options.pop(name) for name in ("through", "vary", "amount"))
     of_prior = ("prior", "seed_audio", "seed_seconds", "include_seed", "seed_latents")
-    given = {name: options.pop(name) for name in of_prior}
-    from_prior = pipeline.FromPrior(**given, redo=_redo(options.pop("redo")))
+    named = {name: options.pop(name) for name in of_prior}
+    from_prior = pipeline.FromPrior(**named, redo=_redo(options.pop("redo")))
     if through:
         return pipeline.Through(tuple(_files(through)))
     return pipeline.Variations(vary, amount) if vary else from_prior

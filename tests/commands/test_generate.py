@@ -134,6 +134,28 @@ def test_what_does_not_go_with_a_region_is_refused(given: dict[str, Any], words:
     assert not given
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--amount 0.5", "--amount without --vary"),
+        ("--seed-seconds 1", "--seed-seconds without --seed-audio or --seed-latents"),
+        ("--without-seed", "--with-seed or --without-seed without --seed-audio or --seed-latents"),
+        ("--seconds nan", "nan is not a finite number"),
+        ("--seconds inf", "inf is not a finite number"),
+        ("--temperature nan", "nan is not a finite number"),
+        ("--top-p nan", "nan is not a finite number"),
+        ("--vary a.wav --amount nan", "nan is not a finite number"),
+        ("--seed 9223372036854775808", "9223372036854775808 is not in the range"),
+        ("--n 99999999999", "99999999999 is not in the range"),
+    ],
+)
+def test_half_an_option_and_what_is_no_number_are_refused(given: dict[str, Any], words: str, expected: str) -> None:
+    result = CliRunner().invoke(main, ["generate", "mine", *words.split()])
+    assert result.exit_code != 0
+    assert expected in " ".join((result.output + str(result.exception)).split())
+    assert not given
+
+
 def test_the_help_of_generate_is_in_groups() -> None:
     text = CliRunner().invoke(main, ["generate", "--help"]).output
     titles = ["What:", "How long:", "How to draw", "Effects:", "Output:", "Common options:"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from actseq.errors import TrainingError
 from actseq.priors import end_calibration
 from actseq.priors.base import SamplingRequest
 from actseq.priors.labels import LabelledPrior
@@ -55,6 +56,26 @@ def test_a_prior_that_ends_too_early_is_mended() -> None:
         after = mean_length()
     assert before < 4
     assert after == pytest.approx(wanted.mean(), rel=0.15)
+
+
+def test_a_rare_label_does_not_switch_the_calibration_off() -> None:
+    prior = members.prior("lstm", "mixture")
+    prior.end.bias.data.fill_(1.0)
+    model = LabelledPrior(prior, ["common", "rare"], nn.Embedding(3, 8))
+    wanted = np.clip(np.random.default_rng(0).geometric(0.2, 1200), 2, 20)
+    labels = np.array([1] * 1199 + [2])
+    assert end_calibration.calibrate(model, wanted, labels, seed=0)
+    slope, offset = prior.end_calibration.tolist()
+    # The prior ends with a logit of about 1, the clips with a chance of one in five.
+    assert 0.1 < 1 / (1 + np.exp(-slope - offset)) < 0.3
+
+
+def test_a_prior_that_is_not_finite_is_not_called_calibrated() -> None:
+    prior = members.prior("lstm", "mixture")
+    prior.end.bias.data.fill_(np.nan)
+    model = LabelledPrior(prior, ["a"], nn.Embedding(2, 8))
+    with pytest.raises(TrainingError, match="ends cannot be calibrated"):
+        end_calibration.calibrate(model, np.full(30, 5), np.ones(30, np.int64), seed=0)
 
 
 def test_few_lengths_and_other_priors_are_left_alone() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from actseq import pipeline
 from actseq.config import Config, load_preset
-from actseq.errors import ActseqError, ArtifactError
+from actseq.errors import ActseqError, ArtifactError, ConfigError
 from actseq.inference import loading
 from actseq.progress import Silent
 from actseq.storage import files, hashes
@@ -214,6 +214,31 @@ def test_the_run_itself_and_what_stays_inside_may_be_links(artifact: Path) -> No
     link = artifact.parents[1] / "link"
     link.symlink_to(artifact.parent)
     assert Artifact.read(link / "autoencoder").weights().keys() == {"w"}
+
+
+@pytest.mark.parametrize("changes", [{"width": 20_000, "inner": 20_000}, {"blocks": 10**6}])
+def test_a_model_is_no_larger_than_its_weights(run: Path, changes: dict[str, int]) -> None:
+    (run / "autoencoder" / "hashes.json").unlink()
+    path = run / "autoencoder" / "model.json"
+    meta = json.loads(path.read_text())
+    meta["config"]["autoencoder"]["network"] |= changes
+    path.write_text(json.dumps(meta))
+    opened = RunFolder.open(run)
+    with pytest.raises(ArtifactError, match=r"model\.json describes a model of more than \d+ numbers"):
+        loading.load_codec(opened, "cpu", loading.stage_config(opened, (), "generate"))
+
+
+def test_an_effect_of_a_run_reads_no_file_outside_it(run: Path) -> None:
+    (run / "autoencoder" / "hashes.json").unlink()
+    path = run / "autoencoder" / "model.json"
+    meta = json.loads(path.read_text())
+    meta["config"]["generate"]["effects"] = [{"kind": "convolution", "impulse_response": "/etc/passwd"}]
+    path.write_text(json.dumps(meta))
+    opened = RunFolder.open(run)
+    with pytest.raises(ConfigError, match="the file /etc/passwd, outside the run; expected a file in the run"):
+        loading.stage_config(opened, (), "generate")
+    own = ["generate.effects=[{kind: convolution, impulse_response: /etc/passwd}]"]
+    assert loading.stage_config(opened, own, "generate").generate.effects[0].kind == "convolution"
 
 
 @pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 100_000, "[1]", "{", "nul", '{"format": 1, "labels": 3}'])

@@ -5,6 +5,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -178,7 +179,7 @@ def test_a_crash_changes_nothing(uninterrupted: tuple[Outcome, Path], tmp_path: 
     assert files(tmp_path) == files(uninterrupted[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("at", [7, 23])
 def test_a_signal_saves_and_stops(
     uninterrupted: tuple[Outcome, Path], tmp_path: Path, at: int, number: signal.Signals
@@ -192,6 +193,46 @@ def test_a_signal_saves_and_stops(
     assert same(run(tmp_path, objective), uninterrupted[0])
     assert objective.steps == STEPS - at - 1
     assert files(tmp_path) == files(uninterrupted[1])
+
+
+def test_a_signal_ends_the_timing_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CALIBRATION_SECONDS", 1e9)
+    objective = Line(signalling(1, signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        run(tmp_path, objective, steps=None, minutes=1.0)
+    assert objective.steps == 2
+    assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_third_signal_ends_the_step_itself(tmp_path: Path) -> None:
+    def thrice(step: int) -> None:
+        if step == 8:
+            for _ in range(3):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    objective = Line(thrice)
+    with pytest.raises(Interrupted):
+        run(tmp_path, objective)
+    assert objective.steps == 8, "the step was not made"
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-00000006"]
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run(tmp_path, Line(signalling(3, signal.SIGHUP))).total_steps == STEPS
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_folder_that_is_removed_ends_the_training(tmp_path: Path) -> None:
+    def remove(step: int) -> None:
+        if step == 8:
+            shutil.rmtree(tmp_path / "run")
+
+    with pytest.raises(ArtifactError, match="run was removed or replaced while a training ran in it"):
+        run(tmp_path / "run", Line(remove))
+    assert not (tmp_path / "run").exists()
 
 
 def test_stopped_after_every_step(uninterrupted: tuple[Outcome, Path], tmp_path: Path) -> None:
@@ -270,6 +311,8 @@ def test_seeds_of_steps_differ() -> None:
     assert len(found) == 8 * 50 * 4
     assert step_seed(1, 2, 3) == step_seed(1, 2, 3)
     assert all(0 <= seed < 2**63 for seed in found)
+    state = int(np.random.SeedSequence([1, 2, 3, 7]).generate_state(1, np.uint64)[0])
+    assert step_seed(1, 2, 3) == state // 2, "numpy 1.26 cannot shift its own unsigned integers"
 
 
 def test_each_step_has_its_own_batch_and_random_numbers(tmp_path: Path) -> None:
@@ -319,8 +362,8 @@ def test_what_is_kept_is_the_average(tmp_path: Path, ema: float) -> None:
 
 
 def test_the_best_validation_is_kept(tmp_path: Path) -> None:
-    # Two batches a validation: means 0.9, 0.4, 0.6, 0.4.
-    objective = Line(figures=[1.0, 0.8, 0.3, 0.5, 0.6, 0.6, 0.5, 0.3])
+    # Two batches a validation: means 1 before the first step, then 0.9, 0.4, 0.6, 0.4.
+    objective = Line(figures=[1.0, 1.0, 1.0, 0.8, 0.3, 0.5, 0.6, 0.6, 0.5, 0.3])
     outcome = run(tmp_path, objective)
     assert outcome.best_step == 12, "the first of equals"
     assert outcome.figures == {"loss": pytest.approx(0.4)}
@@ -337,13 +380,20 @@ def test_the_best_validation_is_kept(tmp_path: Path) -> None:
 def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path) -> None:
     # Means 0.5, 0.4, 0.6, 0.7, 0.3: the last is never seen.
     figures = [0.5, 0.5, 0.4, 0.4, 0.6, 0.6, 0.7, 0.7, 0.3, 0.3, 0.2, 0.2]
-    objective = Line(figures=list(figures))
+    # The first two are those of the untrained model.
+    objective = Line(figures=[1.0, 1.0, *figures])
     outcome = run(tmp_path / "whole", objective, patience=2, validations=6)
     assert (outcome.best_step, outcome.total_steps, objective.steps) == (8, 16, 16)
     # Stopped and taken up again at any point, it ends there too.
-    for _ in range(3):
+    for k in range(3):
+        untrained = [] if k else [1.0, 1.0]
         with pytest.raises(Interrupted):
-            run(tmp_path / "cut", Line(signalling(4, signal.SIGTERM), list(figures)), patience=2, validations=6)
+            run(
+                tmp_path / "cut",
+                Line(signalling(4, signal.SIGTERM), [*untrained, *figures]),
+                patience=2,
+                validations=6,
+            )
         figures = figures[2:]
     assert same(run(tmp_path / "cut", Line(figures=list(figures)), patience=2, validations=6), outcome)
     # One that is asked again when it had just stopped does nothing more.
@@ -393,6 +443,35 @@ def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
     assert not (tmp_path / "model.json").exists()
     saved = json.loads(next((tmp_path / "checkpoints").glob("step-*/state.json")).read_text())
     assert saved["step"] == 6, "the broken step is not in a checkpoint"
+
+
+def test_a_training_that_diverges_is_no_success(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"line has diverged: its held-out loss is .* at best.*lower learning_rate"):
+        run(tmp_path, learning_rate=100.0, final_learning_rate=100.0, clip_norm=1e9, warmup_steps=0, ema=0.0)
+
+
+def test_a_held_out_figure_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
+    objective = Line(figures=[1.0, 1.0, 0.5, 0.5, math.nan, 0.5])
+    with pytest.raises(TrainingError, match="held-out loss of line became nan at step 12"):
+        run(tmp_path, objective)
+
+
+def test_weights_that_are_not_finite_are_no_result(tmp_path: Path) -> None:
+    def spoil(step: int) -> None:
+        if step == STEPS - 1:
+            objective.model[0].get_parameter("bias").data.fill_(math.inf)
+
+    objective = Line(spoil)
+    with pytest.raises(TrainingError, match=r"became (nan|inf)|is not finite"):
+        run(tmp_path, objective, held_out=False)
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", "step\n1,2,3\nx\n", "step,a\n\n,1\n3\n", "\0", 'step,a\n1,"x'])
+def test_a_strange_log_does_not_stop_a_training(uninterrupted: tuple[Outcome, Path], tmp_path: Path, text: str) -> None:
+    with pytest.raises(RuntimeError):
+        run(tmp_path, Line(raising(14)))
+    (tmp_path / "metrics.csv").write_text(text)
+    assert same(run(tmp_path), uninterrupted[0])
 
 
 # -- minutes -----------------------------------------------------------------------------------------------------------

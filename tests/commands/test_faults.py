@@ -1,0 +1,78 @@
+"""What the command line makes of faults of the system: one line, an exit code, and nothing half written."""
+
+import errno
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from actseq_cli.main import main
+from click.testing import CliRunner
+
+from actseq import pipeline
+from actseq.commands.common import check_written
+from actseq.errors import ArtifactError, AudioError
+from actseq.storage.run_folder import RunFolder
+
+
+@pytest.mark.parametrize(
+    ("number", "action"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "allow reading and writing"),
+        (errno.EIO, "see whether the disk"),
+    ],
+)
+def test_an_error_of_the_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, number: int, action: str) -> None:
+    def fail() -> None:
+        raise OSError(number, os.strerror(number), "runs/a/config.yaml")
+
+    monkeypatch.setattr(pipeline, "doctor", fail)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 1
+    assert result.output.startswith(f"error: runs/a/config.yaml: {os.strerror(number)}; {action}")
+    assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_outside_a_training_is_told(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    monkeypatch.setattr(pipeline, "doctor", lambda: os.kill(os.getpid(), number))
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        result = CliRunner().invoke(main, ["doctor"])
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+    assert result.exit_code == 128 + number
+    assert result.output == f"stopped by {number.name}\n"
+
+
+def test_names_that_are_not_text_are_printed_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "doctor", lambda: {"problems": [], "file": "a\udcff.wav"})
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 0
+    assert "a\\udcff.wav" in result.output
+
+
+def test_results_that_have_vanished_are_no_success(tmp_path: Path) -> None:
+    (tmp_path / "000.wav").touch()
+    check_written([tmp_path / "000.wav"])
+    with pytest.raises(AudioError, match=r"1 results have vanished since they were written, first .*001\.wav"):
+        check_written([tmp_path / "000.wav", tmp_path / "001.wav"])
+
+
+def test_a_stage_whose_folder_is_removed_is_no_success(tmp_path: Path) -> None:
+    stage = tmp_path / "stage"
+    with pytest.raises(ArtifactError, match="stage was removed or replaced"), RunFolder(tmp_path).lock(stage):
+        shutil.rmtree(stage)
+
+
+def test_what_a_killed_process_left_half_written_is_deleted(tmp_path: Path) -> None:
+    stage = tmp_path / "stage"
+    (stage / "checkpoints" / ".step-00000003.part").mkdir(parents=True)
+    (stage / ".plan.json.77.part").touch()
+    (stage / "plan.json").touch()
+    with RunFolder(tmp_path).lock(stage):
+        pass
+    assert sorted(path.name for path in stage.rglob("*")) == [".lock", "checkpoints", "plan.json"]
