@@ -24,6 +24,7 @@ from actseq.inference.codec import Codec
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.progress import Silent
+from actseq.storage.store import write_file
 
 CPU = pipeline.Compute("cpu", 1)
 
@@ -326,7 +327,7 @@ def test_bad_requests(run: Path, tmp_path: Path) -> None:
         pipeline.evaluate(run, prior="defualt", compute=CPU)
     shutil.copytree(run, tmp_path / "run")
     manifest = tmp_path / "run" / "corpus" / "manifest.jsonl"
-    manifest.write_text(manifest.read_text().replace('"validation"', '"train"'))
+    write_file(manifest, manifest.read_bytes().replace(b'"validation"', b'"train"'))
     with pytest.raises(ArtifactError, match="no clips in its validation split"):
         pipeline.evaluate(tmp_path / "run", prior="default", split="validation", compute=CPU)
 

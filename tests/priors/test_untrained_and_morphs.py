@@ -22,7 +22,7 @@ from actseq.priors.labels import LabelledPrior
 from actseq.priors.morphs import Interpolate, Vary, spherical
 from actseq.storage.artifacts import Artifact, read_json
 from actseq.storage.run_folder import RunFolder
-from actseq.storage.store import StoreWriter
+from actseq.storage.store import StoreWriter, write_file
 
 CPU = pipeline.Compute("cpu", 1)
 
@@ -318,7 +318,7 @@ def test_without_whole_sequences_there_is_no_end(
     kind: str, copied: Path, free: Callable[[str], LabelledPrior[Any]]
 ) -> None:
     manifest = copied / "latents" / "manifest.jsonl"
-    manifest.write_text(manifest.read_text().replace('"begins": true', '"begins": false'))
+    write_file(manifest, manifest.read_bytes().replace(b'"begins": true', b'"begins": false'))
     labelled = loading.make_prior(RunFolder(copied), kind, "cpu")
     made, stopped = sampled(labelled.prior, until_stop=True)
     assert made.shape[1] == MAX_FRAMES
