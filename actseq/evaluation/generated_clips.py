@@ -233,11 +233,11 @@ def _critics(
 def _shown(generated: Sequence[Sound], order: Sequence[int] | None) -> dict[str, list[tuple[str, Waveform]]]:
     """Clips to listen to: the worst and the best in an order, or without one some of them."""
     if order is None:
-        rows = {"some generated clips": spread(range(len(generated)), 2 * SHOWN)}
+        rows = {"generated": spread(range(len(generated)), 2 * SHOWN)}
     else:
         rows = {
-            "those that the critic recognises most easily": list(order[:SHOWN]),
-            "those that it takes for real": list(order[::-1][: min(SHOWN, max(0, len(order) - SHOWN))]),
+            "recognised": list(order[:SHOWN]),
+            "taken for real": list(order[::-1][: min(SHOWN, max(0, len(order) - SHOWN))]),
         }
     return {title: [(generated[k][1], generated[k][0]) for k in chosen] for title, chosen in rows.items()}
 

@@ -111,6 +111,10 @@ GENERATION_LEGEND = (
     "lengths are from those of the training clips, and whether by more than chance; memorisation: distance from the "
     "nearest training clip, 1 for real",
 )
+ABOUT_CLIPS = (
+    "recognised: the clips that the critic of log-mel spectrograms tells from real draws most easily; taken for real: "
+    "those that it tells least easily; all are clips that it has not learned from. Without such a critic: some clips"
+)
 LEGEND = "mean over clips [95 % interval]; n where not every clip has a score; ↓ lower is better, ↑ higher"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1240px; margin: 2em auto; padding: 0 1em; }
@@ -255,7 +259,7 @@ def write_generation_page(
     for path in folder.glob("clip-[0-9][0-9]*.*"):
         path.unlink()
     first, verdict = generation_headline(result)
-    parts = [f"<h1>{_text(first)}</h1>", f"<p>{_text(verdict)}</p>", "<h2>Generated clips</h2>"]
+    parts = [f"<h1>{_text(first)}</h1>", f"<p>{_text(verdict)}</p>", "<h2>Generated clips</h2>", _soft(ABOUT_CLIPS)]
     panels = {
         title: [Panel(f"{k} {label}", own) for k, (label, own) in enumerate(clips, 1)] for title, clips in rows.items()
     }
