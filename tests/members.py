@@ -53,7 +53,7 @@ NETWORKS: dict[str, list[dict[str, Any]]] = defaultdict(
 SKIPPING = {"unet"}
 """Networks that decode nothing: what they make needs more than the latents."""
 BOTTLENECKS: dict[str, dict[str, Any]] = defaultdict(dict)
-ONLY_WITH: dict[str, set[str]] = {"unet": {"stft"}}
+ONLY_WITH: dict[str, set[str]] = {"unet": {"stft"}, "clip": {"linear", "mel", "stft"}}
 """Networks that take only some representations."""
 CORRUPTIONS: dict[str, dict[str, Any]] = defaultdict(dict)
 REFUSED = {("pca", "variational"): "plain", ("unet", "variational"): "plain", ("unet", "adversarial"): "plain"}
@@ -105,7 +105,7 @@ def representation(kind: str, **options: Any) -> Any:
 
 def analysis(network: str, n_mels: int = 24) -> Any:
     """Made-up features with this many channels."""
-    if "stft" in ONLY_WITH.get(network, ()):
+    if ONLY_WITH.get(network) == {"stft"}:
         return representation("stft", n_fft=n_mels, hop_length=n_mels // 2)
     return representation("mel", n_mels=n_mels)
 

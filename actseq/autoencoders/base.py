@@ -201,17 +201,17 @@ class Autoencoder(nn.Module):
 
     def encode(self, features: Features) -> Posterior:
         """Posterior (batch, ceil(frames / stride), latent_dim)."""
-        values = features.values
-        if isinstance(self.network, WholeClips):
-            padded = units.n_latent_frames(values.shape[2], self.stride) * self.stride
-            values = nn.functional.pad(values, (0, padded - values.shape[2]))
-            values = torch.where(frame_mask(features.lengths, padded)[:, None], values, self.network.silence)
-        return self.encode_normalised(self.normaliser.normalise(values), features.lengths)
+        return self.encode_normalised(self.normaliser.normalise(features.values), features.lengths)
 
     def encode_normalised(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
     ) -> Posterior:
         """As `encode`, from features that are normalised already."""
+        if isinstance(self.network, WholeClips):
+            padded = units.n_latent_frames(values.shape[2], self.stride) * self.stride
+            silence = self.normaliser.normalise(torch.full_like(values[:1, :, :1], self.network.silence))
+            inside = frame_mask(lengths, padded)[:, None]
+            values = torch.where(inside, nn.functional.pad(values, (0, padded - values.shape[2])), silence)
         numbers = self.network.encode(values, lengths)
         return self.bottleneck.encode(numbers, units.n_latent_frames(lengths, self.stride))
 

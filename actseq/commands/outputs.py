@@ -106,7 +106,7 @@ def claim_pictures(folder: Path, names: Iterable[str], overwrite: bool) -> None:
     """
     listing = folder / LISTING
     found = read_json(listing) if listing.is_file() else {}
-    ours = found.get("files") if overwrite and "run" in found else None
+    ours = found.get("pictures") if overwrite and "run" in found else None
     files = [f"{name}{ending}" for name in names for ending in (".png", ".csv")] + [LISTING]
     replaceable = {LISTING, *ours} if isinstance(ours, list) else set()
     foreign = [name for name in files if os.path.lexists(folder / name) and name not in replaceable]

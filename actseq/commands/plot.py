@@ -51,7 +51,7 @@ def plot(
     made = write_diagnostics(opened, codec, corpus, folder, selection, compute.reporter)
     if out is not None:
         names = [path.with_suffix(ending).name for path in made.pictures for ending in (".png", ".csv")]
-        write_json(folder / LISTING, {"run": opened.name, "files": names})
+        write_json(folder / LISTING, {"run": opened.name, "pictures": names})
     return {
         "run": str(opened.path),
         "autoencoder": opened.trained_autoencoder.fingerprint,

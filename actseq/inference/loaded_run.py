@@ -112,7 +112,7 @@ class LoadedRun:
         model: LabelledPrior[Any] | None = None
         folder = None
         if name in registry.UNTRAINED_PRIORS and name not in opened.priors.names:
-            model = make_prior(opened, name, device)
+            model = make_prior(opened, name, device, config)
         elif need_prior or name is not None:
             model, folder = load_prior(opened, name, device, config)
         codec, config = load_codec(opened, device, config)
@@ -397,7 +397,7 @@ class LoadedRun:
         sound, device = self._read(source.sound, reporter), self.codec.device
         self.codec.require_short(len(sound), "the sound")
         gain = self._gain(sound)
-        model = make_prior(self.run, "random-walk", str(device))
+        model = make_prior(self.run, "random-walk", str(device), self.config)
         mean, variance = self.codec.encode([sound * np.float32(gain)])[0]
         prior = Vary(
             torch.from_numpy(mean).to(device),

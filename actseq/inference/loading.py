@@ -238,15 +238,21 @@ def tuned_codec(codec: Codec, run: RunFolder, prior: str) -> Codec:
     return replace(codec, autoencoder=autoencoder)
 
 
-def make_prior(run: RunFolder, name: str, device_name: str) -> LabelledPrior[Any]:
+def make_prior(run: RunFolder, name: str, device_name: str, config: Config) -> LabelledPrior[Any]:
     """`iid`, `random-walk` or `normal` from a run's latents; it needs no training.
+
+    Args:
+        run: its folder.
+        name: name of the prior.
+        device_name: `auto`, `cpu`, `cuda`, `mps`.
+        config: as from `stage_config`.
 
     Raises:
         ArtifactError: no latents, or those of another autoencoder.
     """
     latents, _ = load_latents(run)
     frames, labels = latents.training_frames()
-    frames = replace(frames, deviation=build.prior_deviation(stage_config(run, (), "generate")))
+    frames = replace(frames, deviation=build.prior_deviation(config))
     return build.build_untrained_prior(name, frames, labels).to(resolve_device(device_name))
 
 

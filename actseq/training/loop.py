@@ -41,7 +41,7 @@ LOG_ROWS = 200
 """Rows of training figures in `metrics.csv`."""
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint is written at least this often."""
-DIVERGED = 10.0
+DIVERGED = 100.0
 """A training has failed if its best held-out figure is more than this many times that of the untrained model."""
 SMALLEST = 0.1
 """Held-out figures nearer to 0 at the start count as this."""
@@ -595,7 +595,9 @@ def _judge(trainer: _Trainer, tensors: Mapping[str, Tensor], name: str) -> None:
     Raises:
         TrainingError: a weight is not finite, or the best held-out figure is far above that of the untrained model.
     """
-    broken = [key for key, value in tensors.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    # Buffers may hold bounds that are infinite.
+    parameters = dict(trainer.objective.exported().named_parameters())
+    broken = [key for key, value in tensors.items() if key in parameters and not bool(value.isfinite().all())]
     if broken:
         raise TrainingError(f"{name} has diverged: {broken[0]} is not finite", "finite weights", TRY_LOWER)
     first, best = trainer.first, trainer.best

@@ -1,7 +1,9 @@
 """The tables of keys in docs/configs.md say what the code says."""
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -21,16 +23,18 @@ def test_the_tables_are_those_of_the_code() -> None:
     assert text == keys.render(text), "run make docs"
 
 
+def sections(model: type[BaseModel], before: str = "") -> Iterator[str]:
+    """Names of the sections of a configuration, those inside others included."""
+    for name, field in model.model_fields.items():
+        for one in (field.annotation, *get_args(field.annotation)):
+            if isinstance(one, type) and issubclass(one, config.Section) and one is not config.Member:
+                yield f"{before}{name}"
+                yield from sections(one, f"{before}{name}.")
+
+
 def test_every_family_and_section_has_its_table() -> None:
     shown = {name for _, name, _ in keys.BLOCK.findall(PAGE.read_text(encoding="utf-8"))}
-    sections = {
-        name
-        for name, field in config.Config.model_fields.items()
-        if isinstance(field.annotation, type)
-        and issubclass(field.annotation, BaseModel)
-        and field.annotation is not config.Member
-    }
-    assert shown == {"Config"} | set(registry.FAMILIES) | sections
+    assert shown == {"Config"} | set(registry.FAMILIES) | set(sections(config.Config))
 
 
 def test_a_new_member_appears_and_one_that_is_not_described_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

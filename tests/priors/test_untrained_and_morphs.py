@@ -64,7 +64,9 @@ def latents(made: Path) -> LatentSequences:
 
 @pytest.fixture(scope="module")
 def free(made: Path) -> Callable[[str], LabelledPrior[Any]]:
-    return lambda name: loading.make_prior(RunFolder(made), name, "cpu")
+    opened = RunFolder(made)
+    config = loading.stage_config(opened, (), "generate")
+    return lambda name: loading.make_prior(opened, name, "cpu", config)
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +321,8 @@ def test_without_whole_sequences_there_is_no_end(
 ) -> None:
     manifest = copied / "latents" / "manifest.jsonl"
     write_file(manifest, manifest.read_bytes().replace(b'"begins": true', b'"begins": false'))
-    labelled = loading.make_prior(RunFolder(copied), kind, "cpu")
+    opened = RunFolder(copied)
+    labelled = loading.make_prior(opened, kind, "cpu", loading.stage_config(opened, (), "generate"))
     made, stopped = sampled(labelled.prior, until_stop=True)
     assert made.shape[1] == MAX_FRAMES
     assert not stopped.any()

@@ -1,5 +1,6 @@
 """The store: what was written comes back, what was not committed does not exist, what is damaged is named."""
 
+import errno
 import hashlib
 import itertools
 import json
@@ -252,7 +253,7 @@ def test_a_file_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     write_file(path, b"old")
 
     def fail(descriptor: int) -> None:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,19 @@ from actseq.training import loop
 from actseq.training.loop import Outcome, resolve_device, step_seed, train
 
 STEPS = 24
+
+
+@pytest.fixture(autouse=True)
+def usual_signals() -> Iterator[None]:
+    """Signals as a terminal has them: under `nohup`, or in the background of a script, some are ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
 # Children of a server that has imported what is slow start at once.
 multiprocessing.set_forkserver_preload(["__main__", "actseq.pipeline", "actseq.training.loop", "lightning_fabric"])
 
