@@ -195,7 +195,7 @@ def evaluate_prior(
     in_b = [row for row, index in enumerate(found["train"].clips) if index in two.b]
     found["reference"] = found["train"].chosen(np.array(spread(in_b, REFERENCE), dtype=np.int64))
     compared = _compared(found, judge, seconds, notes, seed)
-    reporter.say("training critics: how easily are generated clips told from real ones?")
+    reporter.say("training critics: how well can a network tell generated clips from real ones?")
     critics, order = _critics(sources, separation.roles(sources, two, split), sounds, notes)
     return PriorEvaluation(compared.figures | {"critics": critics}, notes, _shown(sounds["generated"], order))
 

@@ -66,7 +66,7 @@ class Window:
         ends: whether it ends after the last valid frame; False where that is unknown.
         known: which frames are given.
         clean: standardised values of the known frames; the values elsewhere are not used.
-        summary: what `Summaries.told` gives; None: unknown.
+        summary: what `Summaries.noised` gives; None: unknown.
     """
 
     lengths: Int[Tensor, " batch"]
@@ -262,8 +262,8 @@ class ClipFlow(nn.Module):
         if self.summaries is None:
             return window
         summary = self.summaries.summarise(self.standardiser.standardise(data["mean"]), window.inside)
-        told = self.summaries.told(summary, torch.randn_like(summary))
-        return replace(window, summary=told * (torch.rand(len(told), 1, device=told.device) >= dropout))
+        noised = self.summaries.noised(summary, torch.randn_like(summary))
+        return replace(window, summary=noised * (torch.rand(len(noised), 1, device=noised.device) >= dropout))
 
     @torch.no_grad()
     def remake(
@@ -348,7 +348,7 @@ class ClipFlow(nn.Module):
             return self.summaries.unknown(request.n)
         kept = self.summaries.kept[request.label][places]
         noise = [torch.randn(kept.shape[1], generator=g, device=kept.device) for g in self._generators(request, 0)]
-        return self.summaries.told(kept, torch.stack(noise))
+        return self.summaries.noised(kept, torch.stack(noise))
 
     def _blocks(
         self, request: SamplingRequest, lengths: Int[Tensor, " n"], summary: Float[Tensor, "n n_summary"] | None

@@ -103,7 +103,7 @@ class Summaries(nn.Module):
         """Summaries of standardised latents; frames outside are not looked at."""
         return (_statistics(values, inside) - self.mean) @ self.axes
 
-    def told(
+    def noised(
         self, summary: Float[Tensor, "batch size"], noise: Float[Tensor, "batch size"]
     ) -> Float[Tensor, "batch size_and_1"]:
         """What a network is given: the summary with noise, and 1; zeros mean that the summary is unknown."""

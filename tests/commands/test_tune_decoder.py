@@ -92,8 +92,14 @@ def test_a_damaged_decoder_is_refused(run: Path, damage: str) -> None:
             path.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
         with pytest.raises(ArtifactError, match=DECODER):
             LoadedRun.open(run, prior="tuned", device="cpu")
+        with pytest.raises(ArtifactError):
+            pipeline.verify(run)
     finally:
         path.write_bytes(kept)
+
+
+def test_a_whole_one_is_verified(run: Path) -> None:
+    assert any("priors/tuned" in line for line in pipeline.verify(run)["checked"])
 
 
 def test_a_prior_that_cannot_make_latents_again_is_refused_by_name(run: Path) -> None:

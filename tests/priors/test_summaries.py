@@ -109,9 +109,9 @@ def test_pieces_of_recordings_are_kept_only_where_a_label_has_no_whole_clip() ->
 
 def test_the_noise_has_the_deviation_that_was_asked_for() -> None:
     summaries = fitted()
-    told = summaries.told(torch.zeros(2000, SIZE), torch.randn(2000, SIZE))
-    assert float(told[:, :SIZE].std()) == pytest.approx(0.3, abs=0.02)
-    assert (told[:, SIZE] == 1).all()
+    noised = summaries.noised(torch.zeros(2000, SIZE), torch.randn(2000, SIZE))
+    assert float(noised[:, :SIZE].std()) == pytest.approx(0.3, abs=0.02)
+    assert (noised[:, SIZE] == 1).all()
     assert not summaries.unknown(3).any()
 
 
