@@ -175,6 +175,33 @@ def _settle(tree: Tree, given: frozenset[str], sample_rate: int) -> Iterator[str
         replaced = [said for where, fits in wishes if (said := _follow(tree, given, chosen, where, fits))]
         if replaced:
             yield f"{chosen} {_node(tree, chosen)['kind']}: {', '.join(replaced)}"
+    yield from _settle_tuning(tree, given)
+
+
+def _settle_tuning(tree: Tree, given: frozenset[str]) -> Iterator[str]:
+    """Leave out the tuning of the decoder where prior or autoencoder do not allow it.
+
+    Raises:
+        ConfigError: the tuning was given.
+    """
+    if tree["train_prior"]["decoder"] is None:
+        return
+    prior, network = tree["prior"]["network"]["kind"], tree["autoencoder"]["network"]["kind"]
+    able = [kind for kind, member in PRIOR_NETWORKS.items() if hasattr(member, "remake")]
+    if prior not in able:
+        why, fits = f"prior.network {prior} cannot make given latents again", f"prior.network.kind {' or '.join(able)}"
+    elif not getattr(find_member(NETWORKS, network, "autoencoder.network"), "trainable", True):
+        why, fits = f"autoencoder.network {network} is not trained", "a network that is"
+    else:
+        return
+    if any(key == "train_prior.decoder" or key.startswith("train_prior.decoder.") for key in given):
+        raise ConfigError(
+            f"train_prior.decoder tunes the decoder, and {why}",
+            fits,
+            "--set train_prior.decoder=null leaves the decoder as it is",
+        )
+    tree["train_prior"]["decoder"] = None
+    yield f"the decoder stays as it is: {why}"
 
 
 def _follow(tree: Tree, given: frozenset[str], chosen: str, where: str, fits: list[str]) -> str | None:

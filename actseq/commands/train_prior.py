@@ -9,7 +9,7 @@ import torch
 
 from actseq import build, registry
 from actseq.commands.common import AUTO, Compute, Result, begin_training, check_name, trained_result
-from actseq.commands.tune_decoder import prior_budget, require_tunable, tune_decoder
+from actseq.commands.tune_decoder import prior_budget, tune_decoder
 from actseq.config import Config
 from actseq.data.latents import SequenceSource
 from actseq.errors import ConfigError
@@ -51,7 +51,6 @@ def train_prior(
     opened = RunFolder.open(run)
     require_generative(opened)
     config = stage_config(opened, overrides, "train-prior", compute.reporter)
-    require_tunable(config)
     _require_fitting(opened, config)
     seed = config.seed if seed is None else seed
     latents, latents_meta = load_latents(opened)

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from actseq import registry, units
+from actseq import units
 from actseq.commands.common import Compute
 from actseq.config import Config, DecoderTuningConfig, TrainingConfig
 from actseq.data.corpus import Corpus
 from actseq.data.latents import DecoderSource, LatentSequences, SequenceSource
-from actseq.errors import ArtifactError, ConfigError
+from actseq.errors import ArtifactError
 from actseq.inference.loading import load_codec
 from actseq.objectives.decoder_tuning import DecoderTuning
 from actseq.priors.base import Remakes
@@ -23,22 +23,6 @@ from actseq.training.loop import train
 
 VALIDATIONS = 5
 VALIDATION_BATCHES = 2
-
-
-def require_tunable(config: Config) -> None:
-    """Refuse the tuning for a prior that cannot make given latents again.
-
-    Raises:
-        ConfigError: `train_prior.decoder` is set, and the prior is of another kind.
-    """
-    kind = config.prior.network.kind
-    able = [name for name, member in registry.PRIOR_NETWORKS.items() if hasattr(member, "remake")]
-    if config.train_prior.decoder is not None and kind not in able:
-        raise ConfigError(
-            f"train_prior.decoder tunes the decoder on latents that a prior makes again, and {kind} cannot do that",
-            f"prior.network.kind {' or '.join(able)}",
-            "--set train_prior.decoder=null leaves the decoder as it is",
-        )
 
 
 def prior_budget(section: TrainingConfig, tuning: DecoderTuningConfig | None) -> TrainingConfig:

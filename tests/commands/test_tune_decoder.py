@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from actseq import pipeline
+from actseq import build, pipeline
 from actseq.commands import tune_decoder as tuning
+from actseq.config import load_preset
 from actseq.data.corpus import Corpus
 from actseq.data.drumkit import write_drumkit
 from actseq.data.latents import DecoderSource, SequenceSource
 from actseq.errors import ArtifactError, ConfigError, Interrupted
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import DECODER, load_latents
+from actseq.progress import Silent
 from actseq.storage.artifacts import load_tensors, read_json
 
 CPU = pipeline.Compute("cpu", 1)
@@ -104,9 +106,24 @@ def test_a_whole_one_is_verified(run: Path) -> None:
 
 def test_a_prior_that_cannot_make_latents_again_is_refused_by_name(run: Path) -> None:
     words = ["prior.network.kind=lstm", 'train_prior.decoder={"share": 0.5}', "train_prior.steps=2"]
-    with pytest.raises(ConfigError, match=r"lstm cannot do that.*clip-flow"):
+    with pytest.raises(ConfigError, match=r"lstm cannot make given latents again.*clip-flow"):
         pipeline.train_prior(run, name="lstm", overrides=words, compute=CPU)
     assert not (run / "priors" / "lstm").exists()
+
+
+@pytest.mark.parametrize("words", [["prior.network.kind=lstm"], ["autoencoder.network.kind=pca"]])
+def test_a_preset_s_tuning_gives_way_to_what_was_typed(words: list[str]) -> None:
+    heard: list[str] = []
+
+    class Saying(Silent):
+        def say(self, text: str) -> None:
+            heard.append(text)
+
+    assert build.complete(load_preset("drums")).train_prior.decoder is not None
+    completed = build.complete(load_preset("drums", words), Saying())
+    assert completed.train_prior.decoder is None
+    assert any(line.startswith("the decoder stays as it is") for line in heard)
+    assert build.complete(completed) == completed
 
 
 def test_without_the_corpus_it_says_what_is_missing(run: Path) -> None:
