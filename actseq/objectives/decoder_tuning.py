@@ -130,7 +130,8 @@ class DecoderTuning(nn.Module):
 def decoding_parameters(autoencoder: Autoencoder) -> dict[str, nn.Parameter]:
     """The parameters that decoding uses, by name: those that get a gradient from it."""
     parameters = dict(autoencoder.named_parameters())
-    latents = Latents(torch.zeros(1, 2, autoencoder.latent_dim), torch.tensor([2]))
+    device = next(iter(parameters.values())).device
+    latents = Latents(torch.zeros(1, 2, autoencoder.latent_dim, device=device), torch.tensor([2], device=device))
     output = autoencoder.decode_normalised(latents).sum()
     slopes = torch.autograd.grad(output, list(parameters.values()), allow_unused=True)
     return {

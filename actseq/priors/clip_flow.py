@@ -127,7 +127,7 @@ class ClipFlow(nn.Module):
         steps: steps from noise to value by the midpoint rule, each with two evaluations.
         guided_from: time of the path from which on guidance is followed, 0 being noise.
         guided_until: time up to which it is followed, 1 being the value.
-        summary: values of the summary that a new clip follows; 0: none.
+        summary: values of the summary that a new clip follows, at most two for each active dimension; 0: none.
         summary_noise: standard deviation of the noise on a summary, whose values have deviation 1.
 
     Raises:
@@ -177,6 +177,8 @@ class ClipFlow(nn.Module):
         self.layers = nn.ModuleList(_Layer(width, heads, inner, dropout) for _ in range(layers))
         self.modulation = nn.Linear(width, (6 * layers + 2) * width)
         self.write = nn.Linear(width, patch * n_active)
+        # Few dimensions have no more statistics than this.
+        summary = min(summary, 2 * n_active)
         self.summaries = Summaries(n_active, summary, summary_noise) if summary else None
         self.summary = nn.Linear(summary + 1, width, bias=False) if summary else None
         # At first every layer does nothing, and the velocity is its best linear guess.
@@ -287,7 +289,8 @@ class ClipFlow(nn.Module):
                 place = place + 2 * half * self(middle, at + length / 2, window, condition[rows, None])
                 at = at + length
             again = place * self.standardiser.deviation + self.standardiser.mean
-            made[rows[:, None, None], torch.arange(place.shape[1])[:, None], self.standardiser.active] = again
+            frames = torch.arange(place.shape[1], device=rows.device)[:, None]
+            made[rows[:, None, None], frames, self.standardiser.active] = again
         return made
 
     # -- sampling -------------------------------------------------------------------------------------------------

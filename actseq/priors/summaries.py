@@ -44,11 +44,8 @@ class Summaries(nn.Module):
 
     Args:
         dims: values per latent frame.
-        size: values of a summary.
+        size: values of a summary, at most 2 · dims.
         noise: standard deviation of the noise on a summary, whose values have deviation 1 over the training clips.
-
-    Raises:
-        ValueError: a summary larger than what it is made from.
     """
 
     mean: Tensor
@@ -57,8 +54,6 @@ class Summaries(nn.Module):
 
     def __init__(self, dims: int, size: int, noise: float) -> None:
         super().__init__()
-        if size > 2 * dims:
-            raise ValueError(f"summary is {size}, expected at most {2 * dims}: mean and deviation of {dims} dimensions")
         self.size, self.noise = size, noise
         self.register_buffer("mean", torch.zeros(2 * dims))
         self.register_buffer("axes", torch.zeros(2 * dims, size))

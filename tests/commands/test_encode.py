@@ -285,7 +285,6 @@ def test_nothing_is_overwritten(folder: Path, tmp_path: Path) -> None:
 
 
 def test_compressed_activations_are_rounded_means_in_few_bytes(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("constriction")
     plain = encoded(folder, tmp_path / "plain")
     small = encoded(folder, tmp_path / "small", compressed=True)
     assert [path.suffix for path in small] == [".acts"] * len(plain)
@@ -310,7 +309,6 @@ def test_compressed_activations_are_rounded_means_in_few_bytes(folder: Path, tmp
 
 
 def test_compressed_files_of_others_and_damaged_ones_are_refused(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("constriction")
     [file] = encoded(folder, tmp_path / "small", folder / "sounds" / "hat" / "hat-000.wav", compressed=True)
     content = file.read_bytes()
     for name, wrong in {
