@@ -14,7 +14,7 @@ from actseq.audio.decoding import (
 )
 from actseq.audio.files import Scan, ScanRow, SoundFolder, file_digest, find, left_out, read_labels, search
 from actseq.audio.formats import extensions
-from actseq.audio.writing import Writer, check_writable, write
+from actseq.audio.writing import Writer, as_flac, check_writable, write
 
 __all__ = [
     "BLOCK",
@@ -25,6 +25,7 @@ __all__ = [
     "ScanRow",
     "SoundFolder",
     "Writer",
+    "as_flac",
     "blocks",
     "check_writable",
     "extensions",

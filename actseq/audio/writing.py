@@ -5,6 +5,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,6 +49,21 @@ def write(
     with _as_audio_error(path):
         _store(path, pieces, gain, sample_rate, channels, kind, subtype)
     return gain
+
+
+def as_flac(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> bytes:
+    """The bytes of a FLAC file of 16 bits; as with `write`, a sound that exceeds ±1 is turned down to a peak of 1.
+
+    Raises:
+        AudioError: there are no samples, or a sample is not finite.
+    """
+    name = Path("sound.flac")
+    wrong = int(np.size(waveform) - np.isfinite(waveform).sum())
+    gain = _gain(name, waveform.size, wrong, float(np.abs(waveform).max(initial=0.0)), "PCM_16")
+    content = BytesIO()
+    with _as_audio_error(name):
+        soundfile.write(content, _as_int16(waveform * gain), sample_rate, "PCM_16", format="FLAC")
+    return content.getvalue()
 
 
 class Writer:
@@ -184,11 +200,13 @@ def _store(
         with soundfile.SoundFile(os.fsencode(partial), "w", sample_rate, channels, subtype, format=kind) as file:
             for piece in pieces:
                 scaled = piece * gain
-                if subtype == "PCM_16":
-                    # libsndfile scales by 32767, so that each reading and writing would change the values.
-                    scaled = np.clip(np.round(scaled * 32768.0), -32768, 32767).astype(np.int16)
-                file.write(scaled)
+                file.write(_as_int16(scaled) if subtype == "PCM_16" else scaled)
         _clear_time(partial)
+
+
+def _as_int16(samples: NDArray[np.floating[Any]]) -> NDArray[np.int16]:
+    """Samples as 16-bit values; libsndfile scales by 32767, so that each reading and writing would change them."""
+    return np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def _clear_time(path: Path) -> None:

@@ -12,16 +12,13 @@ from jaxtyping import Float
 from actseq import units
 from actseq.errors import ConfigError
 from actseq.plots import style
-from actseq.plots.spectra import hann, magnitude_spectra, window_length
+from actseq.plots.spectra import FLOOR_DB, LogBands
 
 if TYPE_CHECKING:
     import matplotlib.axes
 
 MAX_COLUMNS = 10
-FLOOR_DB = -80.0
-_N_BANDS = 144
 _N_TIMES = 320
-_LOWEST_HZ = 40.0
 _SILENCE = 1e-7
 
 
@@ -124,8 +121,7 @@ def contact_sheet(
     )  # fmt: skip
 
     ticks, tick_labels = _time_ticks(duration, panel_width)
-    low, high = min(_LOWEST_HZ, sample_rate / 16), sample_rate / 2
-    bank, n_fft = _band_weights(sample_rate, low, high)
+    bands = LogBands.of(sample_rate)
     hop = max(1, round(total / _N_TIMES))
     y = top
     for index, (name, start, row) in enumerate(lines):
@@ -154,7 +150,7 @@ def contact_sheet(
                 )  # fmt: skip
                 waveform = waveform / loudest
                 _draw_waveform(upper, waveform, sample_rate, total)
-                levels = _spectrogram(waveform, bank, n_fft, hop)
+                levels = bands.spectrogram(waveform, hop)
                 lower.imshow(
                     levels, origin="lower", aspect="auto", cmap="magma_r", vmin=FLOOR_DB, vmax=0.0,
                     extent=(0.0, units.samples_to_seconds(len(waveform), sample_rate), 0.0, 1.0),
@@ -172,7 +168,7 @@ def contact_sheet(
                 for mark in panel.marks:
                     part.axvline(mark, color=style.MARK, linewidth=1.1)
             if column == 0:
-                _frequency_axis(lower, low, high)
+                _frequency_axis(lower, bands.low, bands.high)
             if column >= n_below:
                 lower.set_xticks(ticks, tick_labels)
                 # Labels centred at the edges would overlap those of the next panel.
@@ -182,41 +178,6 @@ def contact_sheet(
                     )
         y += line_height
     return style.write(figure, path)
-
-
-def _spectrogram(
-    waveform: Float[np.ndarray, " samples"], bank: Float[np.ndarray, "bins bands"], n_fft: int, hop: int
-) -> Float[np.ndarray, "bands columns"]:
-    """Level of every band in dB below the strongest, one column per `hop` samples; a constant offset is removed.
-
-    Hops longer than half a window are divided and the loudest part is shown; otherwise clicks in a long clip would be
-    between the windows.
-    """
-    parts = ceil(hop / (n_fft // 2))
-    step = ceil(hop / parts)
-    # The median, since the mean of a short thump is not an offset: removing it would add a step at both ends.
-    padded = np.pad(waveform - np.median(waveform), (n_fft // 2, n_fft // 2 + step))
-    framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::step][: units.n_frames(len(waveform), step)]
-    spectra = magnitude_spectra(framed, hann(n_fft).astype(np.float32))
-    power = np.concatenate([np.square(part).astype(np.float32) @ bank for part in spectra])
-    power = np.maximum.reduceat(power, np.arange(0, len(power), parts))
-    # Rounding errors of a constant offset are below this, a single sample at the peak is far above.
-    strongest = max(float(power.max()), (1e-6 * n_fft) ** 2)
-    return units.power_to_db(power.T / strongest, units.db_to_power(FLOOR_DB))
-
-
-def _band_weights(sample_rate: int, low: float, high: float) -> tuple[Float[np.ndarray, "bins bands"], int]:
-    """Triangular bands, evenly spaced in log frequency, that average power; at least as wide as the window resolves.
-
-    Returns:
-        The weights and their window length: the power of two nearest to 50 ms.
-    """
-    n_fft = window_length(sample_rate)
-    frequencies = np.fft.rfftfreq(n_fft, 1 / sample_rate)[:, None]
-    centres = np.geomspace(low, high, _N_BANDS)
-    half_width = np.maximum(centres * np.log(high / low) / (_N_BANDS - 1), sample_rate / n_fft)
-    weights = np.maximum(0.0, 1.0 - np.abs(frequencies - centres) / half_width)
-    return (weights / weights.sum(axis=0)).astype(np.float32), n_fft
 
 
 def _draw_waveform(

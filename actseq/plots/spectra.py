@@ -1,7 +1,8 @@
-"""The power of sound over frequency: mean spectra and octave bands."""
+"""The power of sound over frequency: mean spectra, octave bands and spectrograms."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 from jaxtyping import Float
@@ -10,6 +11,10 @@ from actseq import units
 
 NOTHING_DB = -100.0
 """Floor of levels relative to the strongest, so that silence has a level too."""
+FLOOR_DB = -80.0
+"""Floor of spectrograms relative to their strongest point."""
+_N_BANDS = 144
+_LOWEST_HZ = 40.0
 
 
 def window_length(sample_rate: int) -> int:
@@ -86,3 +91,50 @@ def octaves(spectra: Float[np.ndarray, "spectra bins"], sample_rate: int) -> Oct
     kept = [k for k, chosen in enumerate(inside) if lows[k] >= 20.0 and chosen.any()]
     powers = np.stack([spectra[:, inside[k]].sum(1) for k in kept], axis=1)
     return Octaves(centres[kept], lows[kept], highs[kept], powers)
+
+
+@dataclass(frozen=True)
+class LogBands:
+    """Triangular bands, evenly spaced in log frequency, that average power; at least as wide as the window resolves.
+
+    Attributes:
+        low: lowest frequency in Hz.
+        high: highest frequency in Hz: half the sample rate.
+        n_fft: length of the window in samples: the power of two nearest to 50 ms.
+        weights: weight of every bin in every band.
+    """
+
+    low: float
+    high: float
+    n_fft: int
+    weights: Float[np.ndarray, "bins bands"]
+
+    @staticmethod
+    def of(sample_rate: int) -> "LogBands":
+        """The bands for a sample rate in Hz."""
+        low, high = min(_LOWEST_HZ, sample_rate / 16), sample_rate / 2
+        n_fft = window_length(sample_rate)
+        frequencies = np.fft.rfftfreq(n_fft, 1 / sample_rate)[:, None]
+        centres = np.geomspace(low, high, _N_BANDS)
+        half_width = np.maximum(centres * np.log(high / low) / (_N_BANDS - 1), sample_rate / n_fft)
+        weights = np.maximum(0.0, 1.0 - np.abs(frequencies - centres) / half_width)
+        return LogBands(low, high, n_fft, (weights / weights.sum(axis=0)).astype(np.float32))
+
+    def spectrogram(self, waveform: Float[np.ndarray, " samples"], hop: int) -> Float[np.ndarray, "bands columns"]:
+        """Level of every band in dB below the strongest, one column per `hop` samples; a constant offset is removed.
+
+        Hops longer than half a window are divided and the loudest part is shown; otherwise clicks in a long clip would
+        be between the windows.
+        """
+        n_fft = self.n_fft
+        parts = ceil(hop / (n_fft // 2))
+        step = ceil(hop / parts)
+        # The median, since the mean of a short thump is not an offset: removing it would add a step at both ends.
+        padded = np.pad(waveform - np.median(waveform), (n_fft // 2, n_fft // 2 + step))
+        framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::step][: units.n_frames(len(waveform), step)]
+        spectra = magnitude_spectra(framed, hann(n_fft).astype(np.float32))
+        power = np.concatenate([np.square(part).astype(np.float32) @ self.weights for part in spectra])
+        power = np.maximum.reduceat(power, np.arange(0, len(power), parts))
+        # Rounding errors of a constant offset are below this, a single sample at the peak is far above.
+        strongest = max(float(power.max()), (1e-6 * n_fft) ** 2)
+        return units.power_to_db(power.T / strongest, units.db_to_power(FLOOR_DB))

@@ -8,7 +8,8 @@ import soundfile
 from matplotlib.image import imread
 
 from actseq.errors import ArtifactError, ConfigError
-from actseq.plots.contact_sheet import FLOOR_DB, MAX_COLUMNS, Panel, _band_weights, _spectrogram, contact_sheet
+from actseq.plots.contact_sheet import MAX_COLUMNS, Panel, contact_sheet
+from actseq.plots.spectra import FLOOR_DB, LogBands
 from actseq.plots.style import DPI, fit
 from actseq.plots.training_curves import training_curves as draw_curves
 
@@ -145,29 +146,29 @@ def test_impossible_lengths(tmp_path: Path, seconds: float) -> None:
 
 @pytest.mark.parametrize("hertz", [60.0, 440.0, 3500.0])
 def test_spectrogram_shows_a_tone_at_its_frequency_and_0_db(hertz: float) -> None:
-    bank, n_fft = _band_weights(RATE, 40.0, RATE / 2)
-    levels = _spectrogram(tone(hertz, 1.0), bank, n_fft, 25)
-    assert levels.shape == (bank.shape[1], 321)
+    bands = LogBands.of(RATE)
+    levels = bands.spectrogram(tone(hertz, 1.0), 25)
+    assert levels.shape == (bands.weights.shape[1], 321)
     assert (levels.max(), levels.min()) == (0.0, pytest.approx(FLOOR_DB))
-    centres = np.geomspace(40.0, RATE / 2, bank.shape[1])
-    assert centres[levels[:, 160].argmax()] == pytest.approx(hertz, rel=0.02, abs=RATE / n_fft)
+    centres = np.geomspace(40.0, RATE / 2, bands.weights.shape[1])
+    assert centres[levels[:, 160].argmax()] == pytest.approx(hertz, rel=0.02, abs=RATE / bands.n_fft)
 
 
 def test_click_between_sparse_columns_is_seen() -> None:
-    bank, n_fft = _band_weights(RATE, 40.0, RATE / 2)
+    bands = LogBands.of(RATE)
     waveform = np.zeros(30 * RATE, np.float32)
     waveform[10 * RATE + 377] = 1.0
-    levels = _spectrogram(waveform, bank, n_fft, RATE)
+    levels = bands.spectrogram(waveform, RATE)
     assert levels.shape[1] in (30, 31, 32)
     assert levels.max(axis=0).argmax() in (9, 10)
     assert levels.max() == 0.0
 
 
 def test_offset_does_not_wash_out_the_rest() -> None:
-    bank, n_fft = _band_weights(RATE, 40.0, RATE / 2)
-    plain, offset = (_spectrogram(0.02 * tone() + shift, bank, n_fft, 25) for shift in (np.float32(0), np.float32(0.9)))
+    bands = LogBands.of(RATE)
+    plain, offset = (bands.spectrogram(0.02 * tone() + shift, 25) for shift in (np.float32(0), np.float32(0.9)))
     np.testing.assert_allclose(plain, offset, atol=3.0)
-    assert _spectrogram(np.full(4000, 0.9, np.float32), bank, n_fft, 25).max() == pytest.approx(FLOOR_DB)
+    assert bands.spectrogram(np.full(4000, 0.9, np.float32), 25).max() == pytest.approx(FLOOR_DB)
 
 
 @pytest.fixture

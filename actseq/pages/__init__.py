@@ -1,0 +1,1 @@
+"""Web pages: their templates, their style, and the player of sounds."""

@@ -1,0 +1,46 @@
+"""Pages from the templates of this package. A page holds its style and its script: it loads nothing from elsewhere."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def asset(name: str) -> str:
+    """Text of `style.css` or `player.js`."""
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+@cache
+def environment(*packages: str) -> Environment:
+    """Templates of this package, and of other packages that have a folder `templates`.
+
+    All values are escaped, and a name that a template does not know is an error.
+
+    Args:
+        packages: names of the other packages; their templates are found first.
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    loaders = [PackageLoader(package) for package in (*packages, "actseq.pages")]
+    made = Environment(
+        loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    made.globals["asset"] = asset
+    return made
+
+
+def render(template: str, *packages: str, **values: Any) -> str:
+    """The page that a template makes of some values.
+
+    Args:
+        template: name of the template.
+        packages: as for `environment`.
+        values: what the template shows. Bytes of a file name that are not UTF-8 become replacement characters.
+    """
+    page = environment(*packages).get_template(template).render(values)
+    return page.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
