@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from actseq.audio.headers import Part, inspect
 from actseq.audio.virtual import PartFile
 from actseq.errors import AudioError
-from actseq.units import amplitude_to_db, db_to_amplitude
+from actseq.units import amplitude_to_db, db_to_amplitude, seconds_to_samples
 
 BLOCK = 1 << 16
 """Samples that are read at a time."""
@@ -60,6 +60,22 @@ def load(path: str | Path, sample_rate: int | None = None) -> tuple[Float32[np.n
     if sample_rate is None or sample_rate == own_rate:
         return waveform, own_rate
     return resample(waveform, own_rate, sample_rate), sample_rate
+
+
+def beginning(path: str | Path, seconds: float) -> tuple[Float32[np.ndarray, " samples"], int]:
+    """Decode the beginning of a file to mono, whole blocks that last at least `seconds`; and its sample rate in Hz.
+
+    Raises:
+        AudioError: as `load`; what is wrong with the rest of the file is not noticed.
+    """
+    decoding, found, samples = Decoding(Path(path)), [], 0
+    with _named(path):
+        for block in decoding:
+            found.append(block)
+            samples += len(block)
+            if samples >= seconds_to_samples(seconds, decoding.sample_rate):
+                break
+    return np.concatenate(found), decoding.sample_rate
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from actseq import build, registry
+from actseq import audio, build, registry
 from actseq import config as configuration
 from actseq.commands.common import AUTO, Compute, Result, compared
 from actseq.commands.extract_latents import extract_latents
@@ -14,6 +14,8 @@ from actseq.commands.train_ae import train_configured
 from actseq.commands.train_prior import train_prior
 from actseq.commands.train_vocoder import train_vocoder
 from actseq.config import Config
+from actseq.data.survey import survey
+from actseq.progress import Reporter
 from actseq.storage.artifacts import same_settings
 from actseq.storage.run_folder import RunFolder
 
@@ -27,6 +29,7 @@ class RunResult:
 
     Attributes:
         run: folder of the run.
+        preset: name of its preset.
         autoencoder: result of `train_ae`.
         latents: result of `extract_latents`; None for an autoencoder that only restores.
         prior: result of `train_prior`; None for an autoencoder that only restores, and where the prior of the preset
@@ -35,6 +38,7 @@ class RunResult:
     """
 
     run: str
+    preset: str
     autoencoder: Result
     latents: Result | None = None
     prior: Result | None = None
@@ -43,7 +47,7 @@ class RunResult:
 
 def run_all(
     folder: Path,
-    preset: str,
+    preset: str | None = None,
     *,
     run: str | None = None,
     minutes: float | None = None,
@@ -57,7 +61,8 @@ def run_all(
 
     Args:
         folder: the sounds.
-        preset: name of a preset, or path of a YAML file.
+        preset: name of a preset, or path of a YAML file; None: that of the run, if it exists, or else the one that
+            fits the sounds, see `actseq.data.survey`.
         minutes: training time of all stages together; None: the preset's.
         vocoder: also train a vocoder; the run uses it if it is better than the one that needs no training.
 
@@ -67,6 +72,8 @@ def run_all(
         TrainingError: a training cannot go on.
     """
     overrides = list(overrides)
+    if preset is None:
+        preset = _fitting_preset(folder, run, overrides, compute.reporter)
     if minutes is not None:
         network = build.complete(configuration.load_preset(preset, overrides)).autoencoder.network
         shares = MINUTES_SHARE_WITH_VOCODER if vocoder else MINUTES_SHARE
@@ -86,14 +93,29 @@ def run_all(
     _same_later_sections(RunFolder(Path(made)), config)
     if not build.is_generative(config.autoencoder.network):
         compute.reporter.say("latents and prior are left out: this autoencoder has skip connections, it restores")
-        return RunResult(made, first)
+        return RunResult(made, config.preset, first)
     latents = extract_latents(made, compute=compute)
     prior = None
     if config.generate.prior in registry.UNTRAINED_PRIORS:
         compute.reporter.say(f"prior: {config.generate.prior}, which needs no training")
     else:
         prior = train_prior(made, name=config.generate.prior or "default", compute=compute)
-    return RunResult(made, first, latents, prior, train_vocoder(made, compute=compute) if vocoder else None)
+    trained = train_vocoder(made, compute=compute) if vocoder else None
+    return RunResult(made, config.preset, first, latents, prior, trained)
+
+
+def _fitting_preset(folder: Path, run: str | None, overrides: list[str], reporter: Reporter) -> str:
+    """The configuration of a run that exists, or the name of the preset that fits the sounds; says why it fits."""
+    if run is not None and (stored := RunFolder.locate(run).path / "config.yaml").is_file():
+        return str(stored)
+    # The keys that say which files are taken, and their labels, are the same in every preset.
+    section = configuration.load_preset(configuration.preset_names()[0], overrides).corpus
+    seen = survey(audio.SoundFolder(folder, section.labels, include_generated=section.include_generated))
+    for line in seen.lines():
+        reporter.say(line)
+    if seen.warning:
+        reporter.warn(seen.warning)
+    return seen.preset
 
 
 def _same_later_sections(run: RunFolder, config: Config) -> None:

@@ -96,6 +96,8 @@ def train_prior(
         model.load_state_dict(outcome.tensors)
         if calibrate(model.eval(), *latents.known_lengths(labels), seed):
             reporter.say("ends calibrated on sequences that the prior generates")
+        # The tuning of the decoder freezes the prior, and only what can be trained is counted.
+        n_parameters = build.n_parameters(model)
         decoder: dict[str, str] = {}
         if section.decoder is not None:
             given = (opened, config, model, latents, outcome.total_steps, seed, folder / "decoder", compute)
@@ -111,7 +113,7 @@ def train_prior(
                 "labels": labels,
                 "latent_dim": latents.latent_dim,
                 "n_active": len(statistics.active),
-                "n_parameters": build.n_parameters(model),
+                "n_parameters": n_parameters,
                 "total_steps": outcome.total_steps,
                 "best_step": outcome.best_step,
                 "figures": outcome.figures,

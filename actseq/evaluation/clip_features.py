@@ -17,7 +17,8 @@ from torch.nn.functional import adaptive_avg_pool1d
 
 from actseq import audio, units
 from actseq.arrays import Waveform
-from actseq.evaluation import hits, metrics
+from actseq.data import hits
+from actseq.evaluation import metrics
 from actseq.representations.mel import Mel
 
 BANDS = 64

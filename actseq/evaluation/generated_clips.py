@@ -15,10 +15,11 @@ from jaxtyping import Float, Int
 
 from actseq import units
 from actseq.arrays import Waveform
+from actseq.data import hits
 from actseq.data.corpus import SPLITS, Corpus
 from actseq.data.excerpts import Excerpt, excerpts, spread
 from actseq.data.latents import LatentSequences
-from actseq.evaluation import hits, separation, set_distances
+from actseq.evaluation import separation, set_distances
 from actseq.evaluation.classifier import STEPS, Classifier, trained_classifier
 from actseq.evaluation.clip_features import ClipFeatures, describe, joined
 from actseq.evaluation.clip_sources import ClipSources, Group, Halves, halves

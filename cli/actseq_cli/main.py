@@ -128,7 +128,7 @@ def main() -> None:
     """Learn from a folder of sounds and make new ones.
 
     \b
-    actseq run FOLDER --preset drums      train everything
+    actseq run FOLDER                     train everything
     actseq generate RUN --n 10            generate ten sounds
     """
 
@@ -172,16 +172,19 @@ def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
 
 
 @main.command()
-@sounds_and_preset
+@sounds_and_preset(required=False)
 @click.option(
     "--minutes", type=POSITIVE, default=None, help="Minutes for all trainings together; default: the preset's."
 )
 @click.option("--vocoder", is_flag=True, help="Train a vocoder too, and use it if it is better than the untrained one.")
 @working("train_ae.batch_size=8")
-def run(folder: Path, preset: str, run_name: str | None, minutes: float | None, vocoder: bool, common: Common) -> None:
+def run(
+    folder: Path, preset: str | None, run_name: str | None, minutes: float | None, vocoder: bool, common: Common
+) -> None:
     """Train all stages of a run.
 
-    They are corpus, autoencoder, latents, prior, and a vocoder on request. Finished stages are skipped.
+    They are corpus, autoencoder, latents, prior, and a vocoder on request. Finished stages are skipped. Without
+    `--preset`, actseq listens to the sounds, chooses the preset and says why.
     """
     result = pipeline.run_all(
         folder,
@@ -204,7 +207,7 @@ def run(folder: Path, preset: str, run_name: str | None, minutes: float | None, 
 
 
 @main.command("train-ae")
-@sounds_and_preset
+@sounds_and_preset(required=True)
 @click.option("--find-lr", is_flag=True, help="Only search for a learning rate, in steps that are thrown away.")
 @working("train_ae.batch_size=8", trains="train_ae")
 def train_ae(folder: Path, preset: str, run_name: str | None, find_lr: bool, common: Common) -> None:

@@ -50,11 +50,12 @@ def _existing_run(context: click.Context, parameter: click.Parameter, run: str) 
     return run
 
 
-def _known_preset(context: click.Context, parameter: click.Parameter, preset: str) -> str:
+def _known_preset(context: click.Context, parameter: click.Parameter, preset: str | None) -> str | None:
     """Refuse a preset that cannot be read, before a command imports anything slow."""
     from actseq.config import read_preset
 
-    read_preset(preset)
+    if preset is not None:
+        read_preset(preset)
     return preset
 
 
@@ -166,29 +167,40 @@ def working(example: str | None, *, draws: bool = True, trains: str | None = Non
     return decorate
 
 
-_sounds_and_preset = all_of(
-    click.argument("folder", type=PATH),
-    click.option(
-        "--preset", required=True, callback=_known_preset, help="A name from `actseq presets`, or a YAML file."
-    ),
-    click.option("--run", "run_name", default=None, help="Name under runs/, or a path. Default: <folder>-<preset>."),
-    click.option(
-        "--include-generated",
-        is_flag=True,
-        help="Also learn from sounds that actseq made and from runs inside FOLDER; by default they are left out.",
-    ),
-)
+def sounds_and_preset(required: bool) -> Callable[[Command], Command]:
+    """A folder of sounds, the preset to train it with, and the run to make.
 
+    Args:
+        required: whether a preset must be given.
+    """
+    without = "" if required else " Default: the one that fits the sounds."
+    options = all_of(
+        click.argument("folder", type=PATH),
+        click.option(
+            "--preset",
+            required=required,
+            callback=_known_preset,
+            help=f"A name from `actseq presets`, or a YAML file.{without}",
+        ),
+        click.option(
+            "--run", "run_name", default=None, help="Name under runs/, or a path. Default: <folder>-<preset>."
+        ),
+        click.option(
+            "--include-generated",
+            is_flag=True,
+            help="Also learn from sounds that actseq made and from runs inside FOLDER; by default they are left out.",
+        ),
+    )
 
-def sounds_and_preset(function: Command) -> Command:
-    """A folder of sounds, the preset to train it with, and the run to make."""
+    def decorate(function: Command) -> Command:
+        @functools.wraps(function)
+        def command(include_generated: bool, overrides: tuple[str, ...], **given: Any) -> None:
+            more = ("corpus.include_generated=true",) if include_generated else ()
+            function(overrides=(*overrides, *more), **given)
 
-    @functools.wraps(function)
-    def command(include_generated: bool, overrides: tuple[str, ...], **options: Any) -> None:
-        more = ("corpus.include_generated=true",) if include_generated else ()
-        function(overrides=(*overrides, *more), **options)
+        return options(command)
 
-    return _sounds_and_preset(command)
+    return decorate
 
 
 # -- options in groups -------------------------------------------------------------------------------------------------

@@ -144,12 +144,13 @@ def test_presets_and_doctor() -> None:
 def test_a_run_is_skipped_when_it_is_done(workplace: Path) -> None:
     run = workplace / "runs" / "made"
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.name != ".lock"}
-    result = good("run", "sounds", *SMOKE, "--run", "made", "--json")
+    result = good("run", "sounds", *USE, "--run", "made", "--json")  # without a preset, the run's own is taken
     for what in ("corpus: already", "autoencoder: already", "latents: already", "prior: already"):
         assert what in result.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found = json.loads(result.stdout)
-    assert set(found) == {"run", "autoencoder", "latents", "prior"}
+    assert set(found) == {"run", "preset", "autoencoder", "latents", "prior"}
+    assert found["preset"] == "smoke"
     assert found["latents"]["n_sequences"] == 50 + 40, "50 clips and a copy of those to train on"
     assert found["prior"]["labels"] == ["clap", "hat", "kick", "snare", "tom"]
 

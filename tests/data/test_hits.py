@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actseq import audio
-from actseq.evaluation.hits import ENDED_DB, end_db, onsets
+from actseq.data.hits import ENDED_DB, end_db, onsets
 
 RATE = 8000
 
