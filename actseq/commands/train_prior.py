@@ -74,7 +74,7 @@ def train_prior(
         standardiser.mean.copy_(torch.from_numpy(statistics.mean))
         standardiser.deviation.copy_(torch.from_numpy(statistics.deviation))
         if isinstance(model.prior, KeepsSummaries):
-            model.prior.keep_summaries(latents.training_clips(labels, section.frames), len(labels))
+            model.prior.keep_summaries(latents.training_clips(labels), len(labels))
         dead = latents.latent_dim - len(statistics.active)
         if dead:
             reporter.say(f"{dead} of {latents.latent_dim} latent dimensions carry nothing; they are drawn from N(0, 1)")

@@ -113,14 +113,14 @@ class LatentSequences:
         rows = [row.get(str(record.extra["label"]), 0) for record in known]
         return np.array([record.length for record in known], np.int64), np.array(rows, np.int64)
 
-    def training_clips(self, labels: list[str], frames: int) -> Iterator[TrainingClip]:
-        """The training sequences, each cut to a window of at most `frames` latent frames at its start."""
+    def training_clips(self, labels: list[str]) -> Iterator[TrainingClip]:
+        """The training sequences, one after another."""
         row = {label: k for k, label in enumerate(labels, 1)}
         for index in self.indices("train"):
             record = self.records[index]
-            mean = torch.from_numpy(self.read(index, 0, min(frames, record.length))[0])
+            mean = torch.from_numpy(self.read(index, 0, record.length)[0])
             whole = bool(record.extra["begins"] and record.extra["ends"])
-            yield TrainingClip(mean, record.length, row.get(str(record.extra["label"]), 0), whole)
+            yield TrainingClip(mean, row.get(str(record.extra["label"]), 0), whole)
 
     def training_frames(self, most: int = 200_000, seed: int = 0) -> tuple[TrainingFrames, list[str]]:
         """The frames that untrained priors are made from, and their labels in order.

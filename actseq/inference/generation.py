@@ -86,6 +86,7 @@ class ResolvedRequest:
         condition_end: (1, condition_dim) to glide to over the clip; None stays.
         unconditional: (1, condition_dim), the condition that stands for no label.
         label: row of the label table, for priors that keep something for each label; 0 for none.
+        label_end: row of the label that `condition_end` belongs to.
         decoder_label: row of the autoencoder's table of labels, for decoders that are given the label; 0 for none.
         seed_audio: recording to continue, or latents.
         gain: gain that brought a sound to the level that the model knows; it is undone in the clips.
@@ -98,6 +99,7 @@ class ResolvedRequest:
     condition_end: Tensor | None = None
     unconditional: Tensor | None = None
     label: int = 0
+    label_end: int = 0
     decoder_label: int = 0
     seed_audio: SeedAudio | SeedLatents | None = None
     gain: float = 1.0
@@ -269,6 +271,7 @@ def sampling_request(
         condition_end=None if wanted.condition_end is None else wanted.condition_end.expand(n, -1),
         unconditional=wanted.unconditional,
         label=wanted.label,
+        label_end=wanted.label_end,
         prompt=prompt,
         sampling=Sampling(**{field.name: getattr(settings, field.name) for field in fields(Sampling)}),
         seed=seed,

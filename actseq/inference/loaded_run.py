@@ -455,6 +455,7 @@ class LoadedRun:
             condition_end=conditions[2] if len(conditions) == 3 else None,
             unconditional=conditions[0],
             label=rows[0],
+            label_end=rows[-1],
             decoder_label=self._decoder_label(request.label),
         )
 

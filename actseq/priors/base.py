@@ -85,6 +85,7 @@ class SamplingRequest:
         condition_end: (n, condition_dim) that the condition moves to linearly over `max_frames`; None: no change.
         unconditional: (1, condition_dim), the condition "no label"; for guidance.
         label: row of the label table, for priors that keep something for each label; 0: no label.
+        label_end: row of the label that `condition_end` belongs to.
         prompt: latents (n or 1, prompt_frames, latent_dim) to continue; None: start from nothing.
         suffix: latents (n or 1, suffix_frames, latent_dim) to lead to; None: no such end. Only a prior that
             `TakesSuffix` knows it.
@@ -101,6 +102,7 @@ class SamplingRequest:
     condition_end: Tensor | None = None
     unconditional: Tensor | None = None
     label: int = 0
+    label_end: int = 0
     prompt: Tensor | None = None
     suffix: Tensor | None = None
     sampling: Sampling = PLAIN

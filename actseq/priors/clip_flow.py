@@ -22,7 +22,7 @@ Peebles, Xie, Scalable Diffusion Models with Transformers (2023), section 3.2, f
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from actseq.errors import ConfigError, require
 from actseq.priors.base import Chunk, SamplingRequest, Standardiser
 from actseq.priors.heads import normal
+from actseq.priors.outline import Outline
 from actseq.priors.summaries import N_SUMMARIES, Summaries, TrainingClip
 
 KERNEL = 5
@@ -129,6 +130,8 @@ class ClipFlow(nn.Module):
         guided_until: time up to which it is followed, 1 being the value.
         summary: values of the summary that a new clip follows, at most two for each active dimension; 0: none.
         summary_noise: standard deviation of the noise on a summary, whose values have deviation 1.
+        outline: windows of training recordings whose summaries are kept, for long sequences to follow one after
+            another; 0: only the first window follows a summary. Needs a summary.
 
     Raises:
         ValueError: sizes that do not fit each other, or an empty interval.
@@ -158,15 +161,18 @@ class ClipFlow(nn.Module):
         guided_until: float = 0.7,
         summary: int = 0,
         summary_noise: float = 0.3,
+        outline: int = 0,
     ) -> None:
         super().__init__()
         require(1, width=width, layers=layers, heads=heads, inner=inner, patch=patch, steps=steps)
-        require(0, summary=summary, summary_noise=summary_noise)
+        require(0, summary=summary, summary_noise=summary_noise, outline=outline)
         if width % (2 * heads):
             raise ValueError(f"width is {width}, expected a multiple of {2 * heads}, twice the heads")
         if not 0 <= guided_from < guided_until <= 1:
             found = f"guided_from is {guided_from} and guided_until {guided_until}"
             raise ValueError(f"{found}, expected 0 ≤ guided_from < guided_until ≤ 1")
+        if outline and not summary:
+            raise ValueError(f"outline is {outline} and summary 0, expected an outline only with a summary")
         self.latent_dim, self.condition_dim, self.frames, self.patch = latent_dim, condition_dim, frames, patch
         self.steps, self.guided_from, self.guided_until = steps, guided_from, guided_until
         self.standardiser = Standardiser(latent_dim, n_active)
@@ -181,6 +187,7 @@ class ClipFlow(nn.Module):
         summary = min(summary, 2 * n_active)
         self.summaries = Summaries(n_active, summary, summary_noise) if summary else None
         self.summary = nn.Linear(summary + 1, width, bias=False) if summary else None
+        self.outline = Outline(summary, outline) if outline else None
         # At first every layer does nothing, and the velocity is its best linear guess.
         for parameter in (*self.modulation.parameters(), *self.write.parameters()):
             nn.init.zeros_(parameter)
@@ -206,15 +213,24 @@ class ClipFlow(nn.Module):
             self.likely_lengths[row].copy_(torch.from_numpy(found))
 
     def keep_summaries(self, clips: Iterable[TrainingClip], n_labels: int) -> None:
-        """Keep the summaries that new clips follow.
+        """Keep the summaries and the outline that new clips follow.
 
         Args:
-            clips: training sequences; their latents are cut to a window.
+            clips: training sequences.
             n_labels: number of labels, without the row for no label.
         """
-        if self.summaries is not None:
-            windows = ((clip, self.standardiser.standardise(clip.latents[: self.frames])) for clip in clips)
-            self.summaries.fit(windows, n_labels)
+        if self.summaries is None:
+            return
+        cut = ((clip, self._windows(self.standardiser.standardise(clip.latents))) for clip in clips)
+        recordings = self.summaries.fit(cut, n_labels)
+        if self.outline is not None:
+            self.outline.keep(recordings)
+
+    def _windows(self, values: Float[Tensor, "frames dims"]) -> list[Float[Tensor, "window dims"]]:
+        """The first window and, for an outline, those half a window further that are more than half full."""
+        half = self.frames // 2
+        last = len(values) - half if self.outline is not None else 1
+        return [values[start : start + self.frames] for start in range(0, max(1, last), max(1, half))]
 
     def forward(
         self,
@@ -309,7 +325,7 @@ class ClipFlow(nn.Module):
         new = min(request.max_frames, int(lengths.max()))
         made = torch.zeros(request.n, 0, self.latent_dim, device=device)
         start = 0
-        for block in self._blocks(request, lengths, self._summary(request, places)):
+        for block in self._blocks(request, lengths, self._course(request, lengths, places)):
             made = torch.cat([made, block], dim=1)
             while start < new and made.shape[1] >= min(request.chunk_frames, new - start):
                 stop = min(start + request.chunk_frames, new)
@@ -349,12 +365,60 @@ class ClipFlow(nn.Module):
             return None
         if request.prompt is not None or request.suffix is not None or request.condition_end is not None:
             return self.summaries.unknown(request.n)
-        kept = self.summaries.kept[request.label][places]
-        noise = [torch.randn(kept.shape[1], generator=g, device=kept.device) for g in self._generators(request, 0)]
-        return self.summaries.noised(kept, torch.stack(noise))
+        return self.summaries.noised(self.summaries.kept[request.label][places], self._summary_noise(request))
+
+    def _summary_noise(self, request: SamplingRequest) -> Float[Tensor, "n size"]:
+        assert self.summaries is not None
+        device, size = self.summaries.kept.device, self.summaries.size
+        return torch.stack([torch.randn(size, generator=g, device=device) for g in self._generators(request, 0)])
+
+    def _course(
+        self, request: SamplingRequest, lengths: Int[Tensor, " n"], places: list[int]
+    ) -> Callable[[float], Float[Tensor, "n n_summary"] | None]:
+        """What each window follows: to be called for one window after another with the window's middle.
+
+        The middle is a new frame's number; of a glide it tells how much of the second label there is.
+        """
+        first = self._summary(request, places)
+        if self.outline is None or self.summaries is None or request.suffix is not None:
+            return lambda middle: first
+        alone = request.prompt is None and request.condition_end is None
+        long = (lengths > self.frames)[:, None] if alone else lengths.new_ones(request.n, 1, dtype=torch.bool)
+        outline, summaries, noise = self.outline, self.summaries, self._summary_noise(request)
+        labels = [request.label] if request.condition_end is None else [request.label, request.label_end]
+        draws = [np.random.default_rng([request.seed, clip, 0]) for clip in range(request.n)]
+        followed: list[list[int]] = []
+
+        def begin() -> list[list[int]]:
+            if request.prompt is None:
+                return [[outline.begin(label, draw.random()) for label in labels] for draw in draws]
+            values = self._given(request.prompt[:, -self.frames :], request.n)
+            like = summaries.summarise(values, torch.ones_like(values[..., 0], dtype=torch.bool))
+            return [
+                [outline.behind(own, k, draw.random()) for k in labels] for own, draw in zip(like, draws, strict=True)
+            ]
+
+        def course(middle: float) -> Float[Tensor, "n n_summary"] | None:
+            nonlocal followed
+            if not followed:
+                followed = begin()
+            else:
+                followed = [
+                    [outline.after(place, k, draw.random()) for place, k in zip(own, labels, strict=True)]
+                    for own, draw in zip(followed, draws, strict=True)
+                ]
+            share = min(1.0, max(0.0, middle / max(1, request.max_frames - 1)))
+            kept = outline.kept[torch.tensor(followed)]
+            assert first is not None
+            return torch.where(long, summaries.noised(torch.lerp(kept[:, 0], kept[:, -1], share), noise), first)
+
+        return course
 
     def _blocks(
-        self, request: SamplingRequest, lengths: Int[Tensor, " n"], summary: Float[Tensor, "n n_summary"] | None
+        self,
+        request: SamplingRequest,
+        lengths: Int[Tensor, " n"],
+        course: Callable[[float], Float[Tensor, "n n_summary"] | None],
     ) -> Iterator[Float[Tensor, "n frames latent_dim"]]:
         """New frames, block after block; frames beyond the end of a sequence are undefined."""
         n, device, half = request.n, lengths.device, self.frames // 2
@@ -385,6 +449,7 @@ class ClipFlow(nn.Module):
                 clean[there] = suffix[rows, : int(there[0].sum())].flatten(0, 1)
                 mask = mask | there
             ends = before + lengths[rows] + after - first <= self.frames
+            summary = course(first - before + frames / 2)
             about = None if summary is None else summary[rows]
             window = Window(own, torch.full_like(ends, begun), ends & ends_with_suffix, mask, clean, about)
             values, filler = self._drawn(request, rows.tolist(), block, frames)

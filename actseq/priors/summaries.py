@@ -24,17 +24,15 @@ N_SUMMARIES = 128
 
 @dataclass(frozen=True)
 class TrainingClip:
-    """A training sequence, or the first window of a long one.
+    """A training sequence.
 
     Attributes:
         latents: (frames, latent_dim), means of the posterior.
-        length: latent frames of the whole sequence.
         label: row of the label table, 0 for no label.
         whole: whether the sequence begins and ends as a clip does, rather than being cut from a longer recording.
     """
 
     latents: Float[Tensor, "frames latent_dim"]
-    length: int
     label: int
     whole: bool
 
@@ -63,26 +61,34 @@ class Summaries(nn.Module):
         """Empty summaries for a number of labels, and for no label."""
         self.kept = self.kept.new_zeros(n_labels + 1, N_SUMMARIES, self.size)
 
-    def fit(self, clips: Iterable[tuple[TrainingClip, Float[Tensor, "frames dims"]]], n_labels: int) -> None:
+    def fit(
+        self, clips: Iterable[tuple[TrainingClip, list[Float[Tensor, "frames dims"]]]], n_labels: int
+    ) -> list[tuple[int, Float[Tensor, "windows size"]]]:
         """Find the principal components of training clips, and keep summaries for each label.
 
         The clips of a label are kept in order of their lengths, evenly over that order, whole clips if there are any.
         So the summary in some place belongs to a clip of the length in the same place.
 
         Args:
-            clips: the training clips, each with its standardised latents.
+            clips: the training clips, each with the standardised latents of its windows. The first windows are what
+                is kept here.
             n_labels: number of labels, without the row for no label.
+
+        Returns:
+            Label and summaries of the windows of each clip.
         """
         self.make_room(n_labels)
         raw, lengths, labels, whole = [], [], [], []
-        for clip, values in clips:
-            raw.append(_statistics(values[None], torch.ones(1, len(values), dtype=torch.bool))[0])
-            lengths.append(clip.length)
+        for clip, windows in clips:
+            raw.append(
+                torch.cat([_statistics(one[None], torch.ones(1, len(one), dtype=torch.bool)) for one in windows])
+            )
+            lengths.append(len(clip.latents))
             labels.append(clip.label)
             whole.append(clip.whole)
         if not raw:
-            return
-        table = torch.stack(raw).double()
+            return []
+        table = torch.stack([windows[0] for windows in raw]).double()
         centred = table - table.mean(0)
         _, scales, axes = torch.linalg.svd(centred, full_matrices=False)
         found = min(self.size, int((scales > 1e-6 * scales[:1].clamp(min=1e-9)).sum()))
@@ -91,6 +97,7 @@ class Summaries(nn.Module):
         summaries = centred.to(self.axes.dtype) @ self.axes
         for row in range(n_labels + 1):
             self.kept[row] = summaries[_places(np.array(lengths), np.array(labels), np.array(whole), row)]
+        return [(label, (one - self.mean) @ self.axes) for label, one in zip(labels, raw, strict=True)]
 
     def summarise(
         self, values: Float[Tensor, "batch frames dims"], inside: Bool[Tensor, "batch frames"]

@@ -34,13 +34,13 @@ def clips() -> list[TrainingClip]:
         label, length = 1 + i % 2, 2 + i // 8 + 5 * (i % 2)
         level = length * torch.tensor([1.0, -0.5, 0.0])
         latents = level + 0.3 * torch.randn(length, DIMS, generator=generator)
-        made.append(TrainingClip(latents, length, label, True))
+        made.append(TrainingClip(latents, label, True))
     return made
 
 
 def fitted() -> Summaries:
     summaries = Summaries(DIMS, SIZE, 0.3)
-    summaries.fit(((clip, clip.latents) for clip in clips()), 2)
+    summaries.fit(((clip, [clip.latents]) for clip in clips()), 2)
     return summaries
 
 
@@ -52,7 +52,7 @@ def conditioned() -> LabelledPrior[ClipFlow]:
             parameter.add_(0.2 * torch.randn_like(parameter))
     model.prior.standardiser.mean.copy_(torch.tensor([6.0, -3.0, 0.0]))
     model.prior.standardiser.deviation.copy_(torch.tensor([3.0, 1.5, 0.5]))
-    model.prior.keep_lengths(np.array([c.length for c in clips()]), np.array([c.label for c in clips()]), 2)
+    model.prior.keep_lengths(np.array([len(c.latents) for c in clips()]), np.array([c.label for c in clips()]), 2)
     model.prior.keep_summaries(clips(), 2)
     return model
 
@@ -63,7 +63,7 @@ def test_they_are_principal_components_of_mean_and_deviation() -> None:
     centred = (raw - raw.mean(0)).astype(np.float64)
     values, axes = np.linalg.eigh(centred.T @ centred / len(raw))
     expected = centred @ axes[:, ::-1][:, :SIZE] / np.sqrt(values[::-1][:SIZE])
-    found = torch.cat([summaries.summarise(c.latents[None], torch.ones(1, c.length, dtype=torch.bool)) for c in made])
+    found = torch.cat([summaries.summarise(c.latents[None], torch.ones(1, len(c.latents), dtype=torch.bool)) for c in made])
     signs = np.sign((found.numpy() * expected).sum(0))
     np.testing.assert_allclose(found, expected * signs, atol=1e-3)
     np.testing.assert_allclose(found.square().mean(0), 1, atol=1e-3)
@@ -85,9 +85,9 @@ def test_a_place_belongs_to_a_clip_of_the_length_in_that_place() -> None:
         by_length: dict[int, list[Tensor]] = {}
         for clip in own:
             values = prior.standardiser.standardise(clip.latents)[None]
-            summary = prior.summaries.summarise(values, torch.ones(1, clip.length, dtype=torch.bool))[0]
+            summary = prior.summaries.summarise(values, torch.ones(1, len(clip.latents), dtype=torch.bool))[0]
             if clip.label == label:
-                by_length.setdefault(clip.length, []).append(summary)
+                by_length.setdefault(len(clip.latents), []).append(summary)
         for place in range(N_LENGTHS):
             choices = torch.stack(by_length[int(prior.likely_lengths[label, place])])
             assert float((choices - prior.summaries.kept[label, place]).abs().amax(1).min()) < 1e-4
@@ -95,13 +95,13 @@ def test_a_place_belongs_to_a_clip_of_the_length_in_that_place() -> None:
 
 def test_pieces_of_recordings_are_kept_only_where_a_label_has_no_whole_clip() -> None:
     made = clips()
-    pieces = [TrainingClip(c.latents + 50, c.length, 1, False) for c in made[:4]]
+    pieces = [TrainingClip(c.latents + 50, 1, False) for c in made[:4]]
     summaries = Summaries(DIMS, SIZE, 0.3)
-    summaries.fit(((clip, clip.latents) for clip in made + pieces), 2)
-    inside = torch.ones(1, pieces[0].length, dtype=torch.bool)
+    summaries.fit(((clip, [clip.latents]) for clip in made + pieces), 2)
+    inside = torch.ones(1, len(pieces[0].latents), dtype=torch.bool)
     piece = summaries.summarise(pieces[0].latents[None], inside)[0]
     assert (summaries.kept[1] - piece).abs().amax(1).min() > 0.5
-    summaries.fit(((clip, clip.latents) for clip in pieces), 2)
+    summaries.fit(((clip, [clip.latents]) for clip in pieces), 2)
     assert bool(summaries.kept[1].any())
     torch.testing.assert_close(summaries.kept[2], summaries.kept[0])
 
@@ -153,10 +153,10 @@ def test_they_are_loaded_with_the_weights() -> None:
 def test_training_gives_them_and_sometimes_leaves_them_out() -> None:
     model = conditioned()
     made = clips()[:8]
-    frames = max(clip.length for clip in made)
-    mean = torch.stack([torch.nn.functional.pad(c.latents, (0, 0, 0, frames - c.length)) for c in made])
+    frames = max(len(clip.latents) for clip in made)
+    mean = torch.stack([torch.nn.functional.pad(c.latents, (0, 0, 0, frames - len(c.latents))) for c in made])
     flags = torch.ones(8, dtype=torch.bool)
-    lengths, labels = torch.tensor([c.length for c in made]), torch.tensor([c.label for c in made])
+    lengths, labels = torch.tensor([len(c.latents) for c in made]), torch.tensor([c.label for c in made])
     data = {"mean": mean, "log_variance": torch.full_like(mean, -3.0), "lengths": lengths, "label": labels}
     data |= {"begins": flags, "ends": flags}
     window = model.prior.window(data, model.prior.standardiser.standardise(mean), 0.5)
@@ -174,7 +174,7 @@ def test_latents_of_few_active_dimensions_have_shorter_summaries() -> None:
     network = f"prior.network={json.dumps(SMALL | {'summary': 12})}"
     wide = build.complete(load_preset("smoke", [network, "prior.head=null"]))
     prior = build.build_prior(wide, DIMS, DIMS, ["a", "b"]).prior.eval()
-    prior.keep_lengths(np.array([c.length for c in clips()]), np.array([c.label for c in clips()]), 2)
+    prior.keep_lengths(np.array([len(c.latents) for c in clips()]), np.array([c.label for c in clips()]), 2)
     prior.keep_summaries(clips(), 2)
     assert prior.summaries.kept.shape == (3, N_SUMMARIES, 2 * DIMS)
     assert sampled(prior).isfinite().all()

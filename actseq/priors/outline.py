@@ -1,0 +1,108 @@
+"""Outlines: what the windows of training recordings are like, one after another.
+
+A long sequence is made window after window. A summary tells the first window what to be like, see
+`actseq.priors.summaries`. An outline goes on from there: each later window follows the summary of the training window
+that comes next in the same recording. At the end of the recording, and after a prompt, the outline goes on behind a
+training window that is like the last one that was made. So what lasts longer than a window changes as in the corpus.
+
+Source: Khandelwal et al., Generalization through Memorization (2020), for the nearest stored example as the guide.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+N_NEAREST = 4
+"""Where an outline goes on elsewhere, it does so behind one of this many most similar windows."""
+
+
+class Outline(nn.Module):
+    """Summaries of training windows in the order of time.
+
+    Two windows that follow each other are half a window apart. Recordings are kept whole while there is room, and the
+    first windows of the one that does not fit.
+
+    Args:
+        size: values of a summary.
+        room: number of windows that can be kept.
+    """
+
+    kept: Tensor
+    next: Tensor
+    labels: Tensor
+
+    def __init__(self, size: int, room: int) -> None:
+        super().__init__()
+        self.room = room
+        self.register_buffer("kept", torch.zeros(room, size))
+        # -1: no window follows; label -1: no window here.
+        self.register_buffer("next", torch.full((room,), -1))
+        self.register_buffer("labels", torch.full((room,), -1))
+
+    def keep(self, recordings: list[tuple[int, Float[Tensor, "windows size"]]]) -> None:
+        """Keep recordings, the labels in turn, each label's recordings evenly over the order they come in.
+
+        Args:
+            recordings: label, as a row of the label table, and summaries of the successive windows of each.
+        """
+        self.labels.fill_(-1)
+        self.next.fill_(-1)
+        start = 0
+        for at in _in_turn([label for label, _ in recordings]):
+            label, summaries = recordings[at]
+            stop = min(start + len(summaries), self.room)
+            self.kept[start:stop] = summaries[: stop - start]
+            self.labels[start:stop] = label
+            if stop > start:
+                self.next[start : stop - 1] = torch.arange(start + 1, stop)
+            start = stop
+
+    def begin(self, label: int, share: float) -> int:
+        """A window of a label to begin at; a label without a window takes those of all. -1: there is no window.
+
+        Args:
+            label: row of the label table, 0 for no label.
+            share: from 0 to 1, which of the windows.
+        """
+        own = self._of(label)
+        return int(own[min(int(share * len(own)), len(own) - 1)]) if len(own) else -1
+
+    def after(self, place: int, label: int, share: float) -> int:
+        """The window that follows another.
+
+        Args:
+            place: number of the other window.
+            label: row of the label table of what follows, 0 for no label.
+            share: see `behind`.
+        """
+        following = int(self.next[place])
+        return following if following >= 0 else self.behind(self.kept[place], label, share)
+
+    def behind(self, made: Float[Tensor, " size"], label: int, share: float) -> int:
+        """The window that follows one of those that are most like what was made.
+
+        Args:
+            made: summary of what was made.
+            label: row of the label table of what follows, 0 for no label.
+            share: from 0 to 1, which of the most similar windows.
+        """
+        own = self._of(label)
+        led = own[self.next[own] >= 0]
+        if not len(led):
+            return self.begin(label, share)
+        nearest = (self.kept[led] - made).square().sum(1).argsort(stable=True)[:N_NEAREST]
+        return int(self.next[led[nearest[min(int(share * len(nearest)), len(nearest) - 1)]]])
+
+    def _of(self, label: int) -> Int[Tensor, " own"]:
+        own = (self.labels == label if label else self.labels >= 0).nonzero()[:, 0]
+        return own if len(own) else (self.labels >= 0).nonzero()[:, 0]
+
+
+def _in_turn(labels: list[int]) -> list[int]:
+    """The places of a list, so that its first places hold each label about equally often."""
+    rank = dict.fromkeys(labels, 0)
+    order = []
+    for at, label in enumerate(labels):
+        order.append((rank[label], at))
+        rank[label] += 1
+    return [at for _, at in sorted(order)]
