@@ -226,7 +226,7 @@ class ClipFlow(nn.Module):
         if self.outline is not None:
             self.outline.keep(recordings)
 
-    def _windows(self, values: Float[Tensor, "frames dims"]) -> list[Float[Tensor, "window dims"]]:
+    def _windows(self, values: Float[Tensor, "frames dims"]) -> list[Float[Tensor, "_ dims"]]:
         """The first window and, for an outline, those half a window further that are more than half full."""
         half = self.frames // 2
         last = len(values) - half if self.outline is not None else 1

@@ -39,7 +39,7 @@ class Outline(nn.Module):
         self.register_buffer("next", torch.full((room,), -1))
         self.register_buffer("labels", torch.full((room,), -1))
 
-    def keep(self, recordings: list[tuple[int, Float[Tensor, "windows size"]]]) -> None:
+    def keep(self, recordings: list[tuple[int, Float[Tensor, "_ size"]]]) -> None:
         """Keep recordings, the labels in turn, each label's recordings evenly over the order they come in.
 
         Args:

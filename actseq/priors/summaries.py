@@ -62,8 +62,8 @@ class Summaries(nn.Module):
         self.kept = self.kept.new_zeros(n_labels + 1, N_SUMMARIES, self.size)
 
     def fit(
-        self, clips: Iterable[tuple[TrainingClip, list[Float[Tensor, "frames dims"]]]], n_labels: int
-    ) -> list[tuple[int, Float[Tensor, "windows size"]]]:
+        self, clips: Iterable[tuple[TrainingClip, list[Float[Tensor, "_ dims"]]]], n_labels: int
+    ) -> list[tuple[int, Float[Tensor, "_ size"]]]:
         """Find the principal components of training clips, and keep summaries for each label.
 
         The clips of a label are kept in order of their lengths, evenly over that order, whole clips if there are any.

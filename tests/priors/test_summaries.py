@@ -63,7 +63,9 @@ def test_they_are_principal_components_of_mean_and_deviation() -> None:
     centred = (raw - raw.mean(0)).astype(np.float64)
     values, axes = np.linalg.eigh(centred.T @ centred / len(raw))
     expected = centred @ axes[:, ::-1][:, :SIZE] / np.sqrt(values[::-1][:SIZE])
-    found = torch.cat([summaries.summarise(c.latents[None], torch.ones(1, len(c.latents), dtype=torch.bool)) for c in made])
+    found = torch.cat(
+        [summaries.summarise(c.latents[None], torch.ones(1, len(c.latents), dtype=torch.bool)) for c in made]
+    )
     signs = np.sign((found.numpy() * expected).sum(0))
     np.testing.assert_allclose(found, expected * signs, atol=1e-3)
     np.testing.assert_allclose(found.square().mean(0), 1, atol=1e-3)

@@ -1,0 +1,167 @@
+"""Outlines: which windows are kept, what follows what, and that long sequences follow them."""
+
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from actseq import build
+from actseq.config import load_preset
+from actseq.priors.base import SamplingRequest
+from actseq.priors.clip_flow import ClipFlow
+from actseq.priors.outline import Outline
+from actseq.priors.summaries import TrainingClip
+
+DIMS, SIZE, FRAMES, ROOM = 3, 2, 8, 24
+NETWORK = {"kind": "clip-flow", "width": 24, "layers": 2, "heads": 2, "inner": 32, "steps": 2, "summary": SIZE}
+
+
+def recording(label: int, *values: float) -> tuple[int, Tensor]:
+    return label, torch.tensor([[float(value), -float(value)] for value in values])
+
+
+def outline(room: int = 12) -> Outline:
+    kept = Outline(SIZE, room)
+    kept.keep([recording(1, 0, 1, 2), recording(1, 10, 11), recording(2, 5, 6, 7), recording(2, 20)])
+    return kept
+
+
+def course(kept: Outline, label: int, windows: int, share: float = 0.0) -> list[float]:
+    places = [kept.begin(label, share)]
+    while len(places) < windows:
+        places.append(kept.after(places[-1], label, share))
+    return kept.kept[places][:, 0].tolist()
+
+
+def test_windows_follow_each_other_as_in_their_recording() -> None:
+    assert course(outline(), 1, 3) == [0, 1, 2]
+    assert course(outline(), 2, 3) == [5, 6, 7]
+
+
+def test_a_recording_that_ends_goes_on_behind_a_similar_window_of_its_label() -> None:
+    # Of the windows of label 1 that have a next one, that with 1 is nearest to 2.
+    assert course(outline(), 1, 4) == [0, 1, 2, 2]
+    assert course(outline(), 1, 4, share=0.99)[-1] in (1, 2, 11)
+    assert float(outline().kept[outline().behind(torch.tensor([9.0, -9.0]), 1, 0.0), 0]) == 11
+    assert float(outline().kept[outline().behind(torch.tensor([9.0, -9.0]), 2, 0.0), 0]) == 7
+
+
+def test_without_a_label_all_windows_count_and_an_unknown_label_takes_them_too() -> None:
+    starts = {float(outline().kept[outline().begin(0, share), 0]) for share in (0.0, 0.3, 0.6, 0.99)}
+    assert len(starts) == 4
+    assert outline().begin(3, 0.5) == outline().begin(0, 0.5)
+
+
+def test_labels_share_the_room() -> None:
+    kept = outline(room=7)
+    assert kept.labels.tolist() == [1, 1, 1, 2, 2, 2, 1]
+    assert kept.next.tolist() == [1, 2, -1, 4, 5, -1, -1], "a recording that is cut has no window after its last"
+
+
+def test_single_windows_alone_follow_each_other() -> None:
+    kept = Outline(SIZE, 4)
+    kept.keep([recording(1, 3), recording(1, 4)])
+    assert course(kept, 1, 3) == [3, 3, 3]
+
+
+def clips() -> list[TrainingClip]:
+    generator = torch.Generator().manual_seed(0)
+    levels = [torch.linspace(-1, 1, 30), torch.linspace(2, 4, 30)]
+    return [
+        TrainingClip(levels[i % 2][:, None] + 0.2 * torch.randn(30, DIMS, generator=generator), 1 + i % 2, False)
+        for i in range(6)
+    ]
+
+
+def prior(room: int = ROOM) -> ClipFlow:
+    torch.manual_seed(0)
+    network = json.dumps(NETWORK | {"outline": room})
+    config = load_preset("smoke", [f"prior.network={network}", "prior.head=null", f"train_prior.frames={FRAMES}"])
+    made: ClipFlow = build.build_prior(build.complete(config), DIMS, DIMS, ["a", "b"]).prior.eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    made.keep_summaries(clips(), 2)
+    return made
+
+
+def sampled(model: ClipFlow, **given: int | Tensor | None) -> Tensor:
+    request = {"n": 2, "max_frames": 30, "label": 1, "seed": 5} | given
+    return torch.cat([chunk.latents for chunk in model.sample(SamplingRequest(**request))], 1)  # type: ignore[arg-type]
+
+
+def test_training_clips_are_cut_into_windows_half_a_window_apart() -> None:
+    model = prior()
+    assert model.outline is not None
+    assert model.summaries is not None
+    assert (model.outline.labels >= 0).sum() == min(ROOM, 6 * 7)
+    clip = clips()[0]
+    window = clip.latents[None, FRAMES // 2 : FRAMES // 2 + FRAMES]
+    expected = model.summaries.summarise(window, torch.ones(1, FRAMES, dtype=torch.bool))[0]
+    torch.testing.assert_close(model.outline.kept[1], expected)
+
+
+def test_every_window_of_a_long_sequence_follows_the_outline() -> None:
+    model = prior()
+    assert model.outline is not None
+    before = sampled(model)
+    assert torch.equal(before, sampled(model))
+    for share in range(2):
+        rows = (model.outline.labels == 2 - share).nonzero()[:, 0]
+        model.outline.kept[rows] += 1
+        changed = (sampled(model) != before).any(2).any(0)
+        # The other label's windows do not matter; those of the own label change each block.
+        assert changed.all() if share else not changed.any()
+
+
+def test_a_sequence_of_one_window_follows_the_summary_of_a_clip() -> None:
+    model = prior()
+    assert model.outline is not None
+    before = sampled(model, max_frames=FRAMES)
+    model.outline.kept += 1
+    assert torch.equal(before, sampled(model, max_frames=FRAMES))
+
+
+def test_a_prompt_says_where_the_outline_begins() -> None:
+    model = prior()
+    low, high = (sampled(model, prompt=torch.full((1, FRAMES, DIMS), level), label=0) for level in (-1.0, 3.0))
+    assert not torch.equal(low, high)
+    assert model.outline is not None
+    model.outline.kept[(model.outline.labels == 2)] += 1
+    again = [sampled(model, prompt=torch.full((1, FRAMES, DIMS), level), label=0) for level in (-1.0, 3.0)]
+    assert torch.equal(low, again[0]), "its windows have label 1"
+    assert not torch.equal(high, again[1])
+
+
+def test_a_glide_follows_both_labels() -> None:
+    model = prior()
+    assert model.outline is not None
+    condition = torch.zeros(2, model.condition_dim)
+    glide = {"condition": condition, "condition_end": condition + 1, "label_end": 2}
+    before = sampled(model, **glide)  # type: ignore[arg-type]
+    for label, first in ((1, True), (2, False)):
+        kept = model.outline.kept.clone()
+        model.outline.kept[model.outline.labels == label] += 1
+        difference = (sampled(model, **glide) - before).abs().mean((0, 2))  # type: ignore[arg-type]
+        model.outline.kept.copy_(kept)
+        assert (difference[:FRAMES].mean() > difference[-FRAMES:].mean()) == first
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_neither_chunks_nor_the_number_of_clips_change_a_clip(chunk: int) -> None:
+    model = prior()
+    torch.testing.assert_close(sampled(model, chunk_frames=chunk)[:1], sampled(model, n=1))
+
+
+def test_it_is_loaded_with_the_weights() -> None:
+    model, other = prior(), prior()
+    assert other.outline is not None
+    other.outline.kept.zero_()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(sampled(model), sampled(other))
+
+
+def test_it_needs_a_summary() -> None:
+    with pytest.raises(ValueError, match="outline is 4 and summary 0"):
+        ClipFlow(DIMS, DIMS, 4, FRAMES, outline=4)
