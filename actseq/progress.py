@@ -4,12 +4,19 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 
+HELD_OUT = "held-out "
+"""What the names of figures on held-out data begin with."""
+
+
 @runtime_checkable
 class Reporter(Protocol):
     """Receives progress and messages. The command line shows them; the library's default drops them."""
 
     def begin(self, task: str, total: int, done: int = 0, unit: str = "steps") -> None:
         """A task of `total` units starts; an earlier call has already finished `done` units."""
+
+    def resize(self, total: int) -> None:
+        """The task has another number of units than was thought."""
 
     def advance(self, done: int, figures: Mapping[str, float] | None = None) -> None:
         """`done` units are finished; `figures` holds the latest values by name."""
@@ -28,6 +35,9 @@ class Silent:
     """A reporter that drops everything."""
 
     def begin(self, task: str, total: int, done: int = 0, unit: str = "steps") -> None:
+        """Do nothing."""
+
+    def resize(self, total: int) -> None:
         """Do nothing."""
 
     def advance(self, done: int, figures: Mapping[str, float] | None = None) -> None:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from actseq.config import TrainingConfig
 from actseq.errors import ArtifactError, ConfigError, Interrupted, TrainingError
 from actseq.objectives.base import Batch, Loss, Objective
-from actseq.progress import Reporter
+from actseq.progress import HELD_OUT, Reporter
 from actseq.storage import files, hashes
 from actseq.storage.artifacts import load_tensors, read_json, save_tensors, write_json
 from actseq.storage.store import write_file
@@ -564,7 +564,7 @@ def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
             held_out = trainer.validate()
             if held_out:
                 trainer.log("validation", held_out)
-                shown |= {f"held-out {key}": value for key, value in held_out.items()}
+                shown |= {HELD_OUT + key: value for key, value in held_out.items()}
                 monitored = held_out[trainer.objective.monitor]
                 if not math.isfinite(monitored):
                     raise TrainingError(

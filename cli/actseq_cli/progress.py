@@ -6,14 +6,18 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from actseq.progress import HELD_OUT
+
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
 FIRST_LINE_SECONDS = 1.5
 LINE_SECONDS = 10.0
-
+SPACE = "  "
+"""Between the parts of a line."""
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that a terminal obeys instead of showing them; they may be in the names of files."""
@@ -24,13 +28,57 @@ def printable(text: str) -> str:
     return CONTROLS.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
 
 
-def _figures(figures: Mapping[str, float] | None) -> str:
-    return "  ".join(f"{name} {value:.4g}" for name, value in (figures or {}).items())
+def _figures(figures: Mapping[str, float]) -> list[str]:
+    return [f"{name} {value:.4g}" for name, value in figures.items()]
 
 
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"
+
+
+@dataclass
+class _Task:
+    """A task that is being worked on.
+
+    Attributes:
+        name: what is done.
+        total: number of units; 0 if it is not known.
+        unit: what is counted, in the plural.
+        first: units that an earlier call had finished.
+        done: units that are finished.
+        figures: the latest values by name.
+        started: when it began.
+    """
+
+    name: str
+    total: int
+    unit: str
+    first: int
+    done: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Time since the task began."""
+        return time.perf_counter() - self.started
+
+    def parts(self) -> list[str]:
+        """Count, remaining time, speed, then the figures, those of held-out data last."""
+        speed = (self.done - self.first) / max(self.seconds, 1e-9)
+        eta = [f"ETA {_duration((self.total - self.done) / speed)}"] if self.total and speed > 0 else []
+        of = f"/{self.total}" if self.total else ""
+        held_out = {name: value for name, value in self.figures.items() if name.startswith(HELD_OUT)}
+        others = {name: value for name, value in self.figures.items() if name not in held_out}
+        return [f"{self.done}{of} {self.unit}", *eta, f"{speed:.1f}/s", *_figures(others), *_figures(held_out)]
+
+    def fitting(self, width: int) -> str:
+        """As many parts as fit into a line, at least the first three: the last ones are left out first."""
+        parts = self.parts()
+        while len(parts) > 3 and len(SPACE.join(parts)) > width:
+            parts.pop()
+        return SPACE.join(parts)
 
 
 class Terminal:
@@ -39,56 +87,34 @@ class Terminal:
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
         self.bar: Progress | None = None
-        self.task: TaskID | None = None
+        self.task = _Task("", 0, "steps", 0, 0)
+        self.next_line = 0.0
 
     def begin(self, task: str, total: int, done: int = 0, unit: str = "steps") -> None:
-        self.name, self.total, self.unit, self.first, self.done = task, total, unit, done, done
-        self.started = time.perf_counter()
-        self.next_line = self.started + FIRST_LINE_SECONDS
+        self.task = _Task(printable(task), total, unit, done, done)
+        self.next_line = self.task.started + FIRST_LINE_SECONDS
         if self.live:
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                Progress,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
-
-            self.bar = Progress(
-                TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TextColumn(unit),
-                TimeElapsedColumn(),
-                TextColumn("ETA"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
-                console=Console(stderr=True),
-                refresh_per_second=4,
-            )
+            self.bar = _bar(self.task)
             self.bar.start()
-            self.task = self.bar.add_task(task, total=total or None, completed=done, figures="")
+
+    def resize(self, total: int) -> None:
+        self.task.total = total
 
     def advance(self, done: int, figures: Mapping[str, float] | None = None) -> None:
-        self.done = done
+        self.task.done, self.task.figures = done, figures or {}
         now = time.perf_counter()
-        speed = (done - self.first) / max(now - self.started, 1e-9)
-        if self.bar is not None and self.task is not None:
-            self.bar.update(self.task, completed=done, figures=f"{speed:.1f} {self.unit}/s  {_figures(figures)}")
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=done, total=self.task.total or None)
         elif now >= self.next_line:
             self.next_line = now + LINE_SECONDS
-            eta = f"  ETA {_duration((self.total - done) / speed)}" if self.total and speed > 0 else ""
-            of = f"/{self.total}" if self.total else ""
-            self._line(f"{self.name}  {done}{of} {self.unit}  {speed:.1f}/s{eta}  {_figures(figures)}")
+            self._line(SPACE.join([self.task.name, *self.task.parts()]))
 
     def end(self) -> None:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
         else:
-            self._line(f"{self.name}  {self.done} {self.unit} in {_duration(time.perf_counter() - self.started)}")
+            self._line(f"{self.task.name}  {self.task.done} {self.task.unit} in {_duration(self.task.seconds)}")
 
     def say(self, text: str) -> None:
         self._line(text)
@@ -102,3 +128,33 @@ class Terminal:
             self.bar.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)
+
+
+def _bar(task: _Task) -> Progress:
+    """A live line that fits the terminal: name, bar, count, remaining time, speed and figures."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn
+    from rich.progress import Task as RichTask
+    from rich.text import Text
+
+    console = Console(stderr=True)
+
+    class Rest(ProgressColumn):
+        """What stands behind the bar."""
+
+        def render(self, shown: RichTask) -> Text:
+            """As much as fits at the present width."""
+            left = console.width - len(task.name) - bar_width - 2
+            return Text(task.fitting(left), no_wrap=True, overflow="crop")
+
+    class Name(ProgressColumn):
+        """What is done."""
+
+        def render(self, shown: RichTask) -> Text:
+            """The name in bold."""
+            return Text(task.name, style="bold", no_wrap=True)
+
+    bar_width = max(8, min(24, console.width // 8))
+    bar = Progress(Name(), BarColumn(bar_width=bar_width), Rest(), console=console, refresh_per_second=4)
+    bar.add_task(task.name, total=task.total or None, completed=task.done)
+    return bar

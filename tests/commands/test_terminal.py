@@ -1,5 +1,8 @@
 """What reaches the terminal, and what the command line makes of names."""
 
+import io
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,3 +27,48 @@ def test_a_comma_may_be_part_of_a_name(tmp_path: Path, monkeypatch: pytest.Monke
         Path(name).touch()
     assert _files("one, two.wav,three.wav") == [Path("one, two.wav"), Path("three.wav")]
     assert _files("three.wav,gone.wav") == [Path("three.wav"), Path("gone.wav")]
+
+
+class FakeTerminal(io.StringIO):
+    """A text that says that it is a terminal, and keeps what it is told to show."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+FIGURES = {"loss": 0.12345, "error_db": 3.5, "kbit_per_s": 8.25, "active_dims": 30.0}
+HELD = {f"held-out {name}": value for name, value in FIGURES.items()}
+
+
+def last_line(monkeypatch: pytest.MonkeyPatch, columns: int, figures: dict[str, float]) -> str:
+    """The live line of a training at step 300 of 1000, without the commands to the terminal."""
+    shown = FakeTerminal()
+    monkeypatch.setattr(sys, "stderr", shown)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    terminal.begin("autoencoder", 800, 100)
+    terminal.resize(1000)
+    terminal.advance(300, figures)
+    terminal.end()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    return [line for line in re.split(r"[\r\n]+", plain) if line.strip()][-1]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 160, 240])
+@pytest.mark.parametrize("figures", [{}, FIGURES, FIGURES | HELD])
+def test_bar_steps_eta_and_speed_are_always_shown(
+    monkeypatch: pytest.MonkeyPatch, columns: int, figures: dict[str, float]
+) -> None:
+    line = last_line(monkeypatch, columns, figures)
+    assert len(line) <= columns
+    assert re.match(r"autoencoder +[━╸╺─-]{7,} +300/1000 steps +ETA \d+:\d\d +[\d.]+/s", line), line
+
+
+def test_held_out_figures_give_way_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow, wide, widest = (last_line(monkeypatch, columns, HELD | FIGURES) for columns in (100, 160, 240))
+    assert "loss 0.1235" in narrow
+    assert "held-out" not in narrow
+    assert all(f"  {name} {value:.4g}" in wide for name, value in FIGURES.items())
+    assert all(f"{name} {value:.4g}" in widest for name, value in HELD.items())
+    assert "loss 0.1235" in last_line(monkeypatch, 80, HELD | FIGURES)
