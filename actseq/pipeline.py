@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from actseq.commands.common import Compute as Compute
     from actseq.commands.decode import decode as decode
     from actseq.commands.doctor import doctor as doctor
+    from actseq.commands.dry_run import dry_run as dry_run
+    from actseq.commands.dry_run import forecast_lines as forecast_lines
     from actseq.commands.encode import encode as encode
     from actseq.commands.evaluate import evaluate as evaluate
     from actseq.commands.evaluate import evaluation_lines as evaluation_lines
@@ -46,6 +48,7 @@ _NAMES = {
     "actseq.commands.common": ("Compute",),
     "actseq.commands.decode": ("decode",),
     "actseq.commands.doctor": ("doctor",),
+    "actseq.commands.dry_run": ("dry_run", "forecast_lines"),
     "actseq.commands.encode": ("encode",),
     "actseq.commands.evaluate": ("evaluate", "evaluation_lines"),
     "actseq.commands.extract_latents": ("extract_latents",),

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-
 HELD_OUT = "held-out "
 """What the names of figures on held-out data begin with."""
 

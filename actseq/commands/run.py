@@ -71,23 +71,7 @@ def run_all(
         AudioError: the folder has no usable sound.
         TrainingError: a training cannot go on.
     """
-    overrides = list(overrides)
-    if preset is None:
-        preset = _fitting_preset(folder, run, overrides, compute.reporter)
-    if minutes is not None:
-        network = build.complete(configuration.load_preset(preset, overrides)).autoencoder.network
-        shares = MINUTES_SHARE_WITH_VOCODER if vocoder else MINUTES_SHARE
-        untrained = configuration.load_preset(preset, overrides).generate.prior in registry.UNTRAINED_PRIORS
-        if untrained or not build.is_generative(network):
-            whole = {name: share for name, share in shares.items() if name != "train_prior"}
-            whole = whole if untrained else {"train_ae": 1.0}
-            shares = {name: share / sum(whole.values()) for name, share in whole.items()}
-        overrides = [f"{section}.minutes={share * minutes:g}" for section, share in shares.items()] + overrides
-    config = configuration.load_preset(preset, overrides)
-    if vocoder:
-        # A representation that no vocoder can be trained on is refused before hours of training.
-        completed = build.complete(config)
-        build.build_vocoder_network(completed, build.build_representation(completed))
+    config = configured(folder, preset, run, minutes, vocoder, overrides, compute.reporter)
     first = train_configured(folder, config, run=run, compute=compute)
     made = first["run"]
     _same_later_sections(RunFolder(Path(made)), config)
@@ -102,6 +86,41 @@ def run_all(
         prior = train_prior(made, name=config.generate.prior or "default", compute=compute)
     trained = train_vocoder(made, compute=compute) if vocoder else None
     return RunResult(made, config.preset, first, latents, prior, trained)
+
+
+def configured(
+    folder: Path,
+    preset: str | None,
+    run: str | None,
+    minutes: float | None,
+    vocoder: bool,
+    overrides: Iterable[str],
+    reporter: Reporter,
+) -> Config:
+    """The configuration of a run of all stages; arguments as for `run_all`.
+
+    Raises:
+        ConfigError: preset or overrides are wrong, or a vocoder cannot be trained.
+        AudioError: a preset is to be chosen, and no file can be opened.
+    """
+    overrides = list(overrides)
+    if preset is None:
+        preset = _fitting_preset(folder, run, overrides, reporter)
+    if minutes is not None:
+        network = build.complete(configuration.load_preset(preset, overrides)).autoencoder.network
+        shares = MINUTES_SHARE_WITH_VOCODER if vocoder else MINUTES_SHARE
+        untrained = configuration.load_preset(preset, overrides).generate.prior in registry.UNTRAINED_PRIORS
+        if untrained or not build.is_generative(network):
+            whole = {name: share for name, share in shares.items() if name != "train_prior"}
+            whole = whole if untrained else {"train_ae": 1.0}
+            shares = {name: share / sum(whole.values()) for name, share in whole.items()}
+        overrides = [f"{section}.minutes={share * minutes:g}" for section, share in shares.items()] + overrides
+    config = configuration.load_preset(preset, overrides)
+    if vocoder:
+        # A representation that no vocoder can be trained on is refused before hours of training.
+        completed = build.complete(config)
+        build.build_vocoder_network(completed, build.build_representation(completed))
+    return config
 
 
 def _fitting_preset(folder: Path, run: str | None, overrides: list[str], reporter: Reporter) -> str:

@@ -1,6 +1,7 @@
 """`train-ae`: decode a folder into a corpus and train an autoencoder on it; with `--find-lr`, find a learning rate.
 
-Everything that can be checked is checked before anything is written: a `_Request` is a training that has passed.
+Everything that can be checked is checked before anything is written: an `AutoencoderRequest` is a training that has
+passed.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def train_ae(
 
 def train_configured(folder: Path, config: Config, *, run: str | None, compute: Compute) -> Result:
     """As `train_ae`, with a configuration instead of a preset and overrides."""
-    asked = _request(folder, config, run, compute)
+    asked = request_autoencoder(folder, config, run, compute)
     made, config, reporter = asked.run, asked.config, compute.reporter
     compute.use_threads()
     with made.lock(made.path):
@@ -89,7 +90,7 @@ def find_learning_rate(
     """
     from actseq.plots.sound_charts import learning_rates
 
-    asked = _request(folder, configuration.load_preset(preset, overrides), run, compute)
+    asked = request_autoencoder(folder, configuration.load_preset(preset, overrides), run, compute)
     made, config, reporter = asked.run, asked.config, compute.reporter
     if not asked.trainable:
         raise ConfigError(f"{config.autoencoder.network.kind} is fitted, not trained: it has no learning rate")
@@ -136,7 +137,7 @@ def learning_rate_lines(result: Result) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Request:
+class AutoencoderRequest:
     """A training that has passed all checks.
 
     Attributes:
@@ -156,7 +157,13 @@ class _Request:
     begun: bool
 
 
-def _request(folder: Path, config: Config, run: str | None, compute: Compute) -> _Request:
+def request_autoencoder(folder: Path, config: Config, run: str | None, compute: Compute) -> AutoencoderRequest:
+    """Check all that can be checked before anything is written.
+
+    Raises:
+        AudioError: the folder holds no sound file.
+        ConfigError: the configuration is wrong, or the run exists with other settings.
+    """
     config = build.complete(config, compute.reporter)
     representation = build.build_representation(config)
     model = build.build_autoencoder(config, representation)
@@ -180,10 +187,10 @@ def _request(folder: Path, config: Config, run: str | None, compute: Compute) ->
         )
     elif made.path.exists() and (not made.path.is_dir() or any(made.path.glob("[!.]*"))):
         raise ConfigError(f"{made.path} exists and is no run", action="name another with --run")
-    return _Request(made, config, resolved, sounds, model.network.trainable, begun)
+    return AutoencoderRequest(made, config, resolved, sounds, model.network.trainable, begun)
 
 
-def _train(asked: _Request, corpus_fingerprint: str, reporter: Reporter) -> None:
+def _train(asked: AutoencoderRequest, corpus_fingerprint: str, reporter: Reporter) -> None:
     run = asked.run
     data = prepare_autoencoder_data(run, asked.config, corpus_fingerprint, reporter)
     config, model, representation = data.config, data.model, data.representation

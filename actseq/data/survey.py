@@ -162,8 +162,30 @@ def survey(sounds: audio.SoundFolder) -> Survey:
     Raises:
         AudioError: no file can be opened.
     """
-    rates: Counter[int] = Counter()
-    seconds = {}
+    found = read_headers(sounds)
+    heard = list(_heard(sounds.files[name] for name in spread(list(found), HEARD)))
+    if not heard:
+        raise AudioError(
+            f"none of the {len(sounds.files)} sound files in {sounds.path} can be opened and heard",
+            action="choose the preset yourself with --preset; the run will say what is wrong with each file",
+        )
+    labels = Counter(sounds.labels[name] for name in found)
+    rates = Counter(header.sample_rate for header in found.values())
+    seconds = [header.seconds for header in found.values()]
+    return Survey(labels, rates, seconds, len(sounds.files) - len(found), heard)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the header of a file says: its sample rate in Hz and its length in seconds."""
+
+    sample_rate: int
+    seconds: float
+
+
+def read_headers(sounds: audio.SoundFolder) -> dict[str, Header]:
+    """The headers of the files of a folder, by relative path; files that cannot be opened are left out."""
+    found = {}
     for name, path in sounds.files.items():
         # Opening a pipe or a device may never end.
         if path.is_file():
@@ -171,16 +193,8 @@ def survey(sounds: audio.SoundFolder) -> Survey:
                 header = soundfile.info(path)
             except (soundfile.LibsndfileError, OSError):
                 continue
-            rates[header.samplerate] += 1
-            seconds[name] = header.duration
-    heard = list(_heard(sounds.files[name] for name in spread(list(seconds), HEARD)))
-    if not heard:
-        raise AudioError(
-            f"none of the {len(sounds.files)} sound files in {sounds.path} can be opened and heard",
-            action="choose the preset yourself with --preset; the run will say what is wrong with each file",
-        )
-    labels = Counter(sounds.labels[name] for name in seconds)
-    return Survey(labels, rates, list(seconds.values()), len(sounds.files) - len(seconds), heard)
+            found[name] = Header(header.samplerate, header.duration)
+    return found
 
 
 def _heard(paths: Iterator[Path]) -> Iterator[Heard]:

@@ -139,7 +139,7 @@ def show(result: Any, json_output: bool, *lines: str) -> None:
         if is_dataclass(result):
             # Stages and files that were not made are left out.
             result = {key: value for key, value in vars(result).items() if value is not None}
-        click.echo(json.dumps(result, indent=2, default=str))
+        click.echo(json.dumps(result, indent=2, default=lambda one: vars(one) if is_dataclass(one) else str(one)))
     else:
         for line in lines:
             click.echo(printable(line))
@@ -177,24 +177,29 @@ def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
     "--minutes", type=POSITIVE, default=None, help="Minutes for all trainings together; default: the preset's."
 )
 @click.option("--vocoder", is_flag=True, help="Train a vocoder too, and use it if it is better than the untrained one.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be read, trained and written.")
 @working("train_ae.batch_size=8")
 def run(
-    folder: Path, preset: str | None, run_name: str | None, minutes: float | None, vocoder: bool, common: Common
+    folder: Path,
+    preset: str | None,
+    run_name: str | None,
+    minutes: float | None,
+    vocoder: bool,
+    dry_run: bool,
+    common: Common,
 ) -> None:
     """Train all stages of a run.
 
     They are corpus, autoencoder, latents, prior, and a vocoder on request. Finished stages are skipped. Without
     `--preset`, actseq listens to the sounds, chooses the preset and says why.
     """
-    result = pipeline.run_all(
-        folder,
-        preset,
-        run=run_name,
-        minutes=minutes,
-        vocoder=vocoder,
-        overrides=common.with_seed,
-        compute=common.compute,
-    )
+    given: dict[str, Any] = {"run": run_name, "minutes": minutes, "vocoder": vocoder}
+    given |= {"overrides": common.with_seed, "compute": common.compute}
+    if dry_run:
+        forecast = pipeline.dry_run(folder, preset, **given)
+        show(forecast, common.json_output, *pipeline.forecast_lines(forecast))
+        return
+    result = pipeline.run_all(folder, preset, **given)
     show(
         result,
         common.json_output,

@@ -155,6 +155,29 @@ def test_a_run_is_skipped_when_it_is_done(workplace: Path) -> None:
     assert found["prior"]["labels"] == ["clap", "hat", "kick", "snare", "tom"]
 
 
+def test_a_dry_run_says_what_a_run_does_and_writes_nothing(workplace: Path) -> None:
+    def everything() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in workplace.rglob("*")}
+
+    before, run = everything(), workplace / "runs" / "made"
+    planned = read("run", "sounds", *SMOKE, "--run", "another", "--vocoder", "--dry-run")
+    finished = read("run", "sounds", *SMOKE, "--run", "made", "--dry-run")
+    assert planned["files"] == 50
+    assert [one["stage"] for one in planned["trainings"]] == ["autoencoder", "prior default", "vocoder"]
+    assert not any(one["done"] for one in planned["trainings"])
+    assert all(one["done"] for one in finished["trainings"])
+    assert [one["steps"] for one in finished["trainings"]] == [20, 20]
+    stages = (run / "autoencoder", run / "priors" / "default")
+    counted = [json.loads((stage / "model.json").read_text())["n_parameters"] for stage in stages]
+    assert [one["parameters"] for one in finished["trainings"]] == counted
+    stored = sum(path.stat().st_size for path in (run / "corpus").glob("shard-*")) / 1e6
+    assert finished["megabytes"]["corpus"] == pytest.approx(stored, abs=0.1)
+    said = good("run", "sounds", *SMOKE, "--run", "another", "--dry-run").stdout
+    assert "it would read 50 files" in said
+    assert "runs/another" in said
+    assert everything() == before
+
+
 def test_stages_one_by_one_give_the_same_run(workplace: Path) -> None:
     ae = read("train-ae", "sounds", *SMOKE, "--run", "staged")
     latents = read("extract-latents", "staged", *USE)
