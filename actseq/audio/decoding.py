@@ -40,22 +40,30 @@ LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Sample rates in Hz that a sound file can have; a header that states another is wrong."""
 
 
-def load(path: str | Path, sample_rate: int | None = None) -> tuple[Float32[np.ndarray, " samples"], int]:
+def load(
+    path: str | Path, sample_rate: int | None = None, *, most_seconds: float | None = None
+) -> tuple[Float32[np.ndarray, " samples"], int]:
     """Decode a file to mono, the mean of its channels.
 
     Args:
         path: any format libsndfile reads.
         sample_rate: Hz to resample to (soxr, HQ); the file's own if None.
+        most_seconds: refuse a longer file, of which no more than this is then read; None: any length.
 
     Returns:
         The waveform as stored (a float file may exceed ±1), and its sample rate in Hz.
 
     Raises:
-        AudioError: the file is missing, cannot be decoded, is cut short, empty or silent, or holds NaN or infinity.
+        AudioError: the file is missing, cannot be decoded, is cut short, empty, silent or too long, or holds NaN or
+            infinity.
     """
-    decoding = Decoding(Path(path))
+    decoding, parts = Decoding(Path(path)), []
     with _named(path):
-        waveform = np.concatenate(list(decoding))
+        for part in decoding:
+            parts.append(part)
+            if most_seconds is not None and decoding.samples > most_seconds * decoding.sample_rate:
+                raise AudioError(f"too long: it lasts more than {most_seconds:g} s", action="cut it")
+    waveform = np.concatenate(parts)
     own_rate = decoding.sample_rate
     if sample_rate is None or sample_rate == own_rate:
         return waveform, own_rate

@@ -17,9 +17,8 @@ from actseq.commands.outputs import Target, claim, effect_files
 from actseq.inference.generation import GAP_SECONDS, Piece
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import require_generative
-from actseq.inference.request import FromPrior, GenerationRequest, Sound, Through, Variations
+from actseq.inference.request import FromPrior, GenerationRequest
 from actseq.progress import Reporter
-from actseq.storage.activations import Activations
 from actseq.storage.artifacts import write_json
 from actseq.storage.run_folder import RunFolder
 
@@ -134,17 +133,7 @@ class _ClipWriter:
         self.sample_rate, self.targets, self.folder = loaded.sample_rate, targets, targets[0].sound.parent
         self.through = effects_of(loaded.config, targets[0].keep_dry)
         self.peak = loaded.peak(request.source)
-        prior, fingerprints = loaded.made_from(request.source)
-        self.common: Result = {
-            "of": request.n,
-            "settings": _settings(request)
-            | loaded.config.generate.model_dump(exclude={"seconds"})
-            | request.given
-            | {"vocoder": loaded.config.vocoder.model_dump()},
-            "fingerprints": fingerprints,
-            "run": loaded.run.name,
-            "prior": prior,
-        }
+        self.common: Result = loaded.provenance(request)
 
     def write(self, pieces: Iterator[Piece], seconds: float | None, reporter: Reporter) -> list[Result]:
         """Write all clips; what their JSONs hold, in order.
@@ -222,37 +211,6 @@ def _claim(run: RunFolder, request: GenerationRequest, output: Output, reporter:
             + (f" and {len(earlier) - 4} more" if len(earlier) > 4 else "")
         )
     return [*clips, *compiled]
-
-
-def _settings(request: GenerationRequest) -> Result:
-    """What the JSON of a clip says about the request, controls aside: a way that was not taken has its default."""
-    source = request.source
-    seeded = source if isinstance(source, FromPrior) else FromPrior()
-    varied = source if isinstance(source, Variations) else None
-    return {
-        "label": request.label,
-        "seconds": request.seconds,
-        "until_stop": request.until_stop,
-        "seed": request.seed,
-        "seed_audio": None if seeded.seed_audio is None else _name(seeded.seed_audio),
-        "seed_latents": _latents_name(seeded.seed_latents),
-        "seed_seconds": seeded.seed_seconds,
-        "include_seed": seeded.include_seed,
-        "redo": None if seeded.redo is None else list(seeded.redo),
-        "through": [_name(sound) for sound in source.sounds] if isinstance(source, Through) else [],
-        "vary": None if varied is None else _name(varied.sound),
-        "amount": None if varied is None else varied.amount,
-    }
-
-
-def _name(sound: Sound) -> str:
-    return str(sound) if isinstance(sound, Path) else f"a waveform of {len(sound)} samples"
-
-
-def _latents_name(given: Path | Activations | None) -> str | None:
-    if given is None or isinstance(given, Path):
-        return None if given is None else str(given)
-    return f"activations of {len(given.mean)} frames"
 
 
 def _compile(files: Sequence[str], target: Path, sample_rate: int) -> None:

@@ -47,7 +47,7 @@ from actseq.inference.redo import Region, regenerate, require_suffix
 from actseq.inference.request import FromPrior, GenerationRequest, Sound, Source, Through, Variations
 from actseq.priors.base import Sampling
 from actseq.priors.labels import LabelledPrior
-from actseq.priors.morphs import Interpolate, Steps, Vary
+from actseq.priors.morphs import Given, Interpolate, Steps, Vary
 from actseq.progress import SILENT, Reporter
 from actseq.storage.activations import Activations, read_activations
 from actseq.storage.artifacts import read_json
@@ -254,6 +254,20 @@ class LoadedRun:
             return "interpolate", found
         return "vary", found | {"latents": str(read_json(self.run.latents / "latents.json")["fingerprint"])}
 
+    def provenance(self, request: GenerationRequest) -> dict[str, Any]:
+        """How clips of a request are made, for the JSON beside each."""
+        prior, fingerprints = self.made_from(request.source)
+        return {
+            "of": request.n,
+            "settings": request.settings()
+            | self.config.generate.model_dump(exclude={"seconds"})
+            | request.given
+            | {"vocoder": self.config.vocoder.model_dump()},
+            "fingerprints": fingerprints,
+            "run": self.run.name,
+            "prior": prior,
+        }
+
     def stream(self, request: GenerationRequest, reporter: Reporter = SILENT) -> Iterator[Piece]:
         """Yield new clips piece by piece, in constant memory and not yet at the level of `peak`.
 
@@ -271,6 +285,28 @@ class LoadedRun:
         if isinstance(request.source, Variations):
             return self._variations(request, request.source, reporter)
         return self._from_prior(request, request.source, reporter)
+
+    def stream_latents(self, latents: LatentArray, label: str | None = None) -> Iterator[Piece]:
+        """Decode given latents (frames, latent_dim) piece by piece, as `stream` does with those that a prior draws.
+
+        An autoencoder of whole clips makes one clip of each frame.
+
+        Args:
+            latents: at least one frame.
+            label: label for a decoder that is given one.
+
+        Raises:
+            ConfigError: no such label, or more than `BATCH_CLIPS` whole clips.
+        """
+        whole = self.codec.autoencoder.whole_clips
+        if whole and len(latents) > BATCH_CLIPS:
+            raise ConfigError(f"{len(latents)} clips of one vector each", f"at most {BATCH_CLIPS} at a time")
+        # A whole clip is one frame: the frames are then sequences of their own.
+        sequences = torch.from_numpy(latents).unsqueeze(1 if whole else 0)
+        frames = sequences.shape[1] + 1
+        settings = GenerateConfig.model_validate({"max_seconds": frames / self.codec.autoencoder.latent_rate})
+        request = ResolvedRequest(settings, n=len(sequences), decoder_label=self._decoder_label(label))
+        return generate(self.codec, Given(sequences.to(self.codec.device)), request)
 
     def _check_whole_clips(self, request: GenerationRequest) -> None:
         """Refuse what one vector a clip cannot do.
@@ -460,13 +496,15 @@ class LoadedRun:
         )
 
 
-def read_sound(path: Path, sample_rate: int, reporter: Reporter) -> Waveform:
+def read_sound(path: Path, sample_rate: int, reporter: Reporter, most_seconds: float | None = None) -> Waveform:
     """A whole file as a waveform (samples,) at a sample rate in Hz; what was changed in reading it is reported.
+
+    A file that is longer than `most_seconds` is refused.
 
     Raises:
         AudioError: as `audio.load`.
     """
-    waveform, own_rate = audio.load(path)
+    waveform, own_rate = audio.load(path, most_seconds=most_seconds)
     waveform, offset = audio.remove_offset(waveform)
     report_changes(path, offset, own_rate, sample_rate, reporter)
     return waveform if own_rate == sample_rate else audio.resample(waveform, own_rate, sample_rate)

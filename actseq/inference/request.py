@@ -158,3 +158,33 @@ class GenerationRequest:
     def given(self) -> dict[str, float]:
         """The controls that were given."""
         return {name: value for name, value in self.controls.items() if value is not None}
+
+    def settings(self) -> dict[str, Any]:
+        """What the JSON of a clip says about the request, controls aside: a way that was not taken has its default."""
+        source = self.source
+        seeded = source if isinstance(source, FromPrior) else FromPrior()
+        varied = source if isinstance(source, Variations) else None
+        return {
+            "label": self.label,
+            "seconds": self.seconds,
+            "until_stop": self.until_stop,
+            "seed": self.seed,
+            "seed_audio": None if seeded.seed_audio is None else _name(seeded.seed_audio),
+            "seed_latents": _latents_name(seeded.seed_latents),
+            "seed_seconds": seeded.seed_seconds,
+            "include_seed": seeded.include_seed,
+            "redo": None if seeded.redo is None else list(seeded.redo),
+            "through": [_name(sound) for sound in source.sounds] if isinstance(source, Through) else [],
+            "vary": None if varied is None else _name(varied.sound),
+            "amount": None if varied is None else varied.amount,
+        }
+
+
+def _name(sound: Sound) -> str:
+    return str(sound) if isinstance(sound, Path) else f"a waveform of {len(sound)} samples"
+
+
+def _latents_name(given: Path | Activations | None) -> str | None:
+    if given is None or isinstance(given, Path):
+        return None if given is None else str(given)
+    return f"activations of {len(given.mean)} frames"

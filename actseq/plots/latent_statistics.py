@@ -119,7 +119,15 @@ def kl_nats(codes: LatentValues) -> Float[np.ndarray, " dims"] | None:
 def principal(
     values: Float[np.ndarray, "n dims"], k: int = 2
 ) -> tuple[Float[np.ndarray, "n k"], Float[np.ndarray, " k"]]:
-    """The first `k` principal components of some points, and the fraction of the variance that each explains.
+    """The first `k` principal components of some points, and the fraction of the variance that each explains."""
+    directions, explained = principal_directions(values, k)
+    return (values - values.mean(0, dtype=np.float64)) @ directions.T, explained
+
+
+def principal_directions(
+    values: Float[np.ndarray, "n dims"], k: int = 2
+) -> tuple[Float[np.ndarray, "k dims"], Float[np.ndarray, " k"]]:
+    """The directions of the first `k` principal components, and the fraction of the variance that each explains.
 
     Signs are chosen so that the largest weight of a component is positive. Where points have fewer dimensions than `k`,
     the remaining components are 0.
@@ -131,4 +139,4 @@ def principal(
     )
     explained = singular[:k] ** 2 / max(float((singular**2).sum()), 1e-30)
     missing = k - len(directions)
-    return np.pad(centred @ directions.T, ((0, 0), (0, missing))), np.pad(explained, (0, missing))
+    return np.pad(directions, ((0, missing), (0, 0))), np.pad(explained, (0, missing))

@@ -1,4 +1,7 @@
-"""Interpolation and variation of given sounds: `Interpolate` and `Vary`. Their output is as long as those sounds."""
+"""Interpolation and variation of given sounds: `Interpolate` and `Vary`. Their output is as long as those sounds.
+
+`Given` gives back latents that are known.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -119,6 +122,26 @@ class Steps:
         rows = np.stack([_between(self.vectors, float(place)) for place in places]).astype(np.float32)
         latents = torch.from_numpy(rows).to(self.device)[:, None]
         yield Chunk(latents, torch.zeros(request.n, 1, dtype=torch.bool, device=self.device))
+
+
+class Given:
+    """Latents that are given, as they are; used to decode latents that neither a prior nor an encoder made.
+
+    Args:
+        sequences: one or more sequences of one length.
+    """
+
+    has_likelihood = False
+    controls: tuple[str, ...] = ()
+
+    def __init__(self, sequences: Float[Tensor, "n frames latent_dim"]) -> None:
+        self.sequences, self.latent_dim = sequences, sequences.shape[2]
+
+    def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
+        """All of the sequences, in chunks; nothing else of the request counts."""
+        for start in range(0, self.sequences.shape[1], request.chunk_frames):
+            chunk = self.sequences[:, start : start + request.chunk_frames]
+            yield Chunk(chunk, torch.zeros(chunk.shape[:2], dtype=torch.bool, device=chunk.device))
 
 
 class _Passage:

@@ -70,7 +70,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.corpus, self.features, self.autoencoder = path / "corpus", path / "features", path / "autoencoder"
-        self.latents, self.generated = path / "latents", path / "generated"
+        self.latents, self.generated, self.kept = path / "latents", path / "generated", path / "kept"
         self.priors, self.vocoders = Models(self, "prior"), Models(self, "vocoder")
         self.choice = self.vocoders.path / "choice.json"
 
