@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := runs
 
-.PHONY: install demo test check docs bench clean
+.PHONY: install demo test test-web check docs bench clean
 
 install: .venv/installed
 
@@ -23,6 +23,10 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# The page of `actseq explore` in a headless Chromium: an installed one, or the one that ACTSEQ_CHROMIUM names.
+test-web: install
+	$(BIN)/python -m pytest tests/web
 
 check: install
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from actseq.commands.encode import encode as encode
     from actseq.commands.evaluate import evaluate as evaluate
     from actseq.commands.evaluate import evaluation_lines as evaluation_lines
+    from actseq.commands.explore import explore as explore
     from actseq.commands.extract_latents import extract_latents as extract_latents
     from actseq.commands.generate import Output as Output
     from actseq.commands.generate import generate as generate
@@ -51,6 +52,7 @@ _NAMES = {
     "actseq.commands.dry_run": ("dry_run", "forecast_lines"),
     "actseq.commands.encode": ("encode",),
     "actseq.commands.evaluate": ("evaluate", "evaluation_lines"),
+    "actseq.commands.explore": ("explore",),
     "actseq.commands.extract_latents": ("extract_latents",),
     "actseq.commands.generate": ("Output", "generate"),
     "actseq.commands.info": ("info",),

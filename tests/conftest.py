@@ -1,7 +1,9 @@
 """What all tests share: where the real audio is, and shape checks at run time."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from beartype import BeartypeConf, beartype
@@ -26,3 +28,20 @@ def data_dir() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return DATA
+
+
+@pytest.fixture(scope="session")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What `actseq explore` does with a small run; see `explorer`."""
+    from explorer import small_studio
+
+    return small_studio(tmp_path_factory.mktemp("explore"))
+
+
+@pytest.fixture(scope="session")
+def server(studio: Any) -> Iterator[Any]:
+    """The page of that run, served from a thread."""
+    from explorer import serving
+
+    with serving(studio) as found:
+        yield found

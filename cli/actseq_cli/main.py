@@ -383,6 +383,25 @@ def restore(run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, 
 
 @main.command()
 @run_argument
+@click.option("--prior", default=None, help="Prior that new clips come from; default: the run's usual one.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8765, show_default=True, help="First port to try.")
+@click.option("--address", default="127.0.0.1", show_default=True, help="IP address to listen on.")
+@working("generate.level=free", draws=False)
+def explore(run_name: str, prior: str | None, port: int, address: str, common: Common) -> None:
+    """Open a run in the browser: a map of its clips to hear, and new sounds to make and keep."""
+    pipeline.explore(
+        run_name,
+        prior=prior,
+        address=address,
+        port=port,
+        show=lambda url: show({"url": url}, common.json_output, url),
+        overrides=common.overrides,
+        compute=common.compute,
+    )
+
+
+@main.command()
+@run_argument
 @click.option("--prior", default=None, help="Measure what the prior of this name generates, instead of fidelity.")
 @split_option
 @click.option(
