@@ -1,6 +1,7 @@
 """What all tests share: where the real audio is, and shape checks at run time."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,21 @@ def server(studio: Any) -> Iterator[Any]:
 
     with serving(studio) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """An installed Chromium, headless; the tests of `tests/web` need one."""
+    from playwright.sync_api import sync_playwright
+
+    named = os.environ.get("ACTSEQ_CHROMIUM")
+    names = [named] if named else ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.fail(f"no browser: {', '.join(names)} not found; apt-get install chromium, or set ACTSEQ_CHROMIUM")
+    quiet = ("background-networking", "component-update", "quic", "sync", "gpu")
+    switches = ["--no-sandbox", "--no-first-run", *(f"--disable-{one}" for one in quiet)]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=switches)
+        yield chromium
+        chromium.close()

@@ -2,9 +2,11 @@
 const inPage = document.querySelector('meta[name="actseq-token"]').content;
 const token = inPage || location.hash.slice(1);
 
+// A text with a capital and a full stop; a name such as kick.wav keeps its letters.
 export function sentence(text) {
   const words = String(text).trim();
-  return words.charAt(0).toUpperCase() + words.slice(1) + (/[.!?…]$/.test(words) ? "" : ".");
+  const capital = /^[a-z]+(?=\s)/.test(words) ? words.charAt(0).toUpperCase() + words.slice(1) : words;
+  return capital + (/[.!?…]$/.test(words) ? "" : ".");
 }
 
 async function ask(path, options = {}) {
