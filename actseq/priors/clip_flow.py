@@ -374,14 +374,14 @@ class ClipFlow(nn.Module):
 
     def _course(
         self, request: SamplingRequest, lengths: Int[Tensor, " n"], places: list[int]
-    ) -> Callable[[float], Float[Tensor, "n n_summary"] | None]:
-        """What each window follows: to be called for one window after another with the window's middle.
+    ) -> Callable[[int], Float[Tensor, "n n_summary"] | None]:
+        """What each window follows: to be called for one window after another with the window's first new frame.
 
-        The middle is a new frame's number; of a glide it tells how much of the second label there is.
+        Of a glide the first window follows the first label alone, and the last window the second.
         """
         first = self._summary(request, places)
         if self.outline is None or self.summaries is None or request.suffix is not None:
-            return lambda middle: first
+            return lambda start: first
         alone = request.prompt is None and request.condition_end is None
         long = (lengths > self.frames)[:, None] if alone else lengths.new_ones(request.n, 1, dtype=torch.bool)
         outline, summaries, noise = self.outline, self.summaries, self._summary_noise(request)
@@ -398,7 +398,7 @@ class ClipFlow(nn.Module):
                 [outline.behind(own, k, draw.random()) for k in labels] for own, draw in zip(like, draws, strict=True)
             ]
 
-        def course(middle: float) -> Float[Tensor, "n n_summary"] | None:
+        def course(start: int) -> Float[Tensor, "n n_summary"] | None:
             nonlocal followed
             if not followed:
                 followed = begin()
@@ -407,7 +407,7 @@ class ClipFlow(nn.Module):
                     [outline.after(place, k, draw.random()) for place, k in zip(own, labels, strict=True)]
                     for own, draw in zip(followed, draws, strict=True)
                 ]
-            share = min(1.0, max(0.0, middle / max(1, request.max_frames - 1)))
+            share = min(1.0, max(0.0, start / max(1, request.max_frames - self.frames)))
             kept = outline.kept[torch.tensor(followed)]
             assert first is not None
             return torch.where(long, summaries.noised(torch.lerp(kept[:, 0], kept[:, -1], share), noise), first)
@@ -418,7 +418,7 @@ class ClipFlow(nn.Module):
         self,
         request: SamplingRequest,
         lengths: Int[Tensor, " n"],
-        course: Callable[[float], Float[Tensor, "n n_summary"] | None],
+        course: Callable[[int], Float[Tensor, "n n_summary"] | None],
     ) -> Iterator[Float[Tensor, "n frames latent_dim"]]:
         """New frames, block after block; frames beyond the end of a sequence are undefined."""
         n, device, half = request.n, lengths.device, self.frames // 2
@@ -449,7 +449,7 @@ class ClipFlow(nn.Module):
                 clean[there] = suffix[rows, : int(there[0].sum())].flatten(0, 1)
                 mask = mask | there
             ends = before + lengths[rows] + after - first <= self.frames
-            summary = course(first - before + frames / 2)
+            summary = course(first - before)
             about = None if summary is None else summary[rows]
             window = Window(own, torch.full_like(ends, begun), ends & ends_with_suffix, mask, clean, about)
             values, filler = self._drawn(request, rows.tolist(), block, frames)
