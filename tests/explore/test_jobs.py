@@ -49,8 +49,10 @@ def test_a_second_job_is_refused_while_one_goes_on_and_can_begin_once_that_is_ca
         job = jobs.begin(counted(10**9, closed))
         with pytest.raises(ConfigError, match="one at a time"):
             jobs.begin(counted(1, closed))
+        messages = job.messages()
+        assert (await anext(messages))["data"] == 0
         assert await jobs.cancel()
-        assert (await all_of(job))[-1] == {"kind": "cancelled"}
+        assert [message async for message in messages][-1] == {"kind": "cancelled"}
         assert not await jobs.cancel()
         assert [one["data"] for one in await all_of(jobs.begin(counted(1, closed)))] == [0]
 
