@@ -1,26 +1,27 @@
 """Sound files."""
 
-from actseq.audio.decoding import (
-    BLOCK,
-    SILENCE,
-    SPAN,
+from actseq.audio.decoding import BLOCK, SILENCE, SPAN
+from actseq.audio.files import Scan, ScanRow, SoundFolder, file_digest, find, left_out, read_labels, search
+from actseq.audio.formats import extensions
+from actseq.audio.recording import (
     Recording,
     beginning,
     blocks,
     load,
     measure,
+    named,
     remove_offset,
     resample,
     trim_bounds,
 )
-from actseq.audio.files import Scan, ScanRow, SoundFolder, file_digest, find, left_out, read_labels, search
-from actseq.audio.formats import extensions
+from actseq.audio.worker import Reading, each, enough
 from actseq.audio.writing import Writer, as_flac, check_writable, write
 
 __all__ = [
     "BLOCK",
     "SILENCE",
     "SPAN",
+    "Reading",
     "Recording",
     "Scan",
     "ScanRow",
@@ -30,12 +31,15 @@ __all__ = [
     "beginning",
     "blocks",
     "check_writable",
+    "each",
+    "enough",
     "extensions",
     "file_digest",
     "find",
     "left_out",
     "load",
     "measure",
+    "named",
     "read_labels",
     "remove_offset",
     "resample",

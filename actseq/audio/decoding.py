@@ -1,12 +1,12 @@
-"""Decode, measure and resample sound files, block by block."""
+"""Decode sound files block by block, and judge what is in them."""
 
 import os
 import shutil
 import stat
 import threading
+from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,13 +14,13 @@ from typing import Any, BinaryIO
 import numpy as np
 import soundfile
 import soxr
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from actseq.audio.headers import Part, inspect
 from actseq.audio.virtual import PartFile
 from actseq.errors import AudioError
-from actseq.units import amplitude_to_db, db_to_amplitude, seconds_to_samples
+from actseq.units import amplitude_to_db, db_to_amplitude
 
 BLOCK = 1 << 16
 """Samples that are read at a time."""
@@ -40,160 +40,29 @@ LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 """Sample rates in Hz that a sound file can have; a header that states another is wrong."""
 
 
-def load(
-    path: str | Path, sample_rate: int | None = None, *, most_seconds: float | None = None
-) -> tuple[Float32[np.ndarray, " samples"], int]:
-    """Decode a file to mono, the mean of its channels.
-
-    Args:
-        path: any format libsndfile reads.
-        sample_rate: Hz to resample to (soxr, HQ); the file's own if None.
-        most_seconds: refuse a longer file, of which no more than this is then read; None: any length.
-
-    Returns:
-        The waveform as stored (a float file may exceed ±1), and its sample rate in Hz.
-
-    Raises:
-        AudioError: the file is missing, cannot be decoded, is cut short, empty, silent or too long, or holds NaN or
-            infinity.
-    """
-    decoding, parts = Decoding(Path(path)), []
-    with _named(path):
-        for part in decoding:
-            parts.append(part)
-            if most_seconds is not None and decoding.samples > most_seconds * decoding.sample_rate:
-                raise AudioError(f"too long: it lasts more than {most_seconds:g} s", action="cut it")
-    waveform = np.concatenate(parts)
-    own_rate = decoding.sample_rate
-    if sample_rate is None or sample_rate == own_rate:
-        return waveform, own_rate
-    return resample(waveform, own_rate, sample_rate), sample_rate
-
-
-def beginning(path: str | Path, seconds: float) -> tuple[Float32[np.ndarray, " samples"], int]:
-    """Decode the beginning of a file to mono, whole blocks that last at least `seconds`; and its sample rate in Hz.
-
-    Raises:
-        AudioError: as `load`; what is wrong with the rest of the file is not noticed.
-    """
-    decoding, found, samples = Decoding(Path(path)), [], 0
-    with _named(path):
-        for block in decoding:
-            found.append(block)
-            samples += len(block)
-            if samples >= seconds_to_samples(seconds, decoding.sample_rate):
-                break
-    return np.concatenate(found), decoding.sample_rate
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A file that has been read from end to end, and can be read again in blocks.
-
-    Args:
-        path: any format libsndfile reads.
-        sample_rate: sample rate of the blocks in Hz.
-        own_rate: sample rate of the file in Hz.
-        own_samples: samples per channel in the file.
-        offset: constant offset in the file, which the blocks no longer have; 0 if it is too small to be a fault.
-        samples: samples in all blocks together.
-        peak: largest absolute value in the blocks.
-        note: what is unusual about the file; "" if nothing is.
-    """
-
-    path: Path
-    sample_rate: int
-    own_rate: int
-    own_samples: int
-    offset: float
-    samples: int
-    peak: float
-    note: str = ""
-
-    def blocks(self) -> Iterator[Float32[np.ndarray, " samples"]]:
-        """Yield the waveform that `load`, `remove_offset` and `resample` give, piece by piece.
-
-        Raises:
-            AudioError: as `load`; or the file has changed since it was measured.
-        """
-        decoding = Decoding(self.path)
-        with _named(self.path):
-            yield from _changed(decoding, self.offset, self.sample_rate)
-            if (decoding.sample_rate, decoding.samples) != (self.own_rate, self.own_samples):
-                raise AudioError("changed while it was read", action="leave it as it is, and start again")
-
-
-def blocks(path: Path) -> Iterator[Float32[np.ndarray, " samples"]]:
-    """Yield the samples of a mono file that `Writer` made."""
-    yield from soundfile.blocks(path, blocksize=BLOCK, dtype="float32")
-
-
-def measure(path: str | Path, sample_rate: int) -> Recording:
-    """Read a file block by block, so that a long file needs no more memory than a short one.
-
-    Args:
-        path: any format libsndfile reads.
-        sample_rate: sample rate in Hz that the blocks will have.
-
-    Raises:
-        AudioError: as `load`.
-    """
-    path = Path(path)
-    decoding = Decoding(path)
-    with _named(path):
-        for _ in decoding:
-            pass
-        samples, peak, offset = decoding.samples, decoding.peak, decoding.offset
-        if decoding.sample_rate != sample_rate:
-            samples, peak = 0, 0.0
-            for block in _changed(Decoding(path), offset, sample_rate):
-                samples, peak = samples + len(block), max(peak, float(np.abs(block).max(initial=0.0)))
-    return Recording(path, sample_rate, decoding.sample_rate, decoding.samples, offset, samples, peak, decoding.note)
-
-
-def _changed(decoding: "Decoding", offset: float, sample_rate: int) -> Iterator[Float32[np.ndarray, " samples"]]:
-    """Blocks without the offset, with the samples that `resample` gives for the whole file."""
+def changed(decoding: "Decoding", offset: float, sample_rate: int | None) -> Iterator[Float32[np.ndarray, " samples"]]:
+    """Blocks without an offset, with the samples that `resample` gives for the whole file; the file's rate if None."""
     stream = None
     for block in decoding:
         shifted = block - np.float32(offset) if offset else block
-        if decoding.sample_rate == sample_rate:
+        if sample_rate is None or decoding.sample_rate == sample_rate:
             yield shifted
             continue
         if stream is None:
             stream = soxr.ResampleStream(decoding.sample_rate, sample_rate, 1, dtype="float32", quality="HQ")
         yield stream.resample_chunk(shifted)
-    if stream is not None:
-        missing = _missing(decoding.samples, decoding.sample_rate, sample_rate)
-        yield stream.resample_chunk(np.zeros(missing, np.float32), last=True)
+    if stream is not None and sample_rate is not None:
+        silence = np.zeros(missing(decoding.samples, decoding.sample_rate, sample_rate), np.float32)
+        yield stream.resample_chunk(silence, last=True)
 
 
-def resample(
-    waveform: Float32[np.ndarray, " samples"], own_rate: int, sample_rate: int
-) -> Float32[np.ndarray, " resampled"]:
-    """Change the sample rate from `own_rate` to `sample_rate` Hz (soxr, HQ); at least one sample is left."""
-    missing = _missing(len(waveform), own_rate, sample_rate)
-    whole = np.pad(waveform, (0, missing)) if missing else waveform
-    return np.asarray(soxr.resample(whole, own_rate, sample_rate, quality="HQ"), np.float32)
-
-
-def _missing(samples: int, own_rate: int, sample_rate: int) -> int:
+def missing(samples: int, own_rate: int, sample_rate: int) -> int:
     """Samples of silence to append where the sound is so short that resampling would leave nothing."""
     return max(0, -(-own_rate // sample_rate) - samples)
 
 
-def remove_offset(waveform: Float32[np.ndarray, " samples"]) -> tuple[Float32[np.ndarray, " samples"], float]:
-    """Subtract the constant offset of a recording; return it too, 0 if nothing was subtracted.
-
-    The offset is the median. It counts as a fault from 30 % of the peak on (voices reach 17 %): it is inaudible, but it
-    sets the level, and a spectrogram turns it into rumble. Sounds of less than 4096 samples are left as they are.
-    """
-    offset = float(np.median(waveform)) if waveform.size >= OFFSET_SAMPLES else 0.0
-    if not _is_fault(offset, float(np.abs(waveform).max(initial=0.0))):
-        return waveform, 0.0
-    return waveform - np.float32(offset), offset
-
-
-def _is_fault(offset: float, peak: float) -> bool:
+def is_fault(offset: float, peak: float) -> bool:
+    """Whether a constant offset is so large that it is a fault."""
     return offset != 0.0 and abs(offset) >= OFFSET_SHARE * peak
 
 
@@ -208,14 +77,14 @@ def _offset(
         peak: largest absolute value in the file.
     """
     samples = int(counts.sum())
-    if samples < OFFSET_SAMPLES:
+    if samples < OFFSET_SAMPLES or peak == 0.0:
         return 0.0
     # The median is the mean of the two middle samples (the same one if the count is odd). Their upper halves give it to
     # within 1 %; the file is read again for the lower halves only if the offset may be a fault.
     ranks, total = np.array([(samples - 1) // 2, samples // 2]), np.cumsum(counts)
     upper = np.searchsorted(total, ranks, side="right")
     bounds = _from_keys(np.concatenate([upper * HALF, upper * HALF + HALF - 1]))
-    if not _is_fault(float(np.abs(bounds).max()), peak):
+    if not is_fault(float(np.abs(bounds).max()), peak):
         return 0.0
     lower = {int(half): np.zeros(HALF, np.int64) for half in upper}
     for block in again():
@@ -227,7 +96,7 @@ def _offset(
         for half, rank in zip(upper.tolist(), ranks.tolist(), strict=True)
     ]
     median = float(_from_keys(np.array(middle)).mean())
-    return median if _is_fault(median, peak) else 0.0
+    return median if is_fault(median, peak) else 0.0
 
 
 def _keys(waveform: Float32[np.ndarray, " samples"]) -> NDArray[np.uint32]:
@@ -239,24 +108,6 @@ def _keys(waveform: Float32[np.ndarray, " samples"]) -> NDArray[np.uint32]:
 def _from_keys(keys: NDArray[np.int64]) -> NDArray[np.float32]:
     keys = keys.astype(np.uint32)
     return np.where(keys >> 31, keys & np.uint32((1 << 31) - 1), ~keys).view(np.float32)
-
-
-def trim_bounds(waveform: Float[np.ndarray, " samples"], threshold_db: float = -60.0) -> tuple[int, int]:
-    """Find where sound begins and ends.
-
-    Args:
-        waveform: one channel.
-        threshold_db: level in dB relative to the peak, below which a sample counts as silence.
-
-    Returns:
-        The first sample at or above the threshold and one past the last; (0, 0) for silence.
-    """
-    level = np.abs(waveform)
-    peak = level.max(initial=0.0)
-    if peak == 0.0:
-        return 0, 0
-    loud = np.flatnonzero(level >= peak * db_to_amplitude(threshold_db))
-    return int(loud[0]), int(loud[-1]) + 1
 
 
 class Decoding:
@@ -302,7 +153,7 @@ class Decoding:
             yield mono
         if self.samples == 0:
             raise AudioError("empty: no samples")
-        bottoms, tops = np.array(bounds.low, np.float32), np.array(bounds.high, np.float32)
+        bottoms, tops = np.array(bounds.low), np.array(bounds.high)
         stored = max(-float(bottoms.min()), float(tops.max()))
         self.offset = _offset(self._mono, counts, stored)
         self.envelope = np.maximum(tops - np.float32(self.offset), np.float32(self.offset) - bottoms)
@@ -366,19 +217,18 @@ class _Bounds:
     """Lowest and highest value of every `SPAN` samples of a waveform that arrives in pieces."""
 
     def __init__(self) -> None:
-        self.low: list[float] = []
-        self.high: list[float] = []
+        self.low, self.high = array("f"), array("f")
         self.samples = 0
 
     def add(self, mono: Float32[np.ndarray, " samples"]) -> None:
         """Take the next piece, which is not empty."""
         begun = self.samples % SPAN
         edges = np.concatenate([[0], np.arange(SPAN - begun, len(mono), SPAN)])
-        low, high = np.minimum.reduceat(mono, edges).tolist(), np.maximum.reduceat(mono, edges).tolist()
+        low, high = np.minimum.reduceat(mono, edges), np.maximum.reduceat(mono, edges)
         if begun:
             low[0], high[0] = min(low[0], self.low.pop()), max(high[0], self.high.pop())
-        self.low += low
-        self.high += high
+        self.low.frombytes(low.tobytes())
+        self.high.frombytes(high.tobytes())
         self.samples += len(mono)
 
 
@@ -418,17 +268,6 @@ def _opened(path: Path, file: BinaryIO, part: Part | None) -> Any:
     if part is not None:
         return soundfile.SoundFile(PartFile(file, part))
     return soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path))
-
-
-@contextmanager
-def _named(path: str | Path) -> Iterator[None]:
-    """Add the file's name to an AudioError."""
-    try:
-        yield
-    except AudioError as error:
-        raise AudioError(
-            f"{path}: {error.found}", error.expected, error.action or "replace it, or leave it out"
-        ) from error
 
 
 def _blocks(stream: Any, size: int = BLOCK) -> Iterator[Float32[np.ndarray, "samples channels"]]:

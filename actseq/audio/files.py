@@ -3,11 +3,9 @@
 import csv
 import difflib
 import hashlib
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -16,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from actseq.audio.decoding import Decoding
 from actseq.audio.formats import extensions, known_extensions
 from actseq.audio.origin import is_made, is_run
+from actseq.audio.worker import Reading, each, enough
 from actseq.audio.writing import replacing
 from actseq.errors import AudioError, ConfigError
 from actseq.units import samples_to_seconds
@@ -37,6 +35,7 @@ class ScanRow:
         status: "usable" or "skipped".
         reason: why the file was skipped and what to do; of a usable file what is unusual about it, or "".
         sha256: hash of the file's bytes; "" if they cannot be read.
+        offset: constant offset in the file; not in the table.
         envelope: largest absolute value of the mono mix, without its offset, in every `SPAN` samples of the file; not
             in the table.
     """
@@ -49,6 +48,7 @@ class ScanRow:
     status: str
     reason: str
     sha256: str
+    offset: float = field(default=0.0, repr=False, compare=False)
     envelope: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
 
 
@@ -81,7 +81,7 @@ class Scan:
 
     def write_csv(self, path: Path) -> None:
         """Write all rows as a table with a header line; the file appears whole or not at all."""
-        names = [column.name for column in fields(ScanRow) if column.name != "envelope"]
+        names = [column.name for column in fields(ScanRow) if column.name not in ("offset", "envelope")]
         # A file name that is not UTF-8 is held as surrogates; they are written as the original bytes.
         with (
             replacing(path) as partial_path,
@@ -285,15 +285,10 @@ class SoundFolder:
                 "correct the file column of the labels",
             )
         rows: list[ScanRow] = []
-        # Decoding releases the interpreter's lock.
-        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
-        try:
-            for row in pool.map(_scan_one, self.files.values(), names, self.labels.values()):
-                rows.append(row)
-                if on_file is not None:
-                    on_file(len(rows), len(names))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for row in each(lambda name: self._scan_one(name), names, enough(len(names), self.n_bytes)):
+            rows.append(row)
+            if on_file is not None:
+                on_file(len(rows), len(names))
         result = Scan(self.path, tuple(rows))
         if not result.usable:
             [(kind, count)] = Counter(row.reason.split(":")[0] for row in rows).most_common(1)
@@ -306,6 +301,35 @@ class SoundFolder:
                 "give another folder, or convert the files to WAV or FLAC",
             )
         return result
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all files together."""
+        return sum(size for _, size, _ in self.listing[1:])
+
+    def _scan_one(self, name: str) -> ScanRow:
+        path, label = self.files[name], self.labels[name]
+        digest = file_digest(path)
+        try:
+            found = Reading(path, blocks=False).finish()
+        except AudioError as error:
+            reason = "; ".join(
+                filter(None, (error.found, error.expected and f"expected {error.expected}", error.action))
+            )
+            return ScanRow(name, label, 0, 0, 0.0, "skipped", reason, digest)
+        seconds = samples_to_seconds(found.own_samples, found.own_rate)
+        return ScanRow(
+            name,
+            label,
+            found.own_rate,
+            found.channels,
+            seconds,
+            "usable",
+            found.note,
+            digest,
+            found.offset,
+            found.envelope,
+        )
 
     @cached_property
     def _table(self) -> dict[str, str]:
@@ -367,18 +391,6 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
-
-
-def _scan_one(path: Path, name: str, label: str) -> ScanRow:
-    digest, decoding = file_digest(path), Decoding(path)
-    try:
-        for _ in decoding:
-            pass
-    except AudioError as error:
-        reason = "; ".join(filter(None, (error.found, error.expected and f"expected {error.expected}", error.action)))
-        return ScanRow(name, label, 0, 0, 0.0, "skipped", reason, digest)
-    rate, seconds = decoding.sample_rate, samples_to_seconds(decoding.samples, decoding.sample_rate)
-    return ScanRow(name, label, rate, decoding.channels, seconds, "usable", decoding.note, digest, decoding.envelope)
 
 
 def _similar(folder: Path) -> str:

@@ -7,7 +7,6 @@ reports it itself. An MP3 is read as far as it goes, because its header is often
 """
 
 import itertools
-import mmap
 import os
 import re
 import struct
@@ -26,6 +25,8 @@ GSM = 0x31
 """Number of GSM 6.10 in a WAV file."""
 FLAC_TAIL = 1 << 20
 """The last frame of a FLAC file begins within this many bytes before its end."""
+WINDOW = 1 << 20
+"""Bytes of a file that are searched at a time."""
 REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 """Every byte with its bits in reverse order."""
 
@@ -345,8 +346,7 @@ def _ogg(file: BinaryIO, size: int) -> Layout:
         file.seek(at)
         head = file.read(27)
         if head[:4] != b"OggS" and starts:
-            rest = head + file.read()
-            if b"OggS" in rest:
+            if next(_occurrences(file, at, size, b"OggS"), None) is not None:
                 raise AudioError(f"damaged: no Ogg page at byte {at}")
             # A tag may follow the last page.
             break
@@ -404,26 +404,40 @@ def _mpeg(head: bytes) -> tuple[bool, bool] | None:
 def _mp3(file: BinaryIO, size: int, begin: int) -> Layout:
     """Find the sounds that lie one after another: every information frame after the first begins one."""
     bounds = [0]
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for found in re.finditer(rb"Xing|Info|VBRI", content):
-            start = _information_frame(content, found.start(), found.group() == b"VBRI")
-            if start is not None and start > begin:
-                bounds.append(_with_tag(content, start, bounds[-1]))
+    for at, word in _occurrences(file, 0, size, b"Xing|Info|VBRI"):
+        start = _information_frame(file, at, word == b"VBRI")
+        if start is not None and start > begin:
+            bounds.append(_with_tag(file, start, bounds[-1]))
     return _joined([*bounds, size]) if len(bounds) > 1 else Layout()
 
 
-def _information_frame(content: mmap.mmap, at: int, vbri: bool) -> int | None:
+def _occurrences(file: BinaryIO, start: int, stop: int, words: bytes) -> Iterator[tuple[int, bytes]]:
+    """Positions of words of four letters in a part of a file, and the words."""
+    for first in range(start, stop, WINDOW):
+        file.seek(first)
+        # A word may begin in this window and end in the next.
+        for found in re.finditer(words, file.read(min(WINDOW + 3, stop - first))):
+            yield first + found.start(), found.group()
+
+
+def _information_frame(file: BinaryIO, at: int, vbri: bool) -> int | None:
     """Start of the MP3 frame that holds the words of an information frame at a position."""
     # The words lie behind the side information, whose length depends on version and channels; VBRI always at 36.
     for kind, distance in (((True, False), 36), ((True, True), 21), ((False, False), 21), ((False, True), 13)):
         start = at - (36 if vbri else distance)
-        found = _mpeg(content[start : start + 4]) if start >= 0 else None
+        found = _mpeg(_bytes(file, start, 4)) if start >= 0 else None
         if found is not None and (vbri or found == kind):
             return start
     return None
 
 
-def _with_tag(content: mmap.mmap, start: int, after: int) -> int:
+def _with_tag(file: BinaryIO, start: int, after: int) -> int:
     """Start of the ID3v2 tag that ends where a frame starts; the frame's own start if there is none."""
-    at = content.rfind(b"ID3", max(after, start - FLAC_TAIL), start)
-    return at if at > after and at + _id3(content[at : at + 10]) == start else start
+    first = max(after, start - FLAC_TAIL)
+    at = first + _bytes(file, first, start - first).rfind(b"ID3")
+    return at if at > after and at >= first and at + _id3(_bytes(file, at, 10)) == start else start
+
+
+def _bytes(file: BinaryIO, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)

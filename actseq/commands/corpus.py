@@ -17,7 +17,7 @@ from actseq.progress import Reporter
 from actseq.storage.artifacts import content_hash, read_json, write_json
 from actseq.storage.run_folder import RunFolder
 
-RULES = 2
+RULES = 3
 """Number of the rules by which files become clips; an unfinished corpus of other rules is begun again."""
 
 

@@ -7,12 +7,13 @@ clips at the corpus's level; `Corpus.gain` is the gain that was applied.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import chain, groupby
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from actseq.arrays import Waveform
 from actseq.config import CorpusConfig
 from actseq.errors import AudioError
 from actseq.progress import Reporter
-from actseq.storage.store import SequenceStore, StoreWriter, group_shards
+from actseq.storage.store import Pieces, SequenceStore, StoreWriter, group_shards
 
 SPLITS = ("train", "validation", "test")
 FEW_FILES = 10
@@ -60,8 +61,10 @@ class Clip:
     ends: bool = True
 
 
-Decoded = tuple[NDArray[np.generic], dict[str, float | int | bool]]
-"""Samples as they are stored, and the further keys of their record."""
+ONSET_DB = -60.0
+"""A sound begins where it reaches this level, relative to its peak."""
+IN_MEMORY = 4 << 20
+"""Bytes of a decoded clip from which on it waits on the disk."""
 
 
 def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: int) -> list[Clip]:
@@ -200,24 +203,27 @@ def build_corpus(
     out.mkdir(parents=True, exist_ok=True)
     scan.write_csv(out / "scan.csv")
     clips = assign_splits(scan.usable, config, seed)
-    seconds = {row.path: row.seconds for row in scan.usable}
-    sizes = [int(2 * config.sample_rate * seconds[clip.source]) for clip in clips]
+    rows = {row.path: row for row in scan.usable}
+    # Clips of one file follow each other and are in one shard: it is decoded once.
+    files = [list(group) for _, group in groupby(clips, key=lambda clip: clip.source)]
+    shards = group_shards([int(2 * config.sample_rate * rows[group[0].source].seconds) for group in files])
     writer = StoreWriter(out)
     done = writer.committed()
-    shards = group_shards(sizes)
-    n_done = sum(len(shards[i]) for i in done if i < len(shards))
+    n_done = sum(len(files[i]) for number in done if number < len(shards) for i in shards[number])
     reporter.begin("corpus", len(clips), n_done, unit="clips")
-    with ThreadPoolExecutor() as pool:
-        for number, members in enumerate(shards):
-            if number in done:
-                continue
-            # Clips of one file follow each other: it is decoded once.
-            chosen = [list(group) for _, group in groupby((clips[i] for i in members), key=lambda clip: clip.source)]
-            decoded = pool.map(lambda group: _decode(sounds.files[group[0].source], group, config), chosen)
-            items = []
-            for clip, (samples, extra) in zip(chain(*chosen), chain.from_iterable(decoded), strict=True):
-                about = {name: getattr(clip, name) for name in ("source", "source_sha256", "label", "split")}
-                items.append((clip.key, samples, about | extra))
+    for number, members in enumerate(shards):
+        if number in done:
+            continue
+        items = []
+        with ExitStack() as waiting:
+            decoded = audio.each(
+                lambda i: _decode(sounds, rows[files[i][0].source], files[i], config, out),
+                members,
+                audio.enough(len(members), sounds.n_bytes),
+            )
+            for clip in chain.from_iterable(decoded):
+                waiting.callback(clip.close)
+                items.append((clip.clip.key, clip.stored(), clip.record()))
                 n_done += 1
                 reporter.advance(n_done)
             writer.write_shard(number, items)
@@ -225,43 +231,110 @@ def build_corpus(
     return scan
 
 
-def _decode(path: Path, clips: list[Clip], config: CorpusConfig) -> list[Decoded]:
+def _decode(
+    sounds: audio.SoundFolder, row: audio.ScanRow, clips: list[Clip], config: CorpusConfig, folder: Path
+) -> list[_WaitingClip]:
     """Decode the clips of one file.
 
     Raises:
         AudioError: the file has changed since it was scanned, or cannot be read any more.
     """
-    waveform, _ = audio.load(path, config.sample_rate)
-    waveform, offset = audio.remove_offset(waveform)
-    if audio.file_digest(path) != clips[0].source_sha256:
+    path = sounds.files[row.path]
+    waiting = [_WaitingClip(clip, config, folder) for clip in clips]
+    reading, at = audio.Reading(path, config.sample_rate, row.offset), 0
+    try:
+        with audio.named(path):
+            for block in reading:
+                for one in waiting:
+                    one.take(block, at)
+                at += len(block)
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
+    if audio.file_digest(path) != row.sha256:
         raise AudioError(f"{path} has changed since it was scanned", action="leave it as it is, and start again")
-    peak = float(np.abs(waveform).max(initial=0.0))
-    return [_cut(waveform, clip, config, {"peak": peak, "offset": offset}) for clip in clips]
+    for one in waiting:
+        one.end({"peak": reading.content.peak, "offset": row.offset})
+    return waiting
 
 
-def _cut(waveform: Waveform, clip: Clip, config: CorpusConfig, of_file: Mapping[str, float]) -> Decoded:
-    """The samples of a clip as they are stored, and what the store says about them."""
-    waveform, start = waveform[clip.start : clip.stop], clip.start
-    if config.trim == "onset" and clip.begins and waveform.any():
-        first, _ = audio.trim_bounds(waveform)
-        waveform, start = waveform[first:], start + first
-    # Full scale is the peak of the clip, so that a quiet one keeps its bits; but a power of two where it is not above
-    # 1, so that the values of 16-bit files stay as they are.
-    most = max(float(-waveform.min(initial=0.0)), float(waveform.max(initial=0.0)) * 32768 / 32767)
-    scale = most if most > 1 else 2.0 ** np.ceil(np.log2(most)) if most > 0 else 1.0
-    samples: NDArray[np.generic] = (
-        np.clip(np.round(waveform / scale * 32768), -32768, 32767).astype(np.int16)
-        if config.dtype == "int16"
-        else (waveform / scale).astype(np.float16)
-    )
-    return samples, {
-        "sample_rate": config.sample_rate,
-        "start": start,
-        "scale": float(scale),
-        "begins": clip.begins,
-        "ends": clip.ends,
-        **of_file,
-    }
+class _WaitingClip:
+    """A clip whose samples wait as 32-bit floats until its peak is known.
+
+    Args:
+        clip: which part of its file it is.
+        config: how it is stored.
+        folder: where a long one waits, in an unnamed file.
+    """
+
+    def __init__(self, clip: Clip, config: CorpusConfig, folder: Path) -> None:
+        self.clip, self.config = clip, config
+        self.file = SpooledTemporaryFile(IN_MEMORY, dir=str(folder))  # noqa: SIM115 - `close` closes it
+        self.samples, self.low, self.high = 0, np.float32(0), np.float32(0)
+
+    def take(self, block: Waveform, at: int) -> None:
+        """Keep what belongs to the clip of a block that begins at sample `at` of the file."""
+        stop = None if self.clip.stop is None else max(0, self.clip.stop - at)
+        part = block[max(0, self.clip.start - at) : stop]
+        self.samples += len(part)
+        self.low, self.high = min(self.low, part.min(initial=0)), max(self.high, part.max(initial=0))
+        self.file.write(part.tobytes())
+
+    def end(self, of_file: Mapping[str, float]) -> None:
+        """All blocks are there."""
+        self.of_file = of_file
+        self.first = self._onset() if self.config.trim == "onset" and self.clip.begins else 0
+        # Full scale is the peak of the clip, so that a quiet one keeps its bits; but a power of two where it is not
+        # above 1, so that the values of 16-bit files stay as they are.
+        most = max(float(-self.low), float(self.high) * 32768 / 32767)
+        self.scale = most if most > 1 else 2.0 ** np.ceil(np.log2(most)) if most > 0 else 1.0
+
+    def stored(self) -> Pieces:
+        """The samples as they are stored."""
+        return Pieces(
+            (self.samples - self.first,),
+            np.dtype(self.config.dtype),
+            lambda: (self._as_stored(block) for block in self._blocks(self.first)),
+        )
+
+    def record(self) -> dict[str, str | float | int | bool]:
+        """What the store says about the clip."""
+        return {
+            "source": self.clip.source,
+            "source_sha256": self.clip.source_sha256,
+            "label": self.clip.label,
+            "split": self.clip.split,
+            "sample_rate": self.config.sample_rate,
+            "start": self.clip.start + self.first,
+            "scale": float(self.scale),
+            "begins": self.clip.begins,
+            "ends": self.clip.ends,
+            **self.of_file,
+        }
+
+    def close(self) -> None:
+        """Let the samples go."""
+        self.file.close()
+
+    def _onset(self) -> int:
+        """The first sample that is not under `ONSET_DB`."""
+        at, least = 0, max(-self.low, self.high) * units.db_to_amplitude(ONSET_DB)
+        for block in self._blocks(0):
+            loud = np.flatnonzero(np.abs(block) >= least)
+            if loud.size:
+                return at + int(loud[0])
+            at += len(block)
+        return 0
+
+    def _as_stored(self, waveform: Waveform) -> NDArray[np.generic]:
+        if self.config.dtype == "int16":
+            return np.clip(np.round(waveform / self.scale * 32768), -32768, 32767).astype(np.int16)
+        return (waveform / self.scale).astype(np.float16)
+
+    def _blocks(self, first: int) -> Iterator[Waveform]:
+        self.file.seek(4 * first)
+        for piece in iter(lambda: self.file.read(4 * audio.BLOCK), b""):
+            yield np.frombuffer(piece, np.float32)
 
 
 class Corpus:

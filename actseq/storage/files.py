@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -67,13 +67,18 @@ def read_whole(path: Path, most: int | None = None) -> bytes:
         raise ArtifactError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name, sync and rename: a reader sees the old file or the new one, never a part."""
+def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Write under a temporary name, sync and rename: a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: the file; missing folders are made.
+        content: its bytes, or pieces one after another.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -12,8 +12,10 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,14 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from actseq.errors import ArtifactError
 from actseq.storage import hashes
 from actseq.storage.files import locked, read_whole, regular, write_whole
 
 MANIFEST = "manifest.jsonl"
-_DTYPES = ("int16", "float16", "float32", "float64", "int32", "int64")
+_DTYPES = {"int16": "I16", "float16": "F16", "float32": "F32", "float64": "F64", "int32": "I32", "int64": "I64"}
+"""Types of sequences, and their names in a shard."""
 Array = NDArray[Any]
 
 
@@ -62,7 +64,27 @@ class Record:
         return self.shape[0]
 
 
-def write_file(path: Path, content: bytes) -> None:
+@dataclass(frozen=True)
+class Pieces:
+    """A sequence that is stored piece by piece, so that it need not fit into memory.
+
+    Attributes:
+        shape: shape of the whole.
+        dtype: type of its values.
+        read: gives the pieces, which follow each other along the first axis.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[], Iterable[Array]]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def write_file(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Write a file whole or not at all; a list of hashes that names it forgets it first."""
     hashes.forget(path)
     write_whole(path, content)
@@ -86,11 +108,6 @@ def shard_path(folder: Path, shard: int) -> Path:
 def tensor_name(key: str) -> str:
     """Name of a sequence in its shard: its key, with bytes that are not UTF-8 escaped."""
     return key.encode("utf-8", "backslashreplace").decode()
-
-
-def digest(array: Array) -> str:
-    """Content hash of an array."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def group_shards(sizes: Sequence[int], *, max_bytes: int = 64 * 2**20, max_items: int = 512) -> list[range]:
@@ -131,12 +148,13 @@ class StoreWriter:
         path = self.folder / MANIFEST
         return _whole_shards(_read_manifest(path)) if path.is_file() else set()
 
-    def write_shard(self, shard: int, items: Sequence[tuple[str, Array, Mapping[str, Any]]]) -> None:
-        """Write one shard of (key, array, extra keys of the record), then its lines of the manifest."""
-        tensors = {tensor_name(key): np.ascontiguousarray(array) for key, array, _ in items}
+    def write_shard(self, shard: int, items: Sequence[tuple[str, Array | Pieces, Mapping[str, Any]]]) -> None:
+        """Write one shard of (key, sequence, extra keys of the record), then its lines of the manifest."""
+        tensors = {tensor_name(key): array for key, array, _ in items}
         if len(tensors) != len(items):
             raise ArtifactError(f"shard {shard} was given two sequences of the same key", "unique keys")
-        write_file(shard_path(self.folder, shard), save(tensors))
+        digests: dict[str, str] = {}
+        write_file(shard_path(self.folder, shard), _shard_bytes(tensors, digests))
         lines = []
         for position, (key, array, extra) in enumerate(items):
             line = {
@@ -146,7 +164,7 @@ class StoreWriter:
                 "of": len(items),
                 "shape": list(array.shape),
                 "dtype": str(array.dtype),
-                "sha256": digest(array),
+                "sha256": digests[tensor_name(key)],
                 **extra,
             }
             lines.append(json.dumps(line))
@@ -156,6 +174,35 @@ class StoreWriter:
             file.write("".join(line + "\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())
+
+
+def _shard_bytes(tensors: Mapping[str, Array | Pieces], digests: dict[str, str]) -> Iterator[bytes]:
+    """The file that safetensors makes of sequences of one type, piece by piece; their hashes are added to `digests`.
+
+    Source: the format of safetensors: the length of the header in 8 bytes, the header, the values in order of name.
+    """
+    header, at = {}, 0
+    for name in sorted(tensors):
+        size = tensors[name].nbytes
+        header[name] = {
+            "dtype": _DTYPES[str(tensors[name].dtype)],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [at, at + size],
+        }
+        at += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
+    for name in header:
+        given, found, size = tensors[name], hashlib.sha256(), 0
+        for piece in given.read() if isinstance(given, Pieces) else [given]:
+            content = np.ascontiguousarray(piece).tobytes()
+            found.update(content)
+            size += len(content)
+            yield content
+        if size != given.nbytes:
+            raise ValueError(f"{name} has {size} bytes, expected {given.nbytes}")
+        digests[name] = found.hexdigest()
 
 
 class SequenceStore:
