@@ -33,6 +33,8 @@ PATIENCE = 60.0
 """Seconds without any sign of a worker, after which it is taken to hang."""
 BEAT = 1.0
 """A worker gives a sign of itself after this many seconds."""
+PROGRAM = "from actseq.audio.worker import serve; serve()"
+"""What a worker runs."""
 FILES_EACH, BYTES_EACH = 32, 64 << 20
 """A further worker is started for this many files, or for this many bytes."""
 READY, BLOCK, ENVELOPE, RESULT, REFUSED, ALIVE = b"!", b"b", b"e", b"r", b"x", b"."
@@ -181,7 +183,7 @@ class _Worker:
         self.thread, self.hung = threading.get_ident(), False
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", "from actseq.audio.worker import serve; serve()"],
+                [sys.executable, "-P", "-c", PROGRAM],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
@@ -304,7 +306,8 @@ def _watch() -> None:
             one.process.kill()
 
 
-def _end_all() -> None:
+def end_all() -> None:
+    """End all workers, whatever they are doing."""
     for worker in list(_started):
         worker.end()
 
@@ -320,7 +323,7 @@ def _forget() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
-atexit.register(_end_all)
+atexit.register(end_all)
 
 
 # -- in the worker -----------------------------------------------------------------------------------------------------

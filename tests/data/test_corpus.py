@@ -9,7 +9,9 @@ import pytest
 import soundfile  # type: ignore[import-untyped, unused-ignore]
 
 from actseq import audio
+from actseq.audio.worker import Reading
 from actseq.config import CorpusConfig
+from actseq.data import corpus as corpus_module
 from actseq.data.corpus import Clip, Corpus, assign_splits, build_corpus, level_gain
 from actseq.data.latents import LatentSequences, SequenceSource
 from actseq.data.segments import SegmentSource
@@ -650,3 +652,34 @@ def test_a_file_that_changes_between_scan_and_decoding_is_refused(tmp_path: Path
 
     with pytest.raises(AudioError, match="has changed since it was scanned"):
         build_corpus(Changing(tmp_path / "in"), tmp_path / "out", CONFIG, 0, Silent())
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float16"])
+def test_a_long_file_passes_through_the_disk_and_is_decoded_twice_in_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    monkeypatch.setattr(corpus_module, "IN_MEMORY", 1000)
+    read: list[Path] = []
+    begin = Reading.__iter__
+    monkeypatch.setattr(Reading, "__iter__", lambda self: (read.append(self.request["path"]), begin(self))[1])
+    sound = np.concatenate([np.zeros(700), noise(400_000, peak=0.4)]) + 0.5
+    path = save(tmp_path / "sounds" / "a.wav", sound, "FLOAT", rate=2 * RATE)
+    changes = {"dtype": dtype, "trim": "onset", "validation": 0.2, "test": 0.2}
+    corpus = build(tmp_path / "sounds", CONFIG.model_copy(update=changes))
+    assert read == [str(path)] * 2
+    assert {record.shard for record in corpus.store.records} == {0}
+    own, _ = audio.load(path)
+    shifted, offset = audio.remove_offset(own)
+    whole = audio.resample(shifted, 2 * RATE, RATE)
+    assert len(corpus) == 3
+    for i, record in enumerate(corpus.store.records):
+        assert record.extra["offset"] == offset
+        assert record.extra["peak"] == np.abs(whole).max()
+        start = record.extra["start"]
+        expected = whole[start : start + record.length]
+        # Half a step of the stored values.
+        step = record.extra["scale"] / (65536 if dtype == "int16" else 4096)
+        assert np.abs(corpus.waveform(i) - expected).max() <= step
+    first = corpus.store.records[by_key(corpus)["a.wav#train"]]
+    begun = int(first.extra["start"])
+    assert begun == audio.trim_bounds(whole[: begun + first.length])[0] > 0

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actseq.errors import ArtifactError
-from actseq.storage.store import MANIFEST, SequenceStore, StoreWriter, group_shards, shard_path, write_file
+from actseq.storage.store import MANIFEST, Pieces, SequenceStore, StoreWriter, group_shards, shard_path, write_file
 
 Item = tuple[str, np.ndarray, dict[str, object]]
 
@@ -77,6 +78,23 @@ def test_an_empty_range_and_an_empty_sequence_are_empty(tmp_path: Path) -> None:
     assert store.read(0, 5, 5).shape == (0, 2)
     assert store.read(1).shape == (0, 2)
     assert store.verify() == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_a_shard_is_the_file_that_safetensors_makes(tmp_path: Path, dtype: str) -> None:
+    given = [('ä/"b" \n.wav#x', *item[1:]) if i == 1 else item for i, item in enumerate(items(0, 4, dtype))]
+    pieces = [
+        (key, Pieces(array.shape, array.dtype, lambda array=array: iter((array[:5], array[5:]))), extra)
+        for key, array, extra in given
+    ]
+    for name, stored in (("whole", given), ("pieces", pieces)):
+        StoreWriter(tmp_path / name).write_shard(0, stored)
+        written = shard_path(tmp_path / name, 0).read_bytes()
+        assert written == safetensors.numpy.save({key: array for key, array, _ in given})
+        assert SequenceStore(tmp_path / name).verify() == []
+    short = Pieces((7, 2), np.dtype(dtype), lambda: iter([np.zeros((6, 2), dtype)]))
+    with pytest.raises(ValueError, match="expected"):
+        StoreWriter(tmp_path / "short").write_shard(0, [("a", short, {})])
 
 
 def test_order_is_that_of_the_shards_not_of_writing(tmp_path: Path) -> None:
