@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS := runs
 
-.PHONY: install demo test test-web check docs bench clean
+.PHONY: install demo test test-web check docs bench trials clean
 
 install: .venv/installed
 
@@ -41,6 +41,10 @@ docs: install
 
 bench: install
 	$(BIN)/python tests/benchmarks/bench.py
+
+# Trials that take too long for the tests, on their own: `make trials`; some need root.
+trials: install
+	$(BIN)/python tests/trials/trials.py
 
 clean:
 	rm -rf .venv site dist .mypy_cache .ruff_cache .pytest_cache
