@@ -51,6 +51,17 @@ def require(at_least: float, **values: float | None) -> None:
             raise ValueError(f"{name} is {value}, expected at least {at_least:g}")
 
 
+def require_at_most(most: float, **values: float) -> None:
+    """Refuse values above a bound.
+
+    Raises:
+        ValueError: a value is too large; the message names the first.
+    """
+    for name, value in values.items():
+        if not value <= most:
+            raise ValueError(f"{name} is {value}, expected at most {most:g}")
+
+
 class Interrupted(BaseException):
     """A signal asked to stop.
 

@@ -13,7 +13,12 @@ from jaxtyping import Bool, Complex, Float, Int
 from torch import Tensor, nn
 
 from actseq import units
-from actseq.errors import require
+from actseq.errors import require, require_at_most
+
+LONGEST = 65_536
+"""Samples of a transform or a grain at most. A configuration of a stranger cannot take more memory than this needs."""
+MOST_BANDS = 1024
+"""Bands of a representation at most."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Framing(nn.Module):
     def __init__(self, n_fft: int, hop_length: int) -> None:
         super().__init__()
         require(2, n_fft=n_fft)
+        require_at_most(LONGEST, n_fft=n_fft)
         if n_fft % 2:
             raise ValueError(f"n_fft is {n_fft}, expected an even number")
         if not 0 < hop_length <= n_fft // 2:

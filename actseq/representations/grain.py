@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from actseq import units
-from actseq.errors import require
+from actseq.errors import require, require_at_most
 from actseq.losses import itakura_saito
-from actseq.representations.base import Features
+from actseq.representations.base import LONGEST, MOST_BANDS, Features
 
 
 class Grain(nn.Module):
@@ -46,6 +46,7 @@ class Grain(nn.Module):
     ) -> None:
         super().__init__()
         require(1, bands=bands)
+        require_at_most(MOST_BANDS, bands=bands)
         require(1e-20, floor=floor)
         self.sample_rate, self.grain_length, self.channels = sample_rate, grain_length, grain_length
         self.hop_length = hop_of(grain_length, overlap)
@@ -111,9 +112,10 @@ def hop_of(grain_length: int, overlap: float) -> int:
     """Samples between grains.
 
     Raises:
-        ValueError: the grains are too short, or the overlap is out of bounds.
+        ValueError: the grains are too short or too long, or the overlap is out of bounds.
     """
     require(8, grain_length=grain_length)
+    require_at_most(LONGEST, grain_length=grain_length)
     if not 0 <= overlap <= 0.95:
         raise ValueError(f"overlap is {overlap}, expected 0 to 0.95")
     return max(1, round(grain_length * (1 - overlap)))

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from actseq.errors import require
-from actseq.representations.base import Features, Framing, Magnitudes
+from actseq.errors import require, require_at_most
+from actseq.representations.base import MOST_BANDS, Features, Framing, Magnitudes
 
 
 class Mel(nn.Module):
@@ -44,6 +44,7 @@ class Mel(nn.Module):
 
         super().__init__()
         require(1, n_mels=n_mels)
+        require_at_most(MOST_BANDS, n_mels=n_mels)
         require(1e-20, floor=floor)
         self.sample_rate, self.hop_length, self.channels, self.floor = sample_rate, hop_length, n_mels, floor
         self.framing = Framing(n_fft, hop_length)

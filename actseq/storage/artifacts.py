@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from actseq.errors import ArtifactError, ConfigError
 from actseq.storage import hashes
-from actseq.storage.files import read_whole
+from actseq.storage.files import read_whole, regular
 from actseq.storage.store import write_file
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 _LARGEST_JSON = 16 * 2**20
 """Largest JSON in bytes."""
+MOST_HOLES, SMALL = 16, 2**26
+"""Weights on the disk are at least a sixteenth of their length, apart from so many bytes: a file system may compress
+them a little, but a hole takes memory and no room on the disk.
+"""
 _TYPES: dict[str, type] = {
     "best_figures": dict,
     "best_sha256": str,
@@ -121,11 +125,17 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
     """Read safetensors.
 
     Raises:
-        ArtifactError: the file is missing, cut short, a pickle, or does not have the hash `sha256`.
+        ArtifactError: the file is missing, cut short, a pickle, mostly holes, or does not have the hash `sha256`.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    status = regular(path).stat()
+    # Blocks have 512 bytes, whatever the file system's own are. Windows does not count them.
+    if 512 * getattr(status, "st_blocks", status.st_size) * MOST_HOLES < status.st_size - SMALL:
+        raise ArtifactError(
+            f"{path} has {status.st_size} bytes, but most of it is a hole", "whole safetensors", "copy the run again"
+        )
     content = read_whole(path)
     # A safetensors file begins with the length of its header in 8 bytes of any value, then the header's brace.
     if content[8:9] != b"{" and (content[:2] == b"PK" or content[:1] == b"\x80"):

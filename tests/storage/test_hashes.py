@@ -13,7 +13,7 @@ from actseq.config import Config, load_preset
 from actseq.errors import ActseqError, ArtifactError, ConfigError
 from actseq.inference import loading
 from actseq.progress import Silent
-from actseq.storage import files, hashes
+from actseq.storage import artifacts, files, hashes
 from actseq.storage.artifacts import Artifact, read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore, shard_path, write_file
@@ -226,6 +226,28 @@ def test_a_model_is_no_larger_than_its_weights(run: Path, changes: dict[str, int
     opened = RunFolder.open(run)
     with pytest.raises(ArtifactError, match=r"model\.json describes a model of more than \d+ numbers"):
         loading.load_codec(opened, "cpu", loading.stage_config(opened, (), "generate"))
+
+
+@pytest.mark.parametrize("changes", [{"n_fft": 2**40}, {"n_mels": 10**9}, {"n_fft": 2**16 + 2}])
+def test_a_representation_has_bounds(run: Path, changes: dict[str, int]) -> None:
+    (run / "autoencoder" / "hashes.json").unlink()
+    path = run / "autoencoder" / "model.json"
+    meta = json.loads(path.read_text())
+    meta["config"]["representation"] |= changes
+    path.write_text(json.dumps(meta))
+    opened = RunFolder.open(run)
+    with pytest.raises(ConfigError, match=rf"{next(iter(changes))} is \d+, expected at most"):
+        loading.load_codec(opened, "cpu", loading.stage_config(opened, (), "generate"))
+
+
+def test_weights_that_are_a_hole_are_refused_unread(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run / "autoencoder" / "model.safetensors"
+    with path.open("r+b") as file:
+        file.truncate(2**36)
+    artifact = RunFolder.open(run).trained_autoencoder
+    monkeypatch.setattr(artifacts, "read_whole", None)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors has 68719476736 bytes, but most of it is a hole"):
+        artifact.weights()
 
 
 def test_an_effect_of_a_run_reads_no_file_outside_it(run: Path) -> None:
