@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from actseq.commands.evaluate import evaluate as evaluate
     from actseq.commands.evaluate import evaluation_lines as evaluation_lines
     from actseq.commands.explore import explore as explore
+    from actseq.commands.export import export as export
     from actseq.commands.extract_latents import extract_latents as extract_latents
     from actseq.commands.generate import Output as Output
     from actseq.commands.generate import generate as generate
@@ -53,6 +54,7 @@ _NAMES = {
     "actseq.commands.encode": ("encode",),
     "actseq.commands.evaluate": ("evaluate", "evaluation_lines"),
     "actseq.commands.explore": ("explore",),
+    "actseq.commands.export": ("export",),
     "actseq.commands.extract_latents": ("extract_latents",),
     "actseq.commands.generate": ("Output", "generate"),
     "actseq.commands.info": ("info",),

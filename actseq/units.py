@@ -30,7 +30,8 @@ def n_frames(n_samples: Count, hop_length: int) -> Count:
 
 def n_latent_frames(frames: Count, stride: int) -> Count:
     """Latent frames of a network with this stride for `frames` feature frames."""
-    return -(-frames // stride)
+    # Not -(-frames // stride): an exported model rounds a negative quotient towards zero.
+    return (frames + stride - 1) // stride
 
 
 def n_hops(n_samples: int, hop_length: int) -> int:

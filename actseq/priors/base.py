@@ -274,6 +274,30 @@ class Head(Protocol):
 
 
 @runtime_checkable
+class DrawsFromNoise(Head, Protocol):
+    """A head that can draw from random numbers that it is given, as an exported model has to."""
+
+    n_choices: tuple[int, int]
+    """Choices that a draw makes, and between how many components each; zeros where it makes none."""
+
+    def drawn(
+        self,
+        numbers: Float[Tensor, "batch n_params"],
+        noise: Float[Tensor, "batch dims"],
+        preference: Float[Tensor, "batch choices components"],
+        sampling: Sampling,
+    ) -> Float[Tensor, "batch dims"]:
+        """As `sample`, from random numbers that are given.
+
+        Args:
+            numbers: parameters of the distribution.
+            noise: normal noise, times its temperature.
+            preference: Gumbel noise, times the temperature of the choice.
+            sampling: its `bias` and `top_p` change the choice; temperatures and the noise's clamp are not used.
+        """
+
+
+@runtime_checkable
 class DensityHead(Head, Protocol):
     """A head with a likelihood: training minimises −`log_prob`."""
 

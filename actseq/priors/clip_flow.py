@@ -33,6 +33,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from actseq.errors import ConfigError, require
+from actseq.modules.rotary import rotated, turns_of
 from actseq.priors.base import Chunk, SamplingRequest, Standardiser
 from actseq.priors.heads import normal
 from actseq.priors.outline import Outline
@@ -260,8 +261,7 @@ class ClipFlow(nn.Module):
         shown = F.pad(torch.cat([seen, known.to(seen.dtype)], dim=2), (0, 0, 0, -frames % self.patch))
         shown = shown.reshape(len(shown), -1, self.patch * shown.shape[2])
         x = self.read(torch.cat([shown, window.positions(self.patch)], dim=2))
-        angles = torch.arange(x.shape[1], device=x.device)[:, None, None] * self.frequencies.to(x.device)
-        turns = torch.polar(torch.ones_like(angles), angles)
+        turns = turns_of(torch.arange(x.shape[1], device=x.device)[:, None, None] * self.frequencies.to(x.device))
         for i, layer in enumerate(self.layers):
             x = layer(x, modulation[6 * i : 6 * i + 6], turns, inside[:, :: self.patch])
         residual: Tensor = self.write(_modulated(x, *modulation[-2:]))
@@ -576,7 +576,7 @@ class _Layer(nn.Module):
         hidden = hidden + self.near(hidden.transpose(1, 2)[:, :, None])[:, :, 0].transpose(1, 2)
         qkv = self.qkv(hidden).reshape(*x.shape[:2], 3 * self.heads, -1)
         both, values = qkv[:, :, : 2 * self.heads], qkv[:, :, 2 * self.heads :]
-        queries, keys = _turned(both, turns).transpose(1, 2).chunk(2, dim=1)
+        queries, keys = rotated(both, turns).transpose(1, 2).chunk(2, dim=1)
         mask = inside[:, None, None]
         attended = F.scaled_dot_product_attention(queries, keys, values.transpose(1, 2), attn_mask=mask)
         x = torch.addcmul(x, self.drop(modulation[2]), self.out(attended.transpose(1, 2).flatten(2)))
@@ -585,13 +585,8 @@ class _Layer(nn.Module):
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
-
-
-def _turned(x: Tensor, turns: Tensor) -> Tensor:
-    """Pairs of values rotated as complex numbers, in float32 at least."""
-    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    size = int(x.shape[-1])  # the same for every input, also where the network is traced
+    return torch.addcmul(shift, F.layer_norm(x, (size,)), 1 + scale)
 
 
 def _context(before: int, new: int, after: int, frames: int) -> tuple[int, int]:

@@ -50,7 +50,7 @@ class Flow(nn.Module):
     ) -> None:
         super().__init__()
         require(1, width=width, blocks=blocks, steps=steps, draws=draws)
-        self.n_params = width
+        self.n_params, self.n_choices = width, (0, 0)
         self.dims, self.draws = dims, draws
         self.angles = [math.pi / 2 * (1 - (1 - k / steps) ** CROWDING) for k in range(steps + 1)]
         self.drop = nn.Dropout(dropout)
@@ -110,7 +110,18 @@ class Flow(nn.Module):
         self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
         """One draw for each row. The temperature scales the noise at the start; 0 starts at its mean."""
-        place = normal((len(numbers), self.dims), sampling, generator, numbers.device)
+        noise = normal((len(numbers), self.dims), sampling, generator, numbers.device)
+        return self.drawn(numbers, noise, noise.new_zeros(len(numbers), 0, 0), sampling)
+
+    def drawn(
+        self,
+        numbers: Float[Tensor, "batch n_params"],
+        noise: Float[Tensor, "batch dims"],
+        preference: Float[Tensor, "batch choices components"],
+        sampling: Sampling,
+    ) -> Float[Tensor, "batch dims"]:
+        """As `sample`, from random numbers that are given; see `DrawsFromNoise.drawn`."""
+        place = noise
         begins, ends = torch.tensor(self.angles, device=numbers.device).unfold(0, 2, 1).unbind(1)
         angles = torch.stack([begins, (begins + ends) / 2], 1).flatten()
         # For all angles of the draw at once.

@@ -42,7 +42,7 @@ class Gaussian(nn.Module):
 
     def __init__(self, dims: int) -> None:
         super().__init__()
-        self.n_params = 2 * dims
+        self.n_params, self.n_choices = 2 * dims, (0, 0)
 
     def log_prob(
         self, numbers: Float[Tensor, "*batch n_params"], value: Float[Tensor, "*batch dims"]
@@ -57,8 +57,19 @@ class Gaussian(nn.Module):
         self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
         """One draw for each row."""
+        noise = normal((len(numbers), self.n_params // 2), sampling, generator, numbers.device)
+        return self.drawn(numbers, noise, noise.new_zeros(len(numbers), 0, 0), sampling)
+
+    def drawn(
+        self,
+        numbers: Float[Tensor, "batch n_params"],
+        noise: Float[Tensor, "batch dims"],
+        preference: Float[Tensor, "batch choices components"],
+        sampling: Sampling,
+    ) -> Float[Tensor, "batch dims"]:
+        """As `sample`, from random numbers that are given; see `DrawsFromNoise.drawn`."""
         mean, raw = numbers.chunk(2, dim=-1)
-        return mean + normal(tuple(mean.shape), sampling, generator, mean.device) * _bounded(raw).exp()
+        return mean + noise * _bounded(raw).exp()
 
 
 class Mixture(nn.Module):
@@ -100,6 +111,7 @@ class Mixture(nn.Module):
         require(1, n_components=n_components, blocks=blocks, hidden=hidden)
         self.n_components, self.correlated = n_components, correlated
         blocks = min(blocks, dims)
+        self.n_choices = blocks, n_components
         cuts = [round(dims * i / blocks) for i in range(blocks + 1)]
         self.slices = [slice(a, b) for a, b in itertools.pairwise(cuts)]
         sizes = [b - a for a, b in itertools.pairwise(cuts)]
@@ -156,26 +168,63 @@ class Mixture(nn.Module):
         self, numbers: Float[Tensor, "batch n_params"], sampling: Sampling, generator: torch.Generator
     ) -> Float[Tensor, "batch dims"]:
         """One draw for each row."""
-        n, dims = len(numbers), self.slices[-1].stop
-        rows = torch.arange(n, device=numbers.device)
-        noise = normal((n, dims), sampling, generator, numbers.device)
-        parts, value = torch.split(numbers, self.parts, dim=-1), noise.new_zeros(n, 0)
+        n, device = len(numbers), numbers.device
+        noise = normal((n, self.slices[-1].stop), sampling, generator, device)
+        preference = [gumbel((n, self.n_components), sampling, generator, device) for _ in self.slices]
+        return self.drawn(numbers, noise, torch.stack(preference, dim=1), sampling)
+
+    def drawn(
+        self,
+        numbers: Float[Tensor, "batch n_params"],
+        noise: Float[Tensor, "batch dims"],
+        preference: Float[Tensor, "batch choices components"],
+        sampling: Sampling,
+    ) -> Float[Tensor, "batch dims"]:
+        """As `sample`, from random numbers that are given; see `DrawsFromNoise.drawn`."""
+        rows = torch.arange(len(numbers), device=numbers.device)
+        parts, value = torch.split(numbers, self.parts, dim=-1), noise[:, :0]
         for block, where in enumerate(self.slices):
             logits, mean, log_deviation = self._block(block, parts, value)
-            chosen = draw_component(logits, sampling, generator)
+            chosen = choose(logits, preference[:, block], sampling)
             own = mean[rows, chosen] + noise[:, where] * log_deviation[rows, chosen].exp()
-            if self.correlated:
-                # (1 − T) v = own; the triangular solver assumes ones on the diagonal.
-                triangle = -self.triangle[block].tril(-1)[chosen]
-                own = torch.linalg.solve_triangular(triangle, own[..., None], upper=False, unitriangular=True)[..., 0]
-            value = torch.cat([value, own], dim=-1)
+            value = torch.cat([value, self._correlate(block, chosen, own) if self.correlated else own], dim=-1)
         return value
+
+    def _correlate(self, block: int, chosen: Tensor, own: Tensor) -> Tensor:
+        """The v of (1 − T_k) v = own, for the chosen components k."""
+        triangle = self.triangle[block].tril(-1)[chosen]
+        if not torch.onnx.is_in_onnx_export():
+            # The triangular solver assumes ones on the diagonal.
+            solve = torch.linalg.solve_triangular
+            found: Tensor = solve(-triangle, own[..., None], upper=False, unitriangular=True)
+            return found.squeeze(-1)
+        solved = own[:, :1]  # ONNX has no such solver
+        for row in range(1, own.shape[1]):
+            here = own[:, row] + (triangle[:, row, :row] * solved).sum(1)
+            solved = torch.cat([solved, here[:, None]], dim=1)
+        return solved
+
+
+def gumbel(shape: tuple[int, ...], sampling: Sampling, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Gumbel noise times the temperature of the choice between components."""
+    uniform = torch.rand(shape, generator=generator, device=device).clamp(1e-9, 1 - 1e-7)
+    return -torch.log(-torch.log(uniform)) * sampling.of_components
 
 
 def draw_component(
     logits: Float[Tensor, "batch components"], sampling: Sampling, generator: torch.Generator
 ) -> Int[Tensor, " batch"]:
     """Draw one component for each row."""
+    return choose(logits, gumbel(tuple(logits.shape), sampling, generator, logits.device), sampling)
+
+
+def choose(
+    logits: Float[Tensor, "batch components"], preference: Float[Tensor, "batch components"], sampling: Sampling
+) -> Int[Tensor, " batch"]:
+    """The component of each row with the largest sum of logit and `preference`, which is noise from `gumbel`.
+
+    Source: Gumbel, Statistical Theory of Extreme Values and Some Practical Applications (1954).
+    """
     logits = logits * (1 + sampling.bias)
     if sampling.top_p < 1:
         probabilities, order = torch.softmax(logits, -1).sort(-1, descending=True)
@@ -183,6 +232,4 @@ def draw_component(
         late = probabilities.cumsum(-1) - probabilities >= sampling.top_p
         late[:, 0] = False
         logits = logits.masked_fill(torch.zeros_like(late).scatter(-1, order, late), -math.inf)
-    uniform = torch.rand(logits.shape, generator=generator, device=logits.device).clamp(1e-9, 1 - 1e-7)
-    gumbel = -torch.log(-torch.log(uniform))
-    return (logits + gumbel * sampling.of_components).argmax(-1)
+    return (logits + preference).argmax(-1)

@@ -141,7 +141,10 @@ class SequencePrior(nn.Module):
             return inputs.new_zeros(*inputs.shape[:-1], self.condition_dim)
         return condition[:, None].expand(*inputs.shape[:-1], -1) if inputs.ndim > condition.ndim else condition
 
-    def _predict(self, hidden: Tensor, last: Tensor) -> Prediction:
+    def predict(
+        self, hidden: Float[Tensor, "batch positions seen"], last: Float[Tensor, "batch positions dims"]
+    ) -> Prediction:
+        """Predictions from hidden vectors and from the last standardised latents, which are zeros before the first."""
         return Prediction(self.numbers(hidden) + self.skip(last), self.end(hidden).squeeze(-1))
 
     def forward(
@@ -176,7 +179,7 @@ class SequencePrior(nn.Module):
             inputs = inputs + self.noise_level(noise_level[:, None])[:, None]
         about = self._beside(condition, inputs)
         hidden, _ = self.network.forward(inputs, self.init_state(batch), about)
-        return self._predict(beside(hidden, about), torch.cat([before, values], dim=1))
+        return self.predict(beside(hidden, about), torch.cat([before, values], dim=1))
 
     def step(
         self,
@@ -187,17 +190,32 @@ class SequencePrior(nn.Module):
     ) -> tuple[Prediction, State]:
         """Consume one standardised latent frame (None: the start) and predict the next; positions = 1."""
         hidden, last, state = self._consume(value, condition, state, batch)
-        return self._predict(hidden, last), state
+        return self.predict(hidden, last), state
 
     def _consume(
         self, value: Tensor | None, condition: Tensor | None, state: State, batch: int
     ) -> tuple[Tensor, Tensor, State]:
         """Hidden vectors and last latents (batch, 1, …), and the state."""
-        inputs = self._added(self.start.expand(batch, -1) if value is None else self.read(value), condition)
+        inputs = self.start.expand(batch, -1) if value is None else self.read(value)
+        hidden, state = self.advance(inputs, condition, state)
+        last = hidden.new_zeros(batch, len(self.standardiser.mean)) if value is None else value
+        return hidden, last[:, None], state
+
+    def advance(
+        self,
+        inputs: Float[Tensor, "batch input_dim"],
+        condition: Float[Tensor, "batch condition_dim"] | None,
+        state: State,
+    ) -> tuple[Float[Tensor, "batch 1 seen"], State]:
+        """Consume one input, which is `start`, or `read` of a standardised latent frame.
+
+        Returns:
+            What `predict` is given, and the state.
+        """
+        inputs = self._added(inputs, condition)
         about = self._beside(condition, inputs)
         hidden, state = self.network.step(inputs, state, about)
-        last = hidden.new_zeros(batch, len(self.standardiser.mean)) if value is None else value
-        return beside(hidden, about)[:, None], last[:, None], state
+        return beside(hidden, about)[:, None], state
 
     def prefill(
         self,
@@ -206,7 +224,7 @@ class SequencePrior(nn.Module):
     ) -> tuple[Prediction, State]:
         """Consume the start and a whole prompt; the prediction after its last frame, and the state."""
         hidden, last, state = self._consume_prompt(values, condition)
-        return self._predict(hidden, last), state
+        return self.predict(hidden, last), state
 
     def _consume_prompt(self, values: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, State]:
         hidden, last, state = self._consume(None, condition, self.init_state(len(values)), len(values))
@@ -295,7 +313,7 @@ class SequencePrior(nn.Module):
             hidden, last, state = (
                 _repeat(part, request.n, axis) for part, axis in ((hidden, 0), (last, 0), (state, 1))
             )
-        return self._predict(*self._guide(hidden, last, request)), state
+        return self.predict(*self._guide(hidden, last, request)), state
 
     def _advance(self, value: Tensor, state: State, request: SamplingRequest, frame: int) -> tuple[Prediction, State]:
         """Consume one frame and predict the frame of the given index."""
@@ -304,7 +322,7 @@ class SequencePrior(nn.Module):
         if self._guided(request):
             value, rows = value.repeat(2, 1), 2 * rows
         hidden, last, state = self._consume(value, condition, state, rows)
-        return self._predict(*self._guide(hidden, last, request)), state
+        return self.predict(*self._guide(hidden, last, request)), state
 
     def _guided(self, request: SamplingRequest) -> bool:
         return request.sampling.guidance != 1 and request.condition is not None and request.unconditional is not None

@@ -5,15 +5,20 @@ rotated by their own position; attention depends on differences of positions onl
 matter. Positions grow without limit while angles must stay exact, so angles are computed in float64.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from actseq.errors import require
+from actseq.modules.rotary import rotated, turns_of
 from actseq.priors.base import beside
 
-State = tuple[Tensor, int]
+State = tuple[Tensor, Any]
+"""The memory, and the number of frames consumed, an integer. Where it is a tensor, a step is made of operations on
+tensors alone, as an exported model needs it, and overwrites nothing."""
 SLOWEST = 1e4
 """The slowest pair of numbers turns by a radian in about so many frames."""
 
@@ -74,7 +79,7 @@ class Transformer(nn.Module):
 
     def _turns(self, position: int, n: int, device: torch.device) -> Complex[Tensor, "n 1 pairs"]:
         angles = torch.arange(position, position + n, dtype=torch.float64)[:, None, None] * self.frequencies
-        return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+        return turns_of(angles).to(device)
 
     def forward(
         self,
@@ -103,8 +108,10 @@ class Transformer(nn.Module):
         state: State,
         condition: Float[Tensor, "batch condition_dim"] | None = None,
     ) -> tuple[Float[Tensor, "batch hidden_dim"], State]:
-        """One position, written into the memory of the state that it is given."""
+        """One position, written into the memory of the state that it is given, unless its position is a tensor."""
         memory, position = state
+        if isinstance(position, Tensor):
+            return self._step_at(inputs, memory, position, condition)
         turns = self._turns(position, 1, inputs.device)[0]
         slots = torch.split(memory[:, :, :, position % self.window], 2)
         valid = memory.flatten(1, 2)[:, :, : min(position + 1, self.window)].unbind(0)
@@ -112,6 +119,19 @@ class Transformer(nn.Module):
         for i, layer in enumerate(self.layers):
             x = layer.step(x, turns, slots[i], valid[2 * i : 2 * i + 2], condition)  # type: ignore[operator]
         return self.norm(x), (memory, position + 1)
+
+    def _step_at(
+        self, inputs: Tensor, memory: Tensor, position: Tensor, condition: Tensor | None
+    ) -> tuple[Tensor, State]:
+        turns = turns_of(position.double() * self.frequencies)
+        slots = torch.arange(self.window, device=inputs.device)
+        here, seen = slots == position % self.window, slots <= position
+        x, kept = inputs, list(memory.unbind(0))
+        for i, layer in enumerate(self.layers):
+            x, kept[2 * i], kept[2 * i + 1] = layer.step_at(  # type: ignore[operator]
+                x, turns, (kept[2 * i], kept[2 * i + 1]), (here, seen), condition
+            )
+        return self.norm(x), (torch.stack(kept), position + 1)
 
 
 class _Layer(nn.Module):
@@ -139,7 +159,7 @@ class _Layer(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """What comes out, and the keys and values that were seen: those of `memory`, then the new ones."""
         qkv = self.qkv(beside(self.before(x), condition))
-        turned = _rotated(qkv[..., : self.turned].unflatten(-1, (-1, self.size)), turns)
+        turned = rotated(qkv[..., : self.turned].unflatten(-1, (-1, self.size)), turns)
         values = qkv[..., self.turned :].unflatten(-1, (-1, self.size))
         queries, keys, values = (
             part.transpose(1, 2) for part in (turned[:, :, : self.heads], turned[:, :, self.heads :], values)
@@ -192,8 +212,21 @@ class _Layer(nn.Module):
         x = x + self.out(torch.bmm(weights, values).reshape(x.shape))
         return x + self._perceptron(x, condition)
 
-
-def _rotated(x: Tensor, turns: Tensor) -> Tensor:
-    """Pairs of numbers as complex ones; these know no precision below float32."""
-    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
+    def step_at(
+        self,
+        x: Tensor,
+        turns: Tensor,
+        memory: tuple[Tensor, Tensor],
+        slots: tuple[Tensor, Tensor],
+        condition: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `step`; returns the new keys and values too. `slots` says which one is new, and which ones are seen."""
+        here, seen = slots
+        qkv = self.qkv(beside(self.before(x), condition))
+        turned = rotated(qkv[:, : self.turned].unflatten(-1, (-1, self.size)), turns)
+        new = turned[:, self.heads :], qkv[:, self.turned :].unflatten(-1, (-1, self.size))
+        keys, values = (torch.where(here[:, None], now[:, :, None], old) for now, old in zip(new, memory, strict=True))
+        queries = turned[:, : self.heads].reshape(len(x), self.memory_heads, -1, self.size) * self.size**-0.5
+        weights = torch.softmax((queries @ keys.transpose(2, 3)).masked_fill(~seen, -torch.inf), -1)
+        x = x + self.out((weights @ values).flatten(1))
+        return x + self._perceptron(x, condition), keys, values

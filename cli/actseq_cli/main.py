@@ -14,7 +14,7 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from shlex import quote
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -492,6 +492,29 @@ def verify(run_name: str, json_output: bool) -> None:
 
     result = pipeline.verify(run_name, compute=pipeline.Compute(reporter=Terminal()))
     show(result, json_output, *result["checked"], "all as it was written")
+
+
+# -- elsewhere ---------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@run_argument
+@click.option("--to", "kind", type=click.Choice(["onnx"]), required=True, help="What to write.")
+@click.option("--prior", default=None, help="Name of the prior; default: the run's usual one.")
+@click.option("--out", type=PATH, default=None, help="Folder for the files, new or empty. Default: <run>-<kind>.")
+@as_json
+def export(run_name: str, kind: Literal["onnx"], prior: str | None, out: Path | None, json_output: bool) -> None:
+    """Write a run for programs that know nothing of actseq. What was written is compared with the run."""
+    from actseq_cli.progress import Terminal
+
+    compute = pipeline.Compute(reporter=Terminal())
+    result = pipeline.export(run_name, kind, prior=prior, out=out, compute=compute)
+    show(
+        result,
+        json_output,
+        f"{', '.join(result['files'])} in {result['folder']}",
+        *(f"difference of {name}: {value:.2g}" for name, value in result["parity"].items()),
+    )
 
 
 # -- without a run -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""A trained run for other programs: ONNX, TorchScript, and repositories of Hugging Face."""

@@ -1,0 +1,360 @@
+"""Generate sound from a run that was exported to ONNX, with onnxruntime and numpy alone.
+
+    python generate.py --n 4 --label snare --out sounds
+    python generate.py --latents sound.npz --out decoded
+
+The file lies beside the networks and `export.json`, and may be changed and passed on like the rest of actseq. Written
+by `actseq export RUN --to onnx`. The random numbers are numpy's: a seed gives other sounds here than in actseq.
+"""
+
+import argparse
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Run = Callable[[str, Mapping[str, Array]], list[Array]]
+"""Runs a network by name: inputs by name → outputs in order."""
+TURNS = 100
+"""Iterations of fast Griffin-Lim."""
+MOMENTUM = 0.99
+UPDATES = 30
+"""Multiplicative updates from bands to bins."""
+LEAST_WEIGHT = 0.05
+SILENT = 1e-3
+"""Under this part of the peak a clip that is made as a whole has ended: −60 dB."""
+FADE_SECONDS = 0.005
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate; None is the run's default.
+
+    Attributes:
+        label: one of the labels; None: no label.
+        seconds: length; None leaves the end to the prior, if the run does.
+        temperature: of noise and choices.
+        guidance: 1 follows the label as learned, more exaggerates it.
+    """
+
+    label: str | None = None
+    seconds: float | None = None
+    temperature: float | None = None
+    guidance: float | None = None
+
+
+class Model:
+    """An exported run.
+
+    Args:
+        about: content of `export.json`.
+        run: runs a network.
+    """
+
+    def __init__(self, about: Mapping[str, Any], run: Run) -> None:
+        self.about, self.run = about, run
+        self.defaults: Mapping[str, Any] = about["defaults"]
+        self.prior: Mapping[str, Any] = about["prior"] or {"kind": "none", "labels": []}
+
+    def latents(self, random: np.random.Generator, request: Request) -> tuple[Array, bool]:
+        """New latents (frames, latent_dim), and whether the prior has ended them."""
+        makers = {"sequence": self._sequence, "clip-flow": self._flow, "normal": self._normal}
+        if self.prior["kind"] not in makers:
+            raise SystemExit("this run was exported without a prior: give --latents")
+        seconds = self.defaults["seconds"] if request.seconds is None else request.seconds
+        longest = self._frames(self.defaults["max_seconds"] if seconds is None else seconds)
+        values, ended = makers[self.prior["kind"]](random, request, longest, seconds is None)
+        filled = random.standard_normal((len(values), self.about["latent_dim"]))
+        filled[:, self.prior["active"]] = values * self.prior["deviation"] + self.prior["mean"]
+        return filled.astype(np.float32), ended
+
+    def features(self, latents: Array, label: str | None = None) -> Array:
+        """Features (channels, frames)."""
+        inputs = {"latents": latents[None].astype(np.float32)}
+        if self.about["decoder_conditions"]:
+            row = 0 if label is None else 1 + self.about["decoder_labels"].index(label)
+            inputs["condition"] = np.array([self.about["decoder_conditions"][row]], np.float32)
+        made: Array = self.run("decoder", inputs)[0][0]
+        return made
+
+    def waveform(self, features: Array) -> Array:
+        """Sound (frames · hop_length samples,) of features."""
+        analysis = self.about["representation"]
+        if analysis["kind"] == "stft":
+            bins = analysis["n_fft"] // 2 + 1
+            compressed = np.zeros((bins, features.shape[1]), np.complex64)
+            compressed.real = features[:bins]
+            compressed.imag[1:-1] = features[bins:]
+            compressed /= analysis["scale"]
+            power = np.maximum(np.abs(compressed) ** 2, 1e-20)
+            spectrum = compressed * power ** ((1 / analysis["compression"] - 1) / 2)
+            return inverse(spectrum, analysis["n_fft"], analysis["hop_length"])
+        basis = self.about["basis"]
+        magnitude = np.exp(features) if basis is None else bins_of(features, np.array(basis, np.float32))
+        return griffin_lim(magnitude, analysis["n_fft"], analysis["hop_length"])
+
+    def clip(self, random: np.random.Generator, request: Request) -> Array:
+        """One new clip (samples,), at the level of the run."""
+        latents, ended = self.latents(random, request)
+        made = self.waveform(self.features(latents, request.label))
+        if self.about["whole_clips"]:
+            loud = np.flatnonzero(np.abs(made) > SILENT * np.abs(made).max())
+            made, ended = (made[: loud[-1] + 1], True) if len(loud) else (made, True)
+        if request.seconds is not None:
+            made = made[: round(request.seconds * self.about["sample_rate"])]
+        if not ended or request.seconds is not None:
+            fade = min(len(made), round(FADE_SECONDS * self.about["sample_rate"]))
+            made[len(made) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
+        peak = np.abs(made).max(initial=0.0)
+        wanted = self.defaults["peak"]
+        return made if wanted is None or not peak else made * np.float32(wanted / peak)
+
+    # -- priors: standardised values (frames, dims), and whether they have ended ------------------------------------
+
+    def _sequence(self, random: np.random.Generator, request: Request, longest: int, stops: bool) -> tuple[Array, bool]:
+        prior, frames = self.prior, list[Array]()
+        conditions, guidance = self._conditions(request)
+        noise_scale, choice_scale = self._temperatures(request)
+        dims, choices = len(prior["mean"]), prior["choices"]
+        restarts = self.defaults["restarts"]
+        states, value, age = [self._first_state() for _ in conditions], np.zeros((1, dims), np.float32), 0
+        while len(frames) < longest:
+            hidden = []
+            for i, condition in enumerate(conditions):
+                begins = np.full(1, age == 0, np.float32)
+                inputs = {"value": value, "begins": begins, "condition": condition, **states[i]}
+                seen, *state = self.run("step", inputs)
+                hidden.append(seen)
+                states[i] = dict(zip(states[i], state, strict=True))
+            mixed = hidden[-1] + np.float32(guidance) * (hidden[0] - hidden[-1])
+            inputs = {"hidden": mixed, "value": value, "noise": noise_scale * self._normal_noise(random, (1, dims))}
+            if choices[0]:
+                inputs["preference"] = (choice_scale * random.gumbel(size=(1, *choices))).astype(np.float32)
+            following, logit = self.run("draw", inputs)
+            earliest = self._earliest() if stops else 1
+            if (stops or restarts) and age >= earliest and random.random() < 1 / (1 + math.exp(-float(logit[0]))):
+                if stops:
+                    return np.concatenate(frames), True
+                states, value, age = [self._first_state() for _ in conditions], np.zeros_like(value), 0
+                continue
+            value, age = following, age + 1
+            frames.append(value)
+        return np.concatenate(frames), False
+
+    def _first_state(self) -> dict[str, Array]:
+        return {one["name"]: np.zeros(one["shape"], one["type"]) for one in self.prior["state"]}
+
+    def _flow(self, random: np.random.Generator, request: Request, longest: int, stops: bool) -> tuple[Array, bool]:
+        prior, label = self.prior, self._label(request)
+        dims, window = len(prior["mean"]), prior["frames"]
+        share, total, ended = random.random(), longest, False
+        kept = np.array(prior["lengths"][label])
+        place = int(share * len(kept))
+        if stops and kept.any():
+            earliest = self._earliest()
+            since = min(kept[-len(kept) // 8], earliest - 1)
+            shorter = int((kept <= since).sum())
+            whole = earliest
+            if shorter < len(kept):
+                place = shorter + int(share * (len(kept) - shorter))
+                whole = int(kept[place]) - since + earliest - 1
+            total, ended = min(whole, longest), whole <= longest
+        about = {}
+        if prior["summaries"] is not None:
+            summary = np.array(prior["summaries"][label][place], np.float32)
+            summary = summary + prior["summary_noise"] * random.standard_normal(len(summary))
+            about["summary"] = np.append(summary, 1).astype(np.float32)[None]
+        noise_scale, _ = self._temperatures(request)
+        values = np.zeros((0, dims), np.float32)
+        while len(values) < total:
+            before = values[max(0, len(values) - window // 2) :]
+            left = len(before) + total - len(values)
+            frames = min(left, window)
+            clean = np.zeros((1, frames, dims), np.float32)
+            clean[0, : len(before)] = before
+            known = (np.arange(frames) < len(before)).astype(np.float32)[None]
+            ends = np.array([[not len(values), left <= window]], np.float32)
+            inputs = {"clean": clean, "known": known, "ends": ends, **about}
+            place_ = noise_scale * self._normal_noise(random, (1, frames, dims))
+            made = self._carried(place_, inputs, request)
+            values = np.concatenate([values, made[0, len(before) :]])
+        return values, ended
+
+    def _carried(self, place: Array, inputs: Mapping[str, Array], request: Request) -> Array:
+        """From noise to values by the midpoint rule."""
+        conditions, guidance = self._conditions(request)
+
+        def velocity(place: Array, time: float) -> Array:
+            found = []
+            guided = self.prior["guided_from"] <= time < self.prior["guided_until"]
+            for condition in conditions if guided else conditions[:1]:
+                given = {"place": place, "time": np.full(1, time, np.float32), "condition": condition, **inputs}
+                found.append(self.run("velocity", given)[0])
+            return found[-1] + np.float32(guidance) * (found[0] - found[-1])
+
+        length = 1 / self.prior["steps"]
+        for step in range(self.prior["steps"]):
+            middle = place + np.float32(length / 2) * velocity(place, step * length)
+            place = place + np.float32(length) * velocity(middle, step * length + length / 2)
+        return place
+
+    def _normal(self, random: np.random.Generator, request: Request, longest: int, stops: bool) -> tuple[Array, bool]:
+        scale, _ = self._temperatures(request)
+        frames = 1 if self.about["whole_clips"] else longest
+        return scale * self._normal_noise(random, (frames, len(self.prior["mean"]))), False
+
+    # -- small things -----------------------------------------------------------------------------------------------
+
+    def _frames(self, seconds: float) -> int:
+        rate: float = self.about["latent_rate"]
+        return max(1, math.ceil(seconds * rate - 1e-9))
+
+    def _earliest(self) -> int:
+        """Least number of frames of a clip."""
+        return self._frames(self.defaults["min_seconds"]) if self.defaults["min_seconds"] else 1
+
+    def _label(self, request: Request) -> int:
+        if request.label is not None and request.label not in self.prior["labels"]:
+            raise SystemExit(f"no label '{request.label}'; this run has {', '.join(self.prior['labels']) or 'none'}")
+        return 0 if request.label is None else 1 + self.prior["labels"].index(request.label)
+
+    def _conditions(self, request: Request) -> tuple[list[Array], float]:
+        """Condition vectors, that of no label last if guidance needs it; and the guidance."""
+        guidance = self.defaults["guidance"] if request.guidance is None else request.guidance
+        rows = [self._label(request)]
+        if guidance != 1 and rows[0]:
+            rows.append(0)
+        return [np.array([self.prior["conditions"][row]], np.float32) for row in rows], guidance
+
+    def _temperatures(self, request: Request) -> tuple[np.float32, float]:
+        """Factors of noise and of choices."""
+        given = request.temperature
+        noise, choice = (
+            (self.defaults["noise"], self.defaults["choice"])
+            if given is None
+            else (given * self.defaults["sharpness"], given)
+        )
+        return np.float32(noise), choice
+
+    def _normal_noise(self, random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        """Normal noise, truncated where the run says so."""
+        made, limit = random.standard_normal(shape), self.defaults["noise_clamp"]
+        while limit is not None and (beyond := np.abs(made) > limit).any():
+            made[beyond] = random.standard_normal(int(beyond.sum()))
+        return made.astype(np.float32)
+
+
+# -- sound ------------------------------------------------------------------------------------------------------------
+
+
+def window_of(n_fft: int) -> Array:
+    """Hann window, periodic."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)).astype(np.float32)
+
+
+def inverse(spectrum: Array, n_fft: int, hop: int) -> Array:
+    """Overlap-add of spectra (bins, frames); the first frame is centred on the first sample."""
+    frames, window = spectrum.shape[1], window_of(n_fft)
+    pieces = np.fft.irfft(spectrum.T, n_fft).astype(np.float32) * window
+    total = np.zeros((2, (frames - 1) * hop + n_fft), np.float32)
+    for t in range(frames):
+        total[0, t * hop : t * hop + n_fft] += pieces[t]
+        total[1, t * hop : t * hop + n_fft] += window**2
+    first, n_samples = n_fft // 2, frames * hop
+    padded = np.pad(total, ((0, 0), (0, max(0, first + n_samples - total.shape[1]))))
+    made: Array = padded[0, first : first + n_samples] / np.maximum(padded[1, first : first + n_samples], LEAST_WEIGHT)
+    return made
+
+
+def transform(waveform: Array, n_fft: int, hop: int, frames: int) -> Array:
+    """Spectra (bins, frames); frame t is centred on sample t · hop, and outside the sound there is silence."""
+    padded = np.pad(waveform, (n_fft // 2, n_fft + hop))
+    pieces = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop][:frames]
+    return np.fft.rfft(pieces * window_of(n_fft)).T.astype(np.complex64)
+
+
+def bins_of(features: Array, basis: Array) -> Array:
+    """Magnitudes (bins, frames) that fit log-magnitudes of bands: interpolated, then updated by multiplication."""
+    bins, area = np.arange(basis.shape[1]), basis.sum(1)
+    centre = basis @ bins / area
+    level = features - np.log(area)[:, None]
+    right = np.clip(np.searchsorted(centre, bins), 1, len(centre) - 1)
+    weight = np.clip((bins - centre[right - 1]) / np.maximum(centre[right] - centre[right - 1], 1e-3), 0, 1)[:, None]
+    x: Array = np.exp((1 - weight) * level[right - 1] + weight * level[right]).astype(np.float32)
+    covered, numerator = (basis.sum(0) > 0)[:, None], basis.T @ np.exp(features)
+    for _ in range(UPDATES):
+        x = np.where(covered, x * numerator / (basis.T @ (basis @ x) + 1e-20), x)
+    return x
+
+
+def griffin_lim(magnitude: Array, n_fft: int, hop: int) -> Array:
+    """Sound of magnitudes (bins, frames), from random phases."""
+    angles = np.random.default_rng(0).uniform(-np.pi, np.pi, magnitude.shape)
+    spectrum, previous = magnitude * np.exp(1j * angles), None
+    for _ in range(TURNS):
+        consistent = transform(inverse(spectrum, n_fft, hop), n_fft, hop, magnitude.shape[1])
+        ahead = consistent if previous is None else consistent + MOMENTUM * (consistent - previous)
+        spectrum, previous = magnitude * ahead / (np.abs(ahead) + 1e-20), consistent
+    return inverse(spectrum, n_fft, hop)
+
+
+def write(path: Path, waveform: Array, sample_rate: int) -> None:
+    """A WAV file of 32-bit floats; an existing file is not replaced."""
+    data = waveform.astype("<f4").tobytes()
+    head = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 1, sample_rate, 4 * sample_rate, 4, 32)
+    fact = struct.pack("<4sII", b"fact", 4, len(waveform))
+    body = b"WAVE" + head + fact + struct.pack("<4sI", b"data", len(data)) + data
+    with path.open("xb") as file:
+        file.write(struct.pack("<4sI", b"RIFF", len(body)) + body)
+
+
+def load(folder: Path) -> Model:
+    """The exported run in a folder."""
+    import onnxruntime
+
+    about = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    sessions = {name: onnxruntime.InferenceSession(str(folder / f"{name}.onnx")) for name in about["networks"]}
+
+    def run(name: str, inputs: Mapping[str, Array]) -> list[Array]:
+        made: list[Array] = sessions[name].run(None, dict(inputs))
+        return made
+
+    return Model(about, run)
+
+
+def _made(model: Model, given: argparse.Namespace) -> Iterator[tuple[str, Array]]:
+    for path in given.latents:
+        yield path.stem, model.waveform(model.features(np.load(path)["mean"], given.label))
+    random = np.random.default_rng(given.seed)
+    request = Request(given.label, given.seconds, given.temperature, given.guidance)
+    for i in range(0 if given.latents else given.n):
+        yield f"{given.label or 'clip'}-{i + 1:02d}", model.clip(random, request)
+
+
+def main() -> None:
+    """Parse the command line and write the clips."""
+    parser = argparse.ArgumentParser(description="Generate sound from an exported run.")
+    parser.add_argument("--n", type=int, default=1, help="number of clips")
+    parser.add_argument("--label", help="one of the run's labels")
+    parser.add_argument("--seconds", type=float, help="length of each clip")
+    parser.add_argument("--temperature", type=float, help="below 1 is tamer, above 1 wilder")
+    parser.add_argument("--guidance", type=float, help="above 1 exaggerates the label")
+    parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
+    parser.add_argument("--latents", type=Path, nargs="+", default=[], help="decode .npz files of actseq encode")
+    parser.add_argument("--out", type=Path, default=Path("sounds"), help="folder for the clips")
+    given = parser.parse_args()
+    model = load(Path(__file__).parent)
+    given.out.mkdir(parents=True, exist_ok=True)
+    for name, waveform in _made(model, given):
+        write(given.out / f"{name}.wav", waveform, model.about["sample_rate"])
+        print(given.out / f"{name}.wav")
+
+
+if __name__ == "__main__":
+    main()

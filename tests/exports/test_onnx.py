@@ -1,0 +1,221 @@
+"""Exports to ONNX: they compute what the run computes, and their program generates with them."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jaxtyping
+import members
+import numpy as np
+import pytest
+import torch
+from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
+from click.testing import CliRunner
+
+import actseq
+from actseq import audio, pipeline
+from actseq.errors import AudioError, ConfigError
+from actseq.exports import onnx, standalone
+from actseq.exports.graphs import Graph, codec_graphs, flow_graphs, prior_graphs, sequence_graphs
+from actseq.priors.base import PLAIN, Sampling, SamplingRequest
+from actseq.representations.base import Features
+from actseq.vocoders.base import synthesise
+
+DRUMS = Path(__file__).parents[1] / "old_runs" / "drums"
+NO_NOISE = Sampling(temperature=0.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def without_shape_checks() -> Iterator[None]:
+    """Sizes are tensors where a network is traced, so the checks of `tests/conftest.py` would refuse them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def session(graph: Graph, folder: Path) -> Any:
+    import onnxruntime
+
+    onnx.write_graph(graph, folder / f"{graph.name}.onnx")
+    return onnxruntime.InferenceSession(str(folder / f"{graph.name}.onnx"))
+
+
+def run(session: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    made: list[np.ndarray] = session.run(None, inputs)
+    return made
+
+
+@pytest.fixture(scope="module")
+def drums(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of an old run with a sequence prior."""
+    folder: Path = tmp_path_factory.mktemp("onnx") / "drums"
+    result = CliRunner().invoke(main, ["export", str(DRUMS), "--to", "onnx", "--out", str(folder), "--json"])
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert set(made["parity"]) == {"generated latents", "decoded features", "encoded latents"}
+    assert max(made["parity"].values()) < 1e-4
+    assert made["files"] == sorted(path.name for path in folder.iterdir())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("network", "head"),
+    [*((network, "gaussian") for network in members.SEQUENCE_NETWORKS), ("lstm", "mixture"), ("gru", "flow")],
+)
+def test_step_and_draw_repeat_the_prior(network: str, head: str, tmp_path: Path) -> None:
+    prior = members.prior(network, head)
+    step, draw = (session(graph, tmp_path) for graph in sequence_graphs(prior, PLAIN))
+    condition = torch.randn(1, prior.condition_dim, generator=torch.Generator().manual_seed(0))
+    [chunk] = prior.sample(SamplingRequest(n=1, max_frames=9, condition=condition, sampling=NO_NOISE))
+    wanted = prior.standardiser.standardise(chunk.latents)[0].numpy()
+
+    value, shapes = np.zeros((1, wanted.shape[1]), np.float32), {one.name: one for one in step.get_inputs()}
+    state = {
+        name: np.zeros(one.shape, np.int64 if one.type == "tensor(int64)" else np.float32)
+        for name, one in shapes.items()
+        if name.startswith("state")
+    }
+    for frame in range(9):
+        given = {"value": value, "begins": np.full(1, frame == 0, np.float32), "condition": condition.numpy()}
+        hidden, *new = run(step, given | state)
+        state = dict(zip(state, new, strict=True))
+        noise = {"hidden": hidden, "value": value, "noise": np.zeros_like(value)}
+        if prior.head.n_choices[0]:  # type: ignore[union-attr]
+            noise["preference"] = np.zeros((1, *prior.head.n_choices), np.float32)  # type: ignore[union-attr]
+        value, _ = run(draw, noise)
+        assert np.abs(value[0] - wanted[frame]).max() < 1e-4, f"frame {frame}"
+
+
+@pytest.mark.parametrize("network", ["conv", "dense", "pca"])
+def test_encoder_and_decoder_work_on_other_lengths_than_they_were_traced_with(network: str, tmp_path: Path) -> None:
+    bottleneck = "plain" if network == "pca" else "variational"
+    for options in (one for one in members.NETWORKS[network] if "attention" not in one):
+        model = members.autoencoder(network, bottleneck, options)
+        encoder, decoder = (session(graph, tmp_path) for graph in codec_graphs(model, 24))
+        given = Features(members.features(31, 3, 24).values, torch.tensor([31, 30, 4]))
+        with torch.no_grad():
+            posterior = model.encode(given)
+            decoded = model.decode(posterior.mode()).values.numpy()
+        found = run(encoder, {"features": given.values.numpy(), "lengths": given.lengths.numpy()})
+        assert len(found) == (1 if bottleneck == "plain" else 2)
+        for row, length in enumerate(posterior.lengths.tolist()):
+            assert np.abs(found[0][row, :length] - posterior.mean[row, :length].numpy()).max() < 1e-4
+        latents = posterior.mean[:1].numpy()
+        assert np.abs(run(decoder, {"latents": latents})[0] - decoded[:1]).max() < 1e-4
+
+
+def clip_flow(summary: int = 0) -> Any:
+    from actseq.priors.clip_flow import ClipFlow
+
+    torch.manual_seed(0)
+    options = members.PRIOR_NETWORKS["clip-flow"] | {"summary": summary}
+    prior = ClipFlow(4, 3, 8, 12, **options).eval()
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return prior
+
+
+def test_the_velocity_of_clip_flow_carries_noise_to_the_same_clip(tmp_path: Path) -> None:
+    prior = clip_flow()
+    [graph] = flow_graphs(prior)
+    velocity = session(graph, tmp_path)
+    condition = torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
+    # Two blocks and a half: windows of 12 frames, each after the first with six known ones.
+    chunks = list(prior.sample(SamplingRequest(n=1, max_frames=27, condition=condition, sampling=NO_NOISE)))
+    wanted = torch.cat([chunk.latents for chunk in chunks], 1)[0, :, prior.standardiser.active].numpy()
+    about = {
+        "latent_dim": 4,
+        "latent_rate": 10.0,
+        "defaults": {"seconds": 2.7, "min_seconds": 0, "guidance": 1, "noise_clamp": None, "sharpness": 1},
+        "prior": {
+            "kind": "clip-flow",
+            "labels": [],
+            "conditions": condition.tolist(),
+            "mean": [0, 0, 0],
+            "deviation": [1, 1, 1],
+            "active": [0, 1, 2],
+            "lengths": [[0] * 4],
+            "summaries": None,
+            "frames": 12,
+            "steps": 2,
+            "guided_from": 0.2,
+            "guided_until": 0.7,
+        },
+    }
+    model = standalone.Model(about, lambda _, inputs: run(velocity, dict(inputs)))
+    latents, _ = model.latents(np.random.default_rng(0), standalone.Request(temperature=0.0))
+    assert latents.shape == (27, 4)
+    assert np.abs(latents[:, :3] - wanted).max() < 1e-4
+
+
+def test_a_velocity_with_a_summary_takes_it(tmp_path: Path) -> None:
+    [graph] = flow_graphs(clip_flow(summary=4))
+    inputs = {name: tensor.numpy() for name, tensor in graph.inputs.items()}
+    [wanted] = graph.run(list(graph.inputs.values()))
+    assert np.abs(run(session(graph, tmp_path), inputs)[0] - wanted.numpy()).max() < 1e-4
+    with torch.no_grad():
+        inputs["summary"] = inputs["summary"] + 1
+    assert np.abs(run(session(graph, tmp_path), inputs)[0] - wanted.numpy()).max() > 1e-3
+
+
+def test_the_program_generates_without_torch(drums: Path, tmp_path: Path) -> None:
+    """A module that hides torch and actseq comes first on the path of the program."""
+    for name in ("torch", "actseq"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('hidden')")
+    labels = json.loads((drums / "export.json").read_text())["prior"]["labels"]
+    command = [sys.executable, str(drums / "generate.py"), "--n", "2", "--label", labels[0], "--out", "made"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    clips = [audio.load(tmp_path / "made" / f"{labels[0]}-{i:02d}.wav", None)[0] for i in (1, 2)]
+    assert all(np.abs(clip).max() > 0.1 for clip in clips)
+    assert not np.array_equal(*(clip[:500] for clip in clips))
+
+
+def test_an_exported_file_of_latents_decodes_to_the_same_features(drums: Path) -> None:
+    loaded = actseq.load_run(DRUMS, device="cpu")
+    model = standalone.load(drums)
+    latents = np.random.default_rng(3).standard_normal((40, loaded.codec.autoencoder.latent_dim)).astype(np.float32)
+    sound = model.waveform(model.features(latents))
+    ours = loaded.decode(latents)
+    assert len(sound) == len(ours)
+    analysed = loaded.codec.analyse([sound, ours]).values
+    assert float((analysed[0] - analysed[1]).abs().mean()) * 20 / np.log(10) < 3.0
+
+
+def test_the_programs_inverse_transform_is_that_of_actseq() -> None:
+    analysis = members.representation("stft")
+    sound = np.random.default_rng(0).standard_normal(2000).astype(np.float32) * 0.1
+    features = analysis.analyse(torch.from_numpy(sound)[None], torch.tensor([2000]))
+    from actseq.vocoders.istft import Istft
+
+    ours = synthesise(Istft(analysis), features)[0].numpy()
+    settings = {"kind": "stft", "n_fft": 256, "hop_length": 64, "compression": 0.65, "scale": 0.34}
+    model = standalone.Model({"representation": settings, "defaults": {}, "prior": None}, lambda *_: [])
+    made = model.waveform(features.values[0].numpy())
+    assert len(made) == len(ours)
+    assert np.abs(made - ours).max() < 1e-4
+    assert np.abs(made[:2000] - sound).max() < 1e-3
+
+
+def test_what_cannot_be_exported_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="recurrent cannot be exported"):
+        codec_graphs(members.autoencoder("recurrent", "plain", members.NETWORKS["recurrent"][0]), 24)
+    with pytest.raises(ConfigError, match="attention cannot be exported"):
+        codec_graphs(members.autoencoder("conv", "plain", members.NETWORKS["conv"][-1]), 24)
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(AudioError, match="not an empty folder"):
+        pipeline.export(DRUMS, "onnx", out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(ConfigError, match="prior gan"):
+        prior_graphs(torch.nn.Identity(), "gan", PLAIN)
+
+
+def test_an_export_that_differs_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx, "TOLERANCE", 1e-12)
+    with pytest.raises(actseq.errors.ArtifactError, match="onnxruntime differs"):
+        pipeline.export(DRUMS, "onnx", out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
