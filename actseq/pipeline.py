@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from actseq.commands.generate import Output as Output
     from actseq.commands.generate import generate as generate
     from actseq.commands.info import info as info
+    from actseq.commands.pack import pack as pack
+    from actseq.commands.pack import pack_lines as pack_lines
     from actseq.commands.plot import plot as plot
     from actseq.commands.plot import plot_lines as plot_lines
     from actseq.commands.reconstruct import reconstruct as reconstruct
@@ -58,6 +60,7 @@ _NAMES = {
     "actseq.commands.extract_latents": ("extract_latents",),
     "actseq.commands.generate": ("Output", "generate"),
     "actseq.commands.info": ("info",),
+    "actseq.commands.pack": ("pack", "pack_lines"),
     "actseq.commands.plot": ("plot", "plot_lines"),
     "actseq.commands.reconstruct": ("reconstruct",),
     "actseq.commands.report": ("report",),

@@ -18,6 +18,7 @@ from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.progress import Reporter
 from actseq.storage.artifacts import write_json
+from actseq.storage.run_folder import RunFolder
 
 
 def evaluate(
@@ -45,7 +46,9 @@ def evaluate(
     """
     compute.use_threads()
     reporter = compute.reporter
-    loaded = LoadedRun.open(run, prior=prior, device=compute.device, overrides=overrides)
+    opened = RunFolder.open(run)
+    opened.require_corpus()
+    loaded = LoadedRun.open(opened, prior=prior, device=compute.device, overrides=overrides)
     corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
     targets = loaded.config.train_ae.targets
     whole = corpus.indices(split, targets)

@@ -32,6 +32,7 @@ def extract_latents(
 ) -> Result:
     """Encode every clip of a run's corpus. An interrupted extraction resumes; a finished one is left alone."""
     opened = RunFolder.open(run)
+    opened.require_corpus()
     compute.use_threads()
     require_generative(opened)
     codec, config = load_codec(

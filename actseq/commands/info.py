@@ -23,6 +23,8 @@ def info(run: str | Path) -> Result:
         "versions": provenance["versions"],
         "commit": provenance["commit"],
     }
+    if opened.packed is not None:
+        result["packed from"] = opened.packed["run"]
     result |= _stored(opened.corpus, "clips", "found", "skipped", "fingerprint")
     result |= _stored(opened.features, "n_sequences", "n_frames", "channels", "fingerprint")
     if (opened.autoencoder / "model.json").is_file():

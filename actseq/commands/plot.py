@@ -41,6 +41,7 @@ def plot(
     """
     compute.use_threads()
     opened = RunFolder.open(run)
+    opened.require_corpus()
     folder = opened.path / "plots" if out is None else out
     if out is not None:
         claim_pictures(folder, picture_names(opened), overwrite)

@@ -8,6 +8,7 @@ from pathlib import Path
 from actseq.commands.common import AUTO, Compute, Result
 from actseq.inference.loaded_run import LoadedRun
 from actseq.plots.report import write_report
+from actseq.storage.run_folder import RunFolder
 
 
 def report(
@@ -27,7 +28,9 @@ def report(
         seed: seed of generation.
     """
     compute.use_threads()
-    loaded = LoadedRun.open(run, prior=prior, device=compute.device, overrides=overrides, need_prior=True)
+    opened = RunFolder.open(run)
+    opened.require_corpus()
+    loaded = LoadedRun.open(opened, prior=prior, device=compute.device, overrides=overrides, need_prior=True)
     made = write_report(loaded, loaded.run.path / "report", n, seed)
     return {
         "run": str(loaded.run.path),

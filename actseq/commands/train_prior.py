@@ -49,6 +49,7 @@ def train_prior(
             f"'{name}' is the name of a prior that needs no training", action="give the new one another --name"
         )
     opened = RunFolder.open(run)
+    opened.require_corpus()
     require_generative(opened)
     config = stage_config(opened, overrides, "train-prior", compute.reporter)
     _require_fitting(opened, config)

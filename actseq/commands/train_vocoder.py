@@ -49,6 +49,7 @@ def train_vocoder(
     reporter = compute.reporter
     check_name(name, "vocoder")
     opened = RunFolder.open(run)
+    opened.require_corpus()
     config = stage_config(opened, overrides, "train-vocoder", compute.reporter)
     section, seed = config.train_vocoder, config.seed if seed is None else seed
     compute.use_threads()

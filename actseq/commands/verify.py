@@ -37,8 +37,13 @@ def verify(run: str | Path, *, compute: Compute = AUTO) -> Result:
         if not found:
             checked.append(f"{name}: {_what(folder)}")
         notes += [f"{name}: {note}" for note in ([] if found else _notes(folder))]
+    left_out = () if opened.packed is None else ("corpus", "latents")
+    if left_out:
+        notes.append("packed: corpus and latents are not there to be compared")
     for stage, inputs in _made_from(opened):
         for made_by, wanted in inputs.items():
+            if made_by in left_out:
+                continue
             try:
                 fingerprint = _fingerprint(opened, made_by)
             except ArtifactError:
@@ -62,8 +67,8 @@ def verify(run: str | Path, *, compute: Compute = AUTO) -> Result:
 
 def _stages(run: RunFolder) -> Iterator[Path]:
     """The folders of all stages that have begun."""
-    singles = (run.corpus, run.features, run.autoencoder, run.latents, run.vocoders.path, run.path / "classifier")
-    yield from (folder for folder in singles if folder.is_dir())
+    of_clips = (run.corpus, run.features, run.latents, run.path / "classifier") if run.packed is None else ()
+    yield from (folder for folder in (*of_clips, run.autoencoder, run.vocoders.path) if folder.is_dir())
     for models in (run.priors.path, run.vocoders.path):
         yield from sorted(folder for folder in models.glob("[!.]*") if folder.is_dir())
 

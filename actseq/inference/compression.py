@@ -144,13 +144,18 @@ def _rounded(mean: LatentArray, step: NDArray[np.float32]) -> NDArray[np.int64]:
     return rounded
 
 
+def tables_path(run: RunFolder) -> Path:
+    """The file with the tables of a run."""
+    return run.latents / "compression.safetensors"
+
+
 def run_tables(run: RunFolder, make: bool) -> Tables:
     """The tables of a run; `make` makes those that do not exist yet.
 
     Raises:
         ArtifactError: the run has no latents to make them from, or none were made; or they are damaged.
     """
-    path = run.latents / "compression.safetensors"
+    path = tables_path(run)
     if path.is_file():
         try:
             return Tables(**dict(load(path.read_bytes())))

@@ -262,6 +262,7 @@ def load_latents(run: RunFolder) -> tuple[LatentSequences, dict[str, Any]]:
     Raises:
         ArtifactError: no latents, or those of another autoencoder.
     """
+    run.require_corpus()
     marker = run.latents / "latents.json"
     if not marker.is_file():
         raise ArtifactError(f"run {run.name} has no latents", action=f"run actseq extract-latents {run.name} first")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
@@ -24,6 +24,8 @@ from actseq.storage.files import read_whole
 from actseq.storage.store import write_file
 
 RUNS = Path("runs")
+PACKED = "packed.json"
+"""Marks a packed run, and says what it was packed from."""
 
 
 def versions() -> dict[str, str]:
@@ -132,18 +134,41 @@ class RunFolder:
         """
         return Artifact.read(self.autoencoder, f"actseq train-ae … --run {self.name}")
 
+    @cached_property
+    def packed(self) -> dict[str, Any] | None:
+        """What `pack` said about a packed run; None for a run that has its corpus and latents."""
+        return read_json(self.path / PACKED) if hashes.present(self.path / PACKED) else None
+
+    def require_corpus(self) -> None:
+        """Refuse a packed run, before anything that needs the sounds or latents that it was trained on.
+
+        Raises:
+            ArtifactError: the run is packed.
+        """
+        if self.packed is not None:
+            raise ArtifactError(
+                f"run {self.name} is packed: it has no corpus and no latents",
+                action=f"use the run that it was packed from ({self.packed['run']})",
+            )
+
     def write_config(self, config: Config, source: str, corpus_fingerprint: str | None) -> None:
         """Write `config.yaml`: the configuration, and where, from what and with which versions the run was made."""
-        tree = {
-            "config": config.model_dump(mode="json"),
-            "provenance": {
-                "source": source,
-                "seed": config.seed,
-                "corpus_fingerprint": corpus_fingerprint,
-                "commit": commit(),
-                "versions": versions(),
-            },
+        provenance = {
+            "source": source,
+            "seed": config.seed,
+            "corpus_fingerprint": corpus_fingerprint,
+            "commit": commit(),
+            "versions": versions(),
         }
+        self._write_config({"config": config.model_dump(mode="json"), "provenance": provenance})
+
+    def copy_config(self, to: RunFolder) -> None:
+        """Write the `config.yaml` of this run into another folder. Of the source's path only the last name is kept."""
+        tree = self._read_config()
+        tree["provenance"]["source"] = PurePath(tree["provenance"]["source"]).name
+        to._write_config(tree)
+
+    def _write_config(self, tree: dict[str, Any]) -> None:
         write_file(self.path / "config.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True).encode())
         hashes.add(self.path, ["config.yaml"])
 
@@ -217,8 +242,10 @@ class RunFolder:
         """Keep other processes from working in the folder of a stage, and delete what a killed one left half written.
 
         Raises:
-            ArtifactError: another process works in it; or the folder was removed or replaced meanwhile.
+            ArtifactError: another process works in it; or the folder was removed or replaced meanwhile; or the run is
+                packed.
         """
+        self.require_corpus()
         stage.mkdir(parents=True, exist_ok=True)
         with (stage / ".lock").open("w") as file:
             try:

@@ -341,3 +341,18 @@ def test_run_trains_one_too_where_asked(finished: Path, tmp_path: Path) -> None:
             sounds, "smoke", run=str(tmp_path / "stft"), vocoder=True, overrides=["representation={kind: stft}"], **USE
         )
     assert not (tmp_path / "stft").exists()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_packed_run_uses_its_trained_vocoder(run: Path, half: bool) -> None:
+    packed = pipeline.pack(run, half=half).packed
+    assert pipeline.info(packed)["chosen vocoder"] == "default"
+    assert pipeline.verify(packed)["checked"] == [
+        "autoencoder: weights",
+        "vocoders: choice",
+        "priors/default: weights",
+        "vocoders/default: weights",
+    ]
+    loaded = LoadedRun.open(packed, device="cpu")
+    assert loaded.config.vocoder.options["name"] == "default"
+    assert len(loaded.generate(1, seconds=0.2)[0]) == round(0.2 * RATE)

@@ -153,3 +153,14 @@ def test_the_waveform_is_that_of_the_latents(run: Path) -> None:
         found = codec.encode([waveform])[0][0][4 : 4 + kept]
         expected = batch["mean"][row, batch["crop"][row] : batch["crop"][row] + kept]
         np.testing.assert_allclose(found[1:-1], expected[1:-1], atol=0.15)
+
+
+@pytest.mark.parametrize("name", ["plain", "tuned"])
+def test_a_packed_run_has_all_that_a_prior_of_whole_clips_needs(run: Path, tmp_path: Path, name: str) -> None:
+    packed = pipeline.pack(run, out=tmp_path / "packed").packed
+    request = pipeline.GenerationRequest(n=2, seed=4, source=pipeline.FromPrior(prior=name))
+    made = [
+        pipeline.generate(given, request, pipeline.Output(tmp_path / key), compute=CPU).files
+        for key, given in (("a", run), ("b", packed))
+    ]
+    assert [Path(file).read_bytes() for file in made[0]] == [Path(file).read_bytes() for file in made[1]]
