@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
+"""Signals that ask a command to stop. Windows has no SIGHUP, and only Windows has SIGBREAK."""
+
 
 class ActseqError(Exception):
     """An error whose message is one readable line.

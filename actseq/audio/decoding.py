@@ -257,6 +257,11 @@ def _check_audible(decoding: Decoding, mono: float, channel: float, stored: floa
     raise AudioError(f"silent: its peak is {amplitude_to_db(max(peak, 1e-45)):.0f} dBFS")
 
 
+def native(path: Path) -> str | bytes:
+    """A path as soundfile takes it. On Unix it may have bytes that are not text; on Windows it must be text."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
 def _kind_of(mode: int) -> str:
     """What a path leads to that is not a file."""
     kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
@@ -267,7 +272,7 @@ def _opened(path: Path, file: BinaryIO, part: Part | None) -> Any:
     """The decoder of a file or of a part of it."""
     if part is not None:
         return soundfile.SoundFile(PartFile(file, part))
-    return soundfile.SoundFile(os.fsencode(path) if os.name == "posix" else str(path))
+    return soundfile.SoundFile(native(path))
 
 
 def _blocks(stream: Any, size: int = BLOCK) -> Iterator[Float32[np.ndarray, "samples channels"]]:

@@ -15,7 +15,7 @@ import soundfile
 from jaxtyping import Float, Float32
 from numpy.typing import NDArray
 
-from actseq.audio.decoding import BLOCK, error_text
+from actseq.audio.decoding import BLOCK, error_text, native
 from actseq.audio.formats import ALIASES, extensions
 from actseq.audio.headers import find_chunk
 from actseq.errors import AudioError
@@ -197,7 +197,7 @@ def _store(
     subtype: str,
 ) -> None:
     with replacing(path) as partial:
-        with soundfile.SoundFile(os.fsencode(partial), "w", sample_rate, channels, subtype, format=kind) as file:
+        with soundfile.SoundFile(native(partial), "w", sample_rate, channels, subtype, format=kind) as file:
             for piece in pieces:
                 scaled = piece * gain
                 file.write(_as_int16(scaled) if subtype == "PCM_16" else scaled)

@@ -5,7 +5,6 @@ A run may come from a stranger. So nothing is read that is not a regular file, o
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import stat
@@ -106,6 +105,7 @@ def sha256(path: Path) -> str:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an advisory lock, so that several processes can change the file at `path` in turn."""
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    from filelock import FileLock
+
+    with FileLock(path.with_name(f".{path.name}.lock")):
         yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import shutil
@@ -82,6 +81,7 @@ class RunFolder:
         text = str(run)
         if (
             "/" in text
+            or os.sep in text
             or text in (".", "..")
             or (Path(text) / "config.yaml").is_file()
             or text.endswith((".ckpt", ".pt", ".pth", ".pkl"))
@@ -245,20 +245,21 @@ class RunFolder:
             ArtifactError: another process works in it; or the folder was removed or replaced meanwhile; or the run is
                 packed.
         """
+        from filelock import FileLock, Timeout
+
         self.require_corpus()
         stage.mkdir(parents=True, exist_ok=True)
-        with (stage / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ArtifactError(
-                    f"another process is working in {stage}", action="wait for it, or stop it"
-                ) from None
+        path = stage / ".lock"
+        try:
+            held = FileLock(path, timeout=0).acquire()
+        except Timeout:
+            raise ArtifactError(f"another process is working in {stage}", action="wait for it, or stop it") from None
+        with held:
+            begun = path.stat()
             for part in (*stage.glob(".*.part"), *stage.glob("checkpoints/.*.part")):
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
             yield
-            held, lock = os.fstat(file.fileno()), stage / ".lock"
-            if not lock.exists() or not os.path.samestat(held, lock.stat()):
+            if not path.exists() or not os.path.samestat(begun, path.stat()):
                 raise ArtifactError(f"{stage} was removed or replaced while a command worked in it")
 
 

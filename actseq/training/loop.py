@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actseq.config import TrainingConfig
-from actseq.errors import ArtifactError, ConfigError, Interrupted, TrainingError
+from actseq.errors import SIGNALS, ArtifactError, ConfigError, Interrupted, TrainingError
 from actseq.objectives.base import Batch, Loss, Objective
 from actseq.progress import HELD_OUT, Reporter
 from actseq.storage import files, hashes
@@ -45,7 +45,6 @@ DIVERGED = 100.0
 """A training has failed if its best held-out figure is more than this many times that of the untrained model."""
 SMALLEST = 0.1
 """Held-out figures nearer to 0 at the start count as this."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PATIENCE_OF_USERS = 3
 """So many signals end a step at once, without a checkpoint."""
 
@@ -452,7 +451,7 @@ def plan_steps(trainer: _Trainer, minutes: float, received: list[int]) -> int:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT, SIGTERM and SIGHUP instead of ending the process, unless they are ignored, as under `nohup`.
+    """Collect `SIGNALS` instead of ending the process, unless they are ignored, as under `nohup`.
 
     Outside the main thread, nothing is collected.
     """

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from actseq import pipeline
-from actseq.errors import ActseqError, Interrupted
+from actseq.errors import SIGNALS, ActseqError, Interrupted
 from actseq_cli.options import (
     COUNT,
     PATH,
@@ -90,7 +90,8 @@ def _stopping() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number, resumes=False)
 
-    heard = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+    # Ctrl-C arrives as KeyboardInterrupt, which is no default handler.
+    heard = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
     try:
         previous = {number: signal.signal(number, stop) for number in heard}
     except ValueError:  # not the main thread

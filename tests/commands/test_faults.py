@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from actseq import pipeline
 from actseq.commands.common import check_written
-from actseq.errors import ArtifactError, AudioError
+from actseq.errors import SIGNALS, ArtifactError, AudioError
 from actseq.storage.run_folder import RunFolder
 
 
@@ -35,7 +35,8 @@ def test_an_error_of_the_disk_is_one_line(monkeypatch: pytest.MonkeyPatch, numbe
     assert len(result.output.splitlines()) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.skipif(os.name != "posix", reason="signals between processes")
+@pytest.mark.parametrize("number", [number for number in SIGNALS if number != signal.SIGINT])
 def test_a_signal_outside_a_training_is_told(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
     monkeypatch.setattr(pipeline, "doctor", lambda: os.kill(os.getpid(), number))
     before = signal.signal(number, signal.SIG_DFL)
@@ -75,4 +76,4 @@ def test_what_a_killed_process_left_half_written_is_deleted(tmp_path: Path) -> N
     (stage / "plan.json").touch()
     with RunFolder(tmp_path).lock(stage):
         pass
-    assert sorted(path.name for path in stage.rglob("*")) == [".lock", "checkpoints", "plan.json"]
+    assert {path.name for path in stage.rglob("*")} - {".lock"} == {"checkpoints", "plan.json"}

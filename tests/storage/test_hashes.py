@@ -193,6 +193,7 @@ def smoke() -> Config:
     return load_preset("smoke")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes and devices")
 @pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link", "relative link"])
 def test_what_is_no_file_of_the_run_is_refused_unread(artifact: Path, name: str, kind: str) -> None:

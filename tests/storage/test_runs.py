@@ -380,7 +380,7 @@ def _hold(stage: Path, pipe: Any) -> None:
 
 @pytest.fixture
 def holder(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     pipe, other = context.Pipe()
     process = context.Process(target=_hold, args=(tmp_path / "stage", other))
     process.start()

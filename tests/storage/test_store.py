@@ -287,7 +287,7 @@ def _write_some(folder: Path, shards: list[int], ready: "multiprocessing.Barrier
 
 
 def test_two_processes_write_one_store(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
+    context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
     ready = context.Barrier(2)
     parts = [list(range(0, 16, 2)), list(range(1, 16, 2))]
     workers = [context.Process(target=_write_some, args=(tmp_path / "shared", part, ready)) for part in parts]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from actseq.config import Member, TrainingConfig
-from actseq.errors import ArtifactError, ConfigError, Interrupted, TrainingError
+from actseq.errors import SIGNALS, ArtifactError, ConfigError, Interrupted, TrainingError
 from actseq.objectives.base import Batch, Loss
 from actseq.progress import Silent
 from actseq.storage.artifacts import write_artifact
@@ -31,11 +31,10 @@ STEPS = 24
 @pytest.fixture(autouse=True)
 def usual_signals() -> Iterator[None]:
     """Signals as a terminal has them: under `nohup`, or in the background of a script, some are ignored."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
+    before = [signal.signal(number, signal.SIG_DFL) for number in SIGNALS]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    for number, handler in zip(numbers, before, strict=True):
+    for number, handler in zip(SIGNALS, before, strict=True):
         signal.signal(number, handler)
 
 
@@ -192,7 +191,8 @@ def test_a_crash_changes_nothing(uninterrupted: tuple[Outcome, Path], tmp_path: 
     assert files(tmp_path) == files(uninterrupted[1])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.skipif(os.name != "posix", reason="signals between processes")
+@pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("at", [7, 23])
 def test_a_signal_saves_and_stops(
     uninterrupted: tuple[Outcome, Path], tmp_path: Path, at: int, number: signal.Signals
@@ -208,6 +208,7 @@ def test_a_signal_saves_and_stops(
     assert files(tmp_path) == files(uninterrupted[1])
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 def test_a_signal_ends_the_timing_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "CALIBRATION_SECONDS", 1e9)
     objective = Line(signalling(1, signal.SIGTERM))
@@ -217,6 +218,7 @@ def test_a_signal_ends_the_timing_of_steps(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "plan.json").exists()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 def test_a_third_signal_ends_the_step_itself(tmp_path: Path) -> None:
     def thrice(step: int) -> None:
         if step == 8:
@@ -230,6 +232,7 @@ def test_a_third_signal_ends_the_step_itself(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "checkpoints").glob("step-*")] == ["step-00000006"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 def test_an_ignored_signal_stays_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -248,6 +251,7 @@ def test_a_folder_that_is_removed_ends_the_training(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 def test_stopped_after_every_step(uninterrupted: tuple[Outcome, Path], tmp_path: Path) -> None:
     for _ in range(STEPS):
         with pytest.raises(Interrupted):
@@ -269,6 +273,7 @@ class Kill:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 def test_a_killed_process_changes_nothing(uninterrupted: tuple[Outcome, Path], tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     for before, code in ((Kill(15), -signal.SIGKILL), (None, 0)):
