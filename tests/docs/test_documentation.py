@@ -98,6 +98,16 @@ def test_the_readme_works_from_top_to_bottom(folder: Path) -> None:
         exec(compile(text, str(README), "exec"), scope)
 
 
+def test_commands_can_be_given_to_every_shell() -> None:
+    """Outside quotes there is nothing that PowerShell or a Unix shell treats specially, and no line goes on."""
+    for path in (README, *sorted((TOP / "docs").glob("*.md"))):
+        for line in "\n".join(blocks(path, "sh")).splitlines():
+            given = re.sub(r"(^|\s)#.*", "", line)
+            assert not re.search(r"[$`|&;<>(){}@*?\\!%^]", re.sub(r"'[^']*'|\"[^\"$`]*\"", "", given)), (
+                f"{path.name}: {line}"
+            )
+
+
 def test_commands_in_the_documents_exist() -> None:
     for path in (README, *sorted((TOP / "docs").glob("*.md"))):
         for words in commands(path):
