@@ -13,7 +13,7 @@ import numpy as np
 from actseq import audio, units
 from actseq.audio.origin import is_made
 from actseq.commands.common import AUTO, Compute, Result, check_written, effects_of, make_folder, warn_of_gain
-from actseq.commands.outputs import Target, claim, effect_files
+from actseq.commands.outputs import Target, claim, effect_files, numbered, safe_name
 from actseq.inference.generation import GAP_SECONDS, Piece
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import require_generative
@@ -30,7 +30,7 @@ class Output:
     Attributes:
         folder: folder for the clips; None: `generated/<time>-<seed>` in the run.
         compile_to: also write all clips in a row to this file.
-        keep_dry: also write each clip as it is before the effects, as `000.dry.wav`.
+        keep_dry: also write each clip as it is before the effects, as `snare-01.dry.wav`.
         overwrite: replace clips that actseq made, in `folder` and at `compile_to`; without it, and for all other files,
             a file of the same name is an error.
     """
@@ -53,6 +53,7 @@ class GenerationResult:
         folder: folder of the clips.
         files: the clips.
         seconds: length of all clips together.
+        seed: the seed that makes the same clips again.
         compiled: the file with all clips in a row; None where none was requested.
     """
 
@@ -60,6 +61,7 @@ class GenerationResult:
     folder: str
     files: list[str]
     seconds: float
+    seed: int
     compiled: str | None = None
 
 
@@ -123,7 +125,7 @@ def generate(
         made_of = {"file": output.compile_to.name, "clips": files}
         write_json(Target(output.compile_to).about, writer.common | made_of)
         compiled = str(output.compile_to)
-    return GenerationResult(str(loaded.run.path), str(writer.folder), files, seconds, compiled)
+    return GenerationResult(str(loaded.run.path), str(writer.folder), files, seconds, request.seed, compiled)
 
 
 class _ClipWriter:
@@ -197,14 +199,15 @@ class _ClipWriter:
 def _claim(run: RunFolder, request: GenerationRequest, output: Output, reporter: Reporter) -> list[Target]:
     """Where the clips go, in order, and then the file of all; what may not be written is an error before loading."""
     folder = output.folder or _unused(run.generated / f"{time.strftime('%Y%m%d-%H%M%S')}-{request.seed}")
-    clips = [Target(folder / f"{i:03d}.wav", output.keep_dry) for i in range(request.n)]
+    name = safe_name(request.label)
+    clips = [Target(folder / f"{one}.wav", output.keep_dry) for one in numbered(name, request.n)]
     compiled = [] if output.compile_to is None else [Target(output.compile_to)]
     for target in compiled:
         audio.check_writable(target.sound)
     sounds = [sound for sound in request.source.sounds if isinstance(sound, Path)]
     claim([*clips, *compiled], sounds, output.overwrite)
     written = {path for target in clips for path in target.files}
-    earlier = [path for path in sorted(folder.glob("[0-9][0-9][0-9]*.wav")) if path not in written and is_made(path)]
+    earlier = [path for path in sorted(folder.glob(f"{name}-*.wav")) if path not in written and is_made(path)]
     if earlier:
         reporter.warn(
             f"clips of an earlier call stay in {folder}: {', '.join(path.name for path in earlier[:4])}"

@@ -203,7 +203,8 @@ class LoadedRun:
         Args:
             n: number of clips.
             given: attributes of `GenerationRequest` and `FromPrior`, and controls, by name: `label="snare"`, `seed=1`,
-                `seed_audio=waveform`, `temperature=0.8`, `source=Variations(waveform)`.
+                `seed_audio=waveform`, `temperature=0.8`, `source=Variations(waveform)`. Without `seed` every call
+                makes other clips; with it, the same call makes the same ones.
 
         Raises:
             ConfigError: a label or control that does not exist, or that the prior does not know.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,6 +16,13 @@ from actseq.storage.activations import Activations
 
 Sound = Path | Waveform
 """A file, or a waveform (samples,) at the model's sample rate."""
+FRESH_SEEDS = 10**8
+"""A seed that is not given is drawn from this many, so that it is short enough to type."""
+
+
+def fresh_seed() -> int:
+    """A seed that the operating system draws."""
+    return secrets.randbelow(FRESH_SEEDS)
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,8 @@ class GenerationRequest:
         until_stop: let the prior end each clip, whatever the run's default.
         controls: how to draw, by keys of the configuration's section `generate`: all of `actseq.priors.base.Sampling`,
             `min_seconds`, `max_seconds`, `best_of`. A key that is left out or None is as configured.
-        seed: seed of all random numbers; the same seed, device and thread count give the same bytes.
+        seed: seed of all random numbers; the same seed, device and thread count give the same bytes. Where it is left
+            out, each request draws a fresh one and holds it here.
 
     Raises:
         ConfigError: both lengths are given, or one beside a region that is made again, or `n` is less than 1.
@@ -126,7 +135,7 @@ class GenerationRequest:
     seconds: float | None = None
     until_stop: bool = False
     controls: Mapping[str, float | None] = field(default_factory=dict)
-    seed: int = 0
+    seed: int = field(default_factory=fresh_seed)
 
     def __post_init__(self) -> None:
         # Integers of numpy are as good as others, and are written as numbers.
@@ -145,7 +154,12 @@ class GenerationRequest:
 
     @classmethod
     def of(cls, n: int = 1, **given: Any) -> GenerationRequest:
-        """A request from plain names: attributes of this class and of `FromPrior`; all others are controls."""
+        """A request from plain names: attributes of this class and of `FromPrior`; all others are controls.
+
+        A seed of None is as one that is left out.
+        """
+        if given.get("seed") is None:
+            given.pop("seed", None)
         own: dict[str, Any] = {one.name: given.pop(one.name) for one in fields(cls) if one.name in given}
         from_prior = {one.name: given.pop(one.name) for one in fields(FromPrior) if one.name in given}
         if from_prior and "source" not in own:

@@ -294,6 +294,7 @@ def generate(run_name: str, request: GenerationRequest, output: Output, common: 
         result,
         common.json_output,
         f"{len(result.files)} clips in {result.folder}",
+        f"seed: {result.seed}; --seed {result.seed} makes the same clips again",
         *([f"compiled: {result.compiled}"] if result.compiled else []),
     )
 

@@ -351,7 +351,7 @@ def generation(function: Command) -> Command:
         keep_dry, overwrite = (options.pop(name) for name in ("keep_dry", "overwrite"))
 
         common = {name: options.pop(name) for name in ("run_name", "overrides", "device", "threads", "json_output")}
-        request = pipeline.GenerationRequest.of(source=_source(options), seed=seed or 0, **options)
+        request = pipeline.GenerationRequest.of(source=_source(options), seed=seed, **options)
         function(request=request, output=pipeline.Output(out, compile_to, keep_dry, overwrite), seed=seed, **common)
 
     return all_of(_what, _how_long, _how_to_draw, effects, _output)(command)

@@ -202,13 +202,13 @@ def test_generate_is_reproducible_and_says_how(workplace: Path) -> None:
     found = read("generate", "made", "--n", 3, "--seconds", 0.5, "--label", "kick", "--seed", 5, "--out", "a", *USE)
     again = read("generate", "made", "--n", 3, "--seconds", 0.5, "--label", "kick", "--seed", 5, "--out", "b", *USE)
     other = read("generate", "made", "--n", 3, "--seconds", 0.5, "--label", "kick", "--seed", 6, "--out", "c", *USE)
-    assert found["files"] == ["a/000.wav", "a/001.wav", "a/002.wav"]
+    assert found["files"] == ["a/kick-01.wav", "a/kick-02.wav", "a/kick-03.wav"]
     for one, two, three in zip(found["files"], again["files"], other["files"], strict=True):
         assert Path(one).read_bytes() == Path(two).read_bytes()
         assert Path(one).read_bytes() != Path(three).read_bytes()
         assert len(sound(one)) == 4000
-    assert Path("a/000.wav").read_bytes() != Path("a/001.wav").read_bytes()
-    beside = json.loads(Path("a/001.json").read_text())
+    assert Path("a/kick-01.wav").read_bytes() != Path("a/kick-02.wav").read_bytes()
+    beside = json.loads(Path("a/kick-02.json").read_text())
     assert (beside["index"], beside["of"], beside["run"], beside["prior"]) == (1, 3, "made", "default")
     assert beside["settings"]["seed"] == 5
     assert beside["settings"]["label"] == "kick"
@@ -217,7 +217,7 @@ def test_generate_is_reproducible_and_says_how(workplace: Path) -> None:
     assert beside["fingerprints"]["autoencoder"] == info["autoencoder"]["fingerprint"]
     assert {"latent_frames", "stopped", "join_seconds", "gain"} <= set(beside)
     label = read("generate", "made", "--n", 3, "--seconds", 0.5, "--label", "hat", "--seed", 5, "--out", "d", *USE)
-    assert Path(label["files"][0]).read_bytes() != Path("a/000.wav").read_bytes()
+    assert Path(label["files"][0]).read_bytes() != Path("a/kick-01.wav").read_bytes()
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.1234, 0.7])
@@ -240,13 +240,26 @@ def test_until_stop_ends_or_says_that_it_did_not(workplace: Path) -> None:
 def test_default_folder_and_compiled_file(workplace: Path) -> None:
     found = read("generate", "made", "--n", 2, "--seconds", 0.25, "--compile", "row/all.wav", *USE)
     assert found["folder"].startswith("runs/made/generated/")
-    assert found["folder"].endswith("-0")
+    assert found["folder"].endswith(f"-{found['seed']}")
     first, second = (sound(path) for path in found["files"])
     row = sound(found["compiled"])
     np.testing.assert_array_equal(row, np.concatenate([first, np.zeros(2000, np.float32), second]))
     again = read("generate", "made", "--n", 1, "--seconds", 0.25, "--label", "tom", *USE)
     assert again["folder"] != found["folder"]
     assert len(list(Path(found["folder"]).glob("*.wav"))) == 2
+
+
+def test_a_seed_that_is_left_out_is_drawn_printed_and_kept(workplace: Path) -> None:
+    given = ["generate", "made", "--seconds", 0.1, "--label", "tom"]
+    first = good(*given, "--out", "fresh", *USE)
+    seed = json.loads(Path("fresh/tom-01.json").read_text())["settings"]["seed"]
+    assert f"seed: {seed}; --seed {seed} makes the same clips again" in first.stdout
+    again = read(*given, "--out", "again", "--seed", seed, *USE)
+    assert again["seed"] == seed
+    assert Path("again/tom-01.wav").read_bytes() == Path("fresh/tom-01.wav").read_bytes()
+    other = read(*given, "--out", "other", *USE)
+    assert other["seed"] != seed
+    assert Path("other/tom-01.wav").read_bytes() != Path("fresh/tom-01.wav").read_bytes()
 
 
 @pytest.mark.parametrize("prior", ["iid", "random-walk"])
@@ -270,7 +283,7 @@ def test_through_sounds(workplace: Path) -> None:
     found = read("generate", "made", "--through", f"{a},{b}", "--out", "through", *USE)
     natural = sound(found["files"][0])
     assert len(natural) == pytest.approx((len(sound(a)) + len(sound(b))) / 2, abs=300)
-    beside = json.loads(Path("through/000.json").read_text())
+    beside = json.loads(Path("through/clip-01.json").read_text())
     assert (beside["prior"], beside["stopped"], beside["settings"]["through"]) == ("interpolate", True, [a, b])
     found = read("generate", "made", "--through", f"{a},{b},{a}", "--seconds", 0.9, "--out", "through-long", *USE)
     assert len(sound(found["files"][0])) == 0.9 * RATE
@@ -826,8 +839,8 @@ def test_a_killed_run_sounds_the_same(reference: Path, tmp_path: Path) -> None:
     assert process(tmp_path, *RUN, at=30) == -signal.SIGKILL
     assert process(tmp_path, *RUN) == 0
     for folder in (reference, tmp_path):
-        assert process(folder, "generate", "r", "--n", "2", "--seconds", "0.3", "--out", "new") == 0
-    for name in ("000.wav", "001.wav"):
+        assert process(folder, "generate", "r", "--n", "2", "--seconds", "0.3", "--seed", "1", "--out", "new") == 0
+    for name in ("clip-01.wav", "clip-02.wav"):
         assert (tmp_path / "new" / name).read_bytes() == (reference / "new" / name).read_bytes()
 
 

@@ -68,11 +68,11 @@ def generate(workplace: Path, out: Path, *arguments: object) -> dict[str, Any]:
 
 def test_generated_clips_go_through_the_effects_in_order(workplace: Path, tmp_path: Path) -> None:
     plain = generate(workplace, tmp_path / "plain")
-    assert json.loads((tmp_path / "plain" / "000.json").read_text())["settings"]["effects"] == []
+    assert json.loads((tmp_path / "plain" / "clip-01.json").read_text())["settings"]["effects"] == []
     chosen = ["--effect", "gain:gain_db=12", "--effect", "limiter:ceiling_db=-6,release_ms=50"]
     made = generate(workplace, tmp_path / "wet", *chosen, "--keep-dry", "--compile", tmp_path / "all.wav")
-    assert [Path(file).name for file in made["files"]] == ["000.wav", "001.wav", "002.wav"]
-    names = [f"{i:03d}.{ending}" for i in range(3) for ending in ("dry.wav", "json", "wav")]
+    assert [Path(file).name for file in made["files"]] == ["clip-01.wav", "clip-02.wav", "clip-03.wav"]
+    names = [f"clip-{i:02d}.{ending}" for i in range(1, 4) for ending in ("dry.wav", "json", "wav")]
     assert sorted(path.name for path in (tmp_path / "wet").iterdir()) == names
     for file, before in zip(made["files"], plain["files"], strict=True):
         dry = Path(file).with_suffix(".dry.wav")
@@ -112,13 +112,13 @@ def test_the_configured_list_and_what_replaces_it(workplace: Path, tmp_path: Pat
 
     def stored(name: str, *arguments: object) -> list[str]:
         generate(workplace, tmp_path / name, *arguments)
-        found = json.loads((tmp_path / name / "000.json").read_text())["settings"]["effects"]
+        found = json.loads((tmp_path / name / "clip-01.json").read_text())["settings"]["effects"]
         return [effect["kind"] for effect in found]
 
     assert stored("configured", *configured) == ["gain"]
     assert stored("given", *configured, *chosen) == stored("before", *chosen, *configured) == ["fade"]
-    assert sound(tmp_path / "given" / "000.wav")[-1] == 0
-    quiet = np.abs(sound(tmp_path / "configured" / "000.wav")).max()
+    assert sound(tmp_path / "given" / "clip-01.wav")[-1] == 0
+    quiet = np.abs(sound(tmp_path / "configured" / "clip-01.wav")).max()
     assert quiet == pytest.approx(10 ** (-23 / 20), abs=1e-3)
 
 
@@ -126,9 +126,9 @@ def test_what_would_clip_is_turned_down_and_told(workplace: Path, tmp_path: Path
     out = tmp_path / "loud"
     result = call("generate", workplace / "run", *USE, "--out", out, "--effect", "gain:gain_db=13")
     assert result.exit_code == 0
-    assert "000.wav was turned down by 10.0 dB so as not to clip" in result.stderr
-    assert np.abs(sound(out / "000.wav")).max() > 0.999
-    assert json.loads((out / "000.json").read_text())["effects_gain"] == pytest.approx(10 ** (-10 / 20), abs=1e-3)
+    assert "clip-01.wav was turned down by 10.0 dB so as not to clip" in result.stderr
+    assert np.abs(sound(out / "clip-01.wav")).max() > 0.999
+    assert json.loads((out / "clip-01.json").read_text())["effects_gain"] == pytest.approx(10 ** (-10 / 20), abs=1e-3)
 
 
 def test_reconstructions_go_through_the_effects(workplace: Path, tmp_path: Path) -> None:

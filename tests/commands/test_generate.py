@@ -27,7 +27,7 @@ def given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
 
     def record(run: str, request: Any, output: Any, *, overrides: list[str], compute: Any) -> GenerationResult:
         found.update(run=run, request=request, output=output, overrides=overrides, compute=compute)
-        return GenerationResult(run, "new", [], 0.0)
+        return GenerationResult(run, "new", [], 0.0, request.seed)
 
     monkeypatch.setattr(pipeline, "generate", record, raising=False)
     return found
@@ -103,6 +103,8 @@ def test_plain_names_make_a_request() -> None:
     assert both.given == {"temperature": 0.5, "guidance": 2.0}
     with pytest.raises(ConfigError, match="exclude each other"):
         GenerationRequest(seconds=1.0, until_stop=True)
+    assert GenerationRequest.of(seed=7).seed == 7
+    assert GenerationRequest.of(seed=None).seed != GenerationRequest().seed
     with pytest.raises(ConfigError, match="n is 0; expected at least 1"):
         GenerationRequest(n=0)
 

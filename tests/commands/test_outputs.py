@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actseq import audio, pipeline
+from actseq.commands.outputs import numbered, safe_name
 from actseq.data.drumkit import write_drumkit
 from actseq.errors import ActseqError, AudioError, ConfigError
 from actseq.inference.request import FromPrior, GenerationRequest, Through, Variations
@@ -51,10 +52,10 @@ def reconstruct(run: Path, out: Path, *paths: Path, **more: bool) -> list[str]:
 
 Call = Callable[[Path, Path], object]
 OVER = {
-    "a clip": ("000.wav", lambda run, d: generate(run, d)),
-    "the JSON of a clip": ("001.json", lambda run, d: generate(run, d)),
+    "a clip": ("clip-01.wav", lambda run, d: generate(run, d)),
+    "the JSON of a clip": ("clip-02.json", lambda run, d: generate(run, d)),
     "a dry clip": (
-        "000.dry.wav",
+        "clip-01.dry.wav",
         lambda run, d: pipeline.generate(
             run,
             GenerationRequest(FromPrior("iid"), seconds=0.2),
@@ -63,10 +64,10 @@ OVER = {
             compute=CPU,
         ),
     ),
-    "overwrite": ("000.wav", lambda run, d: generate(run, d, overwrite=True)),
+    "overwrite": ("clip-01.wav", lambda run, d: generate(run, d, overwrite=True)),
     "compiled": ("all.wav", lambda run, d: generate(run, d / "new", compile_to=d / "all.wav", overwrite=True)),
     "neighbour": ("kick.wav", lambda run, d: reconstruct(run, d, sound(d / "kick.flac"), overwrite=True)),
-    "folder": ("000.wav", lambda run, d: reconstruct(run, d, d)),
+    "folder": ("clip-01.wav", lambda run, d: reconstruct(run, d, d)),
     "picture": ("frames.png", lambda run, d: pipeline.plot(run, out=d, overwrite=True, overrides=QUICK, compute=CPU)),
     "table": ("octaves.csv", lambda run, d: pipeline.plot(run, out=d, overrides=QUICK, compute=CPU)),
     "drumkit": ("kick/kick-000.wav", lambda run, d: write_drumkit(d, n_per_kind=1, sample_rate=RATE)),
@@ -99,7 +100,7 @@ def test_a_file_of_the_user_is_never_replaced(run: Path, tmp_path: Path, what: s
 def test_an_input_is_never_replaced_even_if_actseq_made_it(run: Path, tmp_path: Path) -> None:
     generate(run, tmp_path)
     before = everything(tmp_path)
-    given = tmp_path / "000.wav"
+    given = tmp_path / "clip-01.wav"
     (tmp_path / "link").symlink_to(tmp_path)
     os.link(given, tmp_path / "again.wav")
     seeded = GenerationRequest(FromPrior("iid", given), seconds=0.2)
@@ -108,13 +109,13 @@ def test_an_input_is_never_replaced_even_if_actseq_made_it(run: Path, tmp_path: 
         lambda: generate(run, tmp_path / "link", seeded, overwrite=True),
         lambda: generate(run, tmp_path, GenerationRequest(Variations(tmp_path / "again.wav")), overwrite=True),
         lambda: generate(run, tmp_path / "new", GenerationRequest(Variations(given)), compile_to=given, overwrite=True),
-        lambda: generate(run, tmp_path, GenerationRequest(Through((tmp_path / "001.wav", given))), overwrite=True),
+        lambda: generate(run, tmp_path, GenerationRequest(Through((tmp_path / "clip-02.wav", given))), overwrite=True),
         lambda: reconstruct(run, tmp_path, given, overwrite=True),
     ]
     for call in calls:
         with pytest.raises(AudioError, match="is an input of this call"):
             call()
-        assert everything(tmp_path) == before | {"again.wav": before["000.wav"]}
+        assert everything(tmp_path) == before | {"again.wav": before["clip-01.wav"]}
 
 
 def test_overwrite_replaces_what_actseq_made(run: Path, tmp_path: Path) -> None:
@@ -128,8 +129,8 @@ def test_overwrite_replaces_what_actseq_made(run: Path, tmp_path: Path) -> None:
     generate(run, tmp_path, other, compile_to=tmp_path / "all.wav", overwrite=True)
     after = everything(tmp_path)
     assert after.keys() == before.keys()
-    assert {name for name in before if after[name] == before[name]} == {"002.wav", "002.json"}
-    assert json.loads(after["all.json"])["clips"] == [str(tmp_path / name) for name in ("000.wav", "001.wav")]
+    assert {name for name in before if after[name] == before[name]} == {"clip-03.wav", "clip-03.json"}
+    assert json.loads(after["all.json"])["clips"] == [str(tmp_path / name) for name in ("clip-01.wav", "clip-02.wav")]
 
 
 def test_reconstructions_and_pictures_are_replaced_on_request(run: Path, tmp_path: Path) -> None:
@@ -148,10 +149,32 @@ def test_reconstructions_and_pictures_are_replaced_on_request(run: Path, tmp_pat
 
 def test_results_of_one_name_are_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="several results"):
-        generate(run, tmp_path, compile_to=tmp_path / "001.flac")
+        generate(run, tmp_path, compile_to=tmp_path / "clip-02.flac")
     with pytest.raises(AudioError, match="several results"):
         reconstruct(run, tmp_path / "out", sound(tmp_path / "a.wav"), sound(tmp_path / "a.flac"))
-    assert not (tmp_path / "000.wav").exists()
+    assert not (tmp_path / "clip-01.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        (None, "clip"),
+        ("snare", "snare"),
+        ("kick:hat", "kick-hat"),
+        ("../a b/c.wav", "a-b-c-wav"),
+        ("?*", "clip"),
+        ("Bo\u0308se", "B\u00f6se"),
+        ("Bo\u0308se" * 99, ("B\u00f6se" * 99)[:48]),
+    ],
+)
+def test_a_label_becomes_the_name_of_a_file(label: str | None, name: str) -> None:
+    assert safe_name(label) == name
+
+
+def test_numbers_are_wide_enough_to_sort() -> None:
+    assert numbered("snare", 2) == ["snare-01", "snare-02"]
+    names = numbered("snare", 100)
+    assert (names[0], names[-1], sorted(names)) == ("snare-001", "snare-100", names)
 
 
 def test_a_wrong_ending_is_refused_before_the_first_clip(run: Path, tmp_path: Path) -> None:

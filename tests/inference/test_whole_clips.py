@@ -118,7 +118,7 @@ def test_new_clips_come_from_the_normal_distribution(folder: Path, run: LoadedRu
     np.testing.assert_allclose(np.stack([clip.latents for clip in colder]), 0.5 * latents, atol=1e-6)
     request = GenerationRequest(n=2, label="snare", seed=2)
     made = pipeline.generate(folder / "run", request, Output(tmp_path, tmp_path / "all.flac"), compute=CPU)
-    about = read_json(tmp_path / "000.json")
+    about = read_json(tmp_path / "snare-01.json")
     assert (about["prior"], about["settings"]["label"], about["latent_frames"]) == ("normal", "snare", 1)
     assert len(made.files) == 2
     snares = actseq.load_run(folder / "snares", device="cpu").generate(3)
