@@ -12,16 +12,27 @@ DRY = ".dry"
 
 def description(sound: Path) -> Path:
     """The JSON that describes a sound."""
-    return sound.with_name(sound.stem.removesuffix(DRY) + ".json")
+    return sound.with_name(sound.stem + ".json")
 
 
 def is_made(sound: Path) -> bool:
     """Whether a sound has a JSON of actseq beside it: of the same stem, and about a file of the same ending.
 
-    The sound itself need not exist.
+    The sound itself need not exist. A sound that was kept dry has no JSON of its own; see `is_dry`.
     """
-    about = _read(description(sound))
-    named = about.get("dry" if sound.stem.endswith(DRY) else "file")
+    return _names(description(sound), "file", sound) or is_dry(sound)
+
+
+def is_dry(sound: Path) -> bool:
+    """Whether the JSON of another sound says that this is what it was before the effects."""
+    wet = sound.with_name(sound.stem.removesuffix(DRY) + sound.suffix)
+    return wet != sound and not description(sound).exists() and _names(description(wet), "dry", sound)
+
+
+def _names(description: Path, key: str, sound: Path) -> bool:
+    """Whether a JSON is one that actseq wrote, and names a file of the sound's ending under a key."""
+    about = _read(description)
+    named = about.get(key)
     known = isinstance(named, str) and {"run", "fingerprints"} <= about.keys()
     return known and Path(str(named)).suffix.lower() == sound.suffix.lower()
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from actseq.audio.origin import DRY, description, is_made
+from actseq.audio.origin import DRY, description, is_dry, is_made
 from actseq.config import Member
 from actseq.errors import AudioError
 from actseq.storage.artifacts import read_json
@@ -85,7 +85,7 @@ def claim(targets: Sequence[Target], inputs: Iterable[Path], overwrite: bool) ->
             raise AudioError(
                 f"{path} is an input of this call and would be overwritten", action="write to another folder"
             )
-    foreign = [path for target, path in there if not overwrite or path.is_dir() or not is_made(target.sound)]
+    foreign = [path for target, path in there if not overwrite or path.is_dir() or not _is_ours(target, path)]
     if not foreign:
         return
     more = f" and {len(foreign) - 1} more files of this call's names exist" if len(foreign) > 1 else " exists"
@@ -94,6 +94,11 @@ def claim(targets: Sequence[Target], inputs: Iterable[Path], overwrite: bool) ->
     else:
         action = "--overwrite replaces only files that have a JSON of actseq beside them; write to another folder"
     raise AudioError(f"{foreign[0]}{more}", action=action)
+
+
+def _is_ours(target: Target, path: Path) -> bool:
+    """Whether actseq made a file of a target; a file under the name of a dry sound must be that of an earlier call."""
+    return is_dry(path) if path == target.dry else is_made(target.sound)
 
 
 def require_free(targets: Iterable[Path]) -> None:

@@ -306,18 +306,22 @@ def test_what_actseq_made_is_not_learned_from(tmp_path: Path) -> None:
     made(tmp_path / "generated" / "000.wav")
     made(tmp_path / "b.wav")  # made from b.flac, which is ours
     (tmp_path / "a.json").write_text('{"file": "a.wav", "bpm": 120}')
+    wet = made(tmp_path / "wet.wav").with_suffix(".json")
+    wet.write_text(json.dumps(json.loads(wet.read_text()) | {"dry": "wet.dry.wav"}))
+    wav(tmp_path / "wet.dry.wav")
+    made(tmp_path / "own.dry.wav")
     run = tmp_path / "runs" / "drums"
     wav(run / "report" / "all.wav")
     (run / "config.yaml").write_text("config:\n  seed: 0\nprovenance:\n  source: x\n")
     wav(tmp_path / "music" / "c.wav")
     (tmp_path / "music" / "config.yaml").write_text("player: loud\n")
-    ours.append(tmp_path / "music" / "c.wav")
+    ours += [tmp_path / "music" / "c.wav", wav(tmp_path / "own.dry.dry.wav")]
     sounds = audio.SoundFolder(tmp_path)
     assert list(sounds.files.values()) == ours
-    assert (sounds.found.n_made, sounds.found.n_runs) == (2, 1)
+    assert (sounds.found.n_made, sounds.found.n_runs) == (5, 1)
     assert audio.left_out(2, 1) == "left out 2 sounds that actseq made and 1 folders that hold a run"
     every = audio.SoundFolder(tmp_path, include_generated=True)
-    assert len(every.files) == 6 == len(audio.find(tmp_path))
+    assert len(every.files) == 10 == len(audio.find(tmp_path))
     with pytest.raises(AudioError, match=r"left out 1 folders that hold a run.*--include-generated"):
         _ = audio.SoundFolder(run).files
 

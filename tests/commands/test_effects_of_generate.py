@@ -181,6 +181,22 @@ def test_two_results_of_one_name(workplace: Path, tmp_path: Path) -> None:
     result = call(*given, *USE, "--effect", "trim", "--keep-dry")
     assert result.exit_code == 1
     assert "several results would be written to" in result.stderr
-    again = call(*given, *USE, "--effect", "trim")
-    assert again.exit_code == 1
-    assert "a.json" in again.stderr, "a dry sound shares the JSON of the sound with effects"
+    for _ in range(2):
+        assert call(*given, *USE, "--effect", "trim", "--overwrite").exit_code == 0
+    for stem in ("a", "a.dry"):
+        assert json.loads((tmp_path / "out" / f"{stem}.json").read_text())["source"] == str(tmp_path / f"{stem}.wav")
+    dry = call(*given[:3], "--out", tmp_path / "out", *USE, "--effect", "trim", "--keep-dry", "--overwrite")
+    assert dry.exit_code == 1
+    assert "a.dry.wav exists" in dry.stderr, "it is another sound's result, with its own JSON"
+
+
+def test_a_kept_dry_sound_is_replaced_and_one_of_the_user_is_not(workplace: Path, tmp_path: Path) -> None:
+    first = sorted((workplace / "sounds").iterdir())[0]
+    given = ["reconstruct", workplace / "run", first, "--out", tmp_path, *USE, "--effect", "trim", "--overwrite"]
+    dry = (tmp_path / first.name).with_suffix(".dry.wav")
+    for words in (["--keep-dry"], ["--keep-dry"], []):
+        assert call(*given, *words).exit_code == 0
+    dry.write_bytes(b"mine")
+    refused = call(*given, "--keep-dry")
+    assert (refused.exit_code, dry.read_bytes()) == (1, b"mine")
+    assert f"{dry.name} exists" in refused.stderr
