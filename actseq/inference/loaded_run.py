@@ -240,10 +240,16 @@ class LoadedRun:
         return sampled(self.codec, prior.prior, self._new(prior, request))
 
     def peak(self, source: Source) -> float | None:
-        """Amplitude that clips from a source are brought to; None leaves them as they are."""
+        """Amplitude that clips from a source are brought to; None leaves them as they are.
+
+        Variations get the peak of their sound, at most full scale.
+        """
         level = self.codec.level_dbfs
-        free = source.keeps_level or level is None or self.config.generate.level == "free"
-        return None if free or level is None else units.db_to_amplitude(level)
+        if self.config.generate.level == "free":
+            return None
+        if isinstance(source, Variations):
+            return min(1.0, float(np.abs(self._read(source.sound, SILENT)).max(initial=0.0)))
+        return None if source.keeps_level or level is None else units.db_to_amplitude(level)
 
     def made_from(self, source: Source) -> tuple[str | None, dict[str, str]]:
         """Name of the prior that makes clips from a source, and fingerprints of all that makes them."""

@@ -308,6 +308,8 @@ def test_variations_of_a_sound(workplace: Path) -> None:
         made = [sound(path) for path in found["files"]]
         beside = json.loads(Path(found["files"][0]).with_suffix(".json").read_text())
         assert (beside["prior"], beside["settings"]["amount"]) == ("vary", amount)
+        peak = np.abs(sound(given)).max()
+        assert [np.abs(clip).max() for clip in made] == pytest.approx([peak] * 3, abs=1e-4)
         n = min(len(rebuilt), *map(len, made)) - 300
         distances.append(np.mean([np.abs(clip[:n] / beside["gain"] - rebuilt[:n]).max() for clip in made]))
     assert distances[0] < 0.01
