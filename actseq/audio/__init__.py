@@ -15,12 +15,13 @@ from actseq.audio.recording import (
     trim_bounds,
 )
 from actseq.audio.worker import Reading, each, enough
-from actseq.audio.writing import Writer, as_flac, check_writable, write
+from actseq.audio.writing import SUBTYPES, Writer, as_flac, check_writable, subtype, write
 
 __all__ = [
     "BLOCK",
     "SILENCE",
     "SPAN",
+    "SUBTYPES",
     "Reading",
     "Recording",
     "Scan",
@@ -44,6 +45,7 @@ __all__ = [
     "remove_offset",
     "resample",
     "search",
+    "subtype",
     "trim_bounds",
     "write",
 ]

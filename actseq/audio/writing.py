@@ -18,7 +18,27 @@ from numpy.typing import NDArray
 from actseq.audio.decoding import BLOCK, error_text, native
 from actseq.audio.formats import ALIASES, extensions
 from actseq.audio.headers import find_chunk
-from actseq.errors import AudioError
+from actseq.errors import AudioError, ConfigError
+
+SUBTYPES = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
+"""What a number of bits for each sample means: integers, or at 32 bits floating point."""
+_INTEGER_BITS = {"PCM_16": 16, "PCM_24": 24}
+
+
+def subtype(ending: str, bits: int) -> str:
+    """The subtype of a format with a number of bits for each sample.
+
+    Args:
+        ending: ending of the file's name, without the dot.
+        bits: 16, 24 or 32.
+
+    Raises:
+        ConfigError: the format does not have samples of this size.
+    """
+    legal = [size for size, name in SUBTYPES.items() if soundfile.check_format(ALIASES.get(ending, ending), name)]
+    if bits not in legal:
+        raise ConfigError(f"--format {ending} with --bits {bits}", f"--bits {' or '.join(map(str, legal))}")
+    return SUBTYPES[bits]
 
 
 def write(
@@ -31,7 +51,7 @@ def write(
 
     The sound is never clipped: if a sample exceeds ±1 and `subtype` is not a float format, the whole is scaled to a
     peak of 1. PCM_16 values are multiples of 1/32768, the step by which decoders divide, so that reading and writing a
-    file again changes nothing; +1.0 is one step too high and becomes 32767.
+    file again changes nothing; +1.0 is one step too high and becomes 32767. PCM_24 is the same in steps of 2⁻²³.
 
     Returns:
         The gain that was applied, 1.0 if none.
@@ -62,7 +82,7 @@ def as_flac(waveform: Float[np.ndarray, " samples"], sample_rate: int) -> bytes:
     gain = _gain(name, waveform.size, wrong, float(np.abs(waveform).max(initial=0.0)), "PCM_16")
     content = BytesIO()
     with _as_audio_error(name):
-        soundfile.write(content, _as_int16(waveform * gain), sample_rate, "PCM_16", format="FLAC")
+        soundfile.write(content, _as_integers(waveform * gain, "PCM_16"), sample_rate, "PCM_16", format="FLAC")
     return content.getvalue()
 
 
@@ -200,13 +220,18 @@ def _store(
         with soundfile.SoundFile(native(partial), "w", sample_rate, channels, subtype, format=kind) as file:
             for piece in pieces:
                 scaled = piece * gain
-                file.write(_as_int16(scaled) if subtype == "PCM_16" else scaled)
+                file.write(_as_integers(scaled, subtype) if subtype in _INTEGER_BITS else scaled)
         _clear_time(partial)
 
 
-def _as_int16(samples: NDArray[np.floating[Any]]) -> NDArray[np.int16]:
-    """Samples as 16-bit values; libsndfile scales by 32767, so that each reading and writing would change them."""
-    return np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
+def _as_integers(samples: NDArray[np.floating[Any]], subtype: str) -> NDArray[np.int32]:
+    """Samples as integers in the highest bits, where libsndfile takes them.
+
+    Its own scale is one step smaller, so that each reading and writing would change the values.
+    """
+    full = 2.0 ** (_INTEGER_BITS[subtype] - 1)
+    steps = np.clip(np.round(samples * full), -full, full - 1).astype(np.int32)
+    return steps << (32 - _INTEGER_BITS[subtype])
 
 
 def _clear_time(path: Path) -> None:

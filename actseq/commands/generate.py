@@ -14,6 +14,7 @@ from actseq import audio, units
 from actseq.audio.origin import is_made
 from actseq.commands.common import AUTO, Compute, Result, check_written, effects_of, make_folder, warn_of_gain
 from actseq.commands.outputs import Target, claim, effect_files, numbered, safe_name
+from actseq.errors import ConfigError
 from actseq.inference.generation import GAP_SECONDS, Piece
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import require_generative
@@ -21,6 +22,8 @@ from actseq.inference.request import FromPrior, GenerationRequest
 from actseq.progress import Reporter
 from actseq.storage.artifacts import write_json
 from actseq.storage.run_folder import RunFolder
+
+FORMATS = ("wav", "flac", "aiff")
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,29 @@ class Output:
         keep_dry: also write each clip as it is before the effects, as `snare-01.dry.wav`.
         overwrite: replace clips that actseq made, in `folder` and at `compile_to`; without it, and for all other files,
             a file of the same name is an error.
+        format: `wav`, `flac` or `aiff`, the ending of the clips.
+        bits: bits of a sample, 16 or 24, or 32 for floating point, which keeps levels above full scale.
+
+    Raises:
+        ConfigError: the format is another one, or does not have samples of this size.
     """
 
     folder: Path | None = None
     compile_to: Path | None = None
     keep_dry: bool = False
     overwrite: bool = False
+    format: str = "wav"
+    bits: int = 16
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ConfigError(f"--format is {self.format}", f"one of {', '.join(FORMATS)}")
+        _ = self.subtype
+
+    @property
+    def subtype(self) -> str:
+        """How the samples of the clips are stored."""
+        return audio.subtype(self.format, self.bits)
 
 
 IN_THE_RUN = Output()
@@ -101,7 +121,7 @@ def generate(
     )
     claim(targets, effect_files(loaded.config.generate.effects), output.overwrite)
     pieces = loaded.stream(request, reporter)
-    writer = _ClipWriter(loaded, request, targets)
+    writer = _ClipWriter(loaded, request, targets, output.subtype)
     length = request.seconds
     if length is None and isinstance(source, FromPrior) and source.redo is None and not request.until_stop:
         length = loaded.config.generate.seconds
@@ -121,7 +141,7 @@ def generate(
     reporter.say(f"{seconds:.1f} s of sound in {elapsed:.1f} s")
     compiled = None
     if output.compile_to is not None:
-        _compile(files, output.compile_to, loaded.sample_rate)
+        _compile(files, output.compile_to, loaded.sample_rate, output.subtype)
         made_of = {"file": output.compile_to.name, "clips": files}
         write_json(Target(output.compile_to).about, writer.common | made_of)
         compiled = str(output.compile_to)
@@ -131,8 +151,9 @@ def generate(
 class _ClipWriter:
     """Writes clips into a folder as they grow, each with its JSON once it is whole."""
 
-    def __init__(self, loaded: LoadedRun, request: GenerationRequest, targets: list[Target]) -> None:
+    def __init__(self, loaded: LoadedRun, request: GenerationRequest, targets: list[Target], subtype: str) -> None:
         self.sample_rate, self.targets, self.folder = loaded.sample_rate, targets, targets[0].sound.parent
+        self.subtype = subtype
         self.through = effects_of(loaded.config, targets[0].keep_dry)
         self.peak = loaded.peak(request.source)
         self.common: Result = loaded.provenance(request)
@@ -173,7 +194,9 @@ class _ClipWriter:
 
     def _begin(self, clip: int) -> tuple[ExitStack, audio.Writer, int]:
         stack, target = ExitStack(), self.targets[clip]
-        writer = audio.Writer(target.sound, self.sample_rate, peak=self.peak, through=self.through, dry=target.dry)
+        writer = audio.Writer(
+            target.sound, self.sample_rate, self.subtype, peak=self.peak, through=self.through, dry=target.dry
+        )
         return stack, stack.enter_context(writer), 0
 
     def _describe(self, piece: Piece, writer: audio.Writer, latent_frames: int) -> Result:
@@ -200,14 +223,16 @@ def _claim(run: RunFolder, request: GenerationRequest, output: Output, reporter:
     """Where the clips go, in order, and then the file of all; what may not be written is an error before loading."""
     folder = output.folder or _unused(run.generated / f"{time.strftime('%Y%m%d-%H%M%S')}-{request.seed}")
     name = safe_name(request.label)
-    clips = [Target(folder / f"{one}.wav", output.keep_dry) for one in numbered(name, request.n)]
+    clips = [Target(folder / f"{one}.{output.format}", output.keep_dry) for one in numbered(name, request.n)]
     compiled = [] if output.compile_to is None else [Target(output.compile_to)]
     for target in compiled:
-        audio.check_writable(target.sound)
+        audio.check_writable(target.sound, output.subtype)
     sounds = [sound for sound in request.source.sounds if isinstance(sound, Path)]
     claim([*clips, *compiled], sounds, output.overwrite)
     written = {path for target in clips for path in target.files}
-    earlier = [path for path in sorted(folder.glob(f"{name}-*.wav")) if path not in written and is_made(path)]
+    earlier = [
+        path for path in sorted(folder.glob(f"{name}-*.{output.format}")) if path not in written and is_made(path)
+    ]
     if earlier:
         reporter.warn(
             f"clips of an earlier call stay in {folder}: {', '.join(path.name for path in earlier[:4])}"
@@ -216,10 +241,10 @@ def _claim(run: RunFolder, request: GenerationRequest, output: Output, reporter:
     return [*clips, *compiled]
 
 
-def _compile(files: Sequence[str], target: Path, sample_rate: int) -> None:
+def _compile(files: Sequence[str], target: Path, sample_rate: int, subtype: str) -> None:
     """Write all clips in a row with silence between them, block by block from disk to disk."""
     gap = np.zeros(units.seconds_to_samples(GAP_SECONDS, sample_rate), np.float32)
-    with audio.Writer(target, sample_rate) as writer:
+    with audio.Writer(target, sample_rate, subtype) as writer:
         for i, file in enumerate(files):
             if i:
                 writer.write(gap)

@@ -332,6 +332,20 @@ _how_to_draw = _titled(
 _output = _titled(
     "Output",
     _option("--out", type=PATH, help="Folder for the clips; default: generated/ in the run."),
+    _option(
+        "--format",
+        type=click.Choice(["wav", "flac", "aiff"]),
+        default="wav",
+        show_default=True,
+        help="Format of the clips.",
+    ),
+    _option(
+        "--bits",
+        type=click.Choice(["16", "24", "32"]),
+        default="16",
+        show_default=True,
+        help="Bits of a sample; 32 is floating point, in WAV and AIFF only.",
+    ),
     _option("--compile", "compile_to", type=PATH, help="Also write all clips in a row to this file."),
     _option(
         "--overwrite",
@@ -345,14 +359,14 @@ def generation(function: Command) -> Command:
     """All options of `generate` that are not common; the command receives a `request` and an `output`."""
 
     @functools.wraps(function)
-    def command(out: Path | None, compile_to: Path | None, seed: int | None, **options: Any) -> None:
+    def command(seed: int | None, **options: Any) -> None:
         from actseq import pipeline
 
-        keep_dry, overwrite = (options.pop(name) for name in ("keep_dry", "overwrite"))
-
+        written = {name: options.pop(name) for name in ("compile_to", "keep_dry", "overwrite", "format")}
+        output = pipeline.Output(options.pop("out"), bits=int(options.pop("bits")), **written)
         common = {name: options.pop(name) for name in ("run_name", "overrides", "device", "threads", "json_output")}
         request = pipeline.GenerationRequest.of(source=_source(options), seed=seed, **options)
-        function(request=request, output=pipeline.Output(out, compile_to, keep_dry, overwrite), seed=seed, **common)
+        function(request=request, output=output, seed=seed, **common)
 
     return all_of(_what, _how_long, _how_to_draw, effects, _output)(command)
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from actseq import audio, pipeline
+from actseq.commands.generate import FORMATS
 from actseq.commands.outputs import numbered, safe_name
 from actseq.data.drumkit import write_drumkit
 from actseq.errors import ActseqError, AudioError, ConfigError
@@ -169,6 +171,27 @@ def test_results_of_one_name_are_refused(run: Path, tmp_path: Path) -> None:
 )
 def test_a_label_becomes_the_name_of_a_file(label: str | None, name: str) -> None:
     assert safe_name(label) == name
+
+
+@pytest.mark.parametrize(("kind", "bits"), [(kind, bits) for kind in FORMATS for bits in (16, 24, 32)])
+def test_clips_have_the_format_and_the_bits_of_the_call(run: Path, tmp_path: Path, kind: str, bits: int) -> None:
+    if (kind, bits) == ("flac", 32):
+        with pytest.raises(ConfigError, match="--format flac with --bits 32; expected --bits 16 or 24"):
+            pipeline.Output(tmp_path, format=kind, bits=bits)
+        return
+    request = GenerationRequest(FromPrior("iid"), seconds=0.1, seed=1)
+    [file] = generate(run, tmp_path, request, format=kind, bits=bits, compile_to=tmp_path / f"all.{kind}")
+    for path in (Path(file), tmp_path / f"all.{kind}"):
+        found = soundfile.info(path)
+        assert (path.suffix, found.format, found.frames) == (f".{kind}", kind.upper(), RATE // 10)
+        assert found.subtype == {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}[bits]
+    [whole] = generate(run, tmp_path / "float", request, bits=32)
+    np.testing.assert_allclose(audio.load(Path(file))[0], audio.load(Path(whole))[0], atol=2.0**-bits)
+
+
+def test_a_format_that_is_not_offered_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--format is ogg; expected one of wav, flac, aiff"):
+        pipeline.Output(format="ogg")
 
 
 def test_numbers_are_wide_enough_to_sort() -> None:
