@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from actseq.commands.clip_writer import Output as Output
     from actseq.commands.common import Compute as Compute
     from actseq.commands.decode import decode as decode
     from actseq.commands.doctor import doctor as doctor
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from actseq.commands.explore import explore as explore
     from actseq.commands.export import export as export
     from actseq.commands.extract_latents import extract_latents as extract_latents
-    from actseq.commands.generate import Output as Output
     from actseq.commands.generate import generate as generate
     from actseq.commands.info import info as info
     from actseq.commands.pack import pack as pack
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from actseq.storage.activations import write_activations as write_activations
 
 _NAMES = {
+    "actseq.commands.clip_writer": ("Output",),
     "actseq.commands.common": ("Compute",),
     "actseq.commands.decode": ("decode",),
     "actseq.commands.doctor": ("doctor",),
@@ -58,7 +59,7 @@ _NAMES = {
     "actseq.commands.explore": ("explore",),
     "actseq.commands.export": ("export",),
     "actseq.commands.extract_latents": ("extract_latents",),
-    "actseq.commands.generate": ("Output", "generate"),
+    "actseq.commands.generate": ("generate",),
     "actseq.commands.info": ("info",),
     "actseq.commands.pack": ("pack", "pack_lines"),
     "actseq.commands.plot": ("plot", "plot_lines"),

@@ -1,6 +1,7 @@
 """Write sound files, whole or not at all."""
 
 import os
+import struct
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -100,6 +101,7 @@ class Writer:
         through: a function applied to the whole sound, at its final level, before it is stored; the sound is then held
             in memory.
         dry: file for the sound as it is before `through`; None leaves it out.
+        loop: mark the whole of a WAV as a loop that is played forwards, for samplers.
 
     Attributes:
         gain: the gain that was applied; set when the file is complete.
@@ -119,9 +121,10 @@ class Writer:
         peak: float | None = None,
         through: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
         dry: Path | None = None,
+        loop: bool = False,
     ) -> None:
         self.path, self.sample_rate, self.subtype, self.wanted = Path(path), sample_rate, subtype, peak
-        self.through, self.dry = through, dry
+        self.through, self.dry, self.loop = through, dry, loop
         self.kind = _kind(self.path, subtype)
         self.gain, self.through_gain, self.samples, self.wrong, self.peak = 1.0, 1.0, 0, 0, 0.0
 
@@ -160,7 +163,7 @@ class Writer:
 
     def _store_waiting(self, path: Path) -> None:
         with _as_audio_error(path):
-            _store(path, self._pieces(), self.gain, self.sample_rate, 1, self.kind, self.subtype)
+            _store(path, self._pieces(), self.gain, self.sample_rate, 1, self.kind, self.subtype, self.loop)
 
     def _pieces(self) -> Iterator[NDArray[np.float32]]:
         self.waiting.seek(0)
@@ -215,6 +218,7 @@ def _store(
     channels: int,
     kind: str,
     subtype: str,
+    loop: bool = False,
 ) -> None:
     with replacing(path) as partial:
         with soundfile.SoundFile(native(partial), "w", sample_rate, channels, subtype, format=kind) as file:
@@ -222,6 +226,26 @@ def _store(
                 scaled = piece * gain
                 file.write(_as_integers(scaled, subtype) if subtype in _INTEGER_BITS else scaled)
         _clear_time(partial)
+        if loop:
+            _mark_loop(partial, sample_rate)
+
+
+def _mark_loop(path: Path, sample_rate: int) -> None:
+    """Append a chunk `smpl` to a WAV file: one loop, forwards and without end, from its first sample to its last.
+
+    Source: Multimedia Programming Interface and Data Specifications 1.0 (IBM, Microsoft 1991) and its "New Multimedia
+    Data Types and Data Techniques" (1994), chunk `smpl`.
+    """
+    last = soundfile.info(path).frames - 1
+    # Manufacturer, product, nanoseconds of a sample, middle C, no fraction, no time code, one loop, no further data;
+    # then the loop: number, forwards, first and last sample, no fraction, without end.
+    values = (0, 0, round(1e9 / sample_rate), 60, 0, 0, 0, 1, 0, 0, 0, 0, last, 0, 0)
+    with path.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
+        file.write(struct.pack("<4sI15I", b"smpl", 4 * len(values), *values))
+        size = file.tell() - 8
+        file.seek(4)
+        file.write(struct.pack("<I", size))
 
 
 def _as_integers(samples: NDArray[np.floating[Any]], subtype: str) -> NDArray[np.int32]:

@@ -69,6 +69,27 @@ def patch(recording: Waveform, made: Waveform, offset: int, region: tuple[int, i
     return np.concatenate(parts)
 
 
+def cycle(made: Waveform, samples: int, fade: int) -> Waveform:
+    """A cycle out of longer sound: what lies beyond it is crossfaded into its beginning, with constant power.
+
+    The cycle begins where both agree best; of places that agree equally the earliest.
+
+    Args:
+        made: at least `samples` + `fade` samples; what is longer is room for the beginning.
+        samples: length of the cycle.
+        fade: length of the crossfade, at most that of the cycle.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(made.astype(np.float64), fade)
+    ends = windows[samples:]
+    begins = windows[: len(ends)]
+    agreement = np.einsum("ij,ij->i", begins, ends)
+    agreement /= np.linalg.norm(begins, axis=1) * np.linalg.norm(ends, axis=1) + 1e-12
+    agreement -= 1e-3 * np.arange(len(ends)) / len(ends)
+    at = int(agreement.argmax())
+    mixed = _crossfade(made[at + samples : at + samples + fade], made[at : at + fade])
+    return np.concatenate([mixed, made[at + fade : at + samples]])
+
+
 class _Side(NamedTuple):
     """Sound of the recording that is crossfaded with made sound.
 

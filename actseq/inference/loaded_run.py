@@ -43,9 +43,10 @@ from actseq.inference.loading import (
     stage_config,
     tuned_codec,
 )
+from actseq.inference.loops import loops
 from actseq.inference.redo import Region, regenerate, require_suffix
 from actseq.inference.request import FromPrior, GenerationRequest, Sound, Source, Through, Variations
-from actseq.priors.base import Sampling
+from actseq.priors.base import Prior, Sampling
 from actseq.priors.labels import LabelledPrior
 from actseq.priors.morphs import Given, Interpolate, Steps, Vary
 from actseq.progress import SILENT, Reporter
@@ -340,6 +341,15 @@ class LoadedRun:
         """Labels of the prior, or of the decoder where there is no prior."""
         return self.labels or self.codec.autoencoder.labels
 
+    def _hears_labels(self, prior: Prior) -> bool:
+        """Whether a label changes what is made, by the prior or by the decoder."""
+        return self.codec.autoencoder.table is not None or bool(getattr(prior, "knows_labels", True))
+
+    @property
+    def usable_labels(self) -> list[str]:
+        """Labels that change what is generated."""
+        return self._known_labels() if self.prior is not None and self._hears_labels(self.prior.prior) else []
+
     def _from_prior(self, request: GenerationRequest, source: FromPrior, reporter: Reporter) -> Iterator[Piece]:
         prior = self._trained
         if source.prior not in (None, self.prior_name):
@@ -349,6 +359,10 @@ class LoadedRun:
         if source.redo is not None:
             require_suffix(prior.prior, self.prior_name)
         resolved = self._new(prior, request)
+        if request.loop and resolved.condition_end is not None:
+            raise ConfigError("--loop with a glide: a cycle ends where it begins", "one label")
+        if request.loop and not self._clips_end_by_themselves:
+            return loops(self.prior_codec, prior.prior, resolved)
         if source.seed_audio is not None:
             sound = self._read(source.seed_audio, reporter)
             if source.seed_seconds is not None:
@@ -361,6 +375,11 @@ class LoadedRun:
         if source.seed_latents is not None:
             resolved = replace(resolved, seed_audio=self._seed_latents(source.seed_latents, source))
         return generate(self.prior_codec, prior.prior, resolved)
+
+    @property
+    def _clips_end_by_themselves(self) -> bool:
+        """Whether clips of this run are hits or words, and not pieces of sound that goes on."""
+        return self.config.generate.seconds is None or self.codec.autoencoder.whole_clips
 
     @property
     def _trained(self) -> LabelledPrior[Any]:
@@ -481,8 +500,7 @@ class LoadedRun:
             if field.name not in model.prior.controls and field.name not in request.given
         }
         rows = _label_indices(request.label, model.labels)
-        unheard = self.codec.autoencoder.table is None and not getattr(model.prior, "knows_labels", True)
-        if request.label is not None and unheard:
+        if request.label is not None and not self._hears_labels(model.prior):
             raise ConfigError(
                 f"prior {self.prior_name} draws the same for every label, and the decoder is not given the label",
                 action="leave out the label, or train a run with --set autoencoder.condition=label",

@@ -120,13 +120,15 @@ class GenerationRequest:
             statistics they move towards. None: no label.
         seconds: length of what is new; None: the run's default.
         until_stop: let the prior end each clip, whatever the run's default.
+        loop: make cycles of `seconds` that repeat without a seam.
         controls: how to draw, by keys of the configuration's section `generate`: all of `actseq.priors.base.Sampling`,
             `min_seconds`, `max_seconds`, `best_of`. A key that is left out or None is as configured.
         seed: seed of all random numbers; the same seed, device and thread count give the same bytes. Where it is left
             out, each request draws a fresh one and holds it here.
 
     Raises:
-        ConfigError: both lengths are given, or one beside a region that is made again, or `n` is less than 1.
+        ConfigError: both lengths are given, or one beside a region that is made again, or `n` is less than 1; or `loop`
+            is given without `seconds`, or with a sound.
     """
 
     source: Source = FromPrior()
@@ -134,6 +136,7 @@ class GenerationRequest:
     label: str | None = None
     seconds: float | None = None
     until_stop: bool = False
+    loop: bool = False
     controls: Mapping[str, float | None] = field(default_factory=dict)
     seed: int = field(default_factory=fresh_seed)
 
@@ -145,6 +148,10 @@ class GenerationRequest:
             raise ConfigError(f"n is {self.n}", "at least 1")
         if self.seconds is not None and self.until_stop:
             raise ConfigError("--seconds and --until-stop exclude each other")
+        if self.loop and self.seconds is None:
+            raise ConfigError("--loop without --seconds", action="say how long a cycle is")
+        if self.loop and (self.source.sounds or self.source.keeps_level):
+            raise ConfigError("--loop and a given sound exclude each other", action="leave the sound out")
         if isinstance(self.source, FromPrior) and self.source.redo is not None:
             lengths = {"seconds": self.seconds, "until_stop": self.until_stop or None} | dict(self.given)
             for name in ("seconds", "until_stop", "min_seconds", "max_seconds"):
@@ -182,6 +189,7 @@ class GenerationRequest:
             "label": self.label,
             "seconds": self.seconds,
             "until_stop": self.until_stop,
+            "loop": self.loop,
             "seed": self.seed,
             "seed_audio": None if seeded.seed_audio is None else _name(seeded.seed_audio),
             "seed_latents": _latents_name(seeded.seed_latents),

@@ -296,6 +296,7 @@ def generate(run_name: str, request: GenerationRequest, output: Output, common: 
         f"{len(result.files)} clips in {result.folder}",
         f"seed: {result.seed}; --seed {result.seed} makes the same clips again",
         *([f"compiled: {result.compiled}"] if result.compiled else []),
+        *([f"keys: {', '.join(f'{name} {key}' for name, key in result.keys.items())}"] if result.keys else []),
     )
 
 

@@ -311,6 +311,7 @@ _how_long = _titled(
     "How long",
     _option("--seconds", type=POSITIVE, help="Length of what is new; default: the run's `generate.seconds`."),
     _option("--until-stop", is_flag=True, help="Let the prior end each clip."),
+    _option("--loop", is_flag=True, help="Make seamless cycles of --seconds, as WAV with loop points."),
     _option("--min-seconds", type=NOT_NEGATIVE, help="The prior may not end a clip earlier."),
     _option("--max-seconds", type=POSITIVE, help="Cut a clip here if the prior has not ended it."),
 )
@@ -333,6 +334,12 @@ _output = _titled(
     "Output",
     _option("--out", type=PATH, help="Folder for the clips; default: generated/ in the run."),
     _option(
+        "--kit",
+        type=PATH,
+        help="In place of --out, a new or empty folder for a kit: --n sounds of each label, or of --label, trimmed, "
+        "faded and levelled, with maps for samplers (kit.sfz, kit.dspreset).",
+    ),
+    _option(
         "--format",
         type=click.Choice(["wav", "flac", "aiff"]),
         default="wav",
@@ -342,9 +349,7 @@ _output = _titled(
     _option(
         "--bits",
         type=click.Choice(["16", "24", "32"]),
-        default="16",
-        show_default=True,
-        help="Bits of a sample; 32 is floating point, in WAV and AIFF only.",
+        help="Bits of a sample; default: 16, and 24 in a kit. 32 is floating point, in WAV and AIFF only.",
     ),
     _option("--compile", "compile_to", type=PATH, help="Also write all clips in a row to this file."),
     _option(
@@ -362,8 +367,9 @@ def generation(function: Command) -> Command:
     def command(seed: int | None, **options: Any) -> None:
         from actseq import pipeline
 
-        written = {name: options.pop(name) for name in ("compile_to", "keep_dry", "overwrite", "format")}
-        output = pipeline.Output(options.pop("out"), bits=int(options.pop("bits")), **written)
+        written = {name: options.pop(name) for name in ("compile_to", "keep_dry", "overwrite", "kit", "format")}
+        bits = options.pop("bits")
+        output = pipeline.Output(options.pop("out"), bits=None if bits is None else int(bits), **written)
         common = {name: options.pop(name) for name in ("run_name", "overrides", "device", "threads", "json_output")}
         request = pipeline.GenerationRequest.of(source=_source(options), seed=seed, **options)
         function(request=request, output=output, seed=seed, **common)

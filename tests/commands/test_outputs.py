@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from actseq import audio, pipeline
-from actseq.commands.generate import FORMATS
+from actseq.commands.clip_writer import FORMATS
 from actseq.commands.outputs import numbered, safe_name
 from actseq.data.drumkit import write_drumkit
 from actseq.errors import ActseqError, AudioError, ConfigError
