@@ -20,6 +20,7 @@ from actseq.inference.codec import Codec
 from actseq.objectives.base import Batch, Objective
 from actseq.priors.base import SamplingRequest
 from actseq.progress import Silent
+from actseq.training.conduct import Conduct
 from actseq.training.loop import Outcome, Source, train
 from actseq.vocoders.base import synthesise
 
@@ -89,7 +90,7 @@ class Saying(Silent):
 def learn(objective: Objective, source: Source, section: TrainingConfig, folder: Path) -> Outcome:
     """The loop, on what it is also validated on."""
     device = torch.device("cpu")
-    return train(objective, (source, source), section, folder, name="it", seed=0, device=device, reporter=Silent())
+    return train(objective, (source, source), section, folder, name="it", seed=0, conduct=Conduct(device, Silent()))
 
 
 def fitted(config: Config, analysis: Any, segments: Segments) -> Autoencoder:

@@ -12,7 +12,7 @@ from actseq import units
 from actseq.config import Config
 from actseq.errors import AudioError, ConfigError
 from actseq.progress import SILENT, Reporter
-from actseq.storage.artifacts import Artifact, read_json, same_settings, write_json
+from actseq.storage.artifacts import WEIGHTS, Artifact, read_json, same_settings, write_json
 from actseq.storage.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -84,11 +84,22 @@ def begin_training(run: RunFolder, what: str, folder: Path, settings: Mapping[st
             f"{what} {folder.name} of run {run.name}",
             f"give the new one another --name, or delete {folder}",
         )
-    if (folder / "model.json").is_file():
+    if is_trained(folder, reporter):
         reporter.say(f"{what}: already trained ({folder})")
         return False
     write_json(plan, settings)
     return True
+
+
+def is_trained(folder: Path, reporter: Reporter) -> bool:
+    """Whether the weights of a finished training are in its folder; says so if only the weights have gone."""
+    finished = (folder / "model.json").is_file()
+    if finished and not (folder / WEIGHTS).is_file():
+        reporter.warn(
+            f"the weights in {folder} have gone: it is trained again, from its last checkpoint if there is one"
+        )
+        return False
+    return finished
 
 
 def compared(config: Config) -> dict[str, Any]:

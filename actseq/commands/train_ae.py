@@ -25,6 +25,7 @@ from actseq.storage.artifacts import same_settings, write_artifact
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_table
 from actseq.training import learning_rate
+from actseq.training.conduct import Conduct
 from actseq.training.loop import resolve_device, train
 
 
@@ -204,8 +205,7 @@ def _train(asked: AutoencoderRequest, corpus_fingerprint: str, reporter: Reporte
             run.autoencoder,
             name="autoencoder",
             seed=config.seed,
-            device=asked.device,
-            reporter=reporter,
+            conduct=Conduct(asked.device, reporter),
         )
         model.cpu().load_state_dict(outcome.tensors)
         figures, steps, best = outcome.figures, outcome.total_steps, outcome.best_step

@@ -18,6 +18,7 @@ from actseq.priors.base import KeepsLengths, KeepsSummaries
 from actseq.priors.end_calibration import calibrate
 from actseq.storage.artifacts import save_tensors, write_artifact
 from actseq.storage.run_folder import RunFolder
+from actseq.training.conduct import Conduct
 from actseq.training.loop import resolve_device, train
 
 
@@ -91,8 +92,7 @@ def train_prior(
             folder,
             name=f"prior {name}",
             seed=seed,
-            device=resolve_device(compute.device),
-            reporter=reporter,
+            conduct=Conduct(resolve_device(compute.device), reporter),
         )
         model.load_state_dict(outcome.tensors)
         if calibrate(model.eval(), *latents.known_lengths(labels), seed):

@@ -22,6 +22,7 @@ from actseq.inference.loading import load_codec, load_vocoder, stage_config
 from actseq.progress import Reporter
 from actseq.storage.artifacts import read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
+from actseq.training.conduct import Conduct
 from actseq.training.loop import train
 
 
@@ -88,8 +89,7 @@ def train_vocoder(
                 folder,
                 name=f"vocoder {name}",
                 seed=seed,
-                device=codec.device,
-                reporter=reporter,
+                conduct=Conduct(codec.device, reporter),
             )
             write_artifact(
                 folder,

@@ -19,6 +19,7 @@ from actseq.priors.base import Remakes
 from actseq.priors.labels import LabelledPrior
 from actseq.storage.artifacts import read_json
 from actseq.storage.run_folder import RunFolder
+from actseq.training.conduct import Conduct
 from actseq.training.loop import train
 
 VALIDATIONS = 5
@@ -103,7 +104,6 @@ def tune_decoder(
         folder,
         name="decoder for it",
         seed=seed,
-        device=codec.device,
-        reporter=compute.reporter,
+        conduct=Conduct(codec.device, compute.reporter),
     )
     return {name: outcome.tensors[name] for name in objective.decoding}

@@ -35,6 +35,7 @@ from actseq.objectives.base import Batch, Loss
 from actseq.progress import Reporter
 from actseq.storage.artifacts import Artifact, read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
+from actseq.training.conduct import Conduct
 from actseq.training.loop import train
 
 STEPS = 800
@@ -297,8 +298,7 @@ def _train(
         folder,
         name="classifier",
         seed=0,
-        device=codec.device,
-        reporter=reporter,
+        conduct=Conduct(codec.device, reporter),
     )
     model.load_state_dict(outcome.tensors)
     model.eval()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
+WEIGHTS = "model.safetensors"
+"""In the folder of a model: its weights."""
 _LARGEST_JSON = 16 * 2**20
 """Largest JSON in bytes."""
 MOST_HOLES, SMALL = 16, 2**26
@@ -162,7 +164,7 @@ def load_tensors(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
 def write_artifact(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Write weights, then the JSON that names their hash."""
     (folder / "model.json").unlink(missing_ok=True)
-    sha256 = save_tensors(folder / "model.safetensors", tensors)
+    sha256 = save_tensors(folder / WEIGHTS, tensors)
     write_json(folder / "model.json", {"format": FORMAT, **meta, "weights_sha256": sha256})
 
 
@@ -203,7 +205,7 @@ class Artifact:
         Raises:
             ArtifactError: as `load_tensors`; or they are not those that the JSON names.
         """
-        return load_tensors(self.folder / "model.safetensors", str(self.meta["weights_sha256"]))
+        return load_tensors(self.folder / WEIGHTS, str(self.meta["weights_sha256"]))
 
 
 def same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], what: str, remedy: str) -> None:

@@ -19,7 +19,9 @@ from actseq.config import TrainingConfig
 from actseq.errors import TrainingError
 from actseq.objectives.base import Loss, Objective
 from actseq.progress import Reporter
+from actseq.training.conduct import Conduct
 from actseq.training.loop import Source, _Trainer, step_seed
+from actseq.training.plan import Plan
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 150
@@ -87,7 +89,8 @@ def find_learning_rate(
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
     losses: list[float] = []
     with torch.random.fork_rng(devices):
-        trainer = _Trainer(objective, train_source, held_out, config, Path(), seed, device, reporter)
+        trainer = _Trainer(objective, train_source, held_out, config, Path(), seed, Conduct(device, reporter))
+        trainer.plan = Plan.of(BEGINNING_OF)
         batch = trainer.batch(held_out, 0, 0.0)
         reporter.begin("learning rate", STEPS)
         for rate in rates.tolist():
@@ -95,7 +98,7 @@ def find_learning_rate(
                 update={"learning_rate": rate, "final_learning_rate": rate, "warmup_steps": 0}
             )
             try:
-                trainer.train_step(BEGINNING_OF)
+                trainer.train_step()
             except TrainingError:
                 if not losses:
                     raise

@@ -1,9 +1,10 @@
 """The training loop, one for every objective.
 
 A training that is killed and resumed ends with the same bytes as one that ran through. For this, a batch and the random
-numbers of a step depend on (seed, step, rank) alone. `minutes` becomes `total_steps` by timing steps that are thrown
-away before step 0; the number is stored, and from then on only steps count. A checkpoint is a folder of safetensors and
-JSON that is renamed into place, and on resuming `metrics.csv` is cut back to the step of the checkpoint.
+numbers of a step depend on (seed, step, rank) alone. `minutes` becomes a number of steps by timing steps that are
+thrown away before step 0; at validations the number may change, see `actseq.training.plan`. A checkpoint is a folder of
+safetensors and JSON that is renamed into place, and on resuming `metrics.csv` is cut back to the step of the
+checkpoint.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,17 +29,24 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actseq.config import TrainingConfig
-from actseq.errors import SIGNALS, ArtifactError, ConfigError, Interrupted, TrainingError
+from actseq.errors import SIGNALS, ActseqError, ArtifactError, ConfigError, Interrupted, TrainingError
 from actseq.objectives.base import Batch, Loss, Objective
 from actseq.progress import HELD_OUT, Reporter
 from actseq.storage import files, hashes
 from actseq.storage.artifacts import load_tensors, read_json, save_tensors, write_json
 from actseq.storage.store import write_file
+from actseq.training import advice
+from actseq.training.conduct import Budget, Conduct
+from actseq.training.plan import RESTART, Plan, Stretch, parse_stretches, replanned
 
 CALIBRATION_SECONDS = 3.0
 """Steps are timed for at least this long."""
 LOG_ROWS = 200
 """Rows of training figures in `metrics.csv`."""
+PREPARING_SHARE = 0.25
+"""What a command prepares before a training counts up to this fraction of the minutes."""
+MISSED = 0.1
+"""A training that ends this fraction of its minutes too early or too late says so."""
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint is written at least this often."""
 DIVERGED = 100.0
@@ -112,12 +120,13 @@ class _Trainer:
         config: TrainingConfig,
         folder: Path,
         seed: int,
-        device: torch.device,
-        reporter: Reporter,
+        conduct: Conduct,
     ) -> None:
         from lightning_fabric import Fabric
 
-        self.config, self.folder, self.seed, self.reporter = config, folder, seed, reporter
+        self.config, self.folder, self.seed = config, folder, seed
+        self.reporter: Reporter = conduct.reporter
+        self.watch, device = conduct.watch, conduct.device
         self.train_source, self.validation_source = train, validation
         self.fabric = Fabric(accelerator=device.type, devices=1, precision=config.precision)
         self.objective = objective
@@ -140,6 +149,9 @@ class _Trainer:
         self.optimisers = dict(zip(groups, wrapped[1:], strict=True))
         self.average = {name: value.detach().clone() for name, value in self.objective.exported().state_dict().items()}
         self.step = 0
+        self.plan = Plan.of(config.steps or 1, config.minutes)
+        self.clock = _Clock()
+        self.held_out: dict[str, float] = {}
         self.place = _place(folder)
         self.first: float | None = None
         self.best: float | None = None
@@ -158,19 +170,10 @@ class _Trainer:
         }
         return Batch(data, progress)
 
-    def learning_rate(self, total: int) -> float:
-        """Learning rate of the current step: a linear warm-up, then a cosine to the final rate."""
-        low, high = self.config.final_learning_rate, self.config.learning_rate
-        warmup = min(self.config.warmup_steps, total // 10)
-        if self.step < warmup:
-            return high * (self.step + 1) / warmup
-        share = (self.step - warmup) / max(1, total - warmup)
-        return low + (high - low) * 0.5 * (1 + math.cos(math.pi * share))
-
-    def train_step(self, total: int) -> dict[str, float]:
+    def train_step(self) -> dict[str, float]:
         torch.manual_seed(step_seed(self.seed, self.step, self.rank))
-        rate = self.learning_rate(total)
-        batch = self.batch(self.train_source, self.step, self.step / total)
+        rate = self.plan.learning_rate(self.step, self.config)
+        batch = self.batch(self.train_source, self.step, self.plan.progress(self.step))
         losses: dict[str, Loss] = self.wrapped.losses(batch)
         figures: dict[str, float] = {}
         for name, loss in losses.items():
@@ -231,11 +234,94 @@ class _Trainer:
                     sums[name] = sums.get(name, 0.0) + float(value) / self.config.validation_batches
         return sums
 
-    def out_of_patience(self, validate_every: int) -> bool:
-        """Whether the last `patience` validations brought no improvement."""
-        if self.config.patience is None or self.best is None or self.step % validate_every:
+    def validated(self, name: str) -> dict[str, float]:
+        """Validate, log, and keep the best weights; the figures as they are shown.
+
+        Raises:
+            TrainingError: the figure that is watched is not finite.
+        """
+        held_out = self.validate()
+        if not held_out:
+            return {}
+        self.log("validation", held_out)
+        monitored = held_out[self.objective.monitor]
+        if not math.isfinite(monitored):
+            raise TrainingError(
+                f"the held-out {self.objective.monitor} of {name} became {monitored} at step {self.step}",
+                "a finite number",
+                TRY_LOWER,
+            )
+        if self.best is None or monitored < self.best:
+            self.best, self.best_step, self.best_figures = monitored, self.step, held_out
+            self.best_sha256 = save_tensors(self.best_path(), self.average)
+        self.held_out = held_out
+        return {HELD_OUT + key: value for key, value in held_out.items()}
+
+    def warn(self, said: set[str]) -> None:
+        """Say what is off, each thing once."""
+        if not self.watch.advice:
+            return
+        found = {"heart": advice.by_heart(self.read_metrics(), self.objective.monitor)}
+        if self.watch.remark is not None and self.held_out:
+            found["remark"] = self.watch.remark(self.held_out, self.plan.progress(self.step))
+        for kind, text in found.items():
+            if text and kind not in said:
+                said.add(kind)
+                self.reporter.warn(text)
+
+    def preview(self) -> None:
+        """Write a preview with the averaged weights; a preview that fails ends no training."""
+        if self.watch.preview is None:
+            return
+        begun = time.perf_counter()
+        try:
+            with self.averaged(), torch.random.fork_rng(), torch.inference_mode():
+                self.watch.preview(self.step)
+        except (ActseqError, OSError, RuntimeError, ValueError) as error:
+            self.reporter.warn(f"no preview at step {self.step}: {error}")
+        self.clock.preview = time.perf_counter() - begun
+        self.clock.shown += self.clock.preview
+
+    def replan(self, marked: tuple[int, float]) -> bool:
+        """Fit the number of steps to the time that is left; whether it has changed.
+
+        Args:
+            marked: step and time of the last validation.
+        """
+        if self.clock.budget is None:
             return False
-        return self.step - self.best_step >= self.config.patience * validate_every
+        step_seconds = (time.perf_counter() - marked[1] - self.clock.shown) / (self.step - marked[0])
+        left = self.clock.budget - self.clock.spent
+        if self.watch.preview is not None:
+            left -= self.clock.preview * (1 + left // self.watch.preview_seconds)
+        before = self.plan
+        self.plan = replanned(before, self.step, left, step_seconds)
+        return self.plan != before
+
+    def conclude(self, name: str) -> None:
+        """Say by how much the time was missed, and whether more time or more sound would help."""
+        budget = self.clock.budget
+        if budget is not None and self.step == self.plan.total and abs(self.clock.spent - budget) > MISSED * budget:
+            missed = (self.clock.spent - budget) / 60
+            self.reporter.say(
+                f"{name} ended {abs(missed):.2g} minutes {'later' if missed > 0 else 'earlier'} than the "
+                f"{budget / 60:.3g} minutes that were asked for"
+            )
+        text = advice.outlook(self.read_metrics(), self.objective.monitor, self.first)
+        if text and self.watch.advice:
+            self.reporter.say(f"{name}: {text}")
+
+    @property
+    def validate_every(self) -> int:
+        """Steps between validations, which the first plan decides."""
+        return max(1, self.plan.stretches[0].total_steps // self.config.validations)
+
+    def out_of_patience(self) -> bool:
+        """Whether the last `patience` validations brought no improvement."""
+        if self.config.patience is None or self.best is None or self.step % self.validate_every:
+            return False
+        since = max(self.best_step, self.plan.restart.from_step)
+        return self.step - since >= self.config.patience * self.validate_every
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -248,7 +334,7 @@ class _Trainer:
         # Safetensors refuses tensors that share storage; cloning is cheap compared with writing.
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
-    def save(self, total: int) -> None:
+    def save(self) -> None:
         """Write a checkpoint under a temporary name, rename it, then delete older ones.
 
         Raises:
@@ -266,7 +352,9 @@ class _Trainer:
                 temporary / "state.json",
                 {
                     "step": self.step,
-                    "total_steps": total,
+                    "total_steps": self.plan.total,
+                    **({"plan": self.plan.tree()} if len(self.plan.stretches) > 1 else {}),
+                    **({} if self.clock.budget is None else {"seconds": self.clock.spent}),
                     "first": self.first,
                     "best": self.best,
                     "best_step": self.best_step,
@@ -306,6 +394,10 @@ class _Trainer:
             found[self.best_path().relative_to(self.folder).as_posix()] = self.best_sha256
         return found
 
+    def checkpoint(self) -> Path:
+        """Folder of the last checkpoint, which there must be."""
+        return max((self.folder / "checkpoints").glob("step-*"))
+
     def resume(self) -> bool:
         """Continue from the last checkpoint; False if there is none.
 
@@ -325,6 +417,7 @@ class _Trainer:
             ) from None
         self.step, self.best, self.best_step = meta["step"], meta["best"], meta["best_step"]
         self.first = meta.get("first")
+        self.clock.before = float(meta.get("seconds", 0.0))
         self.best_figures, self.sums, self.count = meta["best_figures"], meta["sums"], meta["count"]
         if self.best is not None:
             self.best_sha256 = files.sha256(self.best_path())
@@ -397,11 +490,8 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return {}, {}
     meta = read_json(found[-1] / "state.json")
     plan = folder / "plan.json"
-    if plan.is_file() and read_json(plan)["total_steps"] != meta["total_steps"]:
-        raise ArtifactError(
-            f"{plan} says {read_json(plan)['total_steps']} steps, its checkpoint {meta['total_steps']}",
-            action=f"undo the change, copy the run again, or delete {folder} to begin again",
-        )
+    if plan.is_file():
+        _agreed(Plan.read(plan), meta, plan)
     for name, wanted in meta.get("files", {}).items():
         if Path(name).is_absolute() or ".." in Path(name).parts or files.sha256(folder / name) != wanted:
             raise ArtifactError(
@@ -409,6 +499,28 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 action=f"undo the change, copy the run again, or delete {folder} to begin again",
             )
     return meta, load_tensors(found[-1] / "state.safetensors", str(meta["sha256"]))
+
+
+def _agreed(written: Plan, meta: Mapping[str, Any], path: Path) -> Plan:
+    """The plan to go on with: that of the checkpoint, or the written one if it goes on from there.
+
+    Between a checkpoint and the writing of its plan a process may be killed; so one may be the beginning of the other.
+
+    Raises:
+        ArtifactError: they contradict each other.
+    """
+    saved = parse_stretches(meta.get("plan"), meta["total_steps"], path)
+    both = list(zip(written.stretches, saved, strict=False))
+    if len(written.stretches) > len(saved):
+        known = all(one.from_step >= meta["step"] for one in written.stretches[len(saved) :])
+    else:
+        known = True
+    if not known or any(one != other for one, other in both):
+        raise ArtifactError(
+            f"{path} says {written.total} steps, its checkpoint {meta['total_steps']}",
+            action=f"undo the change, copy the run again, or delete {path.parent} to begin again",
+        )
+    return written if len(written.stretches) > len(saved) else Plan(saved, written.minutes)
 
 
 def _place(folder: Path) -> tuple[int, int] | None:
@@ -420,17 +532,42 @@ def _place(folder: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def plan_steps(trainer: _Trainer, minutes: float, received: list[int]) -> int:
-    """Number of steps that fit into `minutes`, validations included. Afterwards only the model is as it was.
+@dataclass
+class _Clock:
+    """The time of a training that has a budget in minutes.
+
+    Attributes:
+        budget: seconds; None: the budget is in steps, or the plan is given.
+        before: seconds that earlier processes trained for.
+        begun: `time.perf_counter()` from which this process counts.
+        shown: seconds of previews since the last validation.
+        preview: seconds of the last preview.
+    """
+
+    budget: float | None = None
+    before: float = 0.0
+    begun: float = 0.0
+    shown: float = 0.0
+    preview: float = 0.0
+
+    @property
+    def spent(self) -> float:
+        """Seconds that count."""
+        return self.before + time.perf_counter() - self.begun
+
+
+def plan_steps(trainer: _Trainer, seconds: float, received: list[int]) -> int:
+    """Number of steps that fit into some time, validations included. Afterwards only the model is as it was.
 
     Raises:
         Interrupted: there is a signal in `received` after a step.
     """
+    trainer.plan = Plan.of(1000)
     initial = copy.deepcopy(trainer.objective.state_dict())  # type: ignore[attr-defined]
     begun = time.perf_counter()
 
     def step() -> None:
-        trainer.train_step(1000)
+        trainer.train_step()
         if received:
             raise Interrupted(received[0])
 
@@ -445,7 +582,7 @@ def plan_steps(trainer: _Trainer, minutes: float, received: list[int]) -> int:
     trainer.validate()
     validation = time.perf_counter() - start
     trainer.objective.load_state_dict(initial)  # type: ignore[attr-defined]
-    left = 60 * minutes - (time.perf_counter() - begun) - trainer.config.validations * validation
+    left = seconds - (time.perf_counter() - begun) - trainer.config.validations * validation
     return max(10, int(left / float(np.median(times))))
 
 
@@ -483,10 +620,9 @@ def train(
     *,
     name: str,
     seed: int,
-    device: torch.device,
-    reporter: Reporter,
+    conduct: Conduct,
 ) -> Outcome:
-    """Train to the end; an unfinished training in `folder` is resumed.
+    """Train to the end; an unfinished training in `folder` is resumed, and a finished one goes on if it is asked to.
 
     Args:
         objective: gives the losses of the model that is trained.
@@ -495,8 +631,7 @@ def train(
         folder: folder for `metrics.csv`, `plan.json` and `checkpoints/`.
         name: name of the training in messages.
         seed: seed of the random numbers in the steps.
-        device: device to train on.
-        reporter: receives progress and messages.
+        conduct: device, reporter, budget and what is shown.
 
     Raises:
         TrainingError: a loss or a held-out figure is not finite, or the training has diverged.
@@ -504,29 +639,17 @@ def train(
         Interrupted: SIGINT, SIGTERM or SIGHUP arrived; a checkpoint was written, unless steps were only timed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    devices = [device] if device.type == "cuda" else []
+    devices = [conduct.device] if conduct.device.type == "cuda" else []
     with torch.random.fork_rng(devices), _signals() as received:
 
         def start() -> _Trainer:
-            return _Trainer(objective, *sources, config, folder, seed, device, reporter)
+            return _Trainer(objective, *sources, config, folder, seed, conduct)
 
-        trainer = start()
-        plan = folder / "plan.json"
-        if plan.is_file():
-            total = int(read_json(plan)["total_steps"])
-        else:
-            if config.steps is not None:
-                total = config.steps
-            else:
-                assert config.minutes is not None
-                reporter.say(f"timing steps to see how many fit into {config.minutes:g} minutes")
-                total = plan_steps(trainer, config.minutes, received)
-                trainer = start()
-            write_json(plan, {"total_steps": total, "minutes": config.minutes})
-        if trainer.resume():
-            reporter.say(f"resuming at step {trainer.step} of {total}")
+        trainer = _planned(start, conduct.budget, received)
+        if trainer.step:
+            trainer.reporter.say(f"resuming at step {trainer.step} of {trainer.plan.total}")
         trainer.cut_metrics()
-        _run(trainer, total, name, received)
+        _run(trainer, name, received)
         best = trainer.best_path()
         tensors = load_tensors(best, trainer.best_sha256) if trainer.best is not None else trainer.average
         _judge(trainer, tensors, name)
@@ -538,54 +661,120 @@ def train(
         )
 
 
-def _run(trainer: _Trainer, total: int, name: str, received: list[int]) -> None:
+def _planned(start: Callable[[], _Trainer], budget: Budget, received: list[int]) -> _Trainer:
+    """A trainer at the step where it goes on, with its plan and its clock.
+
+    Raises:
+        ArtifactError: the plan that is to be repeated is damaged, or contradicts the checkpoint.
+        ConfigError: a training is to go on that has not finished.
+        Interrupted: a signal arrived while steps were timed.
+    """
+    trainer, begun = start(), time.perf_counter()
+    config, path = trainer.config, trainer.folder / "plan.json"
+    given = None if budget.plan is None else Plan.read(budget.plan)
+    if path.is_file():
+        trainer.plan = Plan.read(path)
+        if given is not None and given.stretches != trainer.plan.stretches:
+            raise ConfigError(f"{path} has another plan than {budget.plan}", action="name another run with --run")
+        if trainer.resume():
+            trainer.plan = _agreed(trainer.plan, read_json(trainer.checkpoint() / "state.json"), path)
+    elif given is not None or config.steps is not None:
+        trainer.plan = given or Plan.of(config.steps or 1)
+        trainer.plan.write(path)
+    else:
+        assert config.minutes is not None
+        preparing = 0.0 if budget.begun is None else begun - budget.begun
+        begun -= min(preparing, PREPARING_SHARE * 60 * config.minutes)
+        trainer = _timed(start, trainer, 60 * config.minutes - (time.perf_counter() - begun), received)
+        trainer.plan = Plan.of(trainer.plan.total, config.minutes)
+        trainer.plan.write(path)
+    if budget.more is not None:
+        trainer = _more(start, trainer, budget.more, received)
+        trainer.plan.write(path)
+    minutes = trainer.plan.budget if given is None else None
+    trainer.clock.budget = None if minutes is None else 60 * minutes
+    trainer.clock.begun = begun
+    return trainer
+
+
+def _timed(start: Callable[[], _Trainer], trainer: _Trainer, seconds: float, received: list[int]) -> _Trainer:
+    """A new trainer with a plan of as many steps as fit into some seconds, by timing steps of another one."""
+    trainer.reporter.say(f"timing steps to see how many fit into {seconds / 60:.3g} minutes")
+    total = plan_steps(trainer, seconds, received)
+    trainer = start()
+    trainer.plan = Plan.of(total)
+    return trainer
+
+
+def _more(start: Callable[[], _Trainer], trainer: _Trainer, minutes: float, received: list[int]) -> _Trainer:
+    """A finished training that goes on for some minutes; one that was stopped while it went on is resumed.
+
+    Raises:
+        ConfigError: it has not finished, or its checkpoint has gone.
+    """
+    plan, step = trainer.plan, trainer.step
+    if step == 0:
+        raise ConfigError(
+            f"--more, but {trainer.folder} has no checkpoint to go on from", action="train it first, without --more"
+        )
+    if plan.restart.peak is not None and step < plan.total and not trainer.out_of_patience():
+        return trainer
+    steps = _timed(start, start(), 60 * minutes, received).plan.total
+    trainer = start()
+    trainer.resume()
+    trainer.plan = plan.extended(Stretch(step, step + steps, RESTART, minutes))
+    trainer.clock.before = 0.0
+    return trainer
+
+
+def _run(trainer: _Trainer, name: str, received: list[int]) -> None:
     reporter = trainer.reporter
-    log_every = max(1, total // LOG_ROWS)
-    validate_every = max(1, total // trainer.config.validations)
-    saved = time.perf_counter()
+    log_every = max(1, trainer.plan.stretches[0].total_steps // LOG_ROWS)
+    saved = shown_at = time.perf_counter()
+    marked = (trainer.step, time.perf_counter())
     shown: dict[str, float] = {}
-    reporter.begin(name, total, trainer.step)
+    said: set[str] = set()
+    reporter.begin(name, trainer.plan.total, trainer.step)
     if trainer.step == 0 and trainer.validation_source is not None:
         trainer.first = trainer.validate()[trainer.objective.monitor]
     # A resumed training ends at the same step: everything that decides it is in the checkpoint.
-    while trainer.step < total and not trainer.out_of_patience(validate_every):
-        figures = trainer.train_step(total)
+    while trainer.step < trainer.plan.total and not trainer.out_of_patience():
+        figures = trainer.train_step()
         for key, value in figures.items():
             trainer.sums[key] = trainer.sums.get(key, 0.0) + value
         trainer.count += 1
-        if trainer.step % log_every == 0 or trainer.step == total:
+        last = trainer.step == trainer.plan.total
+        if trainer.step % log_every == 0 or last:
             means = {key: value / trainer.count for key, value in trainer.sums.items()}
             shown |= means
             trainer.log("train", means)
             trainer.sums, trainer.count = {}, 0
         reporter.advance(trainer.step, shown or figures)
-        if trainer.step % validate_every == 0 or trainer.step == total:
-            held_out = trainer.validate()
-            if held_out:
-                trainer.log("validation", held_out)
-                shown |= {HELD_OUT + key: value for key, value in held_out.items()}
-                monitored = held_out[trainer.objective.monitor]
-                if not math.isfinite(monitored):
-                    raise TrainingError(
-                        f"the held-out {trainer.objective.monitor} of {name} became {monitored} at step {trainer.step}",
-                        "a finite number",
-                        TRY_LOWER,
-                    )
-                if trainer.best is None or monitored < trainer.best:
-                    trainer.best, trainer.best_step, trainer.best_figures = monitored, trainer.step, held_out
-                    trainer.best_sha256 = save_tensors(trainer.best_path(), trainer.average)
-            trainer.save(total)
+        if trainer.step % trainer.validate_every == 0 or last:
+            shown |= trainer.validated(name)
+            trainer.warn(said)
+            changed = trainer.replan(marked)
+            trainer.save()
+            if changed:
+                trainer.plan.write(trainer.folder / "plan.json")
+                reporter.resize(trainer.plan.total)
             saved = time.perf_counter()
+            marked, trainer.clock.shown = (trainer.step, saved), 0.0
         elif received or time.perf_counter() - saved > CHECKPOINT_SECONDS:
-            trainer.save(total)
+            trainer.save()
             saved = time.perf_counter()
         if received:
             reporter.end()
             raise Interrupted(received[0])
+        if last or time.perf_counter() - shown_at > trainer.watch.preview_seconds:
+            trainer.preview()
+            shown_at = time.perf_counter()
     reporter.end()
-    if trainer.step < total:
+    if trainer.step < trainer.plan.total:
+        total = trainer.plan.total
         reporter.say(f"{name}: no better since step {trainer.best_step}, stopped at {trainer.step} of {total}")
     trainer.check_place()
+    trainer.conclude(name)
 
 
 def _judge(trainer: _Trainer, tensors: Mapping[str, Tensor], name: str) -> None:

@@ -23,6 +23,7 @@ from actseq.priors.base import Prior, Sampling, SamplingRequest
 from actseq.priors.clip_flow import N_LENGTHS, ClipFlow, Window, _context
 from actseq.priors.labels import LabelledPrior
 from actseq.progress import Silent
+from actseq.training.conduct import Conduct
 from actseq.training.loop import Outcome, train
 
 CPU = pipeline.Compute("cpu", 1)
@@ -523,8 +524,7 @@ def learn(folder: Path, steps: int) -> tuple[LabelledPrior[Any], Outcome]:
         folder,
         name="toy",
         seed=0,
-        device=torch.device("cpu"),
-        reporter=Silent(),
+        conduct=Conduct(torch.device("cpu"), Silent()),
     )
     model.load_state_dict(outcome.tensors)
     return model.eval(), outcome

@@ -33,6 +33,7 @@ from actseq.priors.base import Prior, Sampling, SamplingRequest
 from actseq.priors.gan import Gan, GeneratorNoise, PackedPositions
 from actseq.priors.labels import LabelledPrior
 from actseq.progress import Silent
+from actseq.training.conduct import Conduct
 from actseq.training.loop import Outcome, train
 
 CPU = pipeline.Compute("cpu", 1)
@@ -491,8 +492,7 @@ def learn(folder: Path, steps: int, trained: AdversarialSequences, **changes: An
         folder,
         name="gan",
         seed=3,
-        device=torch.device("cpu"),
-        reporter=Silent(),
+        conduct=Conduct(torch.device("cpu"), Silent()),
     )
 
 

@@ -23,6 +23,7 @@ from actseq.objectives.base import Batch, Loss
 from actseq.progress import Silent
 from actseq.storage.artifacts import write_artifact
 from actseq.training import loop
+from actseq.training.conduct import Budget, Conduct, Watch
 from actseq.training.loop import Outcome, resolve_device, step_seed, train
 
 STEPS = 24
@@ -110,7 +111,12 @@ def settings(**changes: Any) -> TrainingConfig:
     return TrainingConfig(**(given | changes))
 
 
-def run(folder: Path, objective: Line | None = None, *, held_out: bool = True, **changes: Any) -> Outcome:
+CPU = Conduct(torch.device("cpu"), Silent())
+
+
+def run(
+    folder: Path, objective: Line | None = None, *, held_out: bool = True, conduct: Conduct = CPU, **changes: Any
+) -> Outcome:
     return train(
         Line() if objective is None else objective,
         (Points(), Points(2) if held_out else None),
@@ -118,8 +124,7 @@ def run(folder: Path, objective: Line | None = None, *, held_out: bool = True, *
         folder,
         name="line",
         seed=3,
-        device=torch.device("cpu"),
-        reporter=Silent(),
+        conduct=conduct,
     )
 
 
@@ -342,8 +347,7 @@ def test_each_step_has_its_own_batch_and_random_numbers(tmp_path: Path) -> None:
         tmp_path,
         name="line",
         seed=3,
-        device=torch.device("cpu"),
-        reporter=Silent(),
+        conduct=CPU,
     )
     assert points.asked == [(step, 0) for step in range(STEPS)]
     expected = []
@@ -495,40 +499,158 @@ def test_a_strange_log_does_not_stop_a_training(uninterrupted: tuple[Outcome, Pa
 # -- minutes -----------------------------------------------------------------------------------------------------------
 
 
-def test_minutes_become_steps_once_and_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CALIBRATION_SECONDS", 0.0)
-    with pytest.raises(RuntimeError, match="power cut"):
-        run(tmp_path / "minutes", Line(raising(15)), steps=None, minutes=0.001)
-    plan = json.loads((tmp_path / "minutes" / "plan.json").read_text())
-    total = plan["total_steps"]
-    assert plan["minutes"] == 0.001
-    assert total >= 10
-    monkeypatch.setattr(loop, "plan_steps", lambda *_: pytest.fail("timed a second time"))
-    by_time = run(tmp_path / "minutes", steps=None, minutes=0.001)
-    by_steps = run(tmp_path / "steps", steps=total)
-    assert by_time.total_steps == total
+class Clock:
+    """A clock that only steps move, each by half a second; by two seconds from `slow` on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, slow: float = math.inf) -> None:
+        self.now, self.slow = 0.0, slow
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def __call__(self, step: int) -> None:
+        self.now += 2.0 if self.now >= self.slow else 0.5
+
+
+class Listener(Silent):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        self.lines.append(f"warning: {text}")
+
+
+def plan_of(folder: Path) -> list[dict[str, Any]]:
+    tree = json.loads((folder / "plan.json").read_text())
+    assert tree["total_steps"] == tree["plan"][-1]["total_steps"]
+    return list(tree["plan"])
+
+
+def test_minutes_become_steps_and_leave_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_time = run(tmp_path / "minutes", Line(Clock(monkeypatch)), steps=None, minutes=0.3)
+    [stretch] = plan_of(tmp_path / "minutes")
+    by_steps = run(tmp_path / "steps", steps=stretch["total_steps"])
+    assert by_time.total_steps >= 10
     assert same(by_time, by_steps)
     timed, counted = files(tmp_path / "minutes"), files(tmp_path / "steps")
-    for name in set(timed) - {"plan.json"}:
-        assert timed[name] == counted[name]
+    # The state holds the time that was spent.
+    differing = {Path(name).name for name in timed if timed[name] != counted[name]}
+    assert differing == {"plan.json", "state.json", "hashes.json"}
 
 
-def test_more_minutes_are_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = [0.0]
+@pytest.mark.parametrize("slow", [12.0, 22.0])
+def test_the_number_of_steps_follows_the_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: float) -> None:
+    clock, listener = Clock(monkeypatch, slow), Listener()
+    conduct = Conduct(torch.device("cpu"), listener)
+    outcome = run(tmp_path / "timed", Line(clock), conduct=conduct, steps=None, minutes=0.5, validations=20)
+    assert clock.now == pytest.approx(30, rel=0.1)
+    assert not [line for line in listener.lines if "minutes that were asked for" in line]
+    assert len(plan_of(tmp_path / "timed")) > 1
+    # The plan repeats the training, whatever the clock says.
+    repeating = Conduct(torch.device("cpu"), Silent(), Budget(plan=tmp_path / "timed" / "plan.json"))
+    again = run(tmp_path / "again", Line(), conduct=repeating, steps=None, minutes=0.5, validations=20)
+    assert same(again, outcome)
+    for name in ("plan.json", "metrics.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "timed" / name).read_bytes()
 
-    def now() -> float:
-        return clock[0]
 
-    def tick(step: int) -> None:
-        clock[0] += 0.5
+def test_load_that_comes_too_late_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, listener = Clock(monkeypatch, slow=27.0), Listener()
+    run(tmp_path, Line(clock), conduct=Conduct(torch.device("cpu"), listener), steps=None, minutes=0.5, validations=20)
+    assert clock.now > 33
+    [said] = [line for line in listener.lines if "asked for" in line]
+    assert said == f"line ended {(clock.now - 30) / 60:.2g} minutes later than the 0.5 minutes that were asked for"
 
-    monkeypatch.setattr(time, "perf_counter", now)
-    for minutes, steps in ((1.0, 112), (2.0, 232)):
-        # Three steps and then eight, each half a second; a validation takes no time.
-        monkeypatch.setattr(loop, "_run", lambda *_: None)
-        run(tmp_path / str(minutes), Line(tick), steps=None, minutes=minutes)
-        plan = json.loads((tmp_path / str(minutes) / "plan.json").read_text())
-        assert plan["total_steps"] == pytest.approx(steps, abs=4)
+
+def test_what_a_command_prepares_counts_up_to_a_quarter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for prepared, left in ((5.0, 25), (50.0, 22.5)):
+        clock = Clock(monkeypatch)
+        clock.now = 1000.0
+        conduct = Conduct(torch.device("cpu"), Silent(), Budget(begun=1000.0 - prepared))
+        run(tmp_path / str(prepared), Line(clock), conduct=conduct, steps=None, minutes=0.5)
+        assert clock.now - 1000 == pytest.approx(left, abs=2)
+
+
+def test_a_stopped_training_counts_the_time_that_it_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+
+    def stop_once(step: int) -> None:
+        clock(step)
+        if clock.now == 15:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(tmp_path, Line(stop_once), steps=None, minutes=0.5, validations=20)
+    clock.now = 5000.0
+    run(tmp_path, Line(clock), steps=None, minutes=0.5, validations=20)
+    assert clock.now - 5000 == pytest.approx(15, abs=3)
+
+
+# -- going on after the end --------------------------------------------------------------------------------------------
+
+
+def going_on(minutes: float) -> Conduct:
+    return Conduct(torch.device("cpu"), Silent(), Budget(more=minutes))
+
+
+def test_a_finished_training_goes_on(
+    uninterrupted: tuple[Outcome, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(uninterrupted[1], tmp_path / "run")
+    folder, clock = tmp_path / "run", Clock(monkeypatch)
+    first = 24
+
+    def cut(step: int) -> None:
+        clock(step)
+        if step == 40:
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(folder, Line(cut), conduct=going_on(0.5))
+    restart = plan_of(folder)[-1]
+    assert (restart["from_step"], restart["peak"], restart["minutes"]) == (first, 0.3, 0.5)
+    # The same request resumes what was cut; it does not add another half minute.
+    outcome = run(folder, Line(clock), conduct=going_on(0.5))
+    assert plan_of(folder)[1] == restart
+    assert outcome.total_steps > first
+    assert outcome.figures["loss"] <= uninterrupted[0].figures["loss"]
+    with pytest.raises(ConfigError, match="no checkpoint to go on from"):
+        run(tmp_path / "new", Line(clock), conduct=going_on(0.5))
+
+
+def test_the_old_weights_stay_if_more_steps_make_no_better(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run(tmp_path, Line(figures=[1.0, 1.0, *[0.3, 0.3] * 4]))
+    after = run(tmp_path, Line(Clock(monkeypatch), figures=[0.4] * 200), conduct=going_on(0.5))
+    assert after.total_steps > before.total_steps
+    assert after.best_step == before.best_step == 6
+    assert all(torch.equal(after.tensors[name], value) for name, value in before.tensors.items())
+
+
+# -- previews and words ------------------------------------------------------------------------------------------------
+
+
+def test_previews_leave_no_trace(uninterrupted: tuple[Outcome, Path], tmp_path: Path) -> None:
+    objective, seen = Line(), []
+
+    def preview(step: int) -> None:
+        seen.append(step)
+        torch.rand(3)
+        assert not objective.model.training
+        if step == 2:
+            raise OSError("the disk is full")
+
+    listener = Listener()
+    watch = Watch(preview, preview_seconds=0.0, remark=lambda figures, progress: "look" * (progress > 0.4), advice=True)
+    conduct = Conduct(torch.device("cpu"), listener, watch=watch)
+    assert same(run(tmp_path, objective, conduct=conduct), uninterrupted[0])
+    assert files(tmp_path) == files(uninterrupted[1])
+    assert seen == list(range(1, STEPS + 1))
+    assert listener.lines.count("warning: look") == 1
+    assert [line for line in listener.lines if "no preview at step 2: the disk is full" in line]
+    assert listener.lines[-1].startswith("line: more ")
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------

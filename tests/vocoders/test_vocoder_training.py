@@ -19,6 +19,7 @@ from actseq.objectives.discriminators import PERIODS, WINDOWS, Discriminators
 from actseq.objectives.vocoding import Crops
 from actseq.progress import Silent
 from actseq.representations.base import Features
+from actseq.training.conduct import Conduct
 from actseq.training.loop import step_seed, train
 from actseq.vocoders.base import synthesise
 from actseq.vocoders.inversion import MagnitudeInversion
@@ -293,8 +294,7 @@ def trained(vocoding: Any, folder: Path, steps: int) -> Any:
         folder,
         name="vocoder",
         seed=3,
-        device=torch.device("cpu"),
-        reporter=Silent(),
+        conduct=Conduct(torch.device("cpu"), Silent()),
     )
 
 

@@ -1,0 +1,54 @@
+"""How a training is carried out: where, for how long, and what is shown meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from actseq.progress import SILENT, Reporter
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What decides the number of steps besides the configuration.
+
+    Attributes:
+        begun: `time.perf_counter()` when the command began. What it prepared since then counts as part of the minutes,
+            up to a quarter of them. None: only the training counts.
+        plan: `plan.json` of a training that is to be repeated; None: there is none.
+        more: minutes by which a finished training goes on; None: it does not.
+    """
+
+    begun: float | None = None
+    plan: Path | None = None
+    more: float | None = None
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What is shown while a training runs; nothing here changes the weights.
+
+    Attributes:
+        preview: writes a preview of the model at a step, with averaged weights; None: there are none.
+        preview_seconds: time between previews.
+        remark: a warning about held-out figures and the progress of the training, from 0 to 1; empty if all is well.
+        advice: whether the training says in words what its figures mean.
+    """
+
+    preview: Callable[[int], None] | None = None
+    preview_seconds: float = 180.0
+    remark: Callable[[Mapping[str, float], float], str] | None = None
+    advice: bool = False
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """Device, reporter, budget and what is shown."""
+
+    device: torch.device
+    reporter: Reporter = SILENT
+    budget: Budget = field(default_factory=Budget)
+    watch: Watch = field(default_factory=Watch)
