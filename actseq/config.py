@@ -135,6 +135,8 @@ class AutoencoderTrainingConfig(TrainingConfig):
     """Labels whose clips are learned; clips of other labels can be noise for them. null: all labels."""
     speed: float = Field(0.0, ge=0, lt=1)
     """Segments are played up to this fraction faster or slower at random, pitch included: more voices to learn from."""
+    preview_minutes: float | None = Field(3.0, gt=0)
+    """Time between previews, sound and picture, in `previews/` of the run; one more at the end. null: no previews."""
     stored_features: bool = False
     """Analyse all clips once, store the features in `features/` of the run, and cut segments from them. There is no
     random gain then, and `speed` and `corruption` are refused."""
@@ -191,6 +193,8 @@ class DecoderTuningConfig(Section):
 class PriorTrainingConfig(TrainingConfig):
     """As `TrainingConfig`; sequences longer than `frames` latent frames are seen in windows of that length."""
 
+    preview_minutes: float | None = Field(3.0, gt=0)
+    """As `train_ae.preview_minutes`."""
     frames: int = Field(128, gt=1)
     """Longer sequences are seen in windows of this many latent frames."""
     decoder: DecoderTuningConfig | None = None

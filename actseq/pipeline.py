@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from actseq.storage.activations import Activations as Activations
     from actseq.storage.activations import read_activations as read_activations
     from actseq.storage.activations import write_activations as write_activations
+    from actseq.training.conduct import Budget as Budget
 
 _NAMES = {
     "actseq.commands.clip_writer": ("Output",),
@@ -72,6 +73,7 @@ _NAMES = {
     "actseq.commands.train_vocoder": ("choice_lines", "train_vocoder"),
     "actseq.commands.verify": ("verify",),
     "actseq.inference.request": ("FromPrior", "GenerationRequest", "Through", "Variations"),
+    "actseq.training.conduct": ("Budget",),
     "actseq.storage.activations": ("Activations", "read_activations", "write_activations"),
 }
 """Names of this module by the module that defines them; the imports above say the same to tools."""

@@ -14,9 +14,11 @@ from actseq.errors import AudioError, ConfigError
 from actseq.progress import SILENT, Reporter
 from actseq.storage.artifacts import WEIGHTS, Artifact, read_json, same_settings, write_json
 from actseq.storage.run_folder import RunFolder
+from actseq.training.conduct import Budget
 
 if TYPE_CHECKING:
     from actseq.effects import Process
+    from actseq.training.loop import Outcome
 
 Result = dict[str, Any]
 GAIN_DB = (-3.0, 2.0)
@@ -46,6 +48,7 @@ class Compute:
 
 
 AUTO = Compute()
+NO_BUDGET = Budget()
 
 
 # -- trainings with a name: priors and vocoders ------------------------------------------------------------------------
@@ -65,11 +68,13 @@ def check_name(name: str, what: str) -> None:
         raise ConfigError(f"'{name}' cannot be the name of a {what}", "letters, digits, '-', '_' and '.'")
 
 
-def begin_training(run: RunFolder, what: str, folder: Path, settings: Mapping[str, Any], reporter: Reporter) -> bool:
+def begin_training(
+    run: RunFolder, what: str, folder: Path, settings: Mapping[str, Any], reporter: Reporter, *, more: bool = False
+) -> bool:
     """Start or resume a training: record its settings, or compare them with the recorded ones.
 
     Returns:
-        False if the training is already finished.
+        False if the training is already finished, and is not to go on with `more`.
 
     Raises:
         ConfigError: the training was started with other settings.
@@ -85,6 +90,8 @@ def begin_training(run: RunFolder, what: str, folder: Path, settings: Mapping[st
             f"give the new one another --name, or delete {folder}",
         )
     if is_trained(folder, reporter):
+        if more:
+            return True
         reporter.say(f"{what}: already trained ({folder})")
         return False
     write_json(plan, settings)
@@ -100,6 +107,18 @@ def is_trained(folder: Path, reporter: Reporter) -> bool:
         )
         return False
     return finished
+
+
+def won(folder: Path, outcome: Outcome, what: str, reporter: Reporter) -> bool:
+    """Whether a training that went on has a better model than the one in its folder; says so."""
+    better = int(read_json(folder / "model.json")["best_step"]) != outcome.best_step
+    if better:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in outcome.figures.items())
+        reporter.say(f"{what}: the new one is taken ({figures or 'no clips are held out to compare with'})")
+        reporter.say("what was made with the old one no longer fits, and its stages will say so")
+    else:
+        reporter.say(f"{what}: no better after {outcome.total_steps} steps, that of step {outcome.best_step} stays")
+    return better
 
 
 def compared(config: Config) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from actseq.data.segments import whole_clip
 from actseq.inference.codec import BATCH_FRAMES, Codec, in_batches
 from actseq.inference.loading import load_codec, require_generative, stage_config
 from actseq.progress import Reporter
+from actseq.storage import hashes
 from actseq.storage.artifacts import begin_store, read_json, write_json
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore, StoreWriter, group_shards
@@ -45,6 +46,7 @@ def extract_latents(
         "latents": section.model_dump(mode="json"),
     }
     with opened.lock(opened.latents):
+        _forget_others(opened, inputs["autoencoder"], compute.reporter)
         done = begin_store(opened.latents, inputs, f"the latents of run {opened.name}")
         if done is not None:
             compute.reporter.say(f"latents: already extracted ({opened.latents})")
@@ -55,6 +57,15 @@ def extract_latents(
         write_json(opened.latents / "latents.json", meta)
         opened.seal(opened.latents)
     return meta | {"run": str(opened.path)}
+
+
+def _forget_others(run: RunFolder, autoencoder: str, reporter: Reporter) -> None:
+    """Begin again where the latents were made by an autoencoder that the run no longer has."""
+    marker = run.latents / "latents.json"
+    if marker.is_file() and read_json(marker)["inputs"]["autoencoder"] != autoencoder:
+        reporter.say("the latents were made by another autoencoder: they are made again")
+        hashes.forget(marker)
+        marker.unlink()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from actseq import audio, build, registry
 from actseq import config as configuration
 from actseq.commands.common import AUTO, Compute, Result, compared
 from actseq.commands.extract_latents import extract_latents
-from actseq.commands.train_ae import train_configured
+from actseq.commands.train_ae import stored_preset, train_configured
 from actseq.commands.train_prior import train_prior
 from actseq.commands.train_vocoder import train_vocoder
 from actseq.config import Config
@@ -18,6 +18,7 @@ from actseq.data.survey import survey
 from actseq.progress import Reporter
 from actseq.storage.artifacts import same_settings
 from actseq.storage.run_folder import RunFolder
+from actseq.training.conduct import Budget
 
 MINUTES_SHARE = {"train_ae": 0.7, "train_prior": 0.3}
 MINUTES_SHARE_WITH_VOCODER = {"train_ae": 0.6, "train_prior": 0.25, "train_vocoder": 0.15}
@@ -71,19 +72,21 @@ def run_all(
         AudioError: the folder has no usable sound.
         TrainingError: a training cannot go on.
     """
+    budget = Budget().begin()
     config = configured(folder, preset, run, minutes, vocoder, overrides, compute.reporter)
-    first = train_configured(folder, config, run=run, compute=compute)
+    first = train_configured(folder, config, run, compute, budget)
     made = first["run"]
     _same_later_sections(RunFolder(Path(made)), config)
     if not build.is_generative(config.autoencoder.network):
         compute.reporter.say("latents and prior are left out: this autoencoder has skip connections, it restores")
         return RunResult(made, config.preset, first)
+    budget = Budget().begin()
     latents = extract_latents(made, compute=compute)
     prior = None
     if config.generate.prior in registry.UNTRAINED_PRIORS:
         compute.reporter.say(f"prior: {config.generate.prior}, which needs no training")
     else:
-        prior = train_prior(made, name=config.generate.prior or "default", compute=compute)
+        prior = train_prior(made, name=config.generate.prior or "default", compute=compute, budget=budget)
     trained = train_vocoder(made, compute=compute) if vocoder else None
     return RunResult(made, config.preset, first, latents, prior, trained)
 
@@ -125,8 +128,8 @@ def configured(
 
 def _fitting_preset(folder: Path, run: str | None, overrides: list[str], reporter: Reporter) -> str:
     """The configuration of a run that exists, or the name of the preset that fits the sounds; says why it fits."""
-    if run is not None and (stored := RunFolder.locate(run).path / "config.yaml").is_file():
-        return str(stored)
+    if stored := stored_preset(run):
+        return stored
     # The keys that say which files are taken, and their labels, are the same in every preset.
     section = configuration.load_preset(configuration.preset_names()[0], overrides).corpus
     seen = survey(audio.SoundFolder(folder, section.labels, include_generated=section.include_generated))

@@ -16,8 +16,9 @@ import torch
 from actseq import audio, build
 from actseq import config as configuration
 from actseq.commands.autoencoder_data import divide_labels, prepare_autoencoder_data
-from actseq.commands.common import AUTO, Compute, Result, compared, trained_result
+from actseq.commands.common import AUTO, NO_BUDGET, Compute, Result, compared, is_trained, trained_result, won
 from actseq.commands.corpus import make_corpus
+from actseq.commands.previews import few_active, watch_autoencoder
 from actseq.config import Config
 from actseq.errors import ArtifactError, ConfigError
 from actseq.progress import Reporter
@@ -25,34 +26,60 @@ from actseq.storage.artifacts import same_settings, write_artifact
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_table
 from actseq.training import learning_rate
-from actseq.training.conduct import Conduct
+from actseq.training.conduct import Budget, Conduct
 from actseq.training.loop import resolve_device, train
 
 
 def train_ae(
     folder: Path,
-    preset: str,
+    preset: str | None = None,
     *,
     run: str | None = None,
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
+    budget: Budget = NO_BUDGET,
 ) -> Result:
     """Decode a folder into a corpus and train an autoencoder on it. An interrupted training resumes.
 
     Args:
         folder: the sounds.
-        preset: name of a preset, or path of a YAML file.
+        preset: name of a preset, or path of a YAML file; None: that of the run, which must exist.
+        budget: a plan to repeat, or minutes by which a finished training goes on, with the settings of the run.
 
     Raises:
         AudioError: the folder has no usable sound.
         ConfigError: preset or overrides are wrong, or the run exists with other settings.
         TrainingError: the training cannot go on.
     """
-    config = configuration.load_preset(preset, overrides)
-    return train_configured(folder, config, run=run, compute=compute)
+    budget = budget.begin()
+    stored = stored_preset(run)
+    chosen = stored if budget.more is not None and stored is not None else preset
+    return train_configured(folder, _loaded(chosen, run, overrides), run, compute, budget)
 
 
-def train_configured(folder: Path, config: Config, *, run: str | None, compute: Compute) -> Result:
+def _loaded(preset: str | None, run: str | None, overrides: Iterable[str]) -> Config:
+    """The configuration of a preset; without one, that of the run.
+
+    Raises:
+        ConfigError: there is neither, or preset or overrides are wrong.
+    """
+    chosen = preset or stored_preset(run)
+    if chosen is None:
+        raise ConfigError(
+            "train-ae without --preset",
+            "a preset, or --run with a run that exists",
+            "actseq presets lists them; actseq run FOLDER chooses one",
+        )
+    return configuration.load_preset(chosen, overrides)
+
+
+def stored_preset(run: str | None) -> str | None:
+    """The configuration of a run, which can serve as a preset; None if the run does not exist."""
+    path = None if run is None else RunFolder.locate(run).path / "config.yaml"
+    return str(path) if path is not None and path.is_file() else None
+
+
+def train_configured(folder: Path, config: Config, run: str | None, compute: Compute, budget: Budget) -> Result:
     """As `train_ae`, with a configuration instead of a preset and overrides."""
     asked = request_autoencoder(folder, config, run, compute)
     made, config, reporter = asked.run, asked.config, compute.reporter
@@ -61,23 +88,27 @@ def train_configured(folder: Path, config: Config, *, run: str | None, compute: 
         corpus_fingerprint = make_corpus(made, asked.sounds, config, reporter)
         if not asked.begun and made.read_config() != config:
             made.write_config(config, str(folder), corpus_fingerprint)
-        if (made.autoencoder / "model.json").is_file():
-            if made.trained_autoencoder.meta["inputs"]["corpus"] != corpus_fingerprint:
-                raise ArtifactError(
-                    f"the autoencoder of run {made.name} was trained on another corpus",
-                    action="name another run with --run",
-                )
+        finished = is_trained(made.autoencoder, reporter)
+        if finished and made.trained_autoencoder.meta["inputs"]["corpus"] != corpus_fingerprint:
+            raise ArtifactError(
+                f"the autoencoder of run {made.name} was trained on another corpus",
+                action="name another run with --run",
+            )
+        if budget.more is not None and not asked.trainable:
+            raise ConfigError(f"{config.autoencoder.network.kind} is fitted, not trained: it cannot go on")
+        if finished and budget.more is None:
             reporter.say(f"autoencoder: already trained ({made.autoencoder})")
         else:
-            _train(asked, corpus_fingerprint, reporter)
+            _train(asked, corpus_fingerprint, compute.reporter, budget)
         made.seal(made.autoencoder)
     keys = ("figures", "total_steps", "n_parameters", "latent_rate", "generative")
-    return trained_result(made, "autoencoder", made.trained_autoencoder, *keys)
+    # The run has read its autoencoder, which may be another one now.
+    return trained_result(made, "autoencoder", RunFolder(made.path).trained_autoencoder, *keys)
 
 
 def find_learning_rate(
     folder: Path,
-    preset: str,
+    preset: str | None = None,
     *,
     run: str | None = None,
     overrides: Iterable[str] = (),
@@ -91,7 +122,7 @@ def find_learning_rate(
     """
     from actseq.plots.sound_charts import learning_rates
 
-    asked = request_autoencoder(folder, configuration.load_preset(preset, overrides), run, compute)
+    asked = request_autoencoder(folder, _loaded(preset, run, overrides), run, compute)
     made, config, reporter = asked.run, asked.config, compute.reporter
     if not asked.trainable:
         raise ConfigError(f"{config.autoencoder.network.kind} is fitted, not trained: it has no learning rate")
@@ -191,13 +222,14 @@ def request_autoencoder(folder: Path, config: Config, run: str | None, compute: 
     return AutoencoderRequest(made, config, resolved, sounds, model.network.trainable, begun)
 
 
-def _train(asked: AutoencoderRequest, corpus_fingerprint: str, reporter: Reporter) -> None:
+def _train(asked: AutoencoderRequest, corpus_fingerprint: str, reporter: Reporter, budget: Budget) -> None:
     run = asked.run
     data = prepare_autoencoder_data(run, asked.config, corpus_fingerprint, reporter)
     config, model, representation = data.config, data.model, data.representation
     figures: dict[str, float] = {}
     steps = best = 0
     if asked.trainable:
+        watch = watch_autoencoder(run, config, data.corpus, representation, model, asked.device)
         outcome = train(
             data.objective,
             data.sources(reporter),
@@ -205,8 +237,10 @@ def _train(asked: AutoencoderRequest, corpus_fingerprint: str, reporter: Reporte
             run.autoencoder,
             name="autoencoder",
             seed=config.seed,
-            conduct=Conduct(asked.device, reporter),
+            conduct=Conduct(asked.device, reporter, budget, watch),
         )
+        if budget.more is not None and not won(run.autoencoder, outcome, "autoencoder", reporter):
+            return
         model.cpu().load_state_dict(outcome.tensors)
         figures, steps, best = outcome.figures, outcome.total_steps, outcome.best_step
     if model.generative:
@@ -232,9 +266,5 @@ def _train(asked: AutoencoderRequest, corpus_fingerprint: str, reporter: Reporte
             "figures": figures,
         },
     )
-    active = figures.get("active_dims")
-    if active is not None and active < model.latent_dim / 4:
-        reporter.warn(
-            f"only {active:.0f} of {model.latent_dim} latent dimensions are in use; "
-            "lower train_ae.regulariser.kl_weight or latent_dim"
-        )
+    if few := few_active(figures, model.latent_dim):
+        reporter.warn(few)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from actseq import build, registry
-from actseq.commands.common import AUTO, Compute, Result, begin_training, check_name, trained_result
-from actseq.commands.tune_decoder import prior_budget, tune_decoder
+from actseq.commands.common import AUTO, NO_BUDGET, Compute, Result, begin_training, check_name, trained_result, won
+from actseq.commands.previews import watch_prior
+from actseq.commands.tune_decoder import TrainedPrior, prior_budget, tune_decoder, without_decoder
 from actseq.config import Config
-from actseq.data.latents import SequenceSource
+from actseq.data.latents import LatentSequences, SequenceSource
 from actseq.errors import ConfigError
-from actseq.inference.loading import DECODER, load_latents, require_generative, stage_config
+from actseq.evaluation.likelihood import likelihood
+from actseq.inference.loading import DECODER, as_trained, load_latents, require_generative, stage_config
 from actseq.priors.base import KeepsLengths, KeepsSummaries
 from actseq.priors.end_calibration import calibrate
+from actseq.priors.labels import LabelledPrior
+from actseq.progress import Reporter
 from actseq.storage.artifacts import save_tensors, write_artifact
 from actseq.storage.run_folder import RunFolder
-from actseq.training.conduct import Conduct
+from actseq.training.conduct import Budget, Conduct
 from actseq.training.loop import resolve_device, train
 
 
@@ -29,6 +36,7 @@ def train_prior(
     overrides: Iterable[str] = (),
     seed: int | None = None,
     compute: Compute = AUTO,
+    budget: Budget = NO_BUDGET,
 ) -> Result:
     """Train a prior on a run's latents, and tune the decoder on what it makes if the configuration asks for it.
 
@@ -37,13 +45,15 @@ def train_prior(
     Args:
         name: name of the prior.
         seed: seed of the training; None: that of the run.
+        budget: a plan to repeat, or minutes by which a finished training goes on, with the settings of the prior.
 
     Raises:
         ConfigError: the name is reserved or malformed, or the prior was started with other settings.
         ArtifactError: the run has no latents, or those of another autoencoder.
         TrainingError: the training cannot go on.
     """
-    reporter = compute.reporter
+    reporter, budget = compute.reporter, budget.begin()
+    more = budget.more is not None
     check_name(name, "prior")
     if name in registry.UNTRAINED_PRIORS:
         raise ConfigError(
@@ -53,6 +63,9 @@ def train_prior(
     opened.require_corpus()
     require_generative(opened)
     config = stage_config(opened, overrides, "train-prior", compute.reporter)
+    if more:
+        trained = opened.priors.read(name)
+        config, seed = as_trained(config, trained, "train-prior"), int(trained.meta["seed"])
     _require_fitting(opened, config)
     seed = config.seed if seed is None else seed
     latents, latents_meta = load_latents(opened)
@@ -61,7 +74,7 @@ def train_prior(
     sections = {key: config.model_dump(mode="json")[key] for key in ("prior", "train_prior")} | {"seed": seed}
     compute.use_threads()
     with opened.lock(folder):
-        if not begin_training(opened, "prior", folder, sections | inputs, reporter):
+        if not begin_training(opened, "prior", folder, sections | inputs, reporter, more=more):
             opened.seal(folder)
             return _result(opened, name)
         section = config.train_prior
@@ -92,8 +105,16 @@ def train_prior(
             folder,
             name=f"prior {name}",
             seed=seed,
-            conduct=Conduct(resolve_device(compute.device), reporter),
+            conduct=Conduct(
+                resolve_device(compute.device),
+                reporter,
+                replace(budget, more=without_decoder(budget.more, section.decoder)),
+                watch_prior(opened, config, model, name, compute.device),
+            ),
         )
+        if more and not won(folder, outcome, f"prior {name}", reporter):
+            opened.seal(folder)
+            return _result(opened, name)
         model.load_state_dict(outcome.tensors)
         if calibrate(model.eval(), *latents.known_lengths(labels), seed):
             reporter.say("ends calibrated on sequences that the prior generates")
@@ -101,8 +122,12 @@ def train_prior(
         n_parameters = build.n_parameters(model)
         decoder: dict[str, str] = {}
         if section.decoder is not None:
-            given = (opened, config, model, latents, outcome.total_steps, seed, folder / "decoder", compute)
-            decoder["decoder_sha256"] = save_tensors(folder / DECODER, tune_decoder(*given))
+            if more:
+                # The decoder was tuned on what the old prior makes.
+                shutil.rmtree(folder / "decoder", ignore_errors=True)
+            trained_prior = TrainedPrior(model, latents, outcome.total_steps, seed, folder)
+            tuned = tune_decoder(opened, config, trained_prior, compute, budget)
+            decoder["decoder_sha256"] = save_tensors(folder / DECODER, tuned)
         write_artifact(
             folder,
             {f"prior.{key}": value for key, value in model.state_dict().items()},
@@ -122,7 +147,20 @@ def train_prior(
             },
         )
         opened.seal(folder)
-    return _result(opened, name)
+    _compare_with_baseline(model, latents, seed, reporter)
+    return _result(RunFolder(opened.path), name)
+
+
+def _compare_with_baseline(model: LabelledPrior[Any], latents: LatentSequences, seed: int, reporter: Reporter) -> None:
+    """Warn of a prior that predicts held-out latents no better than a linear prediction from the last frame does."""
+    if not model.prior.has_likelihood or not latents.indices("validation"):
+        return
+    found = likelihood(model, latents, "validation", seed)
+    if found["prior"] >= found["var1"]:
+        reporter.warn(
+            f"the prior is behind a simple baseline: {found['prior']:.3g} bits per dimension on held-out clips, and a "
+            f"linear prediction from the last frame has {found['var1']:.3g}; more time (--more) or more sound may help"
+        )
 
 
 def _require_fitting(run: RunFolder, config: Config) -> None:

@@ -8,7 +8,17 @@ from pathlib import Path
 import torch
 
 from actseq import build, registry
-from actseq.commands.common import AUTO, GAIN_DB, Compute, Result, aligned, begin_training, check_name, trained_result
+from actseq.commands.common import (
+    AUTO,
+    GAIN_DB,
+    NO_BUDGET,
+    Compute,
+    Result,
+    aligned,
+    begin_training,
+    check_name,
+    trained_result,
+)
 from actseq.config import Config
 from actseq.data.corpus import Corpus
 from actseq.data.excerpts import spread
@@ -22,7 +32,7 @@ from actseq.inference.loading import load_codec, load_vocoder, stage_config
 from actseq.progress import Reporter
 from actseq.storage.artifacts import read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
-from actseq.training.conduct import Conduct
+from actseq.training.conduct import Budget, Conduct
 from actseq.training.loop import train
 
 
@@ -33,6 +43,7 @@ def train_vocoder(
     overrides: Iterable[str] = (),
     seed: int | None = None,
     compute: Compute = AUTO,
+    budget: Budget = NO_BUDGET,
 ) -> Result:
     """Train a vocoder, then compare the run's vocoders with the one that needs no training.
 
@@ -41,6 +52,7 @@ def train_vocoder(
     Args:
         name: name of the vocoder.
         seed: seed of the training; None: that of the run.
+        budget: a plan to repeat.
 
     Raises:
         ConfigError: the name is malformed, or the vocoder was started with other settings.
@@ -89,7 +101,7 @@ def train_vocoder(
                 folder,
                 name=f"vocoder {name}",
                 seed=seed,
-                conduct=Conduct(codec.device, reporter),
+                conduct=Conduct(codec.device, reporter, budget),
             )
             write_artifact(
                 folder,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from actseq import units
-from actseq.commands.common import Compute
+from actseq.commands.common import NO_BUDGET, Compute
 from actseq.config import Config, DecoderTuningConfig, TrainingConfig
 from actseq.data.corpus import Corpus
 from actseq.data.latents import DecoderSource, LatentSequences, SequenceSource
@@ -19,7 +20,7 @@ from actseq.priors.base import Remakes
 from actseq.priors.labels import LabelledPrior
 from actseq.storage.artifacts import read_json
 from actseq.storage.run_folder import RunFolder
-from actseq.training.conduct import Conduct
+from actseq.training.conduct import Budget, Conduct
 from actseq.training.loop import train
 
 VALIDATIONS = 5
@@ -28,32 +29,44 @@ VALIDATION_BATCHES = 2
 
 def prior_budget(section: TrainingConfig, tuning: DecoderTuningConfig | None) -> TrainingConfig:
     """The budget of the prior itself: its minutes without those of the decoder."""
-    if tuning is None or section.minutes is None:
-        return section
-    return section.model_copy(update={"minutes": section.minutes / (1 + tuning.share)})
+    return section.model_copy(update={"minutes": without_decoder(section.minutes, tuning)})
+
+
+def without_decoder(minutes: float | None, tuning: DecoderTuningConfig | None) -> float | None:
+    """The part of some minutes that the prior itself has."""
+    return minutes if minutes is None or tuning is None else minutes / (1 + tuning.share)
+
+
+@dataclass(frozen=True)
+class TrainedPrior:
+    """A prior that has just been trained.
+
+    Attributes:
+        model: the prior.
+        latents: the latents that it learned from.
+        total_steps: number of steps of its training.
+        seed: seed of its training.
+        folder: its folder; that of the tuning is `decoder` in it.
+    """
+
+    model: LabelledPrior[Any]
+    latents: LatentSequences
+    total_steps: int
+    seed: int
+    folder: Path
 
 
 def tune_decoder(
-    run: RunFolder,
-    config: Config,
-    model: LabelledPrior[Any],
-    latents: LatentSequences,
-    total_steps: int,
-    seed: int,
-    folder: Path,
-    compute: Compute,
+    run: RunFolder, config: Config, trained: TrainedPrior, compute: Compute, budget: Budget = NO_BUDGET
 ) -> dict[str, Tensor]:
     """The tensors of the autoencoder that decoding uses, tuned on what a trained prior makes.
 
     Args:
         run: the run.
         config: the complete configuration, with `train_prior.decoder`.
-        model: the trained prior.
-        latents: the latents that it learned from.
-        total_steps: steps that the prior was trained for.
-        seed: seed of the training.
-        folder: folder of the training's checkpoints and figures.
+        trained: the prior.
         compute: where to compute.
+        budget: that of the prior; the plan of its decoder is in the folder `decoder` beside its own.
 
     Raises:
         ArtifactError: the corpus is not the one that the autoencoder was trained on.
@@ -61,6 +74,7 @@ def tune_decoder(
     """
     tuning = config.train_prior.decoder
     assert tuning is not None
+    model, latents, seed = trained.model, trained.latents, trained.seed
     assert isinstance(model.prior, Remakes)
     codec, _ = load_codec(run, compute.device, config, vocoder=False)
     marker = run.corpus / "corpus.json"
@@ -89,21 +103,32 @@ def tune_decoder(
         earliest=tuning.earliest,
         latest=tuning.latest,
     )
+    plan = None if budget.plan is None else budget.plan.parent / "decoder" / "plan.json"
     outcome = train(
         objective,
         (source("train"), source("validation") if latents.indices("validation") else None),
         TrainingConfig.model_validate(
             {
-                "steps": max(1, round(tuning.share * total_steps)),
+                **_tuning_budget(config.train_prior, tuning, trained.total_steps, budget),
                 "batch_size": tuning.batch_size,
                 "learning_rate": tuning.learning_rate,
                 "validations": VALIDATIONS,
                 "validation_batches": VALIDATION_BATCHES,
             }
         ),
-        folder,
+        trained.folder / "decoder",
         name="decoder for it",
         seed=seed,
-        conduct=Conduct(codec.device, compute.reporter),
+        conduct=Conduct(codec.device, compute.reporter, Budget(plan=plan)),
     )
     return {name: outcome.tensors[name] for name in objective.decoding}
+
+
+def _tuning_budget(
+    section: TrainingConfig, tuning: DecoderTuningConfig, total_steps: int, budget: Budget
+) -> dict[str, float]:
+    """Minutes where those of the prior were given, else steps; both in proportion to those of the prior."""
+    minutes = section.minutes if budget.more is None else budget.more
+    if minutes is None:
+        return {"steps": max(1, round(tuning.share * total_steps))}
+    return {"minutes": minutes - minutes / (1 + tuning.share)}

@@ -162,7 +162,7 @@ def load_vocoder(run: RunFolder, name: str, representation: Representation, conf
                 f"vocoder {name} was trained with another {what} ({made_from[:12]}, here is {inputs[what][:12]})",
                 action=f"train one for this run: actseq train-vocoder {run.name} --name NAME",
             )
-    config = _as_trained(config, artifact, "train-vocoder")
+    config = as_trained(config, artifact, "train-vocoder")
     tensors = artifact.weights()
     with _bounded(artifact):
         network = build.build_vocoder_network(config, representation)
@@ -170,7 +170,7 @@ def load_vocoder(run: RunFolder, name: str, representation: Representation, conf
     return build.vocoder_of(network.eval(), representation)
 
 
-def _as_trained(config: Config, artifact: Artifact, command: str) -> Config:
+def as_trained(config: Config, artifact: Artifact, command: str) -> Config:
     """The configuration with the sections of a later stage as a prior or vocoder was trained."""
     stored = configuration.translate(artifact.meta["config"])
     sections = {name: stored.get(name, {}) for name in configuration.STAGE_SECTIONS[command]}
@@ -208,7 +208,7 @@ def load_prior(run: RunFolder, name: str | None, device_name: str, config: Confi
             f"({meta['inputs']['autoencoder'][:12]}, here is {here[:12]})",
             action=f"train one for this run: actseq train-prior {run.name} --name NAME",
         )
-    config = _as_trained(config, artifact, "train-prior")
+    config = as_trained(config, artifact, "train-prior")
     tensors = artifact.weights()
     with _bounded(artifact):
         model = build.build_prior(config, meta["latent_dim"], meta["n_active"], meta["labels"])
@@ -271,6 +271,6 @@ def load_latents(run: RunFolder) -> tuple[LatentSequences, dict[str, Any]]:
         raise ArtifactError(
             f"the latents of run {run.name} were made by another autoencoder "
             f"({meta['inputs']['autoencoder'][:12]}, here is {here[:12]})",
-            action=f"delete {run.latents} and run actseq extract-latents {run.name}",
+            action=f"run actseq extract-latents {run.name} again",
         )
     return LatentSequences(run.latents, meta["latent_dim"]), meta

@@ -72,6 +72,7 @@ class RunFolder:
         self.path = path
         self.corpus, self.features, self.autoencoder = path / "corpus", path / "features", path / "autoencoder"
         self.latents, self.generated, self.kept = path / "latents", path / "generated", path / "kept"
+        self.previews = path / "previews"
         self.priors, self.vocoders = Models(self, "prior"), Models(self, "vocoder")
         self.choice = self.vocoders.path / "choice.json"
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from actseq.progress import SILENT, Reporter
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,10 @@ class Budget:
     begun: float | None = None
     plan: Path | None = None
     more: float | None = None
+
+    def begin(self) -> Budget:
+        """The budget of a command that begins now, unless it has begun."""
+        return self if self.begun is not None else replace(self, begun=time.perf_counter())
 
 
 @dataclass(frozen=True)

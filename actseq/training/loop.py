@@ -671,6 +671,8 @@ def _planned(start: Callable[[], _Trainer], budget: Budget, received: list[int])
     """
     trainer, begun = start(), time.perf_counter()
     config, path = trainer.config, trainer.folder / "plan.json"
+    if budget.more is not None and not path.is_file():
+        raise ConfigError(f"--more, but {trainer.folder} holds no training", action="train it first, without --more")
     given = None if budget.plan is None else Plan.read(budget.plan)
     if path.is_file():
         trainer.plan = Plan.read(path)
@@ -713,12 +715,14 @@ def _more(start: Callable[[], _Trainer], trainer: _Trainer, minutes: float, rece
         ConfigError: it has not finished, or its checkpoint has gone.
     """
     plan, step = trainer.plan, trainer.step
-    if step == 0:
-        raise ConfigError(
-            f"--more, but {trainer.folder} has no checkpoint to go on from", action="train it first, without --more"
-        )
-    if plan.restart.peak is not None and step < plan.total and not trainer.out_of_patience():
+    finished = step >= plan.total or trainer.out_of_patience()
+    if not finished and plan.restart.peak is not None:
         return trainer
+    if not finished:
+        raise ConfigError(
+            f"--more, but the training in {trainer.folder} is at step {step} of {plan.total}, by its last checkpoint",
+            action="let it finish first: the same command without --more",
+        )
     steps = _timed(start, start(), 60 * minutes, received).plan.total
     trainer = start()
     trainer.resume()

@@ -173,7 +173,7 @@ def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
 
 
 @main.command()
-@sounds_and_preset(required=False)
+@sounds_and_preset("the one that fits the sounds")
 @click.option(
     "--minutes", type=POSITIVE, default=None, help="Minutes for all trainings together; default: the preset's."
 )
@@ -213,16 +213,17 @@ def run(
 
 
 @main.command("train-ae")
-@sounds_and_preset(required=True)
+@sounds_and_preset("that of the run, if it exists")
 @click.option("--find-lr", is_flag=True, help="Only search for a learning rate, in steps that are thrown away.")
-@working("train_ae.batch_size=8", trains="train_ae")
-def train_ae(folder: Path, preset: str, run_name: str | None, find_lr: bool, common: Common) -> None:
+@working("train_ae.batch_size=8", trains="train_ae", continues=True)
+def train_ae(folder: Path, preset: str | None, run_name: str | None, find_lr: bool, common: Common) -> None:
     """Stage one: make a corpus and train an autoencoder. The corpus is decoded from the sounds in FOLDER."""
-    stage = pipeline.find_learning_rate if find_lr else pipeline.train_ae
-    result = stage(folder, preset, run=run_name, overrides=common.with_seed, compute=common.compute)
+    given: dict[str, Any] = {"run": run_name, "overrides": common.with_seed, "compute": common.compute}
     if find_lr:
-        show(result, common.json_output, *pipeline.learning_rate_lines(result))
+        found = pipeline.find_learning_rate(folder, preset, **given)
+        show(found, common.json_output, *pipeline.learning_rate_lines(found))
         return
+    result = pipeline.train_ae(folder, preset, budget=common.budget, **given)
     show(
         result,
         common.json_output,
@@ -249,12 +250,11 @@ def extract_latents(run_name: str, common: Common) -> None:
 @main.command("train-prior")
 @run_argument
 @click.option("--name", default="default", show_default=True, help="Name of the prior.")
-@working("train_prior.batch_size=8", trains="train_prior")
+@working("train_prior.batch_size=8", trains="train_prior", continues=True)
 def train_prior(run_name: str, name: str, common: Common) -> None:
     """Stage three: train a prior on the latents. A run can have several priors, under different names."""
-    result = pipeline.train_prior(
-        run_name, name=name, overrides=common.overrides, seed=common.seed, compute=common.compute
-    )
+    given: dict[str, Any] = {"seed": common.seed, "compute": common.compute, "budget": common.budget}
+    result = pipeline.train_prior(run_name, name=name, overrides=common.overrides, **given)
     show(
         result,
         common.json_output,
@@ -269,9 +269,8 @@ def train_prior(run_name: str, name: str, common: Common) -> None:
 @working("train_vocoder.batch_size=8", trains="train_vocoder")
 def train_vocoder(run_name: str, name: str, common: Common) -> None:
     """Train a vocoder. The run uses it if it is better than the one that needs no training."""
-    result = pipeline.train_vocoder(
-        run_name, name=name, overrides=common.overrides, seed=common.seed, compute=common.compute
-    )
+    given: dict[str, Any] = {"seed": common.seed, "compute": common.compute, "budget": common.budget}
+    result = pipeline.train_vocoder(run_name, name=name, overrides=common.overrides, **given)
     show(
         result,
         common.json_output,

@@ -18,7 +18,7 @@ from actseq.errors import ConfigError
 
 if TYPE_CHECKING:
     from actseq.inference.request import Source
-    from actseq.pipeline import Compute
+    from actseq.pipeline import Budget, Compute
 
 Command = Callable[..., None]
 F = TypeVar("F", bound=Command)
@@ -83,12 +83,14 @@ class Common:
         seed: None where it was left out.
         compute: device, threads, and the progress on standard error.
         json_output: print JSON instead of lines.
+        budget: what `--plan` and `--more` say.
     """
 
     overrides: list[str]
     seed: int | None
     compute: Compute
     json_output: bool
+    budget: Budget
 
     @property
     def with_seed(self) -> list[str]:
@@ -107,18 +109,25 @@ def all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def working(example: str | None, *, draws: bool = True, trains: str | None = None) -> Callable[[Command], Command]:
+def working(
+    example: str | None, *, draws: bool = True, trains: str | None = None, continues: bool = False
+) -> Callable[[Command], Command]:
     """Options that every working command has; the command receives them as one `Common` named `common`.
 
     Args:
         example: an override that the command accepts, for the help of `--set`; None: the command has no `--set`.
         draws: the command draws random numbers; one that does not refuses `--seed`.
         trains: section of the configuration that `--steps` and `--minutes` belong to; None leaves these options out.
+        continues: the training can go on after its end.
     """
     budget = [
         click.option("--steps", type=COUNT, default=None, help="Number of training steps."),
         click.option("--minutes", type=POSITIVE, default=None, help="Training time in minutes."),
+        click.option("--plan", type=PATH, default=None, help="Repeat the steps of another training: its plan.json."),
     ]
+    going_on = click.option(
+        "--more", type=POSITIVE, default=None, help="Let a finished training go on for this many minutes."
+    )
     overriding = click.option(
         "--set",
         "overrides",
@@ -128,6 +137,7 @@ def working(example: str | None, *, draws: bool = True, trains: str | None = Non
     )
     options = [
         *(budget if trains else []),
+        *([going_on] if continues else []),
         *([] if example is None else [overriding]),
         click.option("--seed", type=SEED, default=None, hidden=not draws, help="Seed for all random numbers."),
         click.option(
@@ -148,39 +158,42 @@ def working(example: str | None, *, draws: bool = True, trains: str | None = Non
             steps: int | None = None,
             **options: Any,
         ) -> None:
-            from actseq.pipeline import Compute
+            from actseq.pipeline import Budget, Compute
             from actseq_cli.progress import Terminal
 
             if seed is not None and not draws:
                 name = click.get_current_context().command.name
                 raise click.UsageError(f"{name} draws no random numbers: it has no --seed")
-            minutes = options.pop("minutes") if trains else None
-            if steps is not None and minutes is not None:
-                raise click.UsageError("--steps and --minutes exclude each other")
+            minutes, plan = (options.pop("minutes"), options.pop("plan")) if trains else (None, None)
+            more = options.pop("more", None)
+            exclusive = {"--steps": steps, "--minutes": minutes, "--more": more}
+            given = [name for name, value in exclusive.items() if value is not None]
+            if len(given) > 1 or (more is not None and plan is not None):
+                raise click.UsageError(f"{' and '.join([*given, '--plan'][:2])} exclude each other")
             budget = {"steps": steps, "minutes": minutes}
-            more = [f"{trains}.{key}={value}" for key, value in budget.items() if value is not None]
+            texts = [f"{trains}.{key}={value}" for key, value in budget.items() if value is not None]
             compute = Compute(device, threads, Terminal())
-            function(common=Common([*overrides, *more], seed, compute, json_output), **options)
+            common = Common([*overrides, *texts], seed, compute, json_output, Budget(plan=plan, more=more))
+            function(common=common, **options)
 
         return all_of(*options)(command)
 
     return decorate
 
 
-def sounds_and_preset(required: bool) -> Callable[[Command], Command]:
+def sounds_and_preset(without: str) -> Callable[[Command], Command]:
     """A folder of sounds, the preset to train it with, and the run to make.
 
     Args:
-        required: whether a preset must be given.
+        without: the preset that is taken if none is given, in words.
     """
-    without = "" if required else " Default: the one that fits the sounds."
     options = all_of(
         click.argument("folder", type=PATH),
         click.option(
             "--preset",
-            required=required,
+            default=None,
             callback=_known_preset,
-            help=f"A name from `actseq presets`, or a YAML file.{without}",
+            help=f"A name from `actseq presets`, or a YAML file. Default: {without}.",
         ),
         click.option(
             "--run", "run_name", default=None, help="Name under runs/, or a path. Default: <folder>-<preset>."

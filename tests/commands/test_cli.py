@@ -24,6 +24,7 @@ from click.testing import CliRunner, Result
 from actseq.config import preset_names
 from actseq.evaluation import set_distances
 from actseq.inference.joins import CROSSFADE_SECONDS
+from actseq.training import loop
 
 RATE = 8000
 SMOKE = ["--preset", "smoke", "--threads", "1", "--device", "cpu"]
@@ -568,6 +569,75 @@ def test_complex_features_all_the_way(workplace: Path) -> None:
     seed = ["--seed-audio", "sounds/kick/kick-001.wav", "--seconds", 0.3]
     for path in read("generate", "complex", *seed, "--n", 2, "--out", "complex-new", *USE)["files"]:
         assert np.abs(sound(path)[-2400:]).max() > 0
+
+
+# -- after the end -----------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_whose_weights_have_gone_is_trained_again(here: Path) -> None:
+    run = here / "runs" / "made"
+    before = products(run)
+    for folder in (run / "autoencoder", run / "priors" / "default"):
+        (folder / "model.safetensors").unlink()
+    assert "model.safetensors" in bad("generate", "made", *USE)
+    said = good("run", "sounds", "--run", "made", *USE).stderr
+    assert said.count("have gone: it is trained again") == 2
+    assert products(run) == before
+
+
+@pytest.fixture
+def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps are timed as shortly as can be."""
+    monkeypatch.setattr(loop, "CALIBRATION_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("untimed")
+def test_a_finished_prior_goes_on_and_shows_previews(here: Path) -> None:
+    run = here / "runs" / "made"
+    before = json.loads((run / "priors" / "default" / "model.json").read_text())
+    result = good("train-prior", "made", "--more", 0.002, "--json", *USE)
+    found = json.loads(result.stdout)
+    taken = "the new one is taken" in result.stderr
+    assert taken or "no better after" in result.stderr
+    after = json.loads((run / "priors" / "default" / "model.json").read_text())
+    assert (after["best_step"] > 20) == taken
+    assert taken or after == before
+    assert found["fingerprint"]
+    good("verify", "made")
+    good("generate", "made", "--seconds", 0.1, *USE)
+    shown = [*USE, "--steps", 2, "--set", "train_prior.preview_minutes=5"]
+    good("train-prior", "made", "--name", "seen", *shown)
+    waveform = sound(run / "previews" / "prior-seen-00000002.flac")
+    assert np.abs(waveform).max() > 0.1
+    assert (run / "previews" / "prior-seen-00000002.png").stat().st_size > 1000
+    good("verify", "made")
+
+
+@pytest.mark.usefixtures("untimed")
+def test_a_new_autoencoder_asks_for_the_stages_behind_it(here: Path) -> None:
+    preview = ["--set", "train_ae.preview_minutes=5"]
+    assert "other settings" in bad("train-ae", "sounds", "--run", "made", "--more", 0.002, *preview, *USE)
+    said = good("train-ae", "sounds", "--run", "made", "--more", 0.002, *USE).stderr
+    assert "the new one is taken" in said
+    assert "actseq extract-latents made" in bad("train-prior", "made", "--name", "new", *USE)
+    assert "another autoencoder" in bad("generate", "made", *USE)
+    assert "they are made again" in good("extract-latents", "made", *USE).stderr
+    assert "give the new one another --name" in bad("train-prior", "made", *USE)
+    good("train-prior", "made", "--name", "new", "--steps", 2, *USE)
+    good("generate", "made", "--prior", "new", "--seconds", 0.1, *USE)
+
+
+def test_going_on_needs_a_finished_training(here: Path) -> None:
+    assert "has no prior 'other'" in bad("train-prior", "made", "--name", "other", "--more", 1, *USE)
+    assert "exclude each other" in wrong_usage("train-prior", "made", "--steps", 2, "--more", 1)
+    assert "train-ae without --preset" in bad("train-ae", "sounds", "--more", 1, *USE)
+
+
+def test_a_plan_repeats_a_training(here: Path) -> None:
+    run = here / "runs" / "made" / "priors"
+    good("train-prior", "made", "--name", "repeated", "--plan", run / "default" / "plan.json", *USE)
+    weights = [(run / name / "model.safetensors").read_bytes() for name in ("default", "repeated")]
+    assert weights[0] == weights[1]
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

@@ -617,7 +617,7 @@ def test_a_finished_training_goes_on(
     assert plan_of(folder)[1] == restart
     assert outcome.total_steps > first
     assert outcome.figures["loss"] <= uninterrupted[0].figures["loss"]
-    with pytest.raises(ConfigError, match="no checkpoint to go on from"):
+    with pytest.raises(ConfigError, match="holds no training; train it first"):
         run(tmp_path / "new", Line(clock), conduct=going_on(0.5))
 
 
