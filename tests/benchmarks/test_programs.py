@@ -138,3 +138,14 @@ def test_a_cross_fade_is_told_from_a_morph() -> None:
     nearest = re.search(r"nearest to a sum (\d+) %", text)
     assert nearest is not None, text
     assert int(nearest[1]) > 60
+
+
+def test_growth_is_linear_or_not(tmp_path: Path) -> None:
+    growth = program("growth")
+    for power in (1.0, 2.0):
+        costs = {size: growth.Cost(5 + size**power, 10.0) for size in (1, 100, 10_000)}
+        assert growth.exponent(costs) == pytest.approx(power, abs=0.01)
+    found = dict.fromkeys("abcde", costs)
+    assert growth.table(found, growth.Cost(5, 4))[-1].endswith("| 6 / 6 / 6 | 2.00 |")
+    growth.draw(found, growth.Cost(5, 4), tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 5000

@@ -15,6 +15,8 @@ from actseq_cli.main import main
 from actseq.audio.worker import end_all
 
 RATE = 8000
+CPU = ("--device", "cpu", "--threads", 1)
+"""Options of every command that computes."""
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 

@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common import Row, kit, must, run, said
+from common import CPU, Row, kit, must, run, said
 
-CPU = ("--device", "cpu", "--threads", 1)
 TRAINING = ("train-ae", "sounds", "--preset", "smoke", "--run", "disk/r", "--steps", 20)
 NOBODY = 65_534
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from common import Row, kit, must
+from common import CPU, Row, kit, must
 
 from actseq import load_run
 from actseq.commands.verify import verify
@@ -22,7 +22,6 @@ from actseq.errors import ActseqError
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore
 
-CPU = ("--device", "cpu", "--threads", 1)
 TRIALS = 10_000
 SECONDS, MEGABYTES = 2.0, 500.0
 VALUES = (

@@ -2,15 +2,13 @@
 and 8 hours of silence in a FLAC of a few kilobytes.
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import soundfile  # type: ignore[import-untyped, unused-ignore]
-from common import Row
+from common import CPU, Row
+from growth import measured
 
 LIMIT = 400
 """MB above `import torch`."""
@@ -34,21 +32,12 @@ def _silent(path: Path, hours: int) -> None:
             file.write(np.zeros(FAST, np.int16))
 
 
-def _peak(folder: Path, *words: object) -> float:
-    """Largest memory in MB of a Python process, or of a process that it has started; an error if it fails."""
-    process = subprocess.Popen([sys.executable, *map(str, words)], cwd=folder)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise RuntimeError(f"{words} failed")
-    return usage.ru_maxrss / 1024
-
-
 def trial() -> list[Row]:
     """Every stage that reads long sounds."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = _peak(folder, "-c", "import torch")
+        base = measured(folder, "-c", "import torch").megabytes
         _long(folder / "sounds" / "one" / "long.flac", 3 * 3600, 0)
         for i in range(60):
             _long(folder / "sounds" / "many" / f"{i:02d}.flac", 600, i)
@@ -61,6 +50,6 @@ def trial() -> list[Row]:
             ("reconstruct of 3 hours", ("reconstruct", "r", "sounds/one/long.flac", "--out", "out")),
         )
         for stage, words in commands:
-            above = _peak(folder, "-m", "actseq", *words, "--device", "cpu", "--threads", 1) - base
+            above = measured(folder, "-m", "actseq", *words, *CPU).megabytes - base
             rows.append(Row(f"memory of {stage}", 1, int(above <= LIMIT), f"{above:.0f} MB above import torch; {what}"))
     return rows

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import Row, end, kit, must, start
+from common import CPU, Row, end, kit, must, start
 
 TRIALS = 5
 """Trials of each signal."""
@@ -20,7 +20,6 @@ STAGES = {
     "train-prior": ("priors/p", ("train-prior", "r", "--name", "p", "--steps", 400)),
     "train-vocoder": ("vocoders/v", ("train-vocoder", "r", "--name", "v", "--steps", 400)),
 }
-CPU = ("--device", "cpu", "--threads", 1)
 
 
 def _weights(folder: Path) -> str:

@@ -9,10 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import Row, end, kit, must, start
+from common import CPU, Row, end, kit, must, start
 
 TRIALS = 50
-CPU = ("--device", "cpu", "--threads", 1)
 STAGES = {
     "corpus": ("corpus", ("train-ae", "sounds", "--preset", "smoke", "--run", "r", "--steps", 1)),
     "latents": ("latents", ("extract-latents", "r")),

@@ -11,6 +11,10 @@ from pathlib import Path
 NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in ("common", "trials")))
 
 
+# `length` measures as the benchmark of growth does.
+sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+
+
 def main(names: tuple[str, ...]) -> int:
     """Run trials and print the table."""
     rows, kept = [], True
