@@ -1,5 +1,6 @@
 """What the trials share: rows of the table, commands in processes of their own, and sounds."""
 
+import importlib
 import os
 import signal
 import sys
@@ -13,6 +14,10 @@ import soundfile  # type: ignore[import-untyped, unused-ignore]
 from actseq_cli.main import main
 
 from actseq.audio.worker import end_all
+
+for module in ("actseq.commands.run", "actseq.commands.train_vocoder", "lightning_fabric", "librosa", "scipy.signal"):
+    # Imported once, here, and not by every command.
+    importlib.import_module(module)
 
 RATE = 8000
 CPU = ("--device", "cpu", "--threads", 1)
