@@ -591,6 +591,9 @@ def _signals() -> Iterator[list[int]]:
     """Collect `SIGNALS` instead of ending the process, unless they are ignored, as under `nohup`.
 
     Outside the main thread, nothing is collected.
+
+    Raises:
+        Interrupted: at the end, if there was a signal.
     """
     received: list[int] = []
 
@@ -610,6 +613,9 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    # One that came after the last step would be lost otherwise.
+    if received:
+        raise Interrupted(received[0])
 
 
 def train(

@@ -224,6 +224,18 @@ def test_a_signal_ends_the_timing_of_steps(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals between processes")
+def test_a_signal_after_the_last_step_is_not_lost(
+    uninterrupted: tuple[Outcome, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = loop._judge
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "_judge", lambda *given: (judge(*given), os.kill(os.getpid(), signal.SIGINT)))
+        with pytest.raises(Interrupted, match="SIGINT"):
+            run(tmp_path)
+    assert same(run(tmp_path), uninterrupted[0])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 def test_a_third_signal_ends_the_step_itself(tmp_path: Path) -> None:
     def thrice(step: int) -> None:
         if step == 8:
