@@ -14,7 +14,7 @@ from actseq.audio.recording import (
     resample,
     trim_bounds,
 )
-from actseq.audio.worker import Reading, each, enough
+from actseq.audio.worker import Reading, in_workers, n_workers
 from actseq.audio.writing import SUBTYPES, Writer, as_flac, check_writable, subtype, write
 
 __all__ = [
@@ -32,14 +32,14 @@ __all__ = [
     "beginning",
     "blocks",
     "check_writable",
-    "each",
-    "enough",
     "extensions",
     "file_digest",
     "find",
+    "in_workers",
     "left_out",
     "load",
     "measure",
+    "n_workers",
     "named",
     "read_labels",
     "remove_offset",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from actseq.audio.formats import extensions, known_extensions
 from actseq.audio.origin import is_made, is_run
-from actseq.audio.worker import Reading, each, enough
+from actseq.audio.worker import Reading, in_workers, n_workers
 from actseq.audio.writing import replacing
 from actseq.errors import AudioError, ConfigError
 from actseq.units import samples_to_seconds
@@ -285,7 +285,7 @@ class SoundFolder:
                 "correct the file column of the labels",
             )
         rows: list[ScanRow] = []
-        for row in each(lambda name: self._scan_one(name), names, enough(len(names), self.n_bytes)):
+        for row in in_workers(lambda name: self._scan_one(name), names, n_workers(len(names), self.n_bytes)):
             rows.append(row)
             if on_file is not None:
                 on_file(len(rows), len(names))

@@ -27,7 +27,7 @@ from jaxtyping import Float32
 from numpy.typing import NDArray
 
 from actseq.audio.decoding import Decoding, changed
-from actseq.errors import AudioError
+from actseq.errors import ActseqError, AudioError
 
 PATIENCE = 60.0
 """Seconds without any sign of a worker, after which it is taken to hang."""
@@ -137,16 +137,16 @@ class Reading:
         return self.content
 
 
-def each(function: Callable[[S], T], items: Iterable[S], n_workers: int) -> Iterator[T]:
+def in_workers(function: Callable[[S], T], items: Iterable[S], n: int) -> Iterator[T]:
     """Results of a function that reads files, in order; several files are read at once.
 
     Args:
         function: called with each item, in a thread of its own.
         items: what the function is called with.
-        n_workers: number of files that are read at once.
+        n: number of files that are read at once.
     """
     threads: set[int] = set()
-    pool = ThreadPoolExecutor(n_workers, initializer=lambda: threads.add(threading.get_ident()))
+    pool = ThreadPoolExecutor(n, initializer=lambda: threads.add(threading.get_ident()))
     try:
         yield from pool.map(function, items)
     finally:
@@ -157,7 +157,7 @@ def each(function: Callable[[S], T], items: Iterable[S], n_workers: int) -> Iter
         pool.shutdown()
 
 
-def enough(n_files: int, n_bytes: int) -> int:
+def n_workers(n_files: int, n_bytes: int) -> int:
     """Number of workers that reading so many files and bytes is worth; one at least, and one a core at most."""
     return min(os.cpu_count() or 1, 8, 1 + max(n_files // FILES_EACH, n_bytes // BYTES_EACH))
 
@@ -169,7 +169,7 @@ class _Worker:
     """One worker process.
 
     Raises:
-        AudioError: it does not start.
+        ActseqError: it does not start, which is no fault of a file.
     """
 
     def __init__(self) -> None:
@@ -186,17 +186,19 @@ class _Worker:
                 [sys.executable, "-P", "-c", PROGRAM],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                # Not in the folder of this process, which could then not be removed on some systems.
+                cwd=os.sep,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
                 **apart,
             )
         except OSError as error:
-            raise AudioError(f"the process that decodes sounds cannot be started ({error.strerror})") from error
+            raise ActseqError(f"the process that decodes sounds cannot be started ({error.strerror})") from error
         with _lock:
             _started.add(self)
         if self._receive()[0] != READY:
             self.end()
-            raise AudioError(
-                f"the process that decodes sounds does not start ({self._ended()})",
+            raise ActseqError(
+                f"the process that decodes sounds does not start ({self._code()})",
                 action="see whether `python -c 'import actseq.audio'` runs",
             )
 
@@ -257,8 +259,11 @@ class _Worker:
         """Why the process has ended, in words."""
         if self.hung:
             return f"its decoder made no progress for {PATIENCE:.0f} seconds"
+        return f"its decoder crashed ({self._code()})"
+
+    def _code(self) -> str:
         code = self.process.wait()
-        return f"its decoder crashed ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})"
+        return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 _lock = threading.RLock()

@@ -216,10 +216,10 @@ def build_corpus(
             continue
         items = []
         with ExitStack() as waiting:
-            decoded = audio.each(
+            decoded = audio.in_workers(
                 lambda i: _decode(sounds, rows[files[i][0].source], files[i], config, out),
                 members,
-                audio.enough(len(members), sounds.n_bytes),
+                audio.n_workers(len(members), sounds.n_bytes),
             )
             for clip in chain.from_iterable(decoded):
                 waiting.callback(clip.close)

@@ -11,7 +11,7 @@ import soundfile  # type: ignore[import-untyped, unused-ignore]
 
 from actseq import audio
 from actseq.audio import worker
-from actseq.errors import AudioError
+from actseq.errors import ActseqError, AudioError
 
 RATE = 16000
 FAULTY = """
@@ -84,6 +84,13 @@ def test_a_worker_is_used_again_unless_a_reading_was_left_early(sounds: Path) ->
     assert len(audio.load(sounds / "a.wav")[0]) == 3 * audio.BLOCK
 
 
+def test_a_worker_that_does_not_start_is_no_fault_of_a_file(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker.end_all()
+    monkeypatch.setattr(worker, "PROGRAM", "raise SystemExit(3)")
+    with pytest.raises(ActseqError, match=r"process that decodes sounds does not start \(exit code 3\); see whether"):
+        audio.SoundFolder(sounds).scan()
+
+
 def test_two_files_can_be_read_in_turn(sounds: Path) -> None:
     pairs = list(zip(audio.Reading(sounds / "a.wav"), audio.Reading(sounds / "z.wav"), strict=True))
     assert len(pairs) == 3
@@ -103,7 +110,7 @@ def test_an_interruption_does_not_wait_for_the_files(sounds: Path) -> None:
         return 0
 
     with pytest.raises(KeyboardInterrupt):
-        list(audio.each(read, ["a.wav", "z.wav"], 1))
+        list(audio.in_workers(read, ["a.wav", "z.wav"], 1))
     assert ended == []
 
 
