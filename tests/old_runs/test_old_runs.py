@@ -64,7 +64,8 @@ def test_an_old_run_is_whole_and_generates_what_it_did(old: Path) -> None:
     request = GenerationRequest(n=3, label="kick", seed=3)
     made = pipeline.generate(old / "drums", request, Output(old / "new"), compute=CPU).files
     found, expected = (audio.load(path, 8000)[0] for path in (Path(made[0]), HERE / "expected" / "kick.wav"))
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    # Processors differ in the last bits, and the prior adds the differences up; another draw differs by 0.3.
+    np.testing.assert_allclose(found, expected, atol=1e-2)
 
 
 def test_an_old_prior_that_is_half_done_resumes(old: Path) -> None:
