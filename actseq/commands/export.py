@@ -9,11 +9,13 @@ from typing import Literal
 from actseq.commands.common import AUTO, Compute, Result, make_folder
 from actseq.errors import AudioError
 from actseq.exports.onnx import export_onnx, require_onnx
+from actseq.exports.torchscript import export_torchscript
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import require_generative
+from actseq.progress import Reporter
 from actseq.storage.run_folder import RunFolder
 
-Kind = Literal["onnx"]
+Kind = Literal["onnx", "torchscript"]
 
 
 def export(
@@ -23,13 +25,13 @@ def export(
 
     Args:
         run: a name under `runs/`, or a path.
-        to: `onnx`.
+        to: `onnx` or `torchscript`.
         prior: name of the prior; None takes the run's usual one, if there is one.
         out: folder to write into, new or empty; None: `<run>-<to>` in the current folder.
         compute: threads and messages. The export is made on the CPU.
 
     Returns:
-        The folder, its files, the name of the prior, and the differences in `parity`.
+        The folder, its files, the name of the prior, the differences in `parity`; for TorchScript `latency` in samples.
 
     Raises:
         ConfigError: a part of the run cannot be exported, or a library is missing.
@@ -39,33 +41,37 @@ def export(
     compute.use_threads()
     opened = RunFolder.open(run)
     folder = Path(f"{opened.name}-{to}") if out is None else out
-    _require_empty(folder)
-    require_onnx()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise AudioError(f"{folder} exists and is not an empty folder", action="name another with --out")
+    if to == "onnx":
+        require_onnx()
     require_generative(opened)
     loaded = LoadedRun.open(opened, prior=prior, device="cpu")
-    if loaded.prior is None:
-        compute.reporter.warn(f"run {opened.name} has no usual prior: only encoder and decoder are exported")
-    if loaded.vocoder_folder is not None:
-        compute.reporter.warn(f"vocoder {loaded.vocoder_folder.name} is not exported; the program uses Griffin-Lim")
+    _tell(loaded, compute.reporter)
     new = not folder.exists()
     make_folder(folder)
     try:
-        made = export_onnx(loaded, folder)
+        made = _written(loaded, to, folder)
     except BaseException:
         _empty(folder, new)
         raise
-    return {
-        "run": str(opened.path),
-        "folder": str(folder),
-        "files": sorted(path.name for path in folder.iterdir()),
-        "prior": loaded.prior_name,
-        "parity": made.parity,
-    }
+    files = sorted(path.name for path in folder.iterdir())
+    return {"run": str(opened.path), "folder": str(folder), "files": files, "prior": loaded.prior_name} | made
 
 
-def _require_empty(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise AudioError(f"{folder} exists and is not an empty folder", action="name another with --out")
+def _written(loaded: LoadedRun, to: Kind, folder: Path) -> Result:
+    if to == "onnx":
+        return {"parity": export_onnx(loaded, folder)}
+    made = export_torchscript(loaded, folder / f"{loaded.run.name}.ts")
+    return {"parity": made.parity, "latency": made.latency}
+
+
+def _tell(loaded: LoadedRun, reporter: Reporter) -> None:
+    """Say what is not exported."""
+    if loaded.prior is None:
+        reporter.warn(f"run {loaded.run.name} has no usual prior: only encoder and decoder are exported")
+    if loaded.vocoder_folder is not None:
+        reporter.warn(f"vocoder {loaded.vocoder_folder.name} is not exported; Griffin-Lim takes its place")
 
 
 def _empty(folder: Path, remove: bool) -> None:

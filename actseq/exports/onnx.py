@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,25 +34,15 @@ CHECK_SECONDS = 1.0
 DESCRIPTION, PROGRAM = "export.json", "generate.py"
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What an export to ONNX wrote.
-
-    Attributes:
-        networks: names of the networks.
-        parity: largest absolute difference between onnxruntime and torch, in latents and in features.
-    """
-
-    networks: list[str]
-    parity: dict[str, float]
-
-
-def export_onnx(loaded: LoadedRun, folder: Path) -> Exported:
+def export_onnx(loaded: LoadedRun, folder: Path) -> dict[str, float]:
     """Write networks, description and program.
 
     Args:
         loaded: a run on the CPU.
         folder: an empty folder.
+
+    Returns:
+        The largest differences between onnxruntime and torch, in latents and in features.
 
     Raises:
         ConfigError: a part of the run cannot be exported; or onnx or onnxruntime is not installed.
@@ -72,7 +61,7 @@ def export_onnx(loaded: LoadedRun, folder: Path) -> Exported:
         raise ArtifactError(
             f"onnxruntime differs from torch by {parity[worst]:.2g} in {worst}", f"at most {TOLERANCE:g}"
         )
-    return Exported([graph.name for graph in graphs], parity)
+    return parity
 
 
 def require_onnx() -> None:

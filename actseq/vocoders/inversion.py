@@ -47,6 +47,8 @@ class MagnitudeInversion(nn.Module):
     def __init__(self, representation: Representation, *, n_updates: int = 30) -> None:
         super().__init__()
         self.n_updates = n_updates
+        self.compiled = True
+        """Whether loops that numba compiles are used on a CPU; a network that is traced cannot hold them."""
         basis = magnitudes_of(representation).basis
         self.has_bands = basis is not None
         if basis is not None:
@@ -84,7 +86,8 @@ class MagnitudeInversion(nn.Module):
         start = (start if residual is None else start + residual).exp()
         if not self.has_bands:
             return start
-        if values.device.type != "cpu" or start.requires_grad or not self.overlaps_neighbours_only:
+        fits = self.compiled and self.overlaps_neighbours_only
+        if values.device.type != "cpu" or start.requires_grad or not fits:
             return self._update(values.exp(), start)
         return self._update_compiled(values.exp(), start)
 

@@ -501,11 +501,13 @@ def verify(run_name: str, json_output: bool) -> None:
 
 @main.command()
 @run_argument
-@click.option("--to", "kind", type=click.Choice(["onnx"]), required=True, help="What to write.")
+@click.option("--to", "kind", type=click.Choice(["onnx", "torchscript"]), required=True, help="What to write.")
 @click.option("--prior", default=None, help="Name of the prior; default: the run's usual one.")
 @click.option("--out", type=PATH, default=None, help="Folder for the files, new or empty. Default: <run>-<kind>.")
 @as_json
-def export(run_name: str, kind: Literal["onnx"], prior: str | None, out: Path | None, json_output: bool) -> None:
+def export(
+    run_name: str, kind: Literal["onnx", "torchscript"], prior: str | None, out: Path | None, json_output: bool
+) -> None:
     """Write a run for programs that know nothing of actseq. What was written is compared with the run."""
     from actseq_cli.progress import Terminal
 
@@ -516,6 +518,7 @@ def export(run_name: str, kind: Literal["onnx"], prior: str | None, out: Path | 
         json_output,
         f"{', '.join(result['files'])} in {result['folder']}",
         *(f"difference of {name}: {value:.2g}" for name, value in result["parity"].items()),
+        *(f"{name} is late by {samples} samples" for name, samples in result.get("latency", {}).items()),
     )
 
 
