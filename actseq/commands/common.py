@@ -84,8 +84,8 @@ def begin_training(
     plan = folder / "settings.json"
     if plan.is_file():
         same_settings(
-            build.with_defaults(read_json(plan)),
-            settings,
+            without_previews(build.with_defaults(read_json(plan))),
+            without_previews(settings),
             f"{what} {folder.name} of run {run.name}",
             f"give the new one another --name, or delete {folder}",
         )
@@ -127,8 +127,18 @@ def compared(config: Config) -> dict[str, Any]:
     The path of the table of labels and `include_generated` are not among these: what they lead to is compared, the
     listing of the sounds and their labels.
     """
-    tree: dict[str, Any] = config.model_dump(mode="json")
+    tree = without_previews(config.model_dump(mode="json"))
     return tree | {"corpus": {k: v for k, v in tree["corpus"].items() if k not in ("labels", "include_generated")}}
+
+
+def without_previews(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without the time between previews, which changes nothing that is trained."""
+    return {
+        name: {key: value for key, value in section.items() if key != "preview_minutes"}
+        if isinstance(section, Mapping)
+        else section
+        for name, section in settings.items()
+    }
 
 
 def trained_result(run: RunFolder, what: str, made: Artifact, *keys: str) -> Result:
