@@ -15,7 +15,7 @@ install: .venv/installed
 	$(BIN)/python -c 'from actseq.vocoders.phase import compile_loops; compile_loops()'
 	touch $@
 
-# Four minutes on two cores: a synthesised drum machine, all stages, new one-shots, a contact sheet.
+# Four minutes on two cores: a synthesised drum machine, all stages, new one-shots, a report.
 demo: install
 	$(BIN)/actseq drumkit $(RUNS)/demo-sounds
 	$(BIN)/actseq run $(RUNS)/demo-sounds --preset drumkit --run $(RUNS)/demo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from shlex import quote
 
 from actseq import build
 from actseq.commands.common import AUTO, Compute, Result, aligned
@@ -12,8 +13,9 @@ from actseq.data.corpus import Corpus
 from actseq.data.excerpts import spread
 from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError
-from actseq.evaluation import fidelity, likelihood, page
+from actseq.evaluation import fidelity, likelihood, sounds, tables
 from actseq.evaluation.generated_clips import evaluate_prior
+from actseq.evaluation.verdict import verdict
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.progress import Reporter
@@ -33,7 +35,8 @@ def evaluate(
 ) -> Result:
     """Measure the fidelity of a run on its held-out clips, or with `prior` what that prior generates.
 
-    Fidelity is written to `evaluation.json` in the run, with an HTML page; a prior to `evaluation-NAME.json`.
+    Fidelity is written to `evaluation.json` in the run, a prior to `evaluation-NAME.json`; each has a folder of the
+    same name with some of the sounds, which `report` shows.
 
     Args:
         prior: name of the prior to measure; None measures fidelity.
@@ -86,8 +89,8 @@ def evaluate(
         known = ", ".join(loaded.run.priors.names)
         result["notes"].append(f"likelihood is left out: none of the priors {known} is the default, --prior names one")
     shown = fidelity.shown_clips(measured, indices, found.mel_l1_db, reporter)
-    written = page.write_page(loaded.run.path / "evaluation", result, shown, loaded.sample_rate)
-    result["page"] = str(written)
+    folder = loaded.run.path / "evaluation"
+    result["sounds"] = sounds.keep(folder, sounds.of_reconstruction(shown), loaded.sample_rate)
     write_json(loaded.run.path / "evaluation.json", result)
     return result
 
@@ -110,8 +113,9 @@ def _evaluate_prior(
     found = evaluate_prior(loaded, corpus, latents, split, n, seed, reporter)
     path = loaded.run.path / f"evaluation-{loaded.prior_name}.json"
     result |= {"generation": found.figures, "notes": result["notes"] + found.notes, "file": str(path)}
+    result["verdict"] = verdict(result)
     folder = loaded.run.path / f"evaluation-{loaded.prior_name}"
-    result["page"] = str(page.write_generation_page(folder, result, found.shown, loaded.sample_rate))
+    result["sounds"] = sounds.keep(folder, found.shown, loaded.sample_rate)
     write_json(path, result)
     return result
 
@@ -127,14 +131,14 @@ def _add_likelihood(result: Result, loaded: LoadedRun, latents: LatentSequences,
 def evaluation_lines(result: Result) -> list[str]:
     """The result of `evaluate` as lines for a person."""
     if "generation" in result:
-        tables = page.generation_tables(result)
-        lines = [*page.generation_headline(result), *page.GENERATION_LEGEND, *result["notes"]]
-        last = f"all figures: {result['file']}; to look and listen: {result['page']}"
+        found = tables.generation_tables(result)
+        lines = [result["verdict"], *tables.generation_headline(result), *tables.GENERATION_LEGEND, *result["notes"]]
+        last = [f"all figures: {result['file']}"]
     else:
-        tables = page.tables(result)
-        lines = [page.headline(result), page.LEGEND, *result["notes"]]
-        last = f"to look and listen: {result['page']}"
-    return [*lines, *below_each_other(tables), "", last]
+        found = tables.tables(result)
+        lines, last = [tables.headline(result), tables.LEGEND, *result["notes"]], []
+    look = f"to look and listen: actseq report {quote(result['run'])}"
+    return [*lines, *below_each_other(found), "", *last, look]
 
 
 def below_each_other(tables: Iterable[list[list[str]]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`report`: draw a contact sheet of real, reconstructed and generated clips."""
+"""`report`: write a page about a run, to look at and listen to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from actseq.commands.common import AUTO, Compute, Result
 from actseq.inference.loaded_run import LoadedRun
-from actseq.plots.report import write_report
+from actseq.pages.report import write_report
 from actseq.storage.run_folder import RunFolder
 
 
@@ -20,21 +20,22 @@ def report(
     seed: int = 0,
     compute: Compute = AUTO,
 ) -> Result:
-    """Draw a contact sheet of real, reconstructed, generated and continued clips, and write all of them into one wav.
+    """Write `report/report.html` in a run, one file that opens without a network, and `report/contact-sheet.png`.
 
     Args:
         prior: name of the prior; None takes the run's usual one.
-        n: number of generated clips for each label; None: about 20 clips in all.
+        n: number of clips of each label; None: about 20 clips in all.
         seed: seed of generation.
     """
     compute.use_threads()
     opened = RunFolder.open(run)
     opened.require_corpus()
-    loaded = LoadedRun.open(opened, prior=prior, device=compute.device, overrides=overrides, need_prior=True)
-    made = write_report(loaded, loaded.run.path / "report", n, seed)
+    loaded = LoadedRun.open(opened, prior=prior, device=compute.device, overrides=overrides)
+    made = write_report(loaded, loaded.run.path / "report", n, seed, compute.reporter)
     return {
         "run": str(loaded.run.path),
-        "sheet": str(made.sheet),
-        "compiled": str(made.compiled),
-        "curves": [str(path) for path in made.curves],
+        "page": str(made.page),
+        "bytes": made.size,
+        "sheet": None if made.sheet is None else str(made.sheet),
+        "notes": made.notes,
     }

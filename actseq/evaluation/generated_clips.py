@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from actseq import units
-from actseq.arrays import Waveform
 from actseq.data import hits
 from actseq.data.corpus import SPLITS, Corpus
 from actseq.data.excerpts import Excerpt, excerpts, spread
@@ -26,6 +25,7 @@ from actseq.evaluation.clip_sources import ClipSources, Group, Halves, halves
 from actseq.evaluation.discriminants import Discriminants, folds_of
 from actseq.evaluation.separation import Sound
 from actseq.evaluation.set_distances import Resampled
+from actseq.evaluation.sounds import KeptRow, KeptSound
 from actseq.inference.loaded_run import LoadedRun
 from actseq.progress import Reporter
 from actseq.storage.artifacts import content_hash, read_json
@@ -120,12 +120,12 @@ class PriorEvaluation:
     Attributes:
         figures: plain data, for `evaluation-NAME.json`.
         notes: what was left out, and why.
-        shown: generated clips to listen to, in rows with a title; each clip with its label.
+        shown: generated clips to listen to, in rows.
     """
 
     figures: dict[str, Any]
     notes: list[str]
-    shown: dict[str, list[tuple[str, Waveform]]] = field(default_factory=dict, compare=False)
+    shown: list[KeptRow] = field(default_factory=list, compare=False)
 
 
 def evaluate_prior(
@@ -231,16 +231,20 @@ def _critics(
     return found, of_sound[1] if of_sound and of_sound[0]["valid"] else None
 
 
-def _shown(generated: Sequence[Sound], order: Sequence[int] | None) -> dict[str, list[tuple[str, Waveform]]]:
+def _shown(generated: Sequence[Sound], order: Sequence[int] | None) -> list[KeptRow]:
     """Clips to listen to: the worst and the best in an order, or without one some of them."""
     if order is None:
-        rows = {"generated": spread(range(len(generated)), 2 * SHOWN)}
+        rows = [("generated", "evenly chosen", spread(range(len(generated)), 2 * SHOWN))]
     else:
-        rows = {
-            "recognised": list(order[:SHOWN]),
-            "taken for real": list(order[::-1][: min(SHOWN, max(0, len(order) - SHOWN))]),
-        }
-    return {title: [(generated[k][1], generated[k][0]) for k in chosen] for title, chosen in rows.items()}
+        best = order[::-1][: min(SHOWN, max(0, len(order) - SHOWN))]
+        rows = [
+            ("worst", "the critic of spectrograms recognises these most easily as generated", list(order[:SHOWN])),
+            ("best", "the critic takes these for real", list(best)),
+        ]
+    return [
+        KeptRow(title, detail, [KeptSound(generated[k][1], "", generated[k][0]) for k in chosen])
+        for title, detail, chosen in rows
+    ]
 
 
 def default_clips(train: int, half: int, labels: int, seconds: float | None) -> int:

@@ -6,6 +6,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from actseq.pages.sounds import colours
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -30,7 +32,7 @@ def environment(*packages: str) -> Environment:
     made = Environment(
         loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    made.globals["asset"] = asset
+    made.globals |= {"asset": asset, "colours": colours}
     return made
 
 

@@ -65,7 +65,9 @@ def data_uri(kind: str, content: bytes) -> str:
 
 
 def spectrogram_png(waveform: Waveform, sample_rate: int, axis: int | None = None) -> bytes:
-    """A picture of the spectrum over time: low frequencies below, the strongest point darkest, 80 dB below it white.
+    """A grey picture of the spectrum over time: low frequencies below, the strongest point white, 80 dB below it black.
+
+    A page gives it the colours of `colours`.
 
     Args:
         waveform: the sound, (samples,).
@@ -73,7 +75,7 @@ def spectrogram_png(waveform: Waveform, sample_rate: int, axis: int | None = Non
         axis: number of samples that `COLUMNS` columns are for; None: those of the waveform.
 
     Returns:
-        A PNG of 64 colours.
+        A PNG.
     """
     from PIL import Image
 
@@ -81,18 +83,17 @@ def spectrogram_png(waveform: Waveform, sample_rate: int, axis: int | None = Non
     hop = max(1, round(max(axis or 0, len(waveform)) / COLUMNS))
     loud = float(np.abs(waveform).max(initial=0.0)) > _SILENCE
     levels = bands.spectrogram(waveform, hop) if loud else np.full((bands.weights.shape[1], 2), FLOOR_DB)
-    shades = np.round((levels[::-1] / FLOOR_DB) * (_SHADES - 1)).clip(0, _SHADES - 1).astype(np.uint8)
-    picture = Image.fromarray(shades)
-    picture.putpalette(_palette())
+    shades = np.round((1 - levels[::-1] / FLOOR_DB) * (_SHADES - 1)).clip(0, _SHADES - 1)
     written = BytesIO()
-    picture.save(written, "PNG", optimize=True)
+    Image.fromarray((shades * (255 // (_SHADES - 1))).astype(np.uint8)).save(written, "PNG", optimize=True)
     return written.getvalue()
 
 
 @cache
-def _palette() -> bytes:
-    """Red, green and blue of each shade, from 0 dB to the floor."""
+def colours(*, dark: bool, n: int = 17) -> tuple[str, str, str]:
+    """Red, green and blue for pictures of spectra, from silence to the strongest point, as tables of an SVG filter."""
     from matplotlib import colormaps
 
-    colours = colormaps["magma"](np.linspace(0, 1, _SHADES), bytes=True)
-    return bytes(np.ascontiguousarray(colours[:, :3]))
+    shades = np.asarray(colormaps["magma"](np.linspace(0, 1, n)))[:: 1 if dark else -1]
+    red, green, blue = (" ".join(f"{value:.3f}" for value in shades[:, k]) for k in range(3))
+    return red, green, blue

@@ -37,13 +37,7 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
     """
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
-    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for column, points in _read_metrics(metrics_csv).items():
-        part, _, measure = column.partition("/")
-        if part not in _COLOURS or not measure:
-            part, measure = "", column
-        charts.setdefault(measure, {})[part] = points
-
+    charts = read_curves(metrics_csv)
     columns = min(4, len(charts))
     lines = ceil(len(charts) / columns)
     left, right, top, bottom = 0.55, 0.2, 0.75 if title else 0.5, 0.4
@@ -84,7 +78,7 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
             end -= len(label) * 6.5 * 0.62 / 72 + 0.1
         style.text(figure, x / width, 1 - (y - 0.06) / height, style.fit(measure, end - x, 8.0), 8.0, weight="bold")
         values = np.concatenate([np.array(points)[:, 1] for points in parts.values()])
-        if values.min() > 0 and values.max() > 30 * values.min():
+        if is_logarithmic(values):
             axes.set_yscale("log")
             few = values.max() < 1e3 * values.min()
             axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if few else (1.0,), numticks=6))
@@ -99,6 +93,25 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
         axes.tick_params(left=True, bottom=True, labelleft=True, labelbottom=True)
         axes.grid(color=style.FAINT, linewidth=0.4)
     return style.write(figure, path)
+
+
+def read_curves(metrics_csv: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """The curves of a training: metric → `train`, `validation` or "" → points (step, value), ordered by step.
+
+    Args, Raises: as `training_curves`.
+    """
+    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for column, points in _read_metrics(metrics_csv).items():
+        part, _, measure = column.partition("/")
+        if part not in _COLOURS or not measure:
+            part, measure = "", column
+        charts.setdefault(measure, {})[part] = points
+    return charts
+
+
+def is_logarithmic(values: Float[np.ndarray, " n"]) -> bool:
+    """Whether values are easier to read on a logarithmic axis: positive ones that span more than a factor of 30."""
+    return bool(values.min() > 0 and values.max() > 30 * values.min())
 
 
 def _draw_curve(

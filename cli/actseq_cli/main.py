@@ -434,20 +434,20 @@ def evaluate(run_name: str, prior: str | None, split: str, n: int | None, common
 @run_argument
 @click.option("--prior", default=None, help="Name of the prior.")
 @click.option(
-    "--n", type=COUNT, default=None, help="Clips in each row; default: 4 of each label, 20 if there are no labels."
+    "--n", type=COUNT, default=None, help="Clips of each label, for the first 20 labels; default: about 20 in all."
 )
 @working("vocoder.kind=griffin-lim")
 def report(run_name: str, prior: str | None, n: int | None, common: Common) -> None:
-    """Draw a contact sheet. It shows real, reconstructed and generated clips, which are also written into one wav."""
+    """Write a page about a run, with sounds, curves and figures. It is one file, which opens without a network."""
     result = pipeline.report(
         run_name, prior=prior, n=n, overrides=common.overrides, seed=common.seed or 0, compute=common.compute
     )
     show(
         result,
         common.json_output,
-        f"contact sheet: {result['sheet']}",
-        f"all clips in a row: {result['compiled']}",
-        f"training curves: {', '.join(result['curves'])}",
+        f"report: {result['page']}  ({result['bytes'] / 1e6:.1f} MB, opens in any browser)",
+        *([f"contact sheet: {result['sheet']}"] if result["sheet"] else []),
+        *result["notes"],
     )
 
 

@@ -110,9 +110,11 @@ def test_evaluation_tells_what_was_taken_away(folder: Path) -> None:
     assert set(rows) == {"corrupted", "restored"}
     assert rows["restored"]["si_sdr_db"]["mean"] > rows["corrupted"]["si_sdr_db"]["mean"]
     assert "reconstructed from a draw" not in found["fidelity"]
-    page = Path(found["page"]).read_text(encoding="utf-8")
+    made = json.loads(invoke("report", folder / "run", "--n", 1, "--json", *USE).stdout)
+    page = Path(made["page"]).read_text(encoding="utf-8")
     assert '<th scope="col">restoration</th>' in page
     assert "SI-SDR" in page
+    assert "nothing is generated: this run restores sounds, and its latents do not hold them" in made["notes"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_evaluation_tells_what_was_taken_away(folder: Path) -> None:
         ("generate", "RUN"),
         ("generate", "RUN", "--vary", "a.wav"),
         ("generate", "RUN", "--prior", "iid"),
-        ("report", "RUN"),
+        ("report", "RUN", "--prior", "iid"),
         ("evaluate", "RUN", "--prior", "iid"),
     ],
     ids=" ".join,

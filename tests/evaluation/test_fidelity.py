@@ -1,10 +1,8 @@
-"""What is measured, against one clip at a time and closed forms; and that the page shows it and nothing else."""
+"""What is measured, against one clip at a time and closed forms; and what is kept of it."""
 
 import os
-import re
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from matplotlib.image import imread
 from scipy.optimize import brentq
 
 from actseq import audio, build
@@ -22,9 +19,9 @@ from actseq.data.corpus import Corpus, build_corpus
 from actseq.data.drumkit import write_drumkit
 from actseq.data.excerpts import spread
 from actseq.data.features import FeatureBatches
-from actseq.evaluation import fidelity, metrics
+from actseq.evaluation import fidelity, metrics, sounds
 from actseq.evaluation.fidelity import ShownClip, choose_clips, water_level
-from actseq.evaluation.page import MEASURES, tables, write_page
+from actseq.evaluation.tables import MEASURES, tables
 from actseq.inference.codec import Codec
 from actseq.progress import Silent
 
@@ -252,32 +249,7 @@ def test_n_clips_are_spread_evenly() -> None:
         assert steps.max() - steps.min() <= 1
 
 
-# -- the page ----------------------------------------------------------------------------------------------------------
-
-
-class Page(HTMLParser):
-    """Tags, attributes and text of a page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.links: list[str] = []
-        self.attributes: set[str] = set()
-        self.cells: list[str] = []
-        self.shown = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes |= {name for name, _ in attrs}
-        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag in ("td", "th"):
-            self.cells.append("")
-
-    def handle_data(self, data: str) -> None:
-        self.shown += data
-        if self.cells:
-            self.cells[-1] += data.strip()
+# -- tables and sounds -------------------------------------------------------------------------------------------------
 
 
 def result_of(**more: Any) -> dict[str, Any]:
@@ -310,43 +282,33 @@ def test_tables_hold_what_was_measured() -> None:
     assert len({key for measures in MEASURES.values() for key in measures}) == 9
 
 
-def test_page_shows_hostile_names_as_text_and_refers_to_its_own_files_only(tmp_path: Path) -> None:
+def test_kept_sounds_are_the_sounds_under_names_of_our_own(tmp_path: Path) -> None:
     tone = (0.5 * np.sin(np.arange(4000) / 5)).astype(np.float32)
-    names = [HOSTILE, os.fsdecode(b"caf\xe9\n.wav"), "javascript:alert(1)", "../../etc/passwd"]
+    names = [HOSTILE, os.fsdecode(b"caf\xe9\n.wav"), "../../etc/passwd"]
     clips = [
-        ShownClip(name, "worst", {"original": tone, "reconstructed": 4 * tone, "pca 4": tone}, {"reconstructed": 1.5})
+        ShownClip(name, "worst", {"original": tone, "reconstructed": 4 * tone}, {"reconstructed": 1.5})
         for name in names
     ]
     folder = tmp_path / "evaluation"
-    page = Page(write_page(folder, result_of(), clips, RATE))
-    assert {"script", "b", "i", "a", "link", "iframe"}.isdisjoint(page.tags)
-    assert not any(name.startswith("on") for name in page.attributes)
-    for text in (HOSTILE, "caf\ufffd", "../../etc/passwd", "runs/<b>", "left out: <i>", "20 of 30 clips"):
-        assert text in page.shown
-    assert "reconstructed, 1.50 dB, turned down by 6.0 dB" in page.shown
-    assert len(page.links) == 4 * 4 == len(set(page.links))
-    assert all(re.fullmatch(r"clip-0[1-4](-[a-z0-9-]+)?\.(wav|png)", link) for link in page.links)
-    assert {path.name for path in folder.iterdir()} == {"index.html", *page.links}
-    original, rate = soundfile.read(folder / "clip-02-original.wav", dtype="float32")
+    kept = sounds.keep(folder, sounds.of_reconstruction(clips), RATE)
+    assert [(row["title"], row["detail"]) for row in kept] == [(name, "worst") for name in names]
+    assert kept[0]["sounds"] == [
+        {"title": "original", "detail": "", "file": "clip-01.wav"},
+        {"title": "reconstructed", "detail": "1.50 dB, turned down by 6.0 dB so as not to clip", "file": "clip-02.wav"},
+    ]
+    assert {path.name for path in folder.iterdir()} == {f"clip-0{k}.wav" for k in range(1, 7)}
+    original, rate = soundfile.read(folder / "clip-03.wav", dtype="float32")
     np.testing.assert_allclose(original, tone, atol=1e-4)
     assert rate == RATE
-    assert imread(folder / "clip-02.png").shape[1] > 1000
-    for table in tables(result_of()):
-        for row in table:
-            assert set(row) <= set(page.cells)
 
 
-def test_a_page_replaces_the_one_before(tmp_path: Path) -> None:
+def test_sounds_replace_those_of_an_earlier_evaluation_and_nothing_else(tmp_path: Path) -> None:
     tone = np.sin(np.arange(800) / 5).astype(np.float32)
     clips = [ShownClip(str(i), "best", {"original": tone}, {}) for i in range(3)]
-    write_page(tmp_path, result_of(), clips, RATE)
+    sounds.keep(tmp_path, sounds.of_reconstruction(clips), RATE)
     (tmp_path / "my notes.txt").touch()
-    first = Page(write_page(tmp_path, result_of(), clips[:1], RATE))
-    assert {path.name for path in tmp_path.iterdir()} == {"index.html", "my notes.txt", *first.links}
-    assert first.links == ["clip-01.png", "clip-01-original.wav"]
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    write_page(tmp_path, result_of(), clips[:1], RATE)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    sounds.keep(tmp_path, sounds.of_reconstruction(clips[:1]), RATE)
+    assert {path.name for path in tmp_path.iterdir()} == {"my notes.txt", "clip-01.wav"}
 
 
 def test_shown_clips_are_what_was_measured(corpus: Corpus, codec: Codec) -> None:

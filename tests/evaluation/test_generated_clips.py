@@ -16,7 +16,7 @@ from actseq.data.corpus import Corpus
 from actseq.data.excerpts import excerpts
 from actseq.data.latents import LatentSequences
 from actseq.errors import ArtifactError
-from actseq.evaluation import critic, generated_clips, page, separation, set_distances
+from actseq.evaluation import critic, generated_clips, separation, set_distances, sounds, tables
 from actseq.evaluation.clip_features import ClipFeatures
 from actseq.evaluation.clip_sources import ClipSources, evenly, halves
 from actseq.evaluation.generated_clips import ROWS, ClipSet, PriorEvaluation, default_clips, equal_sized, evaluate_prior
@@ -185,7 +185,7 @@ def test_with_many_clips_a_network_judges(run: Path, monkeypatch: pytest.MonkeyP
     assert set(found.figures["judge"]["accuracy"]) == {"real", "copy synthesis", "reconstructed"}
     lines = pipeline.evaluation_lines(shown(found))
     assert any(line.startswith("generated against oracle: of the label asked for") for line in lines)
-    assert "Fréchet distance" in lines[1]
+    assert "Fréchet distance" in lines[2]
 
 
 def test_hits_are_counted_for_clips_that_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +199,7 @@ def test_hits_are_counted_for_clips_that_end(run: Path, monkeypatch: pytest.Monk
     assert "usable hits by label, % ↑" in text
 
 
-def test_critics_rank_the_clips_of_the_page(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_critics_rank_the_clips_that_are_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"SMALLEST_TRAIN": 5, "SMALLEST_TEST": 3, "SEEDS": range(2), "NULL_SEEDS": range(1)}.items():
         monkeypatch.setattr(separation, name, value)
     monkeypatch.setattr(critic, "EPOCHS", 4)
@@ -209,21 +209,25 @@ def test_critics_rank_the_clips_of_the_page(run: Path, tmp_path: Path, monkeypat
     assert set(found.figures["critics"]) == {"latents", "log_mel"}
     for figures in found.figures["critics"].values():
         assert 0 <= figures["auc"]["low"] <= figures["auc"]["value"] <= figures["auc"]["high"] <= 1
-    assert {title: len(clips) for title, clips in found.shown.items()} == {"recognised": 10, "taken for real": 10}
-    worst, best = ([waveform.tobytes() for _, waveform in clips] for clips in found.shown.values())
+    assert [(row.title, len(row.sounds)) for row in found.shown] == [("worst", 10), ("best", 10)]
+    worst, best = ([sound.waveform.tobytes() for sound in row.sounds] for row in found.shown)
     assert not set(worst) & set(best)
     text = "\n".join(pipeline.evaluation_lines(shown(found)))
     assert f"the critic's AUC {found.figures['critics']['latents']['auc']['value']:.2f} (0.5 as real)" in text
-    written = page.write_generation_page(tmp_path / "page", shown(found), found.shown, RATE).read_text()
-    assert written.count("<audio") == 20
-    assert {path.name for path in (tmp_path / "page").glob("*.wav")} == {f"clip-{k:02d}.wav" for k in range(1, 21)}
+    kept = sounds.keep(tmp_path / "kept", found.shown, RATE)
+    names = [sound["file"] for row in kept for sound in row["sounds"]]
+    assert (
+        names
+        == sorted(path.name for path in (tmp_path / "kept").iterdir())
+        == [f"clip-{k:02d}.wav" for k in range(1, 21)]
+    )
 
     # Where a critic fails its checks, its figure is left out and the clips are not ranked.
     monkeypatch.setattr(separation, "RECOGNISED", 1.1)
     found = measured(run, n=60)
     assert all("auc" not in figures for figures in found.figures["critics"].values())
     assert sum("where at least 1.1 is expected" in note for note in found.notes) == 2
-    assert list(found.shown) == ["generated"]
+    assert [row.title for row in found.shown] == ["generated"]
 
 
 def test_critics_get_clips_that_they_have_not_learned_from(run: Path) -> None:
@@ -315,8 +319,8 @@ def test_without_labels_there_is_no_classifier(data_dir: Path, tmp_path: Path) -
     for row in found.figures["rows"].values():
         assert not {"accuracy", "frechet", "mmd_embedding", "overlap_embedding"} & set(row)
         assert {"mmd_mfcc", "mmd_envelope", "mmd_statistics", "overlap_mfcc", "length_p", "memorisation"} <= set(row)
-    tables = page.generation_tables({"generation": found.figures})
-    assert not any("accuracy" in cell or "Fréchet" in cell for table in tables for row in table for cell in row)
+    shown = tables.generation_tables({"generation": found.figures})
+    assert not any("accuracy" in cell or "Fréchet" in cell for table in shown for row in table for cell in row)
 
 
 # -- the command's function --------------------------------------------------------------------------------------------
@@ -409,14 +413,15 @@ def shown(found: PriorEvaluation) -> dict[str, object]:
     """The result of the command, as far as it is shown."""
     return {
         "run": "runs/x", "prior": "p", "split": "test", "clips_in_split": 18, "notes": [], "file": "f.json",
-        "page": "p.html", "generation": found.figures, "bits_per_dim": {"prior": 0.5, "end nats": 9.0},
+        "verdict": "Good.", "generation": found.figures, "bits_per_dim": {"prior": 0.5, "end nats": 9.0},
     }  # fmt: skip
 
 
 def test_tables_hold_what_was_measured(found: PriorEvaluation) -> None:
     rows = found.figures["rows"]
     lines = pipeline.evaluation_lines(shown(found))
-    assert lines[0] == (
+    assert lines[0] == "Good."
+    assert lines[1] == (
         "runs/x, prior p: 20 generated clips of 3 labels and as many of the oracle; 18 of the test split; compared "
         "with 18 training clips"
     )
@@ -424,11 +429,11 @@ def test_tables_hold_what_was_measured(found: PriorEvaluation) -> None:
         [1000 * rows[name][measure]["value"] for name in ("generated", "oracle")]
         for measure in ("accuracy", "mmd_statistics")
     )
-    assert lines[1] == (
+    assert lines[2] == (
         f"generated against oracle: of the label asked for {accuracy[0] / 10:.1f} % (oracle {accuracy[1] / 10:.1f} %), "
         f"MMD² of statistics × 1000 {distance[0]:.0f} (oracle {distance[1]:.0f})"
     )
-    assert lines[-1] == "all figures: f.json; to look and listen: p.html"
+    assert lines[-2:] == ["all figures: f.json", "to look and listen: actseq report runs/x"]
     text = "\n".join(lines)
     for name, row in rows.items():
         for measure, digits in (("mmd_mfcc", 4), ("memorisation", 2)):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from actseq.errors import AudioError
 from actseq.pages.rendering import environment, render
-from actseq.pages.sounds import COLUMNS, ShownSound, spectrogram_png
+from actseq.pages.sounds import COLUMNS, ShownSound, colours, spectrogram_png
 
 RATE = 8000
 PLAYER = "{% from 'player.html' import player %}{{ player(sound) }}"
@@ -41,15 +41,21 @@ def test_a_sound_that_would_clip_is_turned_down_and_nothing_is_refused() -> None
         ShownSound.of(np.full(10, np.nan, np.float32), RATE, "")
 
 
-def test_the_picture_is_darkest_where_the_tone_is_and_pale_in_silence() -> None:
+def test_the_picture_is_brightest_where_the_tone_is_and_black_in_silence() -> None:
     rows = {}
     for hertz in (100, 3000):
         picture = np.asarray(Image.open(BytesIO(spectrogram_png(tone(hertz), RATE))).convert("L"))
-        rows[hertz] = int(picture.mean(axis=1).argmin())
-        assert picture.min() < 20
+        rows[hertz] = int(picture.mean(axis=1).argmax())
+        assert picture.max() == 252
     assert rows[3000] < rows[100]  # Low frequencies are below.
     silent = np.asarray(Image.open(BytesIO(spectrogram_png(np.zeros(RATE, np.float32), RATE))).convert("L"))
-    assert silent.min() > 230
+    assert silent.max() == 0
+
+
+def test_light_and_dark_pages_have_the_same_colours_in_opposite_order() -> None:
+    for light, dark in zip(colours(dark=False), colours(dark=True), strict=True):
+        assert light.split() == dark.split()[::-1]
+        assert f'tableValues="{light}"' in render("base.html")
 
 
 def test_sounds_on_one_time_axis_are_as_wide_as_they_are_long() -> None:

@@ -1,23 +1,9 @@
-"""Shows an evaluation: its metrics as tables of text, and a page with some clips to look at and listen to.
-
-The page loads nothing from elsewhere. Its sounds and pictures are next to it, under names that it gives them; the names
-of the user's files are only shown as text.
-"""
+"""The metrics of an evaluation as tables of text, and the sentences that go with them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from html import escape
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from actseq import audio, units
-from actseq.arrays import Waveform
-from actseq.plots.contact_sheet import Panel, contact_sheet
-from actseq.storage.store import write_file
-
-if TYPE_CHECKING:
-    from actseq.evaluation.fidelity import ShownClip
+from collections.abc import Mapping
+from typing import Any
 
 Table = list[list[str]]
 """Rows of cells; the first row is the heading."""
@@ -111,22 +97,7 @@ GENERATION_LEGEND = (
     "lengths are from those of the training clips, and whether by more than chance; memorisation: distance from the "
     "nearest training clip, 1 for real",
 )
-ABOUT_CLIPS = (
-    "recognised: the clips that the critic of log-mel spectrograms tells from real draws most easily; taken for real: "
-    "those that it tells least easily; all are clips that it has not learned from. Without such a critic: some clips"
-)
 LEGEND = "mean over clips [95 % interval]; n where not every clip has a score; ↓ lower is better, ↑ higher"
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #24292f; max-width: 1240px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.25em; } h2 { font-size: 1.15em; margin-top: 2.5em; } h3 { font-size: 1em; margin: 2em 0 .3em; }
-h1, h3, p { overflow-wrap: anywhere; }
-table { border-collapse: collapse; margin: 1em 0; display: block; overflow-x: auto; }
-th, td { padding: .25em 1em .25em 0; text-align: left; border-bottom: 1px solid #d0d7de; white-space: nowrap; }
-td { font-variant-numeric: tabular-nums; } tbody th { font-weight: normal; }
-img, audio { width: 100%; } figure { margin: 0; }
-.sounds { display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: .5em 1em; }
-figcaption, .soft { color: #57606a; font-size: .9em; }
-"""
 
 
 def headline(result: Mapping[str, Any]) -> str:
@@ -220,90 +191,6 @@ def _of_sets(kind: str, measures: Mapping[str, Measure], rows: Mapping[str, Any]
     return [[kind, *(titles[k] for k in shown)], *lines]
 
 
-def write_page(folder: Path, result: Mapping[str, Any], clips: Iterable[ShownClip], sample_rate: int) -> Path:
-    """Write `index.html` with its sounds and pictures.
-
-    Args:
-        folder: created if missing; sounds and pictures of an earlier page in it are deleted.
-        result: result of `pipeline.evaluate`.
-        clips: clips to listen to.
-        sample_rate: sample rate of the clips in Hz.
-
-    Returns:
-        Path of the page.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("clip-[0-9][0-9]*.*"):
-        path.unlink()
-    shown = [_clip(folder, f"clip-{number:02d}", clip, sample_rate) for number, clip in enumerate(clips, 1)]
-    order = (
-        '<p class="soft">The three worst clips by log-mel L1 of the reconstruction, the three around the median and '
-        "the three best; then the first of the split. The decibels are that L1.</p>"
-    )
-    above = [
-        f"<h1>{_text(headline(result))}</h1>",
-        *map(_soft, (LEGEND, *result["notes"])),
-        *map(_table, tables(result)),
-    ]
-    return _written(folder, str(result["run"]), [*above, "<h2>Clips</h2>", order, *shown])
-
-
-def write_generation_page(
-    folder: Path, result: Mapping[str, Any], rows: Mapping[str, list[tuple[str, Waveform]]], sample_rate: int
-) -> Path:
-    """Write the page of a prior: the verdict, generated clips to look at and listen to, and the tables.
-
-    Args, Returns: as `write_page`; `rows` are generated clips with their labels, in rows with a title.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("clip-[0-9][0-9]*.*"):
-        path.unlink()
-    first, verdict = generation_headline(result)
-    parts = [f"<h1>{_text(first)}</h1>", f"<p>{_text(verdict)}</p>", "<h2>Generated clips</h2>", _soft(ABOUT_CLIPS)]
-    panels = {
-        title: [Panel(f"{k} {label}", own) for k, (label, own) in enumerate(clips, 1)] for title, clips in rows.items()
-    }
-    if any(panels.values()):
-        sheet = contact_sheet(folder / "clip-00-sheet.png", panels, sample_rate)
-        parts.append(f'<img src="{sheet.name}" alt="Waveforms and spectrograms of the clips below">')
-    number = 0
-    for title, clips in rows.items():
-        sounds = []
-        for rank, (label, waveform) in enumerate(clips, 1):
-            number += 1
-            path = folder / f"clip-{number:02d}.wav"
-            audio.write(path, waveform, sample_rate)
-            sounds.append(_sound(f"{rank} {label}".strip(), path))
-        parts += [f"<h3>{_text(title)}</h3>", f'<div class="sounds">{"".join(sounds)}</div>']
-    parts += [*map(_table, generation_tables(result)), *map(_soft, (*GENERATION_LEGEND, *result["notes"]))]
-    return _written(folder, str(result["run"]), parts)
-
-
-def _soft(text: str) -> str:
-    return f'<p class="soft">{_text(text)}</p>'
-
-
-def _sound(caption: str, path: Path) -> str:
-    return (
-        f"<figure><figcaption>{_text(caption)}</figcaption>"
-        f'<audio controls preload="none" src="{path.name}"></audio></figure>'
-    )
-
-
-def _written(folder: Path, name: str, body: list[str]) -> Path:
-    """Write a page; returns its path."""
-    parts = [
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{_text(name)}: evaluation</title><style>{STYLE}</style></head><body>",
-        *body,
-        "</body></html>\n",
-    ]
-    page = folder / "index.html"
-    write_file(page, "\n".join(parts).encode())
-    return page
-
-
 def _likelihood(result: Mapping[str, Any]) -> list[Table]:
     if "bits_per_dim" not in result:
         return []
@@ -342,37 +229,3 @@ def _cell(value: Mapping[str, Any], digits: int, n: int) -> str:
         return "– n=0"
     mean, low, high = (f"{round(value[key], digits) + 0.0:.{digits}f}" for key in ("mean", "low", "high"))  # no −0.00
     return f"{mean} [{low}, {high}]" + (f" n={value['n']}" if value["n"] < n else "")
-
-
-def _text(text: str) -> str:
-    """Escaped text; invalid UTF-8 in a file name becomes a replacement character."""
-    return escape(text.encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
-
-
-def _table(table: Table) -> str:
-    heading, *rows = table
-    lines = [
-        f'<tr><th scope="row">{_text(name)}</th>' + "".join(f"<td>{_text(cell)}</td>" for cell in cells) + "</tr>"
-        for name, *cells in rows
-    ]
-    columns = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in heading)
-    return "\n".join([f"<table><thead><tr>{columns}</tr></thead><tbody>", *lines, "</tbody></table>"])
-
-
-def _clip(folder: Path, stem: str, clip: ShownClip, sample_rate: int) -> str:
-    """Write a clip's files; returns its part of the page."""
-    panels = [Panel(name, waveform) for name, waveform in clip.waveforms.items()]
-    sheet = contact_sheet(folder / f"{stem}.png", {"": panels}, sample_rate)
-    sounds = []
-    for name, waveform in clip.waveforms.items():
-        path = folder / f"{stem}-{name.replace(' ', '-')}.wav"
-        gain = audio.write(path, waveform, sample_rate)
-        error = f", {clip.mel_l1_db[name]:.2f} dB" if name in clip.mel_l1_db else ""
-        turned = f", turned down by {-units.amplitude_to_db(gain):.1f} dB so as not to clip" if gain != 1 else ""
-        sounds.append(_sound(name + error + turned, path))
-    return (
-        f'<h3>{_text(clip.name)} <span class="soft">({_text(clip.why)})</span></h3>\n'
-        f'<img src="{sheet.name}" loading="lazy" '
-        f'alt="Waveforms and spectrograms of {_text(", ".join(clip.waveforms))}">\n'
-        f'<div class="sounds">{"".join(sounds)}</div>'
-    )

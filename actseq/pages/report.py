@@ -1,0 +1,202 @@
+"""The report of a run: one page that holds everything, its sounds included, and a contact sheet beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+
+import numpy as np
+
+from actseq import units
+from actseq.evaluation.sounds import KeptRow
+from actseq.inference.loaded_run import LoadedRun
+from actseq.pages import run_facts
+from actseq.pages.evaluations import ShownEvaluation, evaluations
+from actseq.pages.examples import KINDS, LONGEST, Example, Examples, LabelExamples, make_examples
+from actseq.pages.rendering import render
+from actseq.pages.sounds import ShownSound
+from actseq.plots.contact_sheet import Panel, contact_sheet
+from actseq.plots.spectra import FLOOR_DB, LogBands
+from actseq.progress import Reporter
+from actseq.storage.store import write_file
+
+MOST_BYTES = 14 * 2**20
+"""Largest page; sounds that do not fit are left out and counted."""
+EXAMPLE_BYTES, EVALUATION_BYTES = 9 * 2**20, 4 * 2**20
+"""How much of it the sounds of the examples and those of the evaluations may take."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        page: the page.
+        sheet: the contact sheet; None where there is nothing to draw.
+        size: size of the page in bytes.
+        notes: what was left out, and why.
+    """
+
+    page: Path
+    sheet: Path | None
+    size: int
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """Sounds next to each other on one time axis; None leaves a place empty."""
+
+    title: str
+    detail: str
+    sounds: list[ShownSound | None]
+
+
+@dataclass(frozen=True)
+class ShownGroup:
+    """Rows under a heading."""
+
+    title: str
+    detail: str
+    rows: list[ShownRow]
+
+
+def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed: int, reporter: Reporter) -> Report:
+    """Make the report of a run and write it into `folder`.
+
+    Args:
+        loaded: the run; without a prior nothing is generated.
+        folder: folder of `report.html` and `contact-sheet.png`.
+        n_per_label: number of clips of each label; None makes about 20 in total.
+        seed: seed of the generation.
+        reporter: receives the progress.
+    """
+    run, rate = loaded.run, loaded.sample_rate
+    examples = make_examples(loaded, n_per_label, seed, reporter)
+    reporter.say("writing the page")
+    notes = list(examples.notes)
+    groups = _example_groups(examples, rate, loaded.prior_name, notes)
+    measured = evaluations(run)
+    kept = {one.prior: _kept_groups(one, rate, notes) for one in measured}
+    bands = LogBands.of(rate)
+    page = render(
+        "report.html",
+        run=run.name,
+        preset=loaded.config.preset,
+        sample_rate=rate,
+        prior=loaded.prior_name if loaded.prior is not None else None,
+        corpus=run_facts.corpus_facts(run, rate),
+        trainings=run_facts.trainings(run),
+        latents=run_facts.latent_facts(run),
+        columns=[kind for kind in KINDS if examples.of_kind(kind)],
+        groups=groups,
+        evaluations=measured,
+        kept=kept,
+        notes=notes,
+        settings=run_facts.settings(run),
+        provenance=run_facts.provenance(run),
+        band=(bands.low, bands.high, -FLOOR_DB),
+    )
+    path = folder / "report.html"
+    content = page.encode()
+    write_file(path, content)
+    return Report(path, _sheet(loaded, examples, folder), len(content), notes)
+
+
+def _example_groups(examples: Examples, rate: int, prior: str | None, notes: list[str]) -> list[ShownGroup]:
+    """The examples as they are shown, as many rows as there is room for, the same number of each label."""
+    kinds = [kind for kind in KINDS if examples.of_kind(kind)]
+    groups = [ShownGroup(label.label or "", _made_with(label, prior), []) for label in examples.labels]
+    room, left_out = EXAMPLE_BYTES, 0
+    for number in range(max((len(label.rows) for label in examples.labels), default=0)):
+        for label, group in zip(examples.labels, groups, strict=True):
+            if number >= len(label.rows):
+                continue
+            row = _example_row(label.rows[number], kinds, rate)
+            size = sum(sound.size for sound in row.sounds if sound is not None)
+            if size > room:
+                left_out += 1
+                continue
+            room -= size
+            group.rows.append(row)
+    if left_out:
+        notes.append(f"{left_out} rows of examples are left out: the page would be larger than {MOST_BYTES >> 20} MB")
+    return [group for group in groups if group.rows]
+
+
+def _made_with(examples: LabelExamples, prior: str | None) -> str:
+    """The options of `generate` that make the generated clips of a label."""
+    n = sum(one.kind == "generated" for row in examples.rows for one in row)
+    if not n:
+        return ""
+    label = "" if examples.label is None else f" --label {quote(examples.label)}"
+    return f"actseq generate … --prior {prior}{label} --n {n} --seed {examples.seed}"
+
+
+def _example_row(row: Sequence[Example], kinds: Sequence[str], rate: int) -> ShownRow:
+    axis = max(len(one.waveform) for one in row)
+    by_kind = {one.kind: one for one in row}
+    sounds = []
+    for kind in kinds:
+        one = by_kind.get(kind)
+        sounds.append(None if one is None else ShownSound.of(one.waveform, rate, kind, _detail(one), axis))
+    return ShownRow("", "", sounds)
+
+
+def _detail(one: Example) -> str:
+    """What is said about an example beside its kind."""
+    parts = [one.name] if one.kind in ("real", "generated") else []
+    if one.cut:
+        parts.append(f"first {LONGEST:g} s")
+    if one.join is not None:
+        parts.append(f"new from {one.join:.2f} s")
+    return ", ".join(parts)
+
+
+def _kept_groups(evaluation: ShownEvaluation, rate: int, notes: list[str]) -> list[ShownRow]:
+    """The sounds that an evaluation kept, as many as there is room for."""
+    room, left_out = EVALUATION_BYTES // 2, 0
+    rows = []
+    for kept in evaluation.sounds:
+        row = _kept_row(kept, rate)
+        fitting: list[ShownSound | None] = []
+        for sound in row.sounds:
+            size = 0 if sound is None else sound.size
+            if size > room:
+                left_out += 1
+                continue
+            room -= size
+            fitting.append(sound)
+        if fitting:
+            rows.append(ShownRow(row.title, row.detail, fitting))
+    if left_out:
+        of = "reconstructions" if evaluation.prior is None else f"prior {evaluation.prior}"
+        notes.append(f"{left_out} sounds of the evaluation of {of} are left out: the page would be too large")
+    return rows
+
+
+def _kept_row(kept: KeptRow, rate: int) -> ShownRow:
+    axis = max(len(sound.waveform) for sound in kept.sounds)
+    sounds = [ShownSound.of(sound.waveform, rate, sound.title, sound.detail, axis) for sound in kept.sounds]
+    return ShownRow(kept.title, kept.detail, list(sounds))
+
+
+def _sheet(loaded: LoadedRun, examples: Examples, folder: Path) -> Path | None:
+    """The contact sheet of all examples."""
+    rate = loaded.sample_rate
+    rows = {kind: list(_panels(examples.of_kind(kind))) for kind in KINDS}
+    durations = [units.samples_to_seconds(len(panel.waveform), rate) for row in rows.values() for panel in row]
+    if not durations:
+        return None
+    # One long clip would shrink all the others: the axis ends where 90 % of the clips do.
+    shown = max(0.1, float(np.percentile(durations, 90)))
+    title = loaded.run.name + (f", first {shown:.2g} s of each" if max(durations) > shown else "")
+    filled = {name: row for name, row in rows.items() if row}
+    return contact_sheet(folder / "contact-sheet.png", filled, rate, title=title, seconds=shown)
+
+
+def _panels(examples: Iterable[Example]) -> Iterable[Panel]:
+    for one in examples:
+        yield Panel(one.name, one.waveform, () if one.join is None else (one.join,))
