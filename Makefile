@@ -24,7 +24,7 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-# The page of `actseq explore` in a headless Chromium: an installed one, or the one that ACTSEQ_CHROMIUM names.
+# The pages of `explore` and `report` in a headless Chromium: an installed one, or the one that ACTSEQ_CHROMIUM names.
 test-web: install
 	$(BIN)/python -m pytest tests/web
 

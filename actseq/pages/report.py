@@ -22,9 +22,9 @@ from actseq.plots.spectra import FLOOR_DB, LogBands
 from actseq.progress import Reporter
 from actseq.storage.store import write_file
 
-MOST_BYTES = 14 * 2**20
+MOST_MB = 15
 """Largest page; sounds that do not fit are left out and counted."""
-EXAMPLE_BYTES, EVALUATION_BYTES = 9 * 2**20, 4 * 2**20
+EXAMPLE_BYTES, EVALUATION_BYTES = 9_000_000, 4_500_000
 """How much of it the sounds of the examples and those of the evaluations may take."""
 
 
@@ -47,20 +47,26 @@ class Report:
 
 @dataclass(frozen=True)
 class ShownRow:
-    """Sounds next to each other on one time axis; None leaves a place empty."""
+    """Sounds of an evaluation next to each other, on one time axis."""
 
     title: str
     detail: str
-    sounds: list[ShownSound | None]
+    sounds: list[ShownSound]
 
 
 @dataclass(frozen=True)
-class ShownGroup:
-    """Rows under a heading."""
+class ShownLabel:
+    """Examples of a label: rows of sounds on one time axis; None leaves a place empty.
+
+    Attributes:
+        title: the label; empty in a corpus without labels.
+        command: the command that makes its generated clips; may be empty.
+        rows: one place for each kind of example.
+    """
 
     title: str
-    detail: str
-    rows: list[ShownRow]
+    command: str
+    rows: list[list[ShownSound | None]]
 
 
 def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed: int, reporter: Reporter) -> Report:
@@ -77,21 +83,20 @@ def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed:
     examples = make_examples(loaded, n_per_label, seed, reporter)
     reporter.say("writing the page")
     notes = list(examples.notes)
-    groups = _example_groups(examples, rate, loaded.prior_name, notes)
+    labels = _shown_labels(loaded, examples, notes)
     measured = evaluations(run)
-    kept = {one.prior: _kept_groups(one, rate, notes) for one in measured}
+    kept = {one.prior: _kept_rows(one, rate, EVALUATION_BYTES // len(measured), notes) for one in measured}
     bands = LogBands.of(rate)
     page = render(
         "report.html",
         run=run.name,
         preset=loaded.config.preset,
-        sample_rate=rate,
         prior=loaded.prior_name if loaded.prior is not None else None,
         corpus=run_facts.corpus_facts(run, rate),
         trainings=run_facts.trainings(run),
         latents=run_facts.latent_facts(run),
         columns=[kind for kind in KINDS if examples.of_kind(kind)],
-        groups=groups,
+        labels=labels,
         evaluations=measured,
         kept=kept,
         notes=notes,
@@ -105,44 +110,39 @@ def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed:
     return Report(path, _sheet(loaded, examples, folder), len(content), notes)
 
 
-def _example_groups(examples: Examples, rate: int, prior: str | None, notes: list[str]) -> list[ShownGroup]:
-    """The examples as they are shown, as many rows as there is room for, the same number of each label."""
+def _shown_labels(loaded: LoadedRun, examples: Examples, notes: list[str]) -> list[ShownLabel]:
+    """The examples as they are shown: first rows of all labels, then second rows, as long as there is room."""
     kinds = [kind for kind in KINDS if examples.of_kind(kind)]
-    groups = [ShownGroup(label.label or "", _made_with(label, prior), []) for label in examples.labels]
+    shown = [ShownLabel(label.label or "", _command(loaded, label), []) for label in examples.labels]
     room, left_out = EXAMPLE_BYTES, 0
     for number in range(max((len(label.rows) for label in examples.labels), default=0)):
-        for label, group in zip(examples.labels, groups, strict=True):
+        for label, own in zip(examples.labels, shown, strict=True):
             if number >= len(label.rows):
                 continue
-            row = _example_row(label.rows[number], kinds, rate)
-            size = sum(sound.size for sound in row.sounds if sound is not None)
+            row = _example_row(label.rows[number], kinds, loaded.sample_rate)
+            size = sum(sound.size for sound in row if sound is not None)
             if size > room:
                 left_out += 1
                 continue
             room -= size
-            group.rows.append(row)
+            own.rows.append(row)
     if left_out:
-        notes.append(f"{left_out} rows of examples are left out: the page would be larger than {MOST_BYTES >> 20} MB")
-    return [group for group in groups if group.rows]
+        notes.append(f"{left_out} rows of examples are left out: the page would be larger than {MOST_MB} MB")
+    return [own for own in shown if own.rows]
 
 
-def _made_with(examples: LabelExamples, prior: str | None) -> str:
-    """The options of `generate` that make the generated clips of a label."""
+def _command(loaded: LoadedRun, examples: LabelExamples) -> str:
+    """The command that makes the generated clips of a label; empty where there are none."""
     n = sum(one.kind == "generated" for row in examples.rows for one in row)
-    if not n:
-        return ""
     label = "" if examples.label is None else f" --label {quote(examples.label)}"
-    return f"actseq generate … --prior {prior}{label} --n {n} --seed {examples.seed}"
+    command = f"actseq generate {quote(str(loaded.run.path))} --prior {loaded.prior_name}{label}"
+    return f"{command} --n {n} --seed {examples.seed}" if n else ""
 
 
-def _example_row(row: Sequence[Example], kinds: Sequence[str], rate: int) -> ShownRow:
+def _example_row(row: Sequence[Example], kinds: Sequence[str], rate: int) -> list[ShownSound | None]:
     axis = max(len(one.waveform) for one in row)
-    by_kind = {one.kind: one for one in row}
-    sounds = []
-    for kind in kinds:
-        one = by_kind.get(kind)
-        sounds.append(None if one is None else ShownSound.of(one.waveform, rate, kind, _detail(one), axis))
-    return ShownRow("", "", sounds)
+    by_kind = {one.kind: ShownSound.of(one.waveform, rate, one.kind, _detail(one), axis) for one in row}
+    return [by_kind.get(kind) for kind in kinds]
 
 
 def _detail(one: Example) -> str:
@@ -155,32 +155,40 @@ def _detail(one: Example) -> str:
     return ", ".join(parts)
 
 
-def _kept_groups(evaluation: ShownEvaluation, rate: int, notes: list[str]) -> list[ShownRow]:
-    """The sounds that an evaluation kept, as many as there is room for."""
-    room, left_out = EVALUATION_BYTES // 2, 0
+def _kept_rows(evaluation: ShownEvaluation, rate: int, room: int, notes: list[str]) -> list[ShownRow]:
+    """The sounds that an evaluation kept, as many as fit into `room` bytes."""
+    left_out = 0
     rows = []
     for kept in evaluation.sounds:
-        row = _kept_row(kept, rate)
-        fitting: list[ShownSound | None] = []
-        for sound in row.sounds:
-            size = 0 if sound is None else sound.size
-            if size > room:
+        fitting = []
+        for sound in _kept_sounds(kept, rate):
+            if sound.size > room:
                 left_out += 1
                 continue
-            room -= size
+            room -= sound.size
             fitting.append(sound)
         if fitting:
-            rows.append(ShownRow(row.title, row.detail, fitting))
+            rows.append(ShownRow(kept.title, kept.detail, fitting))
     if left_out:
-        of = "reconstructions" if evaluation.prior is None else f"prior {evaluation.prior}"
-        notes.append(f"{left_out} sounds of the evaluation of {of} are left out: the page would be too large")
+        of = "the autoencoder" if evaluation.prior is None else f"prior {evaluation.prior}"
+        notes.append(f"{left_out} sounds of the evaluation of {of} are left out: the page would be larger than "
+                     f"{MOST_MB} MB")  # fmt: skip
     return rows
 
 
-def _kept_row(kept: KeptRow, rate: int) -> ShownRow:
-    axis = max(len(sound.waveform) for sound in kept.sounds)
-    sounds = [ShownSound.of(sound.waveform, rate, sound.title, sound.detail, axis) for sound in kept.sounds]
-    return ShownRow(kept.title, kept.detail, list(sounds))
+def _kept_sounds(kept: KeptRow, rate: int) -> list[ShownSound]:
+    longest = units.seconds_to_samples(LONGEST, rate)
+    axis = min(longest, max(len(sound.waveform) for sound in kept.sounds))
+    return [
+        ShownSound.of(
+            sound.waveform[:longest],
+            rate,
+            sound.title,
+            ", ".join(filter(None, [sound.detail, f"first {LONGEST:g} s" if len(sound.waveform) > longest else ""])),
+            axis,
+        )
+        for sound in kept.sounds
+    ]
 
 
 def _sheet(loaded: LoadedRun, examples: Examples, folder: Path) -> Path | None:
