@@ -24,6 +24,8 @@ PEAK_DBFS = -1.0
 START_DB, END_DB = -40.0, -60.0
 """A sound of a kit begins and ends at these levels, relative to its peak."""
 FADE_IN_SECONDS, FADE_OUT_SECONDS = 0.001, 0.02
+CUT_FADE_SECONDS = 0.1
+"""Fade of a sound that has not died away where it ends; at most a quarter of the sound."""
 
 
 def require_empty(folder: Path) -> None:
@@ -77,13 +79,15 @@ def write_maps(folder: Path, made: Sequence[Batch]) -> dict[str, int]:
 
 def finished(waveform: Waveform, sample_rate: int) -> Waveform:
     """A sound without silence at its ends, with short fades there, at the peak of a kit; silence stays as it is."""
-    before, after = (units.seconds_to_samples(seconds, sample_rate) for seconds in (FADE_IN_SECONDS, FADE_OUT_SECONDS))
     start, stop = audio.trim_bounds(waveform, START_DB)[0], audio.trim_bounds(waveform, END_DB)[1]
     if stop == 0:
         return waveform
     # What fades lies outside the sound where the clip has room for it.
-    process = fade(sample_rate, in_seconds=FADE_IN_SECONDS, out_seconds=FADE_OUT_SECONDS)()
-    faded = process(waveform[max(0, start - before) : stop + after])
+    start = max(0, start - units.seconds_to_samples(FADE_IN_SECONDS, sample_rate))
+    kept = waveform[start : stop + units.seconds_to_samples(FADE_OUT_SECONDS, sample_rate)]
+    whole = units.samples_to_seconds(len(kept), sample_rate)
+    out_seconds = FADE_OUT_SECONDS if stop < len(waveform) else min(CUT_FADE_SECONDS, whole / 4)
+    faded = fade(sample_rate, in_seconds=FADE_IN_SECONDS, out_seconds=out_seconds)()(kept)
     peak = float(np.abs(faded).max())
     return faded * np.float32(units.db_to_amplitude(PEAK_DBFS) / peak) if peak else faded
 

@@ -100,6 +100,7 @@ def test_a_sound_that_is_cut_short_is_faded() -> None:
     made = finished(np.ones(44100, np.float32), 44100)
     assert (made[0], made[-1]) == (0, 0)
     assert np.abs(np.diff(made)).max() <= 1 / 44
+    assert np.flatnonzero(made < made.max())[44] == 44100 - 4410, "over 0.1 s"
 
 
 @pytest.mark.parametrize(("seconds", "bits"), [(0.3, 16), (0.300125, 24), (0.2, 32)])
