@@ -15,6 +15,7 @@ from actseq.inference.generation import Piece, ResolvedRequest
 from actseq.inference.joins import cycle
 from actseq.inference.loops import loops
 from actseq.priors.base import Chunk, SamplingRequest
+from actseq.priors.clip_flow import ClipFlow
 from actseq.vocoders.phase import Phase
 
 LATENT_DIM, RATE = 5, 8000
@@ -87,6 +88,18 @@ def test_a_prior_that_knows_what_follows_closes_the_circle(codec: Codec) -> None
     assert closed.suffix is closed.prompt
     np.testing.assert_array_equal(piece.latents[:24], closed.prompt[0])
     assert closed.seed != opened.seed
+
+
+def test_a_flow_over_windows_closes_a_circle_that_is_longer_than_its_window(codec: Codec) -> None:
+    torch.manual_seed(1)
+    flow = ClipFlow(LATENT_DIM, 3, 4, 12, width=8, layers=1, heads=2, inner=12, steps=2).eval()
+    settings = GenerateConfig(seconds=0.5)
+    first, again = (list(loops(codec, flow, ResolvedRequest(settings, 2, seed=5))) for _ in range(2))
+    for one, two in zip(first, again, strict=True):
+        assert (len(one.waveform), len(one.latents)) == (4000, 32)
+        np.testing.assert_array_equal(one.waveform, two.waveform)
+        assert max(seam(one.waveform)) <= 1
+    assert not np.array_equal(first[0].waveform, first[1].waveform)
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.01, 0.02])
