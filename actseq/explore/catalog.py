@@ -63,6 +63,7 @@ class CatalogClip:
         label: its label; empty if it has none.
         split: `train`, `validation` or `test`.
         seconds: its length.
+        row: its row among the places.
         latents: its index among the latents.
         corpus: its index in the corpus.
     """
@@ -72,6 +73,7 @@ class CatalogClip:
     label: str
     split: str
     seconds: float
+    row: int
     latents: int
     corpus: int
 
@@ -97,17 +99,14 @@ class Catalog:
         self.corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
         self.fingerprint, self.sample_rate = str(meta["fingerprint"]), loaded.sample_rate
         found = {record.key: index for index, record in enumerate(self.corpus.store.records)}
-        self.clips = [
-            self._clip(index, found[record.key])
-            for index, record in enumerate(self.sequences.records)
-            if record.extra["split"] != COPIES and record.key in found
-        ]
+        own = [index for index, record in enumerate(self.sequences.records) if record.extra["split"] != COPIES]
+        self.clips = [self._clip(row, index, found[self.sequences.records[index].key]) for row, index in enumerate(own)]
         means = np.stack([self.latents(clip).mean(0, dtype=np.float64) for clip in self.clips])
         self.plane = Plane.of(means)
         self.places = self.plane.places(means)
         self._of_id = {clip.id: clip for clip in self.clips}
 
-    def _clip(self, latents: int, corpus: int) -> CatalogClip:
+    def _clip(self, row: int, latents: int, corpus: int) -> CatalogClip:
         record = self.corpus.store.records[corpus]
         return CatalogClip(
             id=content_hash([self.fingerprint, record.key])[:16],
@@ -115,9 +114,15 @@ class Catalog:
             label=str(record.extra["label"]),
             split=str(record.extra["split"]),
             seconds=units.samples_to_seconds(record.length, self.sample_rate),
+            row=row,
             latents=latents,
             corpus=corpus,
         )
+
+    def place(self, clip: CatalogClip) -> Place:
+        """Where a clip lies on the plane."""
+        x, y = self.places[clip.row].tolist()
+        return x, y
 
     @property
     def labels(self) -> list[str]:

@@ -36,7 +36,9 @@ def bind(address: str, port: int) -> socket.socket:
 def server_of(app: App) -> uvicorn.Server:
     """A server that logs no requests: the token must not be in a log."""
     return uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="off")
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, proxy_headers=False, lifespan="off"
+        )
     )
 
 

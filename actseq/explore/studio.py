@@ -31,6 +31,7 @@ from actseq.inference.generation import BATCH_CLIPS, Piece
 from actseq.inference.loaded_run import LoadedRun, read_sound
 from actseq.inference.loading import require_generative
 from actseq.inference.request import FromPrior, GenerationRequest, Source, Through, Variations
+from actseq.pages.rendering import readable
 from actseq.progress import Silent
 
 CHUNK_SECONDS = 0.75
@@ -117,6 +118,7 @@ class Studio:
         step = max(float(np.ptp(catalog.places)), 1e-9) * 1e-5
         rounded = np.round(catalog.places / step) * step
         labels = catalog.labels
+        row = {label: number for number, label in enumerate(labels)}
         return {
             "name": loaded.run.name,
             "sample_rate": self.sample_rate,
@@ -124,8 +126,8 @@ class Studio:
             "controls": []
             if prior is None
             else [name for name in ("temperature", "guidance") if name in prior.controls],
-            "labels": labels,
-            "prior_labels": loaded.labels or loaded.codec.autoencoder.labels,
+            "labels": [readable(label) for label in labels],
+            "prior_labels": [readable(label) for label in loaded.labels or loaded.codec.autoencoder.labels],
             "whole_clips": loaded.codec.autoencoder.whole_clips,
             "seconds": loaded.config.generate.seconds,
             "max_seconds": min(loaded.config.generate.max_seconds, orders.LONGEST_SECONDS),
@@ -136,7 +138,7 @@ class Studio:
             "path": paths.LABEL,
             "effects": effect_choices(),
             "clips": [
-                [clip.id, x, y, labels.index(clip.label) if clip.label else -1, round(clip.seconds, 3), clip.key]
+                [clip.id, x, y, row.get(clip.label, -1), round(clip.seconds, 3), readable(clip.key)]
                 for clip, (x, y) in zip(catalog.clips, rounded.tolist(), strict=True)
             ],
             "sounds": [sound.described() for sound in self.shelf.sounds.values()],
@@ -156,9 +158,9 @@ class Studio:
             raise ConfigError(
                 f"{clip.key} lasts {clip.seconds:.0f} s", f"at most {orders.LONGEST_SECONDS:g} s", "take a shorter clip"
             )
-        x, y = self.catalog.places[self.catalog.clips.index(clip)].tolist()
         about = {"clip": clip.key, "label": clip.label or None, "latents": self.catalog.fingerprint}
-        return Named(Path(clip.key).name, self.catalog.waveform(clip), about, safe_name(clip.label), (x, y))
+        place = self.catalog.place(clip)
+        return Named(readable(Path(clip.key).name), self.catalog.waveform(clip), about, safe_name(clip.label), place)
 
     # -- new sounds ----------------------------------------------------------------------------------------------------
 

@@ -45,4 +45,9 @@ def render(template: str, *packages: str, **values: Any) -> str:
         values: what the template shows. Bytes of a file name that are not UTF-8 become replacement characters.
     """
     page = environment(*packages).get_template(template).render(values)
-    return page.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return readable(page)
+
+
+def readable(text: str) -> str:
+    """A text with replacement characters for bytes of a file name that are not UTF-8."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -30,31 +30,29 @@ export class SoundMap {
   }
 
   // Both axes have one scale: a distance on the screen is a distance on the plane.
-  scale() {
+  projection() {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     const [left, bottom, right, top] = this.bounds;
     const factor = Math.min((width - 2 * MARGIN) / (right - left), (height - 2 * MARGIN) / (top - bottom));
-    return { factor, x: width / 2 - (factor * (left + right)) / 2, y: height / 2 + (factor * (bottom + top)) / 2 };
+    const zero = [width / 2 - (factor * (left + right)) / 2, height / 2 + (factor * (bottom + top)) / 2];
+    return { factor, zero, toScreen: ([x, y]) => [zero[0] + factor * x, zero[1] - factor * y] };
   }
 
-  toScreen([x, y]) {
-    const { factor, x: left, y: top } = this.scale();
-    return [left + factor * x, top - factor * y];
+  toScreen(place) {
+    return this.projection().toScreen(place);
   }
 
   toPlane([x, y]) {
-    const { factor, x: left, y: top } = this.scale();
-    return [(x - left) / factor, (top - y) / factor];
+    const { factor, zero } = this.projection();
+    return [(x - zero[0]) / factor, (zero[1] - y) / factor];
   }
 
   // Dots and rings that are shown, as [item, x, y] on the screen.
   shown() {
+    const { toScreen } = this.projection();
     const clips = this.clips.filter((clip) => !this.hidden.has(clip.label));
     const sounds = this.sounds.filter((sound) => sound.place);
-    return [
-      ...clips.map((clip) => [clip, ...this.toScreen([clip.x, clip.y])]),
-      ...sounds.map((sound) => [sound, ...this.toScreen(sound.place)]),
-    ];
+    return [...clips, ...sounds].map((item) => [item, ...toScreen(this.place(item))]);
   }
 
   nearest([x, y], reach = REACH) {
