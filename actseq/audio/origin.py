@@ -1,6 +1,8 @@
-"""Which sounds and folders actseq made itself."""
+"""Which sounds and folders actseq made itself, and how it names a sound."""
 
 import json
+import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,14 @@ MOST_BYTES = 1 << 20
 """A larger JSON is not one that actseq wrote about a sound."""
 DRY = ".dry"
 """Added to the stem of a sound as it is before the effects."""
+NAME_LETTERS = 48
+"""Longest name made from a label."""
+
+
+def safe_name(label: str | None) -> str:
+    """A label as the name of a file on every system: letters, digits, `_` and `-`; `clip` where nothing is left."""
+    letters = unicodedata.normalize("NFC", label or "")
+    return re.sub(r"[^\w-]+", "-", letters)[:NAME_LETTERS].strip("-") or "clip"
 
 
 def description(sound: Path) -> Path:

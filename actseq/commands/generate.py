@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from actseq import audio, units
-from actseq.audio.origin import is_made
+from actseq.audio.origin import is_made, safe_name
 from actseq.commands import kit
 from actseq.commands.clip_writer import IN_THE_RUN, Batch, ClipWriter, Output
 from actseq.commands.common import AUTO, Compute, check_written
-from actseq.commands.outputs import Target, claim, effect_files, numbered, safe_name
+from actseq.commands.outputs import Target, claim, effect_files, numbered
 from actseq.config import Config
 from actseq.errors import ConfigError
 from actseq.inference.generation import GAP_SECONDS

@@ -11,10 +11,11 @@ import numpy as np
 
 from actseq import audio, units
 from actseq.arrays import Waveform
+from actseq.audio.origin import safe_name
 from actseq.audio.samplers import MOST_IN_TURN, Pad, dspreset, keys, sfz
 from actseq.audio.writing import replacing
 from actseq.commands.clip_writer import Batch, Output
-from actseq.commands.outputs import Target, numbered, safe_name
+from actseq.commands.outputs import Target, numbered
 from actseq.effects import fade
 from actseq.errors import AudioError, ConfigError
 from actseq.inference.loaded_run import LoadedRun

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,16 +15,6 @@ from actseq.storage.artifacts import read_json
 
 LISTING = "plot.json"
 """Names the pictures and tables that `plot` has written into a folder."""
-
-
-NAME_LETTERS = 48
-"""Longest name made from a label."""
-
-
-def safe_name(label: str | None) -> str:
-    """A label as the name of a file on every system: letters, digits, `_` and `-`; `clip` where nothing is left."""
-    letters = unicodedata.normalize("NFC", label or "")
-    return re.sub(r"[^\w-]+", "-", letters)[:NAME_LETTERS].strip("-") or "clip"
 
 
 def numbered(name: str, n: int, separator: str = "-") -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from itertools import count
 
 from actseq import audio
@@ -27,8 +26,3 @@ def keep_sound(run: RunFolder, sound: ShelfSound) -> str:
         about = {"file": path.name, "title": sound.title, "seconds": sound.seconds, "gain": gain}
         write_json(description(path), {**sound.about, **about})
     return path.name
-
-
-def safe_name(label: str | None) -> str:
-    """A label as the beginning of a file name: letters, digits, `_` and `-`."""
-    return re.sub(r"[^\w-]+", "-", label or "")[:60].strip("-") or "clip"

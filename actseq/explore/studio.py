@@ -19,12 +19,13 @@ import numpy as np
 
 from actseq import audio, units
 from actseq.arrays import Waveform
+from actseq.audio.origin import safe_name
 from actseq.errors import ActseqError, AudioError, ConfigError
 from actseq.explore import orders, paths
 from actseq.explore.catalog import Catalog, Place
 from actseq.explore.effects import effect_choices, process_of
 from actseq.explore.jobs import Message
-from actseq.explore.keeping import keep_sound, safe_name
+from actseq.explore.keeping import keep_sound
 from actseq.explore.shelf import Shelf, ShelfSound
 from actseq.inference.codec import Codec
 from actseq.inference.generation import BATCH_CLIPS, Piece
@@ -82,10 +83,11 @@ class Studio:
 
     Raises:
         ConfigError: the latents of the run do not hold the sound.
-        ArtifactError: the run has no latents or no corpus, or they are damaged.
+        ArtifactError: the run is packed, or has no latents or no corpus, or they are damaged.
     """
 
     def __init__(self, loaded: LoadedRun) -> None:
+        loaded.run.require_corpus()
         require_generative(loaded.run)
         self.loaded = replace(loaded, codec=_quick(loaded.codec), prior_codec=_quick(loaded.prior_codec))
         self.catalog, self.shelf = Catalog(loaded), Shelf()

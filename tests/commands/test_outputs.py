@@ -10,8 +10,9 @@ import pytest
 import soundfile
 
 from actseq import audio, pipeline
+from actseq.audio.origin import safe_name
 from actseq.commands.clip_writer import FORMATS
-from actseq.commands.outputs import numbered, safe_name
+from actseq.commands.outputs import numbered
 from actseq.data.drumkit import write_drumkit
 from actseq.errors import ActseqError, AudioError, ConfigError
 from actseq.inference.request import FromPrior, GenerationRequest, Through, Variations
