@@ -11,6 +11,7 @@ import pytest
 import soundfile  # type: ignore[import-untyped, unused-ignore]
 
 from actseq import audio
+from actseq.audio import headers
 from actseq.audio.formats import known_extensions
 from actseq.errors import AudioError
 
@@ -222,6 +223,19 @@ def test_joined_sounds_are_read_one_after_another(tmp_path: Path, form: str, sub
     np.testing.assert_array_equal(np.concatenate(list(recording.blocks())), np.concatenate(parts))
     assert recording.note == "3 sounds are joined in it"
     assert scanned(path).reason == recording.note
+
+
+@pytest.mark.parametrize("window", [5, 64, 1000])
+def test_sounds_are_found_wherever_a_window_of_the_search_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    one = encoded(tone(3001), "MP3", "MPEG_LAYER_III")
+    path = tmp_path / "a.mp3"
+    path.write_bytes(one + b"ID3\x04\x00\x00\x00\x00\x00\x05title" + one + one)
+    monkeypatch.setattr(headers, "WINDOW", window)
+    with path.open("rb") as file:
+        layout = headers.inspect(file, "mp3")
+    assert [part.start for part in layout.parts] == [0, len(one), 2 * len(one) + 15]
 
 
 def test_joined_sounds_of_several_rates_are_named(tmp_path: Path) -> None:
