@@ -138,10 +138,13 @@ def _fresh(folder: Path) -> Row:
     return Row("/dev/full is told; without a home the loops are compiled each time", 2, told + made)
 
 
-def trial() -> list[Row]:
+def trial() -> Iterator[Row]:
     """Every kind of disk."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
         kit(folder / "sounds")
-        return [_full(folder, 20), _size_limit(folder, 20), _refused(folder), _fresh(folder)]
+        yield _full(folder, 20)
+        yield _size_limit(folder, 20)
+        yield _refused(folder)
+        yield _fresh(folder)

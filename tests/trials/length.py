@@ -3,6 +3,7 @@ and 8 hours of silence in a FLAC of a few kilobytes.
 """
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,8 @@ def _silent(path: Path, hours: int) -> None:
             file.write(np.zeros(FAST, np.int16))
 
 
-def trial() -> list[Row]:
+def trial() -> Iterator[Row]:
     """Every stage that reads long sounds."""
-    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = measured(folder, "-c", "import torch").megabytes
@@ -51,5 +51,4 @@ def trial() -> list[Row]:
         )
         for stage, words in commands:
             above = measured(folder, "-m", "actseq", *words, *CPU).megabytes - base
-            rows.append(Row(f"memory of {stage}", 1, int(above <= LIMIT), f"{above:.0f} MB above import torch; {what}"))
-    return rows
+            yield Row(f"memory of {stage}", 1, int(above <= LIMIT), f"{above:.0f} MB above import torch; {what}")

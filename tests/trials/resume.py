@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from common import CPU, Row, end, kit, must, start
@@ -51,9 +52,9 @@ def _one(base: Path, reference: Path, stage: str, number: int, whole: float, rng
             return same, seconds
 
 
-def trial() -> list[Row]:
+def trial() -> Iterator[Row]:
     """All signals on all trainings."""
-    rng, rows = random.Random(0), []
+    rng = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         base = Path(name) / "base"
         kit(base / "sounds")
@@ -70,11 +71,8 @@ def trial() -> list[Row]:
             outcomes = [outcome for several in found.values() for outcome in several]
             slowest = max(seconds for several in found.values() for _, seconds in several)
             kept = sum(same and seconds <= LIMIT for same, seconds in outcomes)
-            rows.append(
-                Row(f"{stage} resumes to the same weights", len(outcomes), kept, f"stopped within {slowest:.1f} s")
-            )
+            yield Row(f"{stage} resumes to the same weights", len(outcomes), kept, f"stopped within {slowest:.1f} s")
             # The next stage works on this one.
             shutil.copytree(reference, base, dirs_exist_ok=True)
             if stage == "train-ae":
                 must(base, "extract-latents", "r", *CPU)
-    return rows

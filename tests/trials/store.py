@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from common import CPU, Row, end, kit, must, start
@@ -40,9 +41,9 @@ def _killed(base: Path, expected: Path, stage: str, rng: random.Random, whole: f
         return _content(run / place) == _content(expected / place) and not list(run.rglob(".*.part"))
 
 
-def trial() -> list[Row]:
+def trial() -> Iterator[Row]:
     """Both stages that write a store."""
-    rng, rows = random.Random(0), []
+    rng = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         base = Path(name) / "base"
         kit(base / "sounds", 120)
@@ -53,6 +54,5 @@ def trial() -> list[Row]:
             must(reference, *words, *CPU)
             whole = time.monotonic() - begun
             same = [_killed(base, reference / "runs" / "r", stage, rng, whole) for _ in range(TRIALS)]
-            rows.append(Row(f"{stage}: SIGKILL, then the same files", len(same), sum(same)))
+            yield Row(f"{stage}: SIGKILL, then the same files", len(same), sum(same))
             shutil.copytree(reference, base, dirs_exist_ok=True)
-    return rows
