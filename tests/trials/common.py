@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def start(folder: Path, *words: object, before: Callable[[], object] = int) -> i
     except BaseException:
         traceback.print_exc()
     finally:
-        end_all()
+        # A process without rights cannot end the worker of one that has them.
+        with suppress(OSError):
+            end_all()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

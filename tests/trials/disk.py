@@ -17,8 +17,17 @@ from pathlib import Path
 
 from common import CPU, Row, kit, must, run, said
 
+from actseq import audio
+
 TRAINING = ("train-ae", "sounds", "--preset", "smoke", "--run", "disk/r", "--steps", 20)
 NOBODY = 65_534
+TRIALS = 20
+"""Trials of disks of random sizes."""
+
+
+def _homeless() -> None:
+    os.environ |= {"HOME": "/nonexistent", "NUMBA_CACHE_DIR": "/nonexistent/numba"}
+    _nobody()
 
 
 @contextmanager
@@ -51,6 +60,8 @@ def _named(folder: Path, code: int, *words: str) -> bool:
 
 
 def _nobody() -> None:
+    """Give up all rights. A worker is started before, because Python itself may lie where only root can read."""
+    audio.load(Path("sounds/low/000.wav"))
     os.setgroups([])
     os.setgid(NOBODY)
     os.setuid(NOBODY)
@@ -119,22 +130,16 @@ def _refused(folder: Path) -> Row:
 
 
 def _fresh(folder: Path) -> Row:
-    """Commands that need processes of their own: output that nobody takes, no folder for a cache."""
-    words = [sys.executable, "-m", "actseq"]
+    """Output that nobody takes, and no folder for a cache."""
     with Path("/dev/full").open("w") as full:
-        lost = subprocess.run([*words, "presets"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=folder)
+        words = [sys.executable, "-m", "actseq", "presets"]
+        lost = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=folder)
     told = lost.returncode == 1 and "No space left" in lost.stderr and len(lost.stderr.splitlines()) == 1
     (folder / "out").mkdir()
     os.chown(folder / "out", NOBODY, NOBODY)
-    homeless = subprocess.run(
-        [*words, "reconstruct", "runs/plain", "sounds/low/000.wav", "--out", "out/it", *map(str, CPU)],
-        env=os.environ | {"HOME": "/nonexistent", "NUMBA_CACHE_DIR": "/nonexistent/numba"},
-        preexec_fn=_nobody,
-        capture_output=True,
-        text=True,
-        cwd=folder,
-    )
-    made = homeless.returncode == 0 and (folder / "out" / "it" / "000.wav").is_file()
+    words = ("reconstruct", "runs/plain", "sounds/low/000.wav", "--out", "out/it", *CPU)
+    code = run(folder, *words, before=_homeless)
+    made = code == 0 and (folder / "out" / "it" / "000.wav").is_file()
     return Row("/dev/full is told; without a home the loops are compiled each time", 2, told + made)
 
 
@@ -144,7 +149,7 @@ def trial() -> Iterator[Row]:
         folder = Path(name)
         folder.chmod(0o755)
         kit(folder / "sounds")
-        yield _full(folder, 20)
-        yield _size_limit(folder, 20)
+        yield _full(folder, TRIALS)
+        yield _size_limit(folder, TRIALS)
         yield _refused(folder)
         yield _fresh(folder)
