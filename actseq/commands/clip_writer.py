@@ -61,7 +61,8 @@ class Output:
     @property
     def subtype(self) -> str:
         """How the samples of the clips are stored."""
-        return audio.subtype(self.format, self.bits or (16 if self.kit is None else 24))
+        usual = 16 if self.kit is None else 24
+        return audio.subtype(self.format, usual if self.bits is None else self.bits)
 
 
 IN_THE_RUN = Output()

@@ -13,7 +13,7 @@ from actseq import audio, units
 from actseq.audio.origin import is_made, safe_name
 from actseq.commands import kit
 from actseq.commands.clip_writer import IN_THE_RUN, Batch, ClipWriter, Output
-from actseq.commands.common import AUTO, Compute, check_written
+from actseq.commands.common import AUTO, Compute, Result, check_written
 from actseq.commands.outputs import Target, claim, effect_files, numbered
 from actseq.config import Config
 from actseq.errors import ConfigError
@@ -99,13 +99,8 @@ def generate(
         for clip in writer.write(loaded.stream(batch.request, reporter), length, reporter)
     ]
     elapsed = time.perf_counter() - begun
-    endless = sum(not clip["stopped"] for clip in made)
-    if endless and length is None:
-        bound = made[0]["settings"]["max_seconds"]
-        reporter.warn(
-            f"{endless} of {len(made)} clips had not ended after max_seconds = {bound:g} and were cut "
-            "(--seconds sets a length, --max-seconds the bound)"
-        )
+    if length is None:
+        _warn_of_endless(made, reporter)
     folder = written[0].sound.parent
     files = [str(folder / clip["file"]) for clip in made]
     check_written(files)
@@ -144,6 +139,17 @@ def _claim(run: RunFolder, request: GenerationRequest, output: Output, reporter:
             + (f" and {len(earlier) - 4} more" if len(earlier) > 4 else "")
         )
     return [*clips, *compiled]
+
+
+def _warn_of_endless(made: Sequence[Result], reporter: Reporter) -> None:
+    """Say how many clips were cut because the prior had not ended them."""
+    endless = sum(not clip["stopped"] for clip in made)
+    if endless:
+        bound = made[0]["settings"]["max_seconds"]
+        reporter.warn(
+            f"{endless} of {len(made)} clips had not ended after max_seconds = {bound:g} and were cut "
+            "(--seconds sets a length, --max-seconds the bound)"
+        )
 
 
 def _check_loop(output: Output, config: Config) -> None:
