@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from actseq.commands.pack import pack_lines as pack_lines
     from actseq.commands.plot import plot as plot
     from actseq.commands.plot import plot_lines as plot_lines
+    from actseq.commands.pull import pull as pull
+    from actseq.commands.push import push as push
     from actseq.commands.reconstruct import reconstruct as reconstruct
     from actseq.commands.report import report as report
     from actseq.commands.restore import restore as restore
@@ -64,6 +66,8 @@ _NAMES = {
     "actseq.commands.info": ("info",),
     "actseq.commands.pack": ("pack", "pack_lines"),
     "actseq.commands.plot": ("plot", "plot_lines"),
+    "actseq.commands.pull": ("pull",),
+    "actseq.commands.push": ("push",),
     "actseq.commands.reconstruct": ("reconstruct",),
     "actseq.commands.report": ("report",),
     "actseq.commands.restore": ("restore",),

@@ -536,6 +536,39 @@ def pack(run_name: str, out: Path | None, half: bool, json_output: bool) -> None
     show(result, json_output, *pipeline.pack_lines(result), *next_line)
 
 
+@main.command()
+@run_argument
+@click.argument("name", metavar="OWNER/NAME")
+@click.option("--license", "licence", required=True, help="Identifier of the licence of the models, e.g. cc-by-4.0.")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--half", is_flag=True, help="Store large tensors in 16 bits.")
+@as_json
+def push(run_name: str, name: str, licence: str, private: bool, half: bool, json_output: bool) -> None:
+    """Upload a run without its sounds to a repository of Hugging Face, with a model card."""
+    from actseq_cli.progress import Terminal
+
+    compute = pipeline.Compute(reporter=Terminal())
+    result = pipeline.push(run_name, name, licence=licence, private=private, half=half, compute=compute)
+    show(
+        result,
+        json_output,
+        f"{result['address']}, {result['bytes'] / 1e6:.3g} MB",
+        "The models can still reproduce sounds that they were trained on.",
+    )
+
+
+@main.command()
+@click.argument("name", metavar="OWNER/NAME")
+@click.option("--run", "run_name", default=None, help="Name under runs/, or a path. Default: NAME.")
+@as_json
+def pull(name: str, run_name: str | None, json_output: bool) -> None:
+    """Download a run from a repository of Hugging Face. It is checked before it gets its name."""
+    from actseq_cli.progress import Terminal
+
+    result = pipeline.pull(name, run=run_name, compute=pipeline.Compute(reporter=Terminal()))
+    show(result, json_output, f"run: {result['run']}", f"next: actseq generate {quote(result['run'])} --n 10")
+
+
 # -- without a run -----------------------------------------------------------------------------------------------------
 
 
