@@ -51,8 +51,8 @@ def evaluations(run: RunFolder) -> list[ShownEvaluation]:
 
 
 def _evaluation(run: RunFolder, path: Path) -> ShownEvaluation:
-    result = read_json(path)
     try:
+        result = read_json(path)
         if "generation" in result:
             sentences = [*tables.generation_headline(result), *tables.GENERATION_LEGEND]
             shown = ShownEvaluation(
@@ -62,6 +62,8 @@ def _evaluation(run: RunFolder, path: Path) -> ShownEvaluation:
             sentences = [tables.headline(result), tables.LEGEND]
             shown = ShownEvaluation(None, "", sentences, tables.tables(result), _notes(run, result))
         shown.sounds.extend(_kept(path.with_suffix(""), result.get("sounds", []), shown.notes))
+    except ArtifactError as error:
+        raise ArtifactError(error.found, error.expected, "evaluate the run again, or delete the file") from None
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise ArtifactError(f"{path} is damaged ({error})", "an evaluation", "evaluate the run again") from None
     return shown
