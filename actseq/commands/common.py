@@ -33,11 +33,13 @@ class Compute:
         device: `auto`, `cpu`, `cuda` or `mps`.
         threads: threads that torch computes with; None leaves torch's default.
         reporter: receives progress and messages.
+        events: trainings also write their figures for TensorBoard, into `events/` of their folders.
     """
 
     device: str = "auto"
     threads: int | None = None
     reporter: Reporter = SILENT
+    events: bool = False
 
     def use_threads(self) -> None:
         """Tell torch how many threads to compute with."""

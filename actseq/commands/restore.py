@@ -36,7 +36,7 @@ def restore(
         raise ConfigError(
             f"run {opened.name} was not trained to take anything away from a sound",
             "a run with train_ae.corruption of kind noise, as preset restore has",
-            f"use actseq reconstruct {opened.name} PATH… --out DIR, or train one with --preset restore",
+            f"use actseq reconstruct {opened.argument} PATH… --out DIR, or train one with --preset restore",
         )
     return reconstruct(opened, paths, out=out, overwrite=overwrite, overrides=overrides, compute=compute)
 

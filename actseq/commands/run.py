@@ -14,7 +14,12 @@ from actseq.commands.train_ae import stored_preset, train_configured
 from actseq.commands.train_prior import train_prior
 from actseq.commands.train_vocoder import train_vocoder
 from actseq.config import Config
+from actseq.data.corpus import Corpus
 from actseq.data.survey import survey
+from actseq.errors import ConfigError
+from actseq.evaluation.first_look import first_look
+from actseq.inference.loaded_run import LoadedRun
+from actseq.inference.loading import load_latents
 from actseq.progress import Reporter
 from actseq.storage.artifacts import same_settings
 from actseq.storage.run_folder import RunFolder
@@ -36,6 +41,7 @@ class RunResult:
         prior: result of `train_prior`; None for an autoencoder that only restores, and where the prior of the preset
             needs no training.
         vocoder: result of `train_vocoder`; None where none was requested.
+        verdict: a sentence about what the run generates; None for an autoencoder that only restores.
     """
 
     run: str
@@ -44,6 +50,7 @@ class RunResult:
     latents: Result | None = None
     prior: Result | None = None
     vocoder: Result | None = None
+    verdict: str | None = None
 
 
 def run_all(
@@ -74,6 +81,8 @@ def run_all(
     """
     budget = Budget().begin()
     config = configured(folder, preset, run, minutes, vocoder, overrides, compute.reporter)
+    if minutes is not None:
+        _same_minutes(config, run or f"{folder.resolve().name}-{Path(config.preset).stem}", minutes)
     first = train_configured(folder, config, run, compute, budget)
     made = first["run"]
     _same_later_sections(RunFolder(Path(made)), config)
@@ -88,7 +97,11 @@ def run_all(
     else:
         prior = train_prior(made, name=config.generate.prior or "default", compute=compute, budget=budget)
     trained = train_vocoder(made, compute=compute) if vocoder else None
-    return RunResult(made, config.preset, first, latents, prior, trained)
+    loaded = LoadedRun.open(made, device=compute.device, need_prior=True)
+    corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
+    compute.reporter.say("generating some clips, to see what they are like")
+    said = first_look(loaded, corpus, load_latents(loaded.run)[0])
+    return RunResult(made, config.preset, first, latents, prior, trained, said)
 
 
 def configured(
@@ -138,6 +151,30 @@ def _fitting_preset(folder: Path, run: str | None, overrides: list[str], reporte
     if seen.warning:
         reporter.warn(seen.warning)
     return seen.preset
+
+
+def _same_minutes(config: Config, run: str, minutes: float) -> None:
+    """Refuse other minutes than those that a run was made with, in the numbers that the user knows.
+
+    Raises:
+        ConfigError: they differ; the message says how to go on.
+    """
+    made = RunFolder.locate(run)
+    if not (made.path / "config.yaml").is_file():
+        return
+    stored = made.read_config()
+    sections = [name for name in MINUTES_SHARE_WITH_VOCODER if getattr(config, name).minutes is not None]
+    before, asked = ({name: getattr(one, name).minutes for name in sections} for one in (stored, config))
+    if before == asked or None in before.values():
+        return
+    changed = [name for name in sections if before[name] != asked[name]]
+    total = sum(before[name] for name in changed) / sum(asked[name] for name in changed) * minutes
+    more = max(1.0, minutes - total)
+    raise ConfigError(
+        f"run {made.name} was made with --minutes {total:.3g}, and --minutes {minutes:g} is asked for",
+        action=f"a finished stage goes on with --more: actseq train-prior {made.argument} --more {more:.3g}, or "
+        f"actseq train-ae FOLDER --run {made.argument} --more {more:.3g}; or name another run with --run",
+    )
 
 
 def _same_later_sections(run: RunFolder, config: Config) -> None:

@@ -21,7 +21,6 @@ from actseq.commands.corpus import make_corpus
 from actseq.commands.previews import few_active, watch_autoencoder
 from actseq.config import Config
 from actseq.errors import ArtifactError, ConfigError
-from actseq.progress import Reporter
 from actseq.storage.artifacts import same_settings, write_artifact
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_table
@@ -99,7 +98,7 @@ def train_configured(folder: Path, config: Config, run: str | None, compute: Com
         if finished and budget.more is None:
             reporter.say(f"autoencoder: already trained ({made.autoencoder})")
         else:
-            _train(asked, corpus_fingerprint, compute.reporter, budget)
+            _train(asked, corpus_fingerprint, compute, budget)
         made.seal(made.autoencoder)
     keys = ("figures", "total_steps", "n_parameters", "latent_rate", "generative")
     # The run has read its autoencoder, which may be another one now.
@@ -222,8 +221,8 @@ def request_autoencoder(folder: Path, config: Config, run: str | None, compute: 
     return AutoencoderRequest(made, config, resolved, sounds, model.network.trainable, begun)
 
 
-def _train(asked: AutoencoderRequest, corpus_fingerprint: str, reporter: Reporter, budget: Budget) -> None:
-    run = asked.run
+def _train(asked: AutoencoderRequest, corpus_fingerprint: str, compute: Compute, budget: Budget) -> None:
+    run, reporter = asked.run, compute.reporter
     data = prepare_autoencoder_data(run, asked.config, corpus_fingerprint, reporter)
     config, model, representation = data.config, data.model, data.representation
     figures: dict[str, float] = {}
@@ -237,7 +236,7 @@ def _train(asked: AutoencoderRequest, corpus_fingerprint: str, reporter: Reporte
             run.autoencoder,
             name="autoencoder",
             seed=config.seed,
-            conduct=Conduct(asked.device, reporter, budget, watch),
+            conduct=Conduct(asked.device, reporter, budget, watch, compute.events),
         )
         if budget.more is not None and not won(run.autoencoder, outcome, "autoencoder", reporter):
             return

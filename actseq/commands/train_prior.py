@@ -110,6 +110,7 @@ def train_prior(
                 reporter,
                 replace(budget, more=without_decoder(budget.more, section.decoder)),
                 watch_prior(opened, config, model, name, compute.device),
+                compute.events,
             ),
         )
         if more and not won(folder, outcome, f"prior {name}", reporter):
@@ -175,7 +176,7 @@ def _require_fitting(run: RunFolder, config: Config) -> None:
         raise ConfigError(
             f"prior {network.kind} makes sequences, and in run {run.name} a clip is one vector",
             f"prior {' or '.join(fits)}, or normal or iid, which need no training",
-            f"--set prior.network.kind={fits[-1]}, or actseq generate {run.name} --prior normal",
+            f"--set prior.network.kind={fits[-1]}, or actseq generate {run.argument} --prior normal",
         )
 
 

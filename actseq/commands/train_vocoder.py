@@ -101,7 +101,7 @@ def train_vocoder(
                 folder,
                 name=f"vocoder {name}",
                 seed=seed,
-                conduct=Conduct(codec.device, reporter, budget),
+                conduct=Conduct(codec.device, reporter, budget, events=compute.events),
             )
             write_artifact(
                 folder,

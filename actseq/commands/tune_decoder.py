@@ -119,7 +119,7 @@ def tune_decoder(
         trained.folder / "decoder",
         name="decoder for it",
         seed=seed,
-        conduct=Conduct(codec.device, compute.reporter, Budget(plan=plan)),
+        conduct=Conduct(codec.device, compute.reporter, Budget(plan=plan), events=compute.events),
     )
     return {name: outcome.tensors[name] for name in objective.decoding}
 

@@ -263,7 +263,7 @@ def trained_classifier(
             found = {split: _labelled(corpus, split, codec.sample_rate, clips) for split in ("train", "validation")}
             _train(run, codec, corpus, model, settings, found, reporter)
         run.seal(folder)
-        artifact = Artifact.read(folder, f"actseq evaluate {run.name} --prior NAME")
+        artifact = Artifact.read(folder, f"actseq evaluate {run.argument} --prior NAME")
         model.load_state_dict(artifact.weights())
     return model.to(codec.device).eval(), artifact.meta["figures"]
 

@@ -386,7 +386,7 @@ class LoadedRun:
         """The prior, which there must be."""
         if self.prior is None:
             raise ArtifactError(
-                f"run {self.run.name} has no finished prior", action=f"run actseq train-prior {self.run.name} first"
+                f"run {self.run.name} has no finished prior", action=f"run actseq train-prior {self.run.argument} first"
             )
         return self.prior
 

@@ -107,7 +107,7 @@ def require_generative(run: RunFolder) -> None:
         raise ConfigError(
             f"run {run.name} has an autoencoder with skip connections: its latents do not hold the sound",
             "a generative one",
-            f"use actseq restore {run.name} PATH… --out DIR with it, or train another preset",
+            f"use actseq restore {run.argument} PATH… --out DIR with it, or train another preset",
         )
 
 
@@ -160,7 +160,7 @@ def load_vocoder(run: RunFolder, name: str, representation: Representation, conf
         if made_from != inputs[what]:
             raise ArtifactError(
                 f"vocoder {name} was trained with another {what} ({made_from[:12]}, here is {inputs[what][:12]})",
-                action=f"train one for this run: actseq train-vocoder {run.name} --name NAME",
+                action=f"train one for this run: actseq train-vocoder {run.argument} --name NAME",
             )
     config = as_trained(config, artifact, "train-vocoder")
     tensors = artifact.weights()
@@ -206,7 +206,7 @@ def load_prior(run: RunFolder, name: str | None, device_name: str, config: Confi
         raise ArtifactError(
             f"prior {folder.name} was trained on the latents of another autoencoder "
             f"({meta['inputs']['autoencoder'][:12]}, here is {here[:12]})",
-            action=f"train one for this run: actseq train-prior {run.name} --name NAME",
+            action=f"train one for this run: actseq train-prior {run.argument} --name NAME",
         )
     config = as_trained(config, artifact, "train-prior")
     tensors = artifact.weights()
@@ -265,12 +265,12 @@ def load_latents(run: RunFolder) -> tuple[LatentSequences, dict[str, Any]]:
     run.require_corpus()
     marker = run.latents / "latents.json"
     if not marker.is_file():
-        raise ArtifactError(f"run {run.name} has no latents", action=f"run actseq extract-latents {run.name} first")
+        raise ArtifactError(f"run {run.name} has no latents", action=f"run actseq extract-latents {run.argument} first")
     meta, here = read_json(marker), run.trained_autoencoder.fingerprint
     if meta["inputs"]["autoencoder"] != here:
         raise ArtifactError(
             f"the latents of run {run.name} were made by another autoencoder "
             f"({meta['inputs']['autoencoder'][:12]}, here is {here[:12]})",
-            action=f"run actseq extract-latents {run.name} again",
+            action=f"run actseq extract-latents {run.argument} again",
         )
     return LatentSequences(run.latents, meta["latent_dim"]), meta

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath
+from shlex import quote
 from typing import Any
 
 import yaml
@@ -126,6 +127,11 @@ class RunFolder:
         """Name of the folder."""
         return self.path.resolve().name
 
+    @property
+    def argument(self) -> str:
+        """How the run is named in a command: its name under `runs/`, or else its path, quoted where it must be."""
+        return quote(self.name if self.path == RUNS / self.name else str(self.path))
+
     @cached_property
     def trained_autoencoder(self) -> Artifact:
         """The autoencoder.
@@ -133,7 +139,7 @@ class RunFolder:
         Raises:
             ArtifactError: it is unfinished or damaged.
         """
-        return Artifact.read(self.autoencoder, f"actseq train-ae … --run {self.name}")
+        return Artifact.read(self.autoencoder, f"actseq train-ae … --run {self.argument}")
 
     @cached_property
     def packed(self) -> dict[str, Any] | None:
@@ -218,7 +224,7 @@ class RunFolder:
         if found:
             raise ArtifactError(
                 f"vocoder '{name}', which run {self.name} uses, {found}",
-                action=f"actseq train-vocoder {self.name} chooses again; --set vocoder.kind=… takes one this time",
+                action=f"actseq train-vocoder {self.argument} chooses again; --set vocoder.kind=… takes one this time",
             )
         return member
 
@@ -301,7 +307,7 @@ class Models:
         Raises:
             ArtifactError: there is none, or none of this name; the message names those that exist.
         """
-        known, command = self.names, f"actseq train-{self.kind} {self.run.name}"
+        known, command = self.names, f"actseq train-{self.kind} {self.run.argument}"
         if not known:
             raise ArtifactError(f"run {self.run.name} has no finished {self.kind}", action=f"run {command} first")
         if name is None:

@@ -53,9 +53,10 @@ class Watch:
 
 @dataclass(frozen=True)
 class Conduct:
-    """Device, reporter, budget and what is shown."""
+    """Device, reporter, budget, what is shown, and whether figures are written for TensorBoard too."""
 
     device: torch.device
     reporter: Reporter = SILENT
     budget: Budget = field(default_factory=Budget)
     watch: Watch = field(default_factory=Watch)
+    events: bool = False

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ from actseq.storage.store import write_file
 from actseq.training import advice
 from actseq.training.conduct import Budget, Conduct
 from actseq.training.plan import RESTART, Plan, Stretch, parse_stretches, replanned
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 CALIBRATION_SECONDS = 3.0
 """Steps are timed for at least this long."""
@@ -127,6 +130,8 @@ class _Trainer:
         self.config, self.folder, self.seed = config, folder, seed
         self.reporter: Reporter = conduct.reporter
         self.watch, device = conduct.watch, conduct.device
+        self.events: SummaryWriter | None = None
+        self.writes_events = conduct.events
         self.train_source, self.validation_source = train, validation
         self.fabric = Fabric(accelerator=device.type, devices=1, precision=config.precision)
         self.objective = objective
@@ -456,6 +461,18 @@ class _Trainer:
         else:
             rows.append(row)
         self.write_metrics(rows)
+        if self.writes_events:
+            self.write_events(prefix, figures)
+
+    def write_events(self, prefix: str, figures: Mapping[str, float]) -> None:
+        """Write figures for TensorBoard; what it has of later steps, from before an interruption, is dropped."""
+        if self.events is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.events = SummaryWriter(self.folder / "events", purge_step=self.step)
+        for name, value in figures.items():
+            self.events.add_scalar(f"{prefix}/{name}", value, self.step)
+        self.events.flush()
 
     def read_metrics(self) -> list[dict[str, str]]:
         path = self.folder / "metrics.csv"

@@ -179,7 +179,7 @@ def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
 )
 @click.option("--vocoder", is_flag=True, help="Train a vocoder too, and use it if it is better than the untrained one.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be read, trained and written.")
-@working("train_ae.batch_size=8")
+@working("train_ae.batch_size=8", logs=True)
 def run(
     folder: Path,
     preset: str | None,
@@ -207,6 +207,7 @@ def run(
         f"run: {result.run}",
         f"autoencoder: {_figures(result.autoencoder['figures'])}",
         *([f"prior: {_figures(result.prior['figures'])}"] if result.prior else []),
+        *([f"verdict: {result.verdict}"] if result.verdict else []),
         *([f"vocoder: {result.vocoder['choice']['reason']}"] if result.vocoder else []),
         _next(result.run, result.latents is not None, f"generate {quote(result.run)} --n 10"),
     )
@@ -259,7 +260,7 @@ def train_prior(run_name: str, name: str, common: Common) -> None:
         result,
         common.json_output,
         f"prior: {result['prior']}  ({_figures(result['figures'])})",
-        f"next: actseq generate {quote(result['run'])} --n 10",
+        f"next: actseq generate {quote(result['run'])} --prior {quote(name)} --n 10",
     )
 
 

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,6 +58,13 @@ def _known_preset(context: click.Context, parameter: click.Parameter, preset: st
     if preset is not None:
         read_preset(preset)
     return preset
+
+
+def _installed(context: click.Context, parameter: click.Parameter, program: str | None) -> str | None:
+    """Refuse a program to write figures for that is not installed, before anything is trained."""
+    if program is not None and find_spec(program) is None:
+        raise ConfigError(f"--log {program}: it is not installed", action="pip install 'actseq[log]'")
+    return program
 
 
 run_argument = click.argument("run_name", metavar="RUN", callback=_existing_run)
@@ -110,7 +118,7 @@ def all_of(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def working(
-    example: str | None, *, draws: bool = True, trains: str | None = None, continues: bool = False
+    example: str | None, *, draws: bool = True, trains: str | None = None, continues: bool = False, logs: bool = False
 ) -> Callable[[Command], Command]:
     """Options that every working command has; the command receives them as one `Common` named `common`.
 
@@ -119,12 +127,20 @@ def working(
         draws: the command draws random numbers; one that does not refuses `--seed`.
         trains: section of the configuration that `--steps` and `--minutes` belong to; None leaves these options out.
         continues: the training can go on after its end.
+        logs: it has `--log`, as everything with `trains` has.
     """
     budget = [
         click.option("--steps", type=COUNT, default=None, help="Number of training steps."),
         click.option("--minutes", type=POSITIVE, default=None, help="Training time in minutes."),
         click.option("--plan", type=PATH, default=None, help="Repeat the steps of another training: its plan.json."),
     ]
+    log = click.option(
+        "--log",
+        type=click.Choice(["tensorboard"]),
+        default=None,
+        callback=_installed,
+        help="Also write the figures of trainings for this program.",
+    )
     going_on = click.option(
         "--more", type=POSITIVE, default=None, help="Let a finished training go on for this many minutes."
     )
@@ -138,6 +154,7 @@ def working(
     options = [
         *(budget if trains else []),
         *([going_on] if continues else []),
+        *([log] if trains or logs else []),
         *([] if example is None else [overriding]),
         click.option("--seed", type=SEED, default=None, hidden=not draws, help="Seed for all random numbers."),
         click.option(
@@ -165,14 +182,14 @@ def working(
                 name = click.get_current_context().command.name
                 raise click.UsageError(f"{name} draws no random numbers: it has no --seed")
             minutes, plan = (options.pop("minutes"), options.pop("plan")) if trains else (None, None)
-            more = options.pop("more", None)
+            more, log = options.pop("more", None), options.pop("log", None)
             exclusive = {"--steps": steps, "--minutes": minutes, "--more": more}
             given = [name for name, value in exclusive.items() if value is not None]
             if len(given) > 1 or (more is not None and plan is not None):
                 raise click.UsageError(f"{' and '.join([*given, '--plan'][:2])} exclude each other")
             budget = {"steps": steps, "minutes": minutes}
             texts = [f"{trains}.{key}={value}" for key, value in budget.items() if value is not None]
-            compute = Compute(device, threads, Terminal())
+            compute = Compute(device, threads, Terminal(), log is not None)
             common = Common([*overrides, *texts], seed, compute, json_output, Budget(plan=plan, more=more))
             function(common=common, **options)
 

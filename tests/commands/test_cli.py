@@ -19,10 +19,16 @@ import pytest
 import soundfile  # type: ignore[import-untyped, unused-ignore]
 from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner, Result
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped, unused-ignore]
+    EventAccumulator,
+)
 
+from actseq.commands.run import configured
 from actseq.config import preset_names
 from actseq.evaluation import set_distances
 from actseq.inference.joins import CROSSFADE_SECONDS
+from actseq.progress import SILENT
+from actseq.storage.run_folder import RunFolder
 from actseq.training import loop
 
 RATE = 8000
@@ -149,8 +155,9 @@ def test_a_run_is_skipped_when_it_is_done(workplace: Path) -> None:
         assert what in result.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found = json.loads(result.stdout)
-    assert set(found) == {"run", "preset", "autoencoder", "latents", "prior"}
+    assert set(found) == {"run", "preset", "autoencoder", "latents", "prior", "verdict"}
     assert found["preset"] == "smoke"
+    assert re.match(r"\d+ of 24 generated clips are recognised by their label, .*\(of real clips \d", found["verdict"])
     assert found["latents"]["n_sequences"] == 50 + 40, "50 clips and a copy of those to train on"
     assert found["prior"]["labels"] == ["clap", "hat", "kick", "snare", "tom"]
 
@@ -605,15 +612,30 @@ def test_a_new_autoencoder_asks_for_the_stages_behind_it(here: Path) -> None:
     good("generate", "made", "--prior", "new", "--seconds", 0.1, *USE)
 
 
+def test_other_minutes_are_refused_in_the_numbers_that_were_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    RunFolder.locate("timed").write_config(configured(Path("x"), "smoke", None, 6.0, False, (), SILENT), "x", None)
+    said = bad("run", "sounds", "--preset", "smoke", "--run", "timed", "--minutes", 12)
+    assert "made with --minutes 6, and --minutes 12 is asked for" in said
+    assert "actseq train-prior timed --more 6" in said
+
+
 def test_going_on_needs_a_finished_training(here: Path) -> None:
     assert "has no prior 'other'" in bad("train-prior", "made", "--name", "other", "--more", 1, *USE)
     assert "exclude each other" in wrong_usage("train-prior", "made", "--steps", 2, "--more", 1)
     assert "train-ae without --preset" in bad("train-ae", "sounds", "--more", 1, *USE)
 
 
-def test_a_plan_repeats_a_training(here: Path) -> None:
+def test_a_plan_repeats_a_training_and_figures_reach_tensorboard(here: Path) -> None:
     run = here / "runs" / "made" / "priors"
-    good("train-prior", "made", "--name", "repeated", "--plan", run / "default" / "plan.json", *USE)
+    plan = run / "default" / "plan.json"
+    good("train-prior", "made", "--name", "repeated", "--plan", plan, "--log", "tensorboard", *USE)
+    events = EventAccumulator(str(run / "repeated" / "events")).Reload()
+    metrics = list(csv.DictReader((run / "repeated" / "metrics.csv").open()))
+    assert [event.step for event in events.Scalars("train/loss")] == [int(row["step"]) for row in metrics]
+    assert events.Scalars("validation/loss")[-1].value == pytest.approx(float(metrics[-1]["validation/loss"]), rel=1e-4)
     weights = [(run / name / "model.safetensors").read_bytes() for name in ("default", "repeated")]
     assert weights[0] == weights[1]
 
