@@ -12,6 +12,7 @@ from collections import Counter
 from actseq import audio
 from actseq.config import Config
 from actseq.data.corpus import Corpus, build_corpus
+from actseq.data.survey import little
 from actseq.errors import ArtifactError
 from actseq.progress import Reporter
 from actseq.storage.artifacts import content_hash, read_json, write_json
@@ -85,6 +86,8 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
         + " clips"
     )
     missing = [split for split in ("validation", "test") if not summary.get(split)]
+    if words := little(scan.seconds, len(scan.usable)):
+        reporter.warn(words)
     if missing:
         reporter.warn(f"too few clips to hold any out for {' and '.join(missing)}: memorisation will not be noticed")
     return found

@@ -148,8 +148,6 @@ def _fitting_preset(folder: Path, run: str | None, overrides: list[str], reporte
     seen = survey(audio.SoundFolder(folder, section.labels, include_generated=section.include_generated))
     for line in seen.lines():
         reporter.say(line)
-    if seen.warning:
-        reporter.warn(seen.warning)
     return seen.preset
 
 

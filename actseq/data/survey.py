@@ -88,11 +88,6 @@ class Survey:
     unread: int
     heard: list[Heard]
 
-    @property
-    def n_files(self) -> int:
-        """Number of files."""
-        return len(self.seconds) + self.unread
-
     @cached_property
     def kinds(self) -> list[tuple[str, int]]:
         """Kinds of the files that were decoded, the most frequent first, with their numbers."""
@@ -146,14 +141,13 @@ class Survey:
     def _mixed(self) -> bool:
         return sum(count for _, count in self.kinds[1:]) >= MIXED * len(self.heard)
 
-    @property
-    def warning(self) -> str:
-        """What the user should know about too little sound; empty if there is enough."""
-        total = sum(self.seconds)
-        if total >= LITTLE_SECONDS:
-            return ""
-        files = "file" if self.n_files == 1 else "files"
-        return f"{_length(total)} of sound in {self.n_files} {files} is little: the model will mostly repeat it"
+
+def little(seconds: float, n_files: int) -> str:
+    """A warning about too little sound; empty if there is enough."""
+    if seconds >= LITTLE_SECONDS:
+        return ""
+    files = "file" if n_files == 1 else "files"
+    return f"{_length(seconds)} of sound in {n_files} {files} is little: the model will mostly repeat it"
 
 
 def survey(sounds: audio.SoundFolder) -> Survey:

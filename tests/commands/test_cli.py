@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -610,6 +611,15 @@ def test_a_new_autoencoder_asks_for_the_stages_behind_it(here: Path) -> None:
     assert "give the new one another --name" in bad("train-prior", "made", *USE)
     good("train-prior", "made", "--name", "new", "--steps", 2, *USE)
     good("generate", "made", "--prior", "new", "--seconds", 0.1, *USE)
+
+
+def test_a_single_short_file_trains_with_warnings(here: Path) -> None:
+    Path("one").mkdir()
+    shutil.copy(next(Path("sounds/tom").iterdir()), "one")
+    result = good("run", "one", *SMOKE, "--run", "one")
+    assert "of sound in 1 file is little" in result.stderr
+    assert "too few clips to hold any out" in result.stderr
+    assert "no verdict on the generated clips: there are only 1 real ones" in result.stdout
 
 
 def test_other_minutes_are_refused_in_the_numbers_that_were_typed(
