@@ -117,7 +117,6 @@ def won(folder: Path, outcome: Outcome, what: str, reporter: Reporter) -> bool:
     if better:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in outcome.figures.items())
         reporter.say(f"{what}: the new one is taken ({figures or 'no clips are held out to compare with'})")
-        reporter.say("what was made with the old one no longer fits, and its stages will say so")
     else:
         reporter.say(f"{what}: no better after {outcome.total_steps} steps, that of step {outcome.best_step} stays")
     return better

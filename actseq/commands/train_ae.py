@@ -265,5 +265,7 @@ def _train(asked: AutoencoderRequest, corpus_fingerprint: str, compute: Compute,
             "figures": figures,
         },
     )
+    if budget.more is not None:
+        reporter.say(f"latents and priors of the old one no longer fit; next: actseq extract-latents {run.argument}")
     if few := few_active(figures, model.latent_dim):
         reporter.warn(few)
