@@ -33,7 +33,7 @@ def load_run(run: str | Path, *, prior: str | None = None, device: str = "auto")
     """Open a trained run for use in Python.
 
     Args:
-        run: a name under `runs/`, or a path.
+        run: a name under `runs/`, a path, or `voice:NAME`.
         prior: name of the prior; None takes `default`, or the only one, if there is one.
         device: `auto`, `cpu`, `cuda`, `mps`.
 

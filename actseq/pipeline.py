@@ -1,8 +1,8 @@
 """One function per command: the public Python API. A command's module is imported when its function is first used.
 
-Where a function takes them, `run` is a name under `runs/` or a path (None for a new run: `<folder>-<preset>`),
-`overrides` are `key=value` texts for the sections of the configuration that belong to the command, and `compute` says
-where to compute and to whom to report.
+Where a function takes them, `run` is a name under `runs/`, a path, or `voice:NAME` (None for a new run:
+`<folder>-<preset>`), `overrides` are `key=value` texts for the sections of the configuration that belong to the
+command, and `compute` says where to compute and to whom to report.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from actseq.commands.clip_writer import Output as Output
     from actseq.commands.common import Compute as Compute
     from actseq.commands.decode import decode as decode
+    from actseq.commands.demo import demo as demo
+    from actseq.commands.demo import demo_lines as demo_lines
     from actseq.commands.doctor import doctor as doctor
     from actseq.commands.dry_run import dry_run as dry_run
     from actseq.commands.dry_run import forecast_lines as forecast_lines
@@ -55,6 +57,7 @@ _NAMES = {
     "actseq.commands.clip_writer": ("Output",),
     "actseq.commands.common": ("Compute",),
     "actseq.commands.decode": ("decode",),
+    "actseq.commands.demo": ("demo", "demo_lines"),
     "actseq.commands.doctor": ("doctor",),
     "actseq.commands.dry_run": ("dry_run", "forecast_lines"),
     "actseq.commands.encode": ("encode",),

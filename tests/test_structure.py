@@ -14,6 +14,7 @@ TOP = Path(__file__).parents[1]
 LIBRARY = TOP / "actseq"
 MODULES = sorted(path for path in LIBRARY.glob("*.py") if path.name != "__init__.py")
 PACKAGES = sorted(path.parent for path in LIBRARY.glob("*/__init__.py"))
+DATA = [LIBRARY / "voices"]
 COLUMNS = 120
 HEAD = re.compile(r"^## (\d{4}-\d\d-\d\d)", flags=re.M)
 FIRST_SHORT_DECISION = "2026-11-29"
@@ -135,7 +136,7 @@ def test_the_map_in_contributing_names_every_room_once() -> None:
     named = re.findall(r"^ *([\w/.]+) ", contributing()[0], flags=re.M)
     ignored = {line.strip("/") for line in (TOP / ".gitignore").read_text(encoding="utf-8").splitlines()}
     folders = {path.name for path in TOP.iterdir() if path.is_dir() and not path.name.startswith(".")} - ignored
-    rooms = [path.name for path in MODULES] + [f"{path.name}/" for path in PACKAGES]
+    rooms = [path.name for path in MODULES] + [f"{path.name}/" for path in (*PACKAGES, *DATA)]
     rooms += [f"{name}/" for name in folders if not name.endswith(".egg-info")]
     assert sorted(named) == sorted(rooms)
 

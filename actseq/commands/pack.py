@@ -61,8 +61,9 @@ def pack(run: str | Path, *, out: Path | None = None, half: bool = False, comput
         ArtifactError: a model is unfinished or damaged.
     """
     opened = RunFolder.open(run)
-    beside = opened.path if opened.path.name == opened.name else opened.path.resolve()
-    target = out or beside.with_name(f"{opened.name}-packed")
+    # `.` has no name.
+    results = opened.results if opened.results.name else opened.results.resolve()
+    target = out or results.with_name(f"{results.name}-packed")
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists", "a new or an empty folder", "name another with --out")
     partial = RunFolder(target.with_name(f".{target.name}.{os.getpid()}.part"))

@@ -24,6 +24,9 @@ from actseq.storage.files import read_whole
 from actseq.storage.store import write_file
 
 RUNS = Path("runs")
+VOICE = "voice:"
+"""Begins the name of a run that comes with the package."""
+VOICES = Path(__file__).parents[1] / "voices"
 PACKED = "packed.json"
 """Marks a packed run, and says what it was packed from."""
 
@@ -67,20 +70,28 @@ class RunFolder:
 
     Args:
         path: folder of the run.
+
+    Attributes:
+        name: name of the folder; that of a voice begins with `voice:`.
+        results: folder that commands write results into: the run itself, or for a voice one under `runs/`.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.name = f"{VOICE}{path.name}" if path.parent == VOICES else path.resolve().name
+        self.results = RUNS / f"voice-{path.name}" if path.parent == VOICES else path
         self.corpus, self.features, self.autoencoder = path / "corpus", path / "features", path / "autoencoder"
-        self.latents, self.generated, self.kept = path / "latents", path / "generated", path / "kept"
-        self.previews = path / "previews"
+        self.latents, self.previews = path / "latents", path / "previews"
+        self.generated, self.kept = self.results / "generated", self.results / "kept"
         self.priors, self.vocoders = Models(self, "prior"), Models(self, "vocoder")
         self.choice = self.vocoders.path / "choice.json"
 
     @staticmethod
     def locate(run: str | Path) -> RunFolder:
-        """A run that may not exist yet: a name under `runs/`, or a path."""
+        """A run that may not exist yet: a name under `runs/`, a path, or `voice:NAME`."""
         text = str(run)
+        if text.startswith(VOICE):
+            return _voice(text)
         if (
             "/" in text
             or os.sep in text
@@ -123,14 +134,10 @@ class RunFolder:
         return found
 
     @property
-    def name(self) -> str:
-        """Name of the folder."""
-        return self.path.resolve().name
-
-    @property
     def argument(self) -> str:
-        """How the run is named in a command: its name under `runs/`, or else its path, quoted where it must be."""
-        return quote(self.name if self.path == RUNS / self.name else str(self.path))
+        """How the run is named in a command: by its name under `runs/` or as a voice, or else by its path, quoted."""
+        named = self.path == RUNS / self.name or self.path.parent == VOICES
+        return quote(self.name if named else str(self.path))
 
     @cached_property
     def trained_autoencoder(self) -> Artifact:
@@ -268,6 +275,18 @@ class RunFolder:
             yield
             if not path.exists() or not os.path.samestat(begun, path.stat()):
                 raise ArtifactError(f"{stage} was removed or replaced while a command worked in it")
+
+
+def _voice(text: str) -> RunFolder:
+    """A run that comes with the package.
+
+    Raises:
+        ArtifactError: there is none of this name.
+    """
+    known = {f"{VOICE}{path.parent.name}": path.parent for path in VOICES.glob("*/config.yaml")}
+    if text not in known:
+        raise ArtifactError(f"no {text} comes with actseq", action=suggest_name(text, sorted(known)))
+    return RunFolder(known[text])
 
 
 class Models:

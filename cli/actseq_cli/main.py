@@ -574,6 +574,16 @@ def pull(name: str, run_name: str | None, json_output: bool) -> None:
 
 
 @main.command()
+@click.option("--out", type=PATH, default=None, help="Folder for the sounds; default: a new one under runs/.")
+@click.option("--n", type=COUNT, default=2, show_default=True, help="Number of sounds of each label.")
+@working(None)
+def demo(out: Path | None, n: int, common: Common) -> None:
+    """Generate drum hits at once. They come from a voice that is trained already, `voice:drumkit`."""
+    result = pipeline.demo(out=out, n=n, seed=common.seed or 0, compute=common.compute)
+    show(result, common.json_output, *pipeline.demo_lines(result))
+
+
+@main.command()
 @click.argument("folder", type=PATH)
 @click.option("--n-per-kind", type=COUNT, default=60, show_default=True, help="Number of hits of each kind.")
 @click.option("--sample-rate", type=click.IntRange(min=8000), default=22050, show_default=True, help="In Hz.")

@@ -1,5 +1,6 @@
 """A packed run: what is in it, what it still does, and what it refuses."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner
 
+import actseq
 from actseq import audio, pipeline
 from actseq.commands import pack as packing
 from actseq.errors import ArtifactError, ConfigError
 from actseq.pipeline import Compute, FromPrior, GenerationRequest, Output, Variations
+from actseq.storage import run_folder
 from actseq.storage.artifacts import load_tensors
 from actseq.storage.run_folder import RunFolder
 
@@ -148,3 +151,36 @@ def test_16_bits_hold_no_infinity() -> None:
     tensors = {"a.far": torch.full((2000,), 1e5), "a.near": torch.full((2000,), 2.0), "a.count": torch.arange(2000)}
     types = {name: value.dtype for name, value in packing._halved(tensors).items()}
     assert types == {"a.far": torch.float32, "a.near": torch.float16, "a.count": torch.int64}
+
+
+# -- voices ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def voice(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A voice, `voice:tiny`, among those that come with actseq."""
+    voices = tmp_path / "installed" / "voices"
+    voices.mkdir(parents=True)
+    monkeypatch.setattr(run_folder, "VOICES", voices)
+    monkeypatch.chdir(tmp_path)
+    return Path(pipeline.pack(run, out=voices / "tiny").packed)
+
+
+def test_a_voice_is_used_by_its_name_and_nothing_is_written_into_it(voice: Path) -> None:
+    before = contents(voice.parent)
+    made = pipeline.generate("voice:tiny", GenerationRequest(n=1, label="hat"), compute=CPU)
+    assert Path(made.folder).parent == Path("runs/voice-tiny/generated")
+    assert json.loads(next(Path(made.folder).glob("*.json")).read_text())["run"] == "voice:tiny"
+    assert len(actseq.load_run("voice:tiny", device="cpu").generate(1, seconds=0.1)[0]) == 800
+    assert pipeline.verify("voice:tiny")["checked"]
+    assert pipeline.info("voice:tiny")["packed from"] == "drums"
+    with pytest.raises(ArtifactError, match="run voice:tiny is packed"):
+        pipeline.extract_latents("voice:tiny", compute=CPU)
+    assert pipeline.pack("voice:tiny").packed == str(Path("runs/voice-tiny-packed"))
+    assert contents(voice.parent) == before
+
+
+@pytest.mark.parametrize("name", ["voice:tinny", "voice:", "voice:../voices/tiny", "voice:tiny/"])
+def test_a_voice_that_does_not_exist_is_named(voice: Path, name: str) -> None:
+    with pytest.raises(ArtifactError, match=r"comes with actseq; (did you mean 'voice:tiny'\?|there are: voice:tiny)"):
+        RunFolder.open(name)

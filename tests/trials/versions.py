@@ -1,0 +1,96 @@
+"""Both ends of the version ranges in pyproject.toml train and generate; known weaknesses of what is installed.
+
+Each end gets an environment of its own with every direct dependency at that end. torch, torchaudio and lightning-fabric
+are those of the environment that runs the trial, because they are large. This trial downloads packages.
+"""
+
+import json
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import tomllib
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+from common import Row
+from packaging.requirements import Requirement
+
+TOP = Path(__file__).parents[2]
+SHARED = ("torch", "torchaudio", "lightning-fabric")
+USE = ["--threads", "1", "--device", "cpu"]
+COMMANDS = [
+    ["drumkit", "kit", "--n-per-kind", "10", "--sample-rate", "8000"],
+    ["run", "kit", "--preset", "smoke", "--run", "r", *USE],
+    ["generate", "r", "--n", "1", "--seconds", "0.3", "--out", "new", *USE],
+    ["reconstruct", "r", "kit/snare", "--out", "again", *USE],
+    ["evaluate", "r", "--n", "2", *USE],
+    ["report", "r", "--n", "1", *USE],
+    ["verify", "r"],
+]
+
+
+def packages(end: str) -> list[str]:
+    """The direct dependencies at one end of their ranges, as pip takes them."""
+    project = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    found = []
+    for text in project["dependencies"]:
+        requirement = Requirement(text)
+        if requirement.name not in SHARED:
+            [least] = [bound.version for bound in requirement.specifier if bound.operator == ">="]
+            found.append(f"{requirement.name}=={least}" if end == "lowest" else text)
+    return found
+
+
+def environment(folder: Path, wanted: list[str]) -> Path:
+    """Make an environment with these packages, and behind them those of this one; returns its Python."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
+    where = subprocess.run(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    lines = [str(TOP), str(TOP / "cli"), sysconfig.get_path("purelib")]
+    Path(where.stdout.strip(), "behind.pth").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return python
+
+
+def failure(python: Path, folder: Path) -> str:
+    """The last line of the first command that fails; empty if none does."""
+    for words in COMMANDS:
+        done = subprocess.run([python, "-m", "actseq", *words], cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            return f"{words[0]}: {(done.stderr.strip() or 'no message').splitlines()[-1]}"
+    return ""
+
+
+def audited() -> Row:
+    """What pip-audit knows about the installed packages; where its service cannot be reached, nothing is checked."""
+    promise = "No installed package has a known weakness."
+    done = subprocess.run(
+        [sys.executable, "-m", "pip_audit", "--progress-spinner", "off", "--format", "json", "--skip-editable"],
+        capture_output=True,
+        text=True,
+    )
+    try:
+        found = json.loads(done.stdout)["dependencies"]
+    except (ValueError, KeyError):
+        found = []
+    checked = [package for package in found if "skip_reason" not in package]
+    weak = [package["name"] for package in checked if package["vulns"]]
+    figure = f"{len(checked)} of {len(found)} packages checked" if checked else "not checked"
+    return Row(promise, len(checked), len(checked) - len(weak), ", ".join([figure, *weak]))
+
+
+def trial() -> Iterator[Row]:
+    """One row for each end, and one for the audit."""
+    for end in ("lowest", "newest"):
+        with tempfile.TemporaryDirectory() as name:
+            folder, wanted = Path(name), packages(end)
+            found = failure(environment(folder / "venv", wanted), folder)
+            yield Row(f"The {end} versions train and generate.", 1, int(not found), found or f"{len(wanted)} packages")
+    yield audited()
