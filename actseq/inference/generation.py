@@ -32,6 +32,8 @@ SETTLE_SECONDS = 0.5
 """This much of the seed is decoded before the join, beyond the decoder's context: the vocoder's phases settle."""
 GAP_SECONDS = 0.25
 """Silence between clips in a row."""
+PRIOR_FRAMES = 64
+"""Most latent frames that a prior samples before they are decoded; the clips do not depend on it."""
 BATCH_CLIPS = 64
 """Number of clips that are sampled together."""
 
@@ -275,6 +277,8 @@ def sampling_request(
         prompt=prompt,
         sampling=Sampling(**{field.name: getattr(settings, field.name) for field in fields(Sampling)}),
         seed=seed,
+        # A codec with short chunks is for sound that is heard while it grows: it must not wait for many latents.
+        chunk_frames=min(PRIOR_FRAMES, units.n_latent_frames(codec.chunk_frames, codec.autoencoder.stride)),
     )
 
 

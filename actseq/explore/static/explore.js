@@ -129,12 +129,14 @@ const make = guarded(async (path, order, what) => {
 });
 
 async function growing(path, order, what, since) {
-  await sound.wake();
+  // The server begins while the browser opens its output.
+  const waking = sound.wake();
   heardLast = null;
   say(`${what} …`);
   const player = sound.growing(since, () => mark(null));
   let first = null;
   for await (const message of messages(path, order)) {
+    await waking;
     if (message.kind === "samples") first = player.push(samples(message.data)) ?? first;
     if (message.kind === "cancelled") {
       sound.stop();
