@@ -81,9 +81,10 @@ def _api() -> Any:
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
     """Errors in one line, without anything of the request."""
-    import httpx
     from huggingface_hub import errors
 
+    # Of the library that this version of huggingface_hub speaks HTTP with.
+    no_answer: type[Exception] = getattr(errors, "HTTPError")  # noqa: B009
     try:
         yield
     except errors.HfHubHTTPError as error:
@@ -93,7 +94,7 @@ def _explained(name: str) -> Iterator[None]:
             "a repository that exists and that you may use",
             "check the name, or log in with: hf auth login",
         ) from None
-    except (httpx.HTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
+    except (no_answer, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
         raise ArtifactError(
             f"Hugging Face does not answer ({type(error).__name__})", action="check the network, then try again"
         ) from None

@@ -119,3 +119,14 @@ def test_refusals_of_the_server_are_one_line_without_the_token(hub: Hub) -> None
     assert found.exit_code == 1
     assert "Hugging Face refuses me/kit (401)" in found.output
     assert TOKEN not in found.output
+
+
+def test_a_server_that_does_not_answer_is_named(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import HfApi, errors
+
+    def silent(*_: object, **__: object) -> None:
+        raise getattr(errors, "HTTPError")("connection refused")  # noqa: B009
+
+    monkeypatch.setattr(HfApi, "list_repo_files", silent)
+    with pytest.raises(ArtifactError, match="does not answer"):
+        pipeline.pull("me/kit")
