@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
 """Signals that ask a command to stop. Windows has no SIGHUP, and only Windows has SIGBREAK."""
@@ -63,6 +65,17 @@ def require_at_most(most: float, **values: float) -> None:
     for name, value in values.items():
         if not value <= most:
             raise ValueError(f"{name} is {value}, expected at most {most:g}")
+
+
+@contextmanager
+def named_after(path: object) -> Iterator[None]:
+    """Give errors of the operating system the path of a file, where they have none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 class Interrupted(BaseException):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from actseq.audio.decoding import BLOCK, error_text, native
 from actseq.audio.formats import ALIASES, extensions
 from actseq.audio.headers import find_chunk
-from actseq.errors import AudioError, ConfigError
+from actseq.errors import AudioError, ConfigError, named_after
 
 SUBTYPES = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
 """What a number of bits for each sample means: integers, or at 32 bits floating point."""
@@ -288,7 +288,8 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}.{os.getpid()}-{threading.get_ident()}{path.suffix}")
     try:
-        yield partial
-        partial.replace(path)
+        with named_after(path):
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

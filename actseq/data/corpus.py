@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from actseq import audio, units
 from actseq.arrays import Waveform
 from actseq.config import CorpusConfig
-from actseq.errors import AudioError
+from actseq.errors import AudioError, named_after
 from actseq.progress import Reporter
 from actseq.storage.store import Pieces, SequenceStore, StoreWriter, group_shards
 
@@ -242,15 +242,11 @@ def _decode(
     path = sounds.files[row.path]
     waiting = [_WaitingClip(clip, config, folder) for clip in clips]
     reading, at = audio.Reading(path, config.sample_rate, row.offset), 0
-    try:
-        with audio.named(path):
-            for block in reading:
-                for one in waiting:
-                    one.take(block, at)
-                at += len(block)
-    except OSError as error:
-        error.filename = error.filename or str(folder)
-        raise
+    with named_after(folder), audio.named(path):
+        for block in reading:
+            for one in waiting:
+                one.take(block, at)
+            at += len(block)
     if audio.file_digest(path) != row.sha256:
         raise AudioError(f"{path} has changed since it was scanned", action="leave it as it is, and start again")
     for one in waiting:

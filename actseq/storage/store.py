@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from actseq.errors import ArtifactError
+from actseq.errors import ArtifactError, named_after
 from actseq.storage import hashes
 from actseq.storage.files import locked, read_whole, regular, write_whole
 
@@ -170,7 +170,7 @@ class StoreWriter:
             lines.append(json.dumps(line))
         path = self.folder / MANIFEST
         path.touch()
-        with locked(path), path.open("ab") as file:
+        with locked(path), named_after(path), path.open("ab") as file:
             file.write("".join(line + "\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())
