@@ -275,7 +275,8 @@ class SequenceStore:
 
     def _contents(self, shard: int) -> str:
         """Hash of what the manifest says about a shard."""
-        return hashlib.sha256("".join(record.sha256 for record in self._in_shard[shard]).encode()).hexdigest()
+        said = [[one.key, one.sha256, one.shape, one.dtype] for one in self._in_shard[shard]]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
     def fingerprint(self) -> str:
         """Hash of the keys, contents and records of all sequences."""

@@ -217,6 +217,15 @@ def test_verify_finds_a_flipped_byte(tmp_path: Path) -> None:
     assert "content has changed" in found[0]
 
 
+def test_another_name_in_the_manifest_is_noticed_after_the_shard_was_checked(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    SequenceStore(tmp_path).read(0)
+    path = tmp_path / MANIFEST
+    path.write_bytes(path.read_bytes().replace(b'"key": "0/1"', b'"key": "0/9"'))
+    with pytest.raises(ArtifactError, match="0/9 cannot be read"):
+        SequenceStore(tmp_path).read(0)
+
+
 def test_verify_finds_a_shard_of_another_store(tmp_path: Path) -> None:
     fill(tmp_path)
     StoreWriter(tmp_path / "other").write_shard(0, items(5))
