@@ -59,10 +59,10 @@ def first_look(loaded: LoadedRun, corpus: Corpus, latents: LatentSequences) -> s
 
 def _by_label(right: int, n: int, of_real: float) -> str:
     share = right / n / max(of_real, 1e-9)
-    words = "as reliably as real ones" if share >= RIGHT else "less reliably than real ones"
+    words = "their labels are right" if share >= RIGHT else "most of their labels are right"
     if share < MOSTLY_RIGHT:
-        words = "often wrongly: more time or more sound is needed"
-    return f"{right} of {n} generated clips are recognised by their label, {words} (of real clips {of_real:.0%} are)"
+        words = "many of their labels are wrong, and more time or more sound is needed"
+    return f"{right} of {n} generated clips are recognised by their label (of real clips {of_real:.0%}): {words}"
 
 
 def _by_side(accuracy: float) -> str:
