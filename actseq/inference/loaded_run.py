@@ -37,6 +37,7 @@ from actseq.inference.generation import (
 )
 from actseq.inference.loading import (
     load_codec,
+    load_latents,
     load_prior,
     make_prior,
     require_generative,
@@ -51,7 +52,6 @@ from actseq.priors.labels import LabelledPrior
 from actseq.priors.morphs import Given, Interpolate, Steps, Vary
 from actseq.progress import SILENT, Reporter
 from actseq.storage.activations import Activations, read_activations
-from actseq.storage.artifacts import read_json
 from actseq.storage.run_folder import RunFolder
 
 
@@ -128,7 +128,7 @@ class LoadedRun:
         if self.prior_folder is not None:
             found["prior"] = self.run.priors.read(self.prior_folder.name).fingerprint
         elif self.prior is not None:
-            found["latents"] = str(read_json(self.run.latents / "latents.json")["fingerprint"])
+            found["latents"] = self._latents
         if self.vocoder_folder is not None:
             found["vocoder"] = self.run.vocoders.read(self.vocoder_folder.name).fingerprint
         return found
@@ -260,7 +260,12 @@ class LoadedRun:
         found.pop("prior", None)
         if isinstance(source, Through):
             return "interpolate", found
-        return "vary", found | {"latents": str(read_json(self.run.latents / "latents.json")["fingerprint"])}
+        return "vary", found | {"latents": self._latents}
+
+    @property
+    def _latents(self) -> str:
+        """Fingerprint of the run's latents."""
+        return str(load_latents(self.run)[1]["fingerprint"])
 
     def provenance(self, request: GenerationRequest) -> dict[str, Any]:
         """How clips of a request are made, for the JSON beside each."""

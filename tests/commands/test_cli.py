@@ -601,8 +601,8 @@ def test_a_finished_prior_goes_on_and_shows_previews(here: Path) -> None:
 
 @pytest.mark.usefixtures("untimed")
 def test_a_new_autoencoder_asks_for_the_stages_behind_it(here: Path) -> None:
-    preview = ["--set", "train_ae.preview_minutes=5"]
-    assert "other settings" in bad("train-ae", "sounds", "--run", "made", "--more", 0.002, *preview, *USE)
+    other = ["--set", "train_ae.batch_size=5"]
+    assert "other settings" in bad("train-ae", "sounds", "--run", "made", "--more", 0.002, *other, *USE)
     said = good("train-ae", "sounds", "--run", "made", "--more", 0.002, *USE).stderr
     assert "the new one is taken" in said
     assert "actseq extract-latents made" in bad("train-prior", "made", "--name", "new", *USE)
@@ -746,6 +746,7 @@ def test_folder_that_changed(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
+        (["train-ae", "sounds"], "train-ae without --preset"),
         (["train-ae", "sounds", "--preset", "smoek"], "did you mean 'smoke'"),
         (["train-ae", "sounds", "--preset", "gone.yaml"], "no configuration at gone.yaml"),
         (["train-ae", "sounds", *SMOKE, "--set", "train_ae.stpes=3"], "did you mean 'steps'"),
@@ -785,7 +786,6 @@ def test_one_line_says_what_is_wrong(workplace: Path, arguments: list[Any], expe
     [
         (["genrate", "made"], "did you mean 'generate'"),
         ([], "Usage"),
-        (["train-ae", "sounds"], "--preset"),
         (["train-ae", "sounds", *SMOKE, "--steps", 3, "--minutes", 1], "exclude each other"),
         (["train-ae", "sounds", *SMOKE, "--steps", 0], "--steps"),
         (["generate", "made", "--n", 0], "--n"),
@@ -850,7 +850,7 @@ def test_a_prior_of_another_run_is_refused(here: Path) -> None:
     assert "another autoencoder" in bad("generate", "other")
     shutil.copytree("runs/made/latents", "runs/other/latents")
     assert "autoencoder" in bad("train-prior", "other", "--name", "new")
-    assert "autoencoder" in bad("extract-latents", "other")
+    assert "made by another autoencoder: they are made again" in good("extract-latents", "other").stderr
 
 
 # -- being stopped -----------------------------------------------------------------------------------------------------

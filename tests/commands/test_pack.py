@@ -66,7 +66,7 @@ def test_a_packed_run_works_as_the_whole_one(run: Path, tmp_path: Path) -> None:
 
     def everything(given: Path, out: Path) -> dict[str, bytes]:
         pipeline.generate(given, GenerationRequest(n=2, label="kick", seed=3), Output(out), compute=CPU)
-        continued = GenerationRequest(source=FromPrior(seed_audio=new), seconds=0.1)
+        continued = GenerationRequest(source=FromPrior(seed_audio=new), seconds=0.1, seed=3)
         pipeline.generate(given, continued, Output(out / "continued"), compute=CPU)
         pipeline.reconstruct(given, [new], out=out / "again", compute=CPU)
         pipeline.encode(given, [new], out=out / "code", compute=CPU)
