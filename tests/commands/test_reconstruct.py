@@ -50,6 +50,9 @@ class Recorder:
         self.tasks.append((task, total, unit))
         self.done = []
 
+    def resize(self, total: int) -> None:
+        pass
+
     def advance(self, done: int, figures: Mapping[str, float] | None = None) -> None:
         self.done.append(done)
 
