@@ -114,7 +114,7 @@ def watch_prior(run: RunFolder, config: Config, model: LabelledPrior[Any], name:
         length = {"seconds": min(SECONDS, config.generate.seconds)}
 
     def generate() -> list[Waveform]:
-        labels: list[str | None] = [*spread(loaded.labels, CLIPS)]
+        labels: list[str | None] = [*spread(loaded.usable_labels, CLIPS)]
         each = 1 if labels else CLIPS
         return [clip for label in labels or [None] for clip in loaded.generate(each, label=label, seed=0, **length)]
 

@@ -203,7 +203,7 @@ class ClipSources:
 
     def generated(self, n: int) -> Iterator[Group]:
         """New clips, with each label in turn."""
-        for number, (label, count) in enumerate(evenly(self.loaded.labels or [""], n)):
+        for number, (label, count) in enumerate(evenly(self.loaded.usable_labels or [""], n)):
             for start in range(0, count, GROUP):
                 # Each group has its own seed: the same seed would give the same clips again.
                 own = int(np.random.SeedSequence([self.seed, number, start]).generate_state(1)[0])
@@ -227,7 +227,7 @@ class ClipSources:
         loaded = replace(self.loaded, config=config)
         for number, (label, count) in enumerate(counts):
             own = int(np.random.SeedSequence([self.seed, 4, stream, number]).generate_state(1)[0])
-            known = label if label in self.loaded.labels else None
+            known = label if label in self.loaded.usable_labels else None
             for latents in loaded.sample(count, label=known, seed=own) if count else ():
                 yield Draw(latents, label, -1)
 

@@ -47,7 +47,7 @@ def first_look(loaded: LoadedRun, corpus: Corpus, latents: LatentSequences) -> s
     labels = [one.label for one in chosen]
     files = [str(corpus.store.records[one.index].extra["source"]) for one in chosen]
     indices = [one.index for one in chosen]
-    if len(loaded.labels) > 1 and all(labels):
+    if len(loaded.usable_labels) > 1 and all(labels):
         judge = Discriminants(real, labels, folds_of(labels, files, indices))
         found = judge.predict(np.array(made), np.full(len(made), -1))
         return _by_label(sum(a == b for a, b in zip(found, wanted, strict=True)), len(made), judge.accuracy)

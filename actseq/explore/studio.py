@@ -129,7 +129,10 @@ class Studio:
             if prior is None
             else [name for name in ("temperature", "guidance") if name in prior.controls],
             "labels": [readable(label) for label in labels],
-            "prior_labels": [readable(label) for label in loaded.labels or loaded.codec.autoencoder.labels],
+            "prior_labels": [
+                readable(label)
+                for label in (loaded.codec.autoencoder.labels if prior is None else loaded.usable_labels)
+            ],
             "whole_clips": loaded.codec.autoencoder.whole_clips,
             "seconds": loaded.config.generate.seconds,
             "max_seconds": min(loaded.config.generate.max_seconds, orders.LONGEST_SECONDS),

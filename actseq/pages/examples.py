@@ -122,6 +122,11 @@ class _Maker:
     label: str | None
     seed: int
 
+    @property
+    def asked(self) -> str | None:
+        """The label that the prior is asked for; None where labels change nothing of what is generated."""
+        return self.label if self.label in self.loaded.usable_labels else None
+
     def real(self, n: int) -> list[list[Example]]:
         """Real clips with their reconstructions, held-out clips first."""
         corpus, loaded = self.corpus, self.loaded
@@ -142,7 +147,7 @@ class _Maker:
     def generated(self, n: int) -> list[Example]:
         """New clips."""
         longest = units.seconds_to_samples(LONGEST, self.loaded.sample_rate)
-        made = self.loaded.generate(n, label=self.label, seed=self.seed)
+        made = self.loaded.generate(n, label=self.asked, seed=self.seed)
         return [
             Example("generated", f"{self.label or 'new'} {k}", waveform[:longest], len(waveform) > longest)
             for k, waveform in enumerate(made, 1)
@@ -156,7 +161,7 @@ class _Maker:
             1,
             until_stop=True,
             max_seconds=max(0.25, seconds),
-            label=self.label,
+            label=self.asked,
             seed_audio=half,
             seed=self.seed,
         )

@@ -134,7 +134,7 @@ def _shown_labels(loaded: LoadedRun, examples: Examples, notes: list[str]) -> li
 def _command(loaded: LoadedRun, examples: LabelExamples) -> str:
     """The command that makes the generated clips of a label; empty where there are none."""
     n = sum(one.kind == "generated" for row in examples.rows for one in row)
-    label = "" if examples.label is None else f" --label {quote(examples.label)}"
+    label = f" --label {quote(examples.label)}" if examples.label in loaded.usable_labels else ""
     command = f"actseq generate {quote(str(loaded.run.path))} --prior {loaded.prior_name}{label}"
     return f"{command} --n {n} --seed {examples.seed}" if n else ""
 
