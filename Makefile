@@ -21,8 +21,9 @@ demo: install
 	$(BIN)/actseq run $(RUNS)/demo-sounds --preset drumkit --run $(RUNS)/demo
 	$(BIN)/actseq report $(RUNS)/demo
 
+# Two processes with one thread each; the tests of a file stay together, since they share trained runs.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The pages of `explore` and `report` in a headless Chromium: an installed one, or the one that ACTSEQ_CHROMIUM names.
 test-web: install
