@@ -286,7 +286,7 @@ def derived_seed(seed: int, *path: int) -> int:
     """The seed of a further draw: other than that of any neighbouring seed. A path of zeros gives the seed itself."""
     if not any(path):
         return seed
-    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 2)
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0]) >> 2
 
 
 def candidates(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk]:

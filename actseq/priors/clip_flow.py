@@ -492,7 +492,7 @@ class ClipFlow(nn.Module):
     ) -> Iterator[torch.Generator]:
         """Random numbers for the clips in some rows, by default all, from (seed, clip, block); block 0 is no block."""
         for clip in range(request.n) if rows is None else rows:
-            own = int(np.random.SeedSequence([request.seed, clip, block]).generate_state(1, np.uint64)[0] >> 1)
+            own = int(np.random.SeedSequence([request.seed, clip, block]).generate_state(1, np.uint64)[0]) >> 1
             yield torch.Generator(self.likely_lengths.device).manual_seed(own)
 
     def _in_groups(

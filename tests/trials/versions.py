@@ -23,7 +23,7 @@ USE = ["--threads", "1", "--device", "cpu"]
 COMMANDS = [
     ["drumkit", "kit", "--n-per-kind", "10", "--sample-rate", "8000"],
     ["run", "kit", "--preset", "smoke", "--run", "r", *USE],
-    ["generate", "r", "--n", "1", "--seconds", "0.3", "--out", "new", *USE],
+    ["generate", "r", "--n", "2", "--seconds", "0.3", "--out", "new", *USE],
     ["reconstruct", "r", "kit/snare", "--out", "again", *USE],
     ["evaluate", "r", "--n", "2", *USE],
     ["report", "r", "--n", "1", *USE],
