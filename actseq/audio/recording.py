@@ -162,6 +162,6 @@ def named(path: str | Path) -> Iterator[None]:
     try:
         yield
     except AudioError as error:
-        raise AudioError(
-            f"{path}: {error.found}", error.expected, error.action or "replace it, or leave it out"
-        ) from error
+        missing = isinstance(error.__cause__, FileNotFoundError)
+        cure = "name a file that exists" if missing else "replace it, or leave it out"
+        raise AudioError(f"{path}: {error.found}", error.expected, error.action or cure) from error

@@ -105,10 +105,8 @@ class ClipWriter:
             reporter: receives progress, and a warning for each clip that was turned down.
         """
         make_folder(self.targets[0].sound.parent)
-        if seconds is None:
-            reporter.begin("generate", self.common["of"], unit="clips")
-        else:
-            reporter.begin("generate", round(self.common["of"] * seconds), unit="seconds of sound")
+        total = self.common["of"] if seconds is None else round(self.common["of"] * seconds)
+        reporter.begin("generate", total, unit="clips" if seconds is None else "seconds of sound")
         growing: dict[int, tuple[ExitStack, audio.Writer, int]] = {}
         made: dict[int, Result] = {}
         done = 0
@@ -126,7 +124,12 @@ class ClipWriter:
                 warn_of_gain(writer.path, writer.through_gain, reporter)
                 made[piece.clip] = self._describe(piece, writer, growing.pop(piece.clip)[2])
                 write_json(self.targets[piece.clip].about, made[piece.clip])
-            reporter.advance(len(made) if seconds is None else done // self.sample_rate)
+            finished = len(made) if seconds is None else done // self.sample_rate
+            if finished > total:
+                # The sound that is continued counts too.
+                total = finished
+                reporter.resize(total)
+            reporter.advance(finished)
         reporter.end()
         return [made[i] for i in sorted(made)]
 

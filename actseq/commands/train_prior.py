@@ -23,7 +23,8 @@ from actseq.priors.base import KeepsLengths, KeepsSummaries
 from actseq.priors.end_calibration import calibrate
 from actseq.priors.labels import LabelledPrior
 from actseq.progress import Reporter
-from actseq.storage.artifacts import save_tensors, write_artifact
+from actseq.storage import hashes
+from actseq.storage.artifacts import read_json, save_tensors, write_artifact
 from actseq.storage.run_folder import RunFolder
 from actseq.training.conduct import Budget, Conduct
 from actseq.training.loop import resolve_device, train
@@ -74,6 +75,8 @@ def train_prior(
     sections = {key: config.model_dump(mode="json")[key] for key in ("prior", "train_prior")} | {"seed": seed}
     compute.use_threads()
     with opened.lock(folder):
+        if not more:
+            _forget_stale(folder, inputs["autoencoder"], reporter)
         if not begin_training(opened, "prior", folder, sections | inputs, reporter, more=more):
             opened.seal(folder)
             return _result(opened, name)
@@ -162,6 +165,16 @@ def _compare_with_baseline(model: LabelledPrior[Any], latents: LatentSequences, 
             f"the prior is behind a simple baseline: {found['prior']:.3g} bits per dimension on held-out clips, and a "
             f"linear prediction from the last frame has {found['var1']:.3g}; more time (--more) or more sound may help"
         )
+
+
+def _forget_stale(folder: Path, autoencoder: str, reporter: Reporter) -> None:
+    """Delete a prior that belongs to an autoencoder which the run no longer has: nothing can use it."""
+    plan = folder / "settings.json"
+    if plan.is_file() and read_json(plan).get("autoencoder") != autoencoder:
+        reporter.say(f"prior {folder.name} was made for another autoencoder: it is trained again")
+        hashes.forget(folder / hashes.LIST)
+        for path in folder.glob("[!.]*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _require_fitting(run: RunFolder, config: Config) -> None:

@@ -8,6 +8,8 @@ RISES = 3
 """So many validations without a better one show that a model learns by heart, if its training loss still falls."""
 WORSE = 0.02
 """A held-out figure has risen if it is worse by this fraction of all that was gained."""
+FEW_STEPS = 200
+"""So few steps make no usable model of real sounds; presets have thousands."""
 LATE = 0.1
 """More time helps if the second half of a training brought this fraction of all that was gained."""
 
@@ -52,6 +54,8 @@ def outlook(rows: Sequence[Mapping[str, str]], monitor: str, first: float | None
     best_step, best = min(held_out, key=lambda row: row[1])
     last_step = held_out[-1][0]
     gained = start - best
+    if gained <= 0 and last_step < FEW_STEPS:
+        return f"{last_step} steps are too few for a usable result: more time is needed (--more)"
     if gained <= 0:
         return f"the held-out {monitor} is no better than before the training: look at the settings and the sounds"
     if best_step < 0.7 * last_step and held_out[-1][1] - best > WORSE * gained:

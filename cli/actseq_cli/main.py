@@ -164,7 +164,7 @@ def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
         if isinstance(item, float):
             item = f"{item:.4g}"
         elif isinstance(item, list):
-            item = ", ".join(map(str, item))
+            item = ", ".join(map(str, item)) or "none"
         lines.append(f"{indent}{key}: {item}")
     return lines
 
@@ -209,7 +209,7 @@ def run(
         *([f"prior: {_figures(result.prior['figures'])}"] if result.prior else []),
         *([f"verdict: {result.verdict}"] if result.verdict else []),
         *([f"vocoder: {result.vocoder['choice']['reason']}"] if result.vocoder else []),
-        _next(result.run, result.latents is not None, f"generate {quote(result.run)} --n 10"),
+        _next(result.run, result.latents is not None, f"report {quote(result.run)}"),
     )
 
 

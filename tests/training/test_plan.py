@@ -94,7 +94,8 @@ def test_learning_by_heart_is_named() -> None:
         ([1.0, 0.8, 0.6, 0.5, 0.4, 0.3], "more time would help (--more)"),
         ([1.0, 0.4, 0.31, 0.305, 0.302, 0.3], "more time would change little"),
         ([1.0, 0.4, 0.5, 0.6, 0.7, 0.8], "more sound would help, more time would not"),
-        ([2.5, 2.4, 2.6], "is no better than before the training"),
+        ([2.5, 2.4, 2.6], "30 steps are too few for a usable result"),
+        ([2.5] * 30, "is no better than before the training"),
     ],
 )
 def test_the_outlook_follows_the_held_out_figure(held_out: list[float], words: str) -> None:
