@@ -23,7 +23,7 @@ const actseqPlayers = (() => {
     time.className = "time";
     const slider = document.createElement("input");
     slider.type = "range";
-    Object.assign(slider, { min: 0, max: 1000, step: 1, value: 0, className: "position" });
+    Object.assign(slider, { min: 0, max: 1000, step: 20, value: 0, className: "position" });
     slider.setAttribute("aria-label", "Position in " + name);
 
     const controls = document.createElement("div");

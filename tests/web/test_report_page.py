@@ -80,10 +80,10 @@ def test_a_sound_is_found_played_and_searched_by_keyboard(page: Any) -> None:
     page.locator(".play").nth(1).press("Enter")
     slider = page.locator(".position").nth(1)
     page.evaluate("document.querySelectorAll('audio')[1].currentTime = 0")
-    for _ in range(5):
+    for _ in range(10):
         slider.press("ArrowRight")
     assert page.evaluate("document.querySelectorAll('audio')[1].currentTime") > 0
-    assert slider.get_attribute("aria-valuetext") != "0.00 s"
+    page.wait_for_function("document.querySelectorAll('.position')[1].getAttribute('aria-valuetext') != '0.00 s'")
 
 
 def test_everything_that_can_be_pressed_has_a_name(page: Any) -> None:
