@@ -85,8 +85,12 @@ function put(slot) {
 }
 
 const compare = guarded(async () => {
+  // A dot that is still loading must not be played over the comparison.
+  const asked = {};
+  heardLast = asked;
   await sound.wake();
   const both = await Promise.all([buffer(slots.a), buffer(slots.b)]);
+  if (heardLast !== asked) return;
   let heard = 0;
   const show = () => say(`You hear ${heard ? "B" : "A"}: ${nameOf(heard ? slots.b : slots.a)}. Switch with the key X.`);
   const change = sound.compare(...both, () => {
