@@ -2,8 +2,9 @@
 
 A long sequence is made window after window. A summary tells the first window what to be like, see
 `actseq.priors.summaries`. An outline goes on from there: each later window follows the summary of the training window
-that comes next in the same recording. At the end of the recording, and after a prompt, the outline goes on behind a
-training window that is like the last one that was made. So what lasts longer than a window changes as in the corpus.
+that comes next in the same recording. At the end of the recording the outline goes on behind an earlier window of it
+that is like its last, so it does not jump from one recording to another. After a prompt it begins behind a training
+window that is like what is continued. So what lasts longer than a window changes as in the corpus.
 
 Source: Khandelwal et al., Generalization through Memorization (2020), for the nearest stored example as the guide.
 """
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 N_NEAREST = 4
-"""Where an outline goes on elsewhere, it does so behind one of this many most similar windows."""
+"""Where an outline goes on elsewhere, it goes on behind one of this many most similar windows."""
 
 
 class Outline(nn.Module):
@@ -72,11 +73,15 @@ class Outline(nn.Module):
 
         Args:
             place: number of the other window.
-            label: row of the label table of what follows, 0 for no label.
+            label: row of the label table of what follows a recording of a single window, 0 for no label.
             share: see `behind`.
         """
         following = int(self.next[place])
-        return following if following >= 0 else self.behind(self.kept[place], label, share)
+        if following >= 0:
+            return following
+        first = self._first_of(place)
+        recording = torch.arange(first, place, device=self.next.device)
+        return self._behind(self.kept[place], recording, share) if first < place else self.begin(label, share)
 
     def behind(self, made: Float[Tensor, " size"], label: int, share: float) -> int:
         """The window that follows one of those that are most like what was made.
@@ -88,10 +93,17 @@ class Outline(nn.Module):
         """
         own = self._of(label)
         led = own[self.next[own] >= 0]
-        if not len(led):
-            return self.begin(label, share)
+        return self._behind(made, led, share) if len(led) else self.begin(label, share)
+
+    def _behind(self, made: Float[Tensor, " size"], led: Int[Tensor, " some"], share: float) -> int:
         nearest = (self.kept[led] - made).square().sum(1).argsort(stable=True)[:N_NEAREST]
         return int(self.next[led[nearest[min(int(share * len(nearest)), len(nearest) - 1)]]])
+
+    def _first_of(self, place: int) -> int:
+        """The first window of the recording that a window belongs to."""
+        while place > 0 and int(self.next[place - 1]) == place:
+            place -= 1
+        return place
 
     def _of(self, label: int) -> Int[Tensor, " own"]:
         own = (self.labels == label if label else self.labels >= 0).nonzero()[:, 0]

@@ -39,10 +39,15 @@ def test_windows_follow_each_other_as_in_their_recording() -> None:
     assert course(outline(), 2, 3) == [5, 6, 7]
 
 
-def test_a_recording_that_ends_goes_on_behind_a_similar_window_of_its_label() -> None:
-    # Of the windows of label 1 that have a next one, that with 1 is nearest to 2.
+def test_a_recording_that_ends_goes_on_behind_a_similar_window_of_its_own() -> None:
+    # Of the windows before the last, that with 1 is nearest to it, then that with 0.
     assert course(outline(), 1, 4) == [0, 1, 2, 2]
-    assert course(outline(), 1, 4, share=0.99)[-1] in (1, 2, 11)
+    assert course(outline(), 1, 4, share=0.99)[-1] == 11, "it begins in the other recording and stays in it"
+    assert set(course(outline(), 2, 40)) == {5, 6, 7}
+    assert course(outline(), 2, 4, share=0.99) == [20, 20, 20, 20], "a recording of a single window"
+
+
+def test_what_is_continued_may_be_like_any_recording_of_the_label() -> None:
     assert float(outline().kept[outline().behind(torch.tensor([9.0, -9.0]), 1, 0.0), 0]) == 11
     assert float(outline().kept[outline().behind(torch.tensor([9.0, -9.0]), 2, 0.0), 0]) == 7
 
