@@ -23,7 +23,8 @@ from actseq.arrays import Waveform
 from actseq.config import CorpusConfig
 from actseq.errors import AudioError, named_after
 from actseq.progress import Reporter
-from actseq.storage.store import Pieces, SequenceStore, StoreWriter, group_shards
+from actseq.storage.shards import Pieces
+from actseq.storage.store import SequenceStore, StoreWriter, group_shards
 
 SPLITS = ("train", "validation", "test")
 FEW_FILES = 10

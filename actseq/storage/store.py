@@ -1,4 +1,4 @@
-"""SequenceStore: variable-length sequences of one dtype with one record each, memory-mapped.
+"""SequenceStore: variable-length sequences of one dtype with one record each, read in parts.
 
 On disk: `shard-00000.safetensors …` and `manifest.jsonl` with one line per sequence. A shard is written under a
 temporary name, synced and renamed; then its lines are appended in one write under a lock. A sequence without a line
@@ -12,26 +12,24 @@ import csv
 import hashlib
 import io
 import json
-import math
 import os
-import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from actseq.errors import ArtifactError, named_after
 from actseq.storage import hashes
-from actseq.storage.files import locked, read_whole, regular, write_whole
+from actseq.storage.files import locked, read_whole, write_whole
+from actseq.storage.shards import DTYPES, Array, Pieces, Shard, shard_bytes
 
 MANIFEST = "manifest.jsonl"
-_DTYPES = {"int16": "I16", "float16": "F16", "float32": "F32", "float64": "F64", "int32": "I32", "int64": "I64"}
-"""Types of sequences, and their names in a shard."""
-Array = NDArray[Any]
+MOST_OPEN = 64
+"""Shards of a store that are open at a time: a process may not have many more files open on some systems."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +60,6 @@ class Record:
     def length(self) -> int:
         """Items along the first axis."""
         return self.shape[0]
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """A sequence that is stored piece by piece, so that it need not fit into memory.
-
-    Attributes:
-        shape: shape of the whole.
-        dtype: type of its values.
-        read: gives the pieces, which follow each other along the first axis.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    read: Callable[[], Iterable[Array]]
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the whole in bytes."""
-        return math.prod(self.shape) * self.dtype.itemsize
 
 
 def write_file(path: Path, content: bytes | Iterable[bytes]) -> None:
@@ -154,7 +132,7 @@ class StoreWriter:
         if len(tensors) != len(items):
             raise ArtifactError(f"shard {shard} was given two sequences of the same key", "unique keys")
         digests: dict[str, str] = {}
-        write_file(shard_path(self.folder, shard), _shard_bytes(tensors, digests))
+        write_file(shard_path(self.folder, shard), shard_bytes(tensors, digests))
         lines = []
         for position, (key, array, extra) in enumerate(items):
             line = {
@@ -174,35 +152,6 @@ class StoreWriter:
             file.write("".join(line + "\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())
-
-
-def _shard_bytes(tensors: Mapping[str, Array | Pieces], digests: dict[str, str]) -> Iterator[bytes]:
-    """The file that safetensors makes of sequences of one type, piece by piece; their hashes are added to `digests`.
-
-    Source: the format of safetensors: the length of the header in 8 bytes, the header, the values in order of name.
-    """
-    header, at = {}, 0
-    for name in sorted(tensors):
-        size = tensors[name].nbytes
-        header[name] = {
-            "dtype": _DTYPES[str(tensors[name].dtype)],
-            "shape": list(tensors[name].shape),
-            "data_offsets": [at, at + size],
-        }
-        at += size
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    yield struct.pack("<Q", len(text)) + text
-    for name in header:
-        given, found, size = tensors[name], hashlib.sha256(), 0
-        for piece in given.read() if isinstance(given, Pieces) else [given]:
-            content = np.ascontiguousarray(piece).tobytes()
-            found.update(content)
-            size += len(content)
-            yield content
-        if size != given.nbytes:
-            raise ValueError(f"{name} has {size} bytes, expected {given.nbytes}")
-        digests[name] = found.hexdigest()
 
 
 class SequenceStore:
@@ -226,7 +175,10 @@ class SequenceStore:
                     f"{shard_path(folder, shard)} is missing though the manifest names it",
                     action=f"delete {folder} and run the stage again",
                 )
-        self._open: dict[int, Any] = {}
+        self._shards: dict[int, Shard] = {}
+        # The shards that are open, the one that was read last at the end.
+        self._open: dict[int, Shard] = {}
+        self._reading = threading.Lock()
         self._in_shard: dict[int, list[Record]] = {}
         for record in self.records:
             self._in_shard.setdefault(record.shard, []).append(record)
@@ -239,39 +191,56 @@ class SequenceStore:
             yield record, self.read(i)
 
     def read(self, index: int, start: int = 0, stop: int | None = None) -> Array:
-        """Items `start` to `stop` of one sequence, copied from the memory map."""
+        """Items `start` to `stop` of one sequence.
+
+        Raises:
+            ArtifactError: the shard is damaged, or not the one that the manifest describes.
+        """
         record = self.records[index]
         stop = record.length if stop is None else min(stop, record.length)
         if start >= stop:
             return np.empty((0, *record.shape[1:]), record.dtype)
-        part = self._shard(record.shard).get_slice(tensor_name(record.key))[start:stop]
-        return np.asarray(part)
+        with self._reading:
+            shard = self._shard(record.shard)
+            try:
+                return shard.read(tensor_name(record.key), start, stop)
+            except (OSError, ValueError) as error:
+                raise self._unreadable(shard.path, error) from None
 
-    def _shard(self, shard: int) -> Any:
-        if shard not in self._open:
-            path = shard_path(self.folder, shard)
-            file = self._opened(shard)
-            status = path.stat()
-            identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, self._contents(shard))
-            if identity not in _CHECKED:
-                for record in self._in_shard[shard]:
-                    if difference := _difference(file, record):
-                        raise ArtifactError(
-                            f"{path} cannot be used: {record.key} {difference}",
-                            action=f"copy the run again, or delete {self.folder} and run its stage again",
-                        )
-                _CHECKED.add(identity)
-            self._open[shard] = file
-        return self._open[shard]
+    def _shard(self, number: int) -> Shard:
+        """A shard that has been compared with the manifest, and is now the one that was read last."""
+        if number not in self._shards:
+            self._shards[number] = self._compared(number)
+        shard = self._open.pop(number, None)
+        if shard is None:
+            shard = self._shards[number]
+            if len(self._open) >= MOST_OPEN:
+                self._open.pop(next(iter(self._open))).close()
+        self._open[number] = shard
+        return shard
 
-    def _opened(self, shard: int) -> Any:
-        path = regular(shard_path(self.folder, shard))
+    def _compared(self, number: int) -> Shard:
+        shard = self._opened(number)
+        identity = (*shard.identity, self._contents(number))
+        if identity not in _CHECKED:
+            for record in self._in_shard[number]:
+                if difference := _difference(shard, record):
+                    raise ArtifactError(
+                        f"{shard.path} cannot be used: {record.key} {difference}",
+                        action=f"copy the run again, or delete {self.folder} and run its stage again",
+                    )
+            _CHECKED.add(identity)
+        return shard
+
+    def _opened(self, number: int) -> Shard:
+        path = shard_path(self.folder, number)
         try:
-            return safe_open(path, framework="numpy")
-        except (SafetensorError, OSError) as error:
-            raise ArtifactError(
-                f"{path} cannot be read ({error})", action=f"delete {self.folder} and run the stage again"
-            ) from None
+            return Shard(path)
+        except (OSError, ValueError) as error:
+            raise self._unreadable(path, error) from None
+
+    def _unreadable(self, path: Path, error: Exception) -> ArtifactError:
+        return ArtifactError(f"{path} cannot be read ({error})", action=f"delete {self.folder} and run the stage again")
 
     def _contents(self, shard: int) -> str:
         """Hash of what the manifest says about a shard."""
@@ -305,25 +274,20 @@ class SequenceStore:
 
 _CHECKED: set[tuple[object, ...]] = set()
 """Shards that this process has compared with their manifest, by what identifies a file."""
-_BLOCK = 1 << 20
-"""Items of a sequence that are hashed at a time."""
 
 
-def _difference(file: Any, record: Record) -> str:
-    """How a sequence in an open shard differs from its record; empty if it does not."""
-    found = hashlib.sha256()
+def _difference(shard: Shard, record: Record) -> str:
+    """How a sequence in a shard differs from its record; empty if it does not."""
+    name = tensor_name(record.key)
     try:
-        part = file.get_slice(tensor_name(record.key))
-        if tuple(part.get_shape()) != record.shape:
+        if shard.shape(name) != record.shape:
             return "has another shape"
-        for start in range(0, record.length, _BLOCK):
-            block = np.ascontiguousarray(part[start : min(start + _BLOCK, record.length)])
-            if str(block.dtype) != record.dtype:
-                return "has values of another type"
-            found.update(block.data)
-    except (SafetensorError, OSError, ValueError) as error:
+        if shard.dtype(name) != record.dtype:
+            return "has values of another type"
+        found = shard.sha256(name)
+    except (OSError, ValueError) as error:
         return f"cannot be read ({error})"
-    return "" if found.hexdigest() == record.sha256 else "is not what was written: its content has changed"
+    return "" if found == record.sha256 else "is not what was written: its content has changed"
 
 
 def _lines(path: Path) -> list[bytes]:
@@ -361,7 +325,7 @@ def _check_record(record: Record) -> None:
         all(type(number) is int and 0 <= number < 2**48 for number in numbers)
         and record.position < record.of
         and len(record.shape) >= 1
-        and record.dtype in _DTYPES
+        and record.dtype in DTYPES
         and all(isinstance(text, str) for text in (record.key, record.sha256))
     )
     if not right:

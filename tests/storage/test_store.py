@@ -1,6 +1,7 @@
 """The store: what was written comes back, what was not committed does not exist, what is damaged is named."""
 
 import errno
+import gc
 import hashlib
 import itertools
 import json
@@ -15,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actseq.errors import ArtifactError
-from actseq.storage.store import MANIFEST, Pieces, SequenceStore, StoreWriter, group_shards, shard_path, write_file
+from actseq.storage import store as store_module
+from actseq.storage.shards import Pieces
+from actseq.storage.store import MANIFEST, SequenceStore, StoreWriter, group_shards, shard_path, write_file
 
 Item = tuple[str, np.ndarray, dict[str, object]]
 
@@ -203,6 +206,98 @@ def test_a_shard_cut_short_is_named(tmp_path: Path, share: float) -> None:
     with pytest.raises(ArtifactError, match=r"shard-00001\.safetensors cannot be read"):
         store.read(3)
     assert len(store.verify()) == 1
+
+
+def test_a_shard_that_is_cut_short_while_it_is_read_is_named(tmp_path: Path) -> None:
+    fill(tmp_path)
+    store = SequenceStore(tmp_path)
+    store.read(3)
+    with shard_path(tmp_path, 1).open("r+b") as file:
+        file.truncate(400)
+    with pytest.raises(ArtifactError, match=r"shard-00001\.safetensors cannot be read \(the file is cut short\)"):
+        store.read(5)
+
+
+def test_a_shard_that_is_replaced_while_it_is_closed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "MOST_OPEN", 1)
+    fill(tmp_path)
+    store = SequenceStore(tmp_path)
+    store.read(0)
+    store.read(3)
+    StoreWriter(tmp_path / "other").write_shard(0, items(5))
+    shard_path(tmp_path / "other", 0).replace(shard_path(tmp_path, 0))
+    with pytest.raises(ArtifactError, match=r"shard-00000\.safetensors cannot be read \(the file was replaced\)"):
+        store.read(0)
+
+
+@pytest.mark.parametrize("has_preadv", [True, False])
+def test_a_store_of_many_shards_keeps_few_files_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_preadv: bool
+) -> None:
+    if not has_preadv:
+        monkeypatch.delattr(os, "preadv")
+    monkeypatch.setattr(store_module, "MOST_OPEN", 3)
+    fill(tmp_path, 8)
+    store = SequenceStore(tmp_path)
+    descriptors = Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir())) if descriptors.is_dir() else None
+    order = np.random.default_rng(0).integers(0, 24, 200)
+    for index in order:
+        np.testing.assert_array_equal(store.read(int(index)), items(int(index) // 3)[int(index) % 3][1])
+    if before is not None:
+        assert len(list(descriptors.iterdir())) <= before + 3
+        del store
+        gc.collect()
+        assert len(list(descriptors.iterdir())) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="memory is measured on Linux")
+def test_a_store_that_was_read_takes_no_memory(tmp_path: Path) -> None:
+    one = np.zeros(2**23, np.int16)
+    for shard in range(6):
+        StoreWriter(tmp_path).write_shard(shard, [(f"{shard}", one, {})])
+
+    def resident() -> int:
+        [line] = [one for one in Path("/proc/self/smaps_rollup").read_text().splitlines() if one.startswith("Rss:")]
+        return int(line.split()[1]) * 1024
+
+    del one
+    store = SequenceStore(tmp_path)
+    before = resident()
+    for index in range(6):
+        for start in range(0, 2**23, 2**18):
+            store.read(index, start, start + 2**18)
+    assert resident() - before < 16 * 2**20, "96 MB were read"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"",
+        b"[]",
+        b"[" * 100_000,
+        b'{"0/0": 3}',
+        b'{"0/0": {"dtype": "F32", "shape": [9, 2], "data_offsets": [0, 9999999999]}}',
+        b'{"0/0": {"dtype": "F32", "shape": [99999999999, 2], "data_offsets": [0, 80]}}',
+        b'{"0/0": {"dtype": "F32", "shape": ["a"], "data_offsets": [0, 80]}}',
+        b'{"0/0": {"dtype": ["F32"], "shape": [], "data_offsets": [0, 0]}}',
+        b'{"0/0": {"dtype": "F32", "shape": [-1, -1], "data_offsets": [-8, -4]}}',
+        b'{"0/0": {"dtype": "XYZ", "shape": [9, 2], "data_offsets": [0, 72]}}',
+    ],
+)
+def test_a_strange_header_of_a_shard_is_named(tmp_path: Path, header: bytes) -> None:
+    fill(tmp_path, 1)
+    shard_path(tmp_path, 0).write_bytes(len(header).to_bytes(8, "little") + header + bytes(200))
+    with pytest.raises(ArtifactError, match=r"shard-00000\.safetensors cannot be (read|used)"):
+        SequenceStore(tmp_path).read(0)
+    assert SequenceStore(tmp_path).verify()
+
+
+def test_a_header_of_a_shard_that_is_longer_than_the_file_is_not_read(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    shard_path(tmp_path, 0).write_bytes((2**63).to_bytes(8, "little") + b"{}")
+    with pytest.raises(ArtifactError, match="header does not fit into the file"):
+        SequenceStore(tmp_path).read(0)
 
 
 def test_verify_finds_a_flipped_byte(tmp_path: Path) -> None:
