@@ -64,7 +64,8 @@ def outlook(rows: Sequence[Mapping[str, str]], monitor: str, first: float | None
             f"{last_step} and rose afterwards"
         )
     half = min((value for step, value in held_out if step <= last_step / 2), default=start)
-    late = (half - best) / gained
+    # The weight of a regulariser grows at first, and the figure may grow with it.
+    late = (half - best) / (max(start, *(value for _, value in held_out)) - best)
     if late > LATE:
         return f"more time would help (--more): {late:.0%} of what was learned came in the second half"
     return f"more time would change little: {late:.0%} of what was learned came in the second half; more sound may help"

@@ -101,3 +101,8 @@ def test_learning_by_heart_is_named() -> None:
 def test_the_outlook_follows_the_held_out_figure(held_out: list[float], words: str) -> None:
     assert words in outlook(rows(held_out, held_out), "loss", 2.0)
     assert outlook(rows(held_out[:1], held_out[:1]), "loss", 2.0) == ""
+
+
+def test_a_figure_that_grows_at_first_is_not_taken_for_the_start() -> None:
+    held_out = [1.30, 1.10, 1.08, 1.07, 1.06, 1.05]
+    assert "12% of what was learned" in outlook(rows(held_out, held_out), "loss", 1.06)
