@@ -1,6 +1,7 @@
 """The loops of `phase`, compiled by numba once and cached on disk. Importing this module imports numba.
 
-Arrays of spectra are (frames, bins), so that a frame is a row.
+The first sound waits for the compilation. So the loops are plain: numba takes seconds to compile a slice that is
+assigned or an expression of arrays. Arrays of spectra are (frames, bins), so that a frame is a row.
 """
 
 import math
@@ -9,6 +10,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 GAUSSIAN = 0.25645
 """Time-frequency ratio γ / n² of the Gaussian window nearest to a Hann window of n samples."""
@@ -35,12 +39,8 @@ def cached_njit(
     return compiled
 
 
-@cached_njit()
-def integrate(magnitude, known, n_fft, hop_length, first_frame, out):  # type: ignore[no-untyped-def]
+def integrate(magnitude: Array, known: Array, n_fft: int, hop_length: int, first_frame: int, out: Array) -> None:
     """Give every bin a phase, going from the loudest to the softest along the gradients that the magnitudes imply.
-
-    The heap is a row of buckets, each a stack of the bins of one level: the bin that is taken is the loudest to within
-    a quarter of a decibel, and adding a bin takes constant time. The grid has a border that is marked as done.
 
     Args:
         magnitude: (frames, bins).
@@ -53,71 +53,116 @@ def integrate(magnitude, known, n_fft, hop_length, first_frame, out):  # type: i
     Source: Průša, Balazs and Søndergaard, A Noniterative Method for Reconstruction of Phase from STFT Magnitude (2017).
     """
     frames, bins = magnitude.shape
-    n_known = known.shape[0]
-    width = bins + 2
-    size = (frames + 2) * width
-    loudest = np.float32(0.0)
-    for t in range(frames):
-        for k in range(bins):
-            loudest = max(loudest, magnitude[t, k])
-    floor = max(np.float32(loudest * TOLERANCE), np.float32(1e-30))
-    log = np.log(np.maximum(magnitude, floor))
-    scale = np.float32(BUCKETS / -math.log(TOLERANCE))
-    loudest_log = math.log(max(loudest, floor))
-
-    # Half the phase advance per frame and per bin, so that the trapezoid rule is a sum; and the level of each bin.
-    along_time, along_frequency = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    level, done = np.zeros(size, np.int16), np.ones(size, np.bool_)
-    count = np.zeros(BUCKETS + 1, np.int64)
+    size = (frames + 2, bins + 2)
+    floor = max(np.float32(float(magnitude.max(initial=0)) * TOLERANCE), np.float32(1e-30))
+    along, level, done = np.zeros((2, *size), np.float32), np.zeros(size, np.int16), np.ones(size, np.bool_)
     ratio = np.float32(hop_length / (GAUSSIAN * n_fft))
+    measure(magnitude, floor, ratio, np.empty_like(magnitude), along, level, done)
+    order = np.flatnonzero(~done)
+    order = order[np.argsort(level.ravel()[order], kind="stable")]
+    phase, links = np.zeros(size), np.empty((2, max(BUCKETS, level.size)), np.int32)
+    links[0, :BUCKETS] = -1
+    turn = 2 * math.pi * hop_length / n_fft
+    spread(along.reshape(2, -1), level.ravel(), order, known, turn, links, phase.ravel(), done.ravel())
+    compose(magnitude, floor, phase, first_frame - len(known), out)
+    out[: len(known)] = known
+
+
+@cached_njit()
+def measure(magnitude, floor, ratio, log, along, level, done):  # type: ignore[no-untyped-def]
+    """Gradients of the phase, and the level of each bin, on a grid whose border is marked as done.
+
+    Args:
+        magnitude: (frames, bins).
+        floor: bins that are not above it have no gradient.
+        ratio: of a hop and the width of the window, in the time-frequency plane.
+        log: (frames, bins); written.
+        along: (2, frames + 2, bins + 2), zeros: half the phase advance per frame and per bin, so that the trapezoid
+            rule is a sum; written.
+        level: (frames + 2, bins + 2): bucket of each bin; written.
+        done: (frames + 2, bins + 2), all true: whether a bin is to have no phase; written.
+    """
+    frames, bins = magnitude.shape
+    loudest = math.log(floor)
     for t in range(frames):
-        before, after = max(t - 1, 0), min(t + 1, frames - 1)
-        row = (t + 1) * width + 1
         for k in range(bins):
-            lower, upper = max(k - 1, 0), min(k + 1, bins - 1)
-            along_time[row + k] = 0.25 * ratio * (log[t, upper] - log[t, lower])
-            along_frequency[row + k] = -0.25 / ratio * (log[after, k] - log[before, k])
+            log[t, k] = math.log(magnitude[t, k] if magnitude[t, k] > floor else floor)
+            if log[t, k] > loudest:
+                loudest = log[t, k]
+    scale = np.float32(BUCKETS / -math.log(TOLERANCE))
+    for t in range(frames):
+        before, after = t - 1 if t > 0 else 0, t + 1 if t < frames - 1 else t
+        for k in range(bins):
+            lower, upper = k - 1 if k > 0 else 0, k + 1 if k < bins - 1 else k
+            along[0, t + 1, k + 1] = 0.25 * ratio * (log[t, upper] - log[t, lower])
+            along[1, t + 1, k + 1] = -0.25 / ratio * (log[after, k] - log[before, k])
             if magnitude[t, k] > floor:
-                level[row + k] = min(BUCKETS - 1, int((loudest_log - log[t, k]) * scale))
-                done[row + k] = False
-                count[level[row + k] + 1] += 1
+                bucket = int((loudest - log[t, k]) * scale)
+                level[t + 1, k + 1] = bucket if bucket < BUCKETS else BUCKETS - 1
+                done[t + 1, k + 1] = False
 
-    # Counting sort by level: the bins to start from when no bin with a phase has a neighbour without one.
-    for b in range(BUCKETS):
-        count[b + 1] += count[b]
-    n_loud = count[BUCKETS]
-    order = np.empty(n_loud, np.int32)
-    for i in range(size):
-        if not done[i]:
-            order[count[level[i]]] = i
-            count[level[i]] += 1
 
-    phase = np.zeros(size, np.float64)
-    head, under = np.full(BUCKETS, -1, np.int32), np.empty(size, np.int32)
+@cached_njit()
+def compose(magnitude, floor, phase, first_frame, out):  # type: ignore[no-untyped-def]
+    """Spectra (frames, bins) of magnitudes and of phases that have a border; the softest bins have random phases."""
+    for t in range(magnitude.shape[0]):
+        for k in range(magnitude.shape[1]):
+            if magnitude[t, k] > floor:
+                angle = np.float32(phase[t + 1, k + 1] % (2 * math.pi))
+            else:
+                # A hash of frame and bin: the same noise whatever block contains the frame.
+                mixed = np.uint64(first_frame + t) * np.uint64(0x9E3779B97F4A7C15)
+                mixed += np.uint64(k) * np.uint64(0xC2B2AE3D27D4EB4F)
+                mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+                angle = np.float32(2 * math.pi / 16777216 * (mixed >> np.uint64(40)))
+            out[t, k] = complex(magnitude[t, k] * math.cos(angle), magnitude[t, k] * math.sin(angle))
+
+
+@cached_njit()
+def spread(along, level, order, known, turn, links, phase, done):  # type: ignore[no-untyped-def]
+    """Spread phases over a grid, from the known frames, else from the loudest bin that has none.
+
+    The heap is a row of buckets, each a stack of the bins of one level: the bin that is taken is the loudest to within
+    a quarter of a decibel, and adding a bin takes constant time. The grid is flat; its rows have a border.
+
+    Args:
+        along: (2, grid), half the phase advance per frame and per bin.
+        level: (grid,), bucket of each bin.
+        order: bins that are to have a phase, from the loudest to the softest.
+        known: (n, bins), spectra of the first n frames.
+        turn: radians by which bin 1 advances in a hop.
+        links: the top of each stack, −1 where it is empty, and (grid,) the bin under each bin; written.
+        phase: (grid,), radians; written.
+        done: (grid,), whether a bin has its phase, or is to have none; written.
+    """
+    top, under = links[0], links[1]
+    width = known.shape[1] + 2
     lowest = BUCKETS
-    for t in range(n_known):
-        for k in range(bins):
+    for t in range(known.shape[0]):
+        for k in range(known.shape[1]):
             i = (t + 1) * width + 1 + k
             if not done[i]:
                 done[i] = True
                 phase[i] = math.atan2(known[t, k].imag, known[t, k].real)
-                under[i], head[level[i]] = head[level[i]], i
-                lowest = min(lowest, level[i])
-    turn = 2 * math.pi * hop_length / n_fft
-    for start in range(-1, n_loud):
+                under[i] = top[level[i]]
+                top[level[i]] = i
+                if level[i] < lowest:
+                    lowest = level[i]
+    for start in range(-1, order.shape[0]):
         if start >= 0:
             i = order[start]
             if done[i]:
                 continue
             done[i] = True
             lowest = level[i]
-            under[i], head[lowest] = head[lowest], i
+            under[i] = top[lowest]
+            top[lowest] = i
         while lowest < BUCKETS:
-            i = head[lowest]
+            i = top[lowest]
             if i < 0:
                 lowest += 1
                 continue
-            head[lowest] = under[i]
+            top[lowest] = under[i]
             advance = turn * (i % width - 1)
             for side in range(4):
                 if side == 0:
@@ -131,27 +176,13 @@ def integrate(magnitude, known, n_fft, hop_length, first_frame, out):  # type: i
                 if done[j]:
                     continue
                 done[j] = True
-                if side < 2:
-                    step = along_time[i] + along_time[j] + advance
-                else:
-                    step = along_frequency[i] + along_frequency[j] - math.pi
+                step = along[0, i] + along[0, j] + advance if side < 2 else along[1, i] + along[1, j] - math.pi
                 phase[j] = phase[i] + step if side % 2 == 0 else phase[i] - step
                 b = level[j]
-                under[j], head[b] = head[b], j
-                lowest = min(lowest, b)
-
-    out[:n_known] = known
-    for t in range(n_known, frames):
-        for k in range(bins):
-            if magnitude[t, k] > floor:
-                angle = np.float32(phase[(t + 1) * width + 1 + k] % (2 * math.pi))
-            else:
-                # A hash of frame and bin: the same noise whatever block contains the frame.
-                mixed = np.uint64(first_frame + t - n_known) * np.uint64(0x9E3779B97F4A7C15)
-                mixed += np.uint64(k) * np.uint64(0xC2B2AE3D27D4EB4F)
-                mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
-                angle = np.float32(2 * math.pi / 16777216 * (mixed >> np.uint64(40)))
-            out[t, k] = complex(magnitude[t, k] * math.cos(angle), magnitude[t, k] * math.sin(angle))
+                under[j] = top[b]
+                top[b] = j
+                if b < lowest:
+                    lowest = b
 
 
 @cached_njit(error_model="numpy")
@@ -183,7 +214,8 @@ def project(magnitude, n_known, momentum, consistent, previous, spectra):  # typ
 @cached_njit()
 def overlap_add(pieces, window, hop_length, signal):  # type: ignore[no-untyped-def]
     """Add windowed pieces (frames, n_fft) into a signal (samples,); piece t starts at t · hop_length."""
-    signal[:] = 0
+    for i in range(signal.shape[0]):
+        signal[i] = 0
     for t in range(pieces.shape[0]):
         at = t * hop_length
         for i in range(pieces.shape[1]):
@@ -213,14 +245,19 @@ def update_magnitudes(target, first, weight, next_weight, n_updates, x):  # type
     """
     bands, frames = target.shape
     bins = len(first)
+    b, y = np.zeros((bands + 1, FRAMES_AT_A_TIME), np.float32), np.zeros((bands + 1, FRAMES_AT_A_TIME), np.float32)
+    part = np.zeros((bins, FRAMES_AT_A_TIME), np.float32)
     for start in range(0, frames, FRAMES_AT_A_TIME):
         n = min(FRAMES_AT_A_TIME, frames - start)
-        b = np.zeros((bands + 1, n), np.float32)
-        b[:bands] = target[:, start : start + n]
-        part = x[:, start : start + n].copy()
-        y = np.empty((bands + 1, n), np.float32)
+        for t in range(n):
+            for band in range(bands):
+                b[band, t] = target[band, start + t]
+            for k in range(bins):
+                part[k, t] = x[k, start + t]
         for _ in range(n_updates):
-            y[:] = 0
+            for band in range(bands + 1):
+                for t in range(n):
+                    y[band, t] = 0
             for k in range(bins):
                 band, low, high = first[k], weight[k], next_weight[k]
                 for t in range(n):
@@ -234,4 +271,6 @@ def update_magnitudes(target, first, weight, next_weight, n_updates, x):  # type
                     part[k, t] *= (low * b[band, t] + high * b[band + 1, t]) / (
                         low * y[band, t] + high * y[band + 1, t] + np.float32(1e-20)
                     )
-        x[:, start : start + n] = part
+        for k in range(bins):
+            for t in range(n):
+                x[k, start + t] = part[k, t]

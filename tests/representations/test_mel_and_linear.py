@@ -1,5 +1,6 @@
 """Spectral features against librosa, and the way back to a magnitude against linear algebra."""
 
+import warnings
 from pathlib import Path
 
 import librosa
@@ -9,7 +10,7 @@ import torch
 
 from actseq import audio
 from actseq.representations.linear import Linear
-from actseq.representations.mel import Mel
+from actseq.representations.mel import Mel, slaney_filters
 from actseq.vocoders.inversion import MagnitudeInversion
 
 RATE = 8000
@@ -24,6 +25,19 @@ def sound() -> np.ndarray:
 
 def analysed(representation: Mel | Linear, waveform: np.ndarray) -> torch.Tensor:
     return representation.analyse(torch.from_numpy(waveform)[None], torch.tensor([len(waveform)])).values[0]
+
+
+@pytest.mark.parametrize("sample_rate", [8000, 16000, 22050, 44100, 48000])
+@pytest.mark.parametrize(
+    ("n_fft", "n_mels", "f_min"), [(512, 40, 0.0), (1024, 80, 0.0), (2048, 128, 30.0), (1000, 64, 1200.0)]
+)
+def test_the_filters_are_librosas_to_the_byte(sample_rate: int, n_fft: int, n_mels: int, f_min: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some bands are empty
+        expected = librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=f_min)
+    made = slaney_filters(sample_rate, n_fft, n_mels, f_min)
+    assert made.dtype == expected.dtype
+    np.testing.assert_array_equal(made, expected)
 
 
 @pytest.mark.parametrize(("n_fft", "hop", "n_mels"), [(512, 128, 40), (1024, 256, 80), (256, 100, 24)])
