@@ -140,6 +140,69 @@ def test_a_cross_fade_is_told_from_a_morph() -> None:
     assert int(nearest[1]) > 60
 
 
+def test_music_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    music = program("music")
+    music.main(["loops", str(tmp_path), "--loops", "10", "--seconds", "7"])
+    run, settings = str(tmp_path / "run"), [*SETTINGS, "corpus.segment_seconds=0.5", "train_prior.frames=96"]
+    pipeline.run_all(tmp_path / "loops", "smoke", run=run, overrides=settings, compute=Compute("cpu", 1))
+    capsys.readouterr()
+    music.main(["score", run, str(tmp_path), "--clips", "2", "--lengths", "6"])
+    header, real, again, known, new, after = capsys.readouterr().out.splitlines()
+    assert header.endswith("default")
+    assert re.match(r"  real +2 of  6.0 s: beat 0.[6-9]\d, from 0.\d\d; \d bars, next chord right 100%$", real), real
+    assert again.startswith("  reconstructed   ")
+    assert re.fullmatch(r"  chord of .* recognised \d+%; a fit is a correlation of -?\d\.\d\d", known)
+    for text, name in ((new, "from nothing"), (after, "after 6 s of held-out")):
+        wanted = rf"  {name} +2 of  6.0 s: beat -?\d.\d\d \(-?\d.\d\d of real\), .* bars, \d+% fit a chord, next .*"
+        assert re.fullmatch(wanted, text), text
+    (tmp_path / "some").mkdir()
+    for name in ("loop-00.wav", "loop-01.wav"):
+        (tmp_path / "loops" / name).rename(tmp_path / "some" / name)
+    soundfile.write(tmp_path / "some" / "short.wav", sound(0, 3.0, 0), RATE)
+    music.main(["continue", run, str(tmp_path / "some")])
+    *rows, short, total = capsys.readouterr().out.splitlines()[1:]
+    assert len(rows) == 2
+    assert all(re.search(r" lag (0\.99\d|1\.00\d|1\.99\d|2\.00\d) s \(0\.9\d\), continued ", row) for row in rows), rows
+    assert short.endswith("is shorter than 4 s")
+    assert re.fullmatch(r"  the same lag in \d of 2, at 0.7 of its strength in \d", total)
+
+
+def test_loops_have_their_beat_and_chords() -> None:
+    music = program("music")
+    made = list(music.loops(3, 12.0, 0, None))
+    again = list(music.loops(3, 12.0, 0, None))
+    for (clip, first), (same, _) in zip(made, again, strict=True):
+        assert np.array_equal(clip, same)
+        assert music.repetition(clip, music.RATE) > 0.8
+        found = music.bars(clip, music.RATE)
+        assert found.chords == found.true(first)
+        assert all(found.steps)
+        # The bars in reverse: the beat stays, the order of the chords does not.
+        size = round(music.BAR_SECONDS * music.RATE)
+        back = np.concatenate([clip[at : at + size] for at in range(5 * size, -1, -size)])
+        assert music.repetition(back, music.RATE) > 0.8
+        assert sum(music.bars(back, music.RATE).steps) <= 1
+        # Played 10 % slower, the beat is elsewhere.
+        lag, strength = music.strongest(clip, round(music.RATE / 1.1))
+        assert min(abs(lag / (1.1 * beats) - 1) for beats in (1, 2, 1.5)) < 0.01
+        assert strength > 0.8
+        assert music.repetition(clip, round(music.RATE / 1.1)) < 0.5
+    noise = np.random.default_rng(0).standard_normal(12 * music.RATE).astype(np.float32)
+    assert abs(music.repetition(noise, music.RATE)) < 0.2
+    assert music.strongest(noise, music.RATE)[1] < 0.3
+    lengths = [len(clip) for clip, _ in music.loops(2, 3.0, 0, None)]
+    assert lengths == [3 * music.RATE] * 2
+
+
+@pytest.mark.data
+def test_loops_are_played_with_recorded_sounds(data_dir: Path) -> None:
+    music = program("music")
+    for clip, first in music.loops(2, 8.0, 0, data_dir):
+        assert music.repetition(clip, music.RATE) > 0.7
+        found = music.bars(clip, music.RATE)
+        assert found.chords == found.true(first)
+
+
 def test_growth_is_linear_or_not(tmp_path: Path) -> None:
     growth = program("growth")
     for power in (1.0, 2.0):
