@@ -89,7 +89,9 @@ class TrainingConfig(Section):
     minutes: float | None = Field(None, gt=0)
     """Budget in minutes, turned into steps once."""
     batch_size: int = Field(gt=0)
-    """Segments or sequences per step."""
+    """Segments or sequences in a batch."""
+    accumulate: int = Field(1, gt=0)
+    """Batches of a step, whose gradients are averaged. Several processes that train together share them out."""
     learning_rate: float = Field(gt=0)
     """Highest learning rate of AdamW, after the warm-up."""
     final_learning_rate: float = Field(0.0, ge=0)

@@ -20,6 +20,7 @@ from actseq.errors import ConfigError
 from actseq.objectives.autoencoding import Autoencoding
 from actseq.progress import Reporter
 from actseq.representations.base import Representation
+from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore
 from actseq.training.loop import Source
@@ -197,7 +198,8 @@ def prepare_autoencoder_data(
             inputs["clip_samples"] = samples
         what = f"the features of run {run.name}"
         stored = store_features(run.features, corpus, representation, inputs, what, reporter, samples)
-        run.seal(run.features)
+        if here().first:
+            run.seal(run.features)
     reporter.say("statistics of the features")
     # Of the learned clips alone: errors are measured in their standard deviations, outputs are kept in their range.
     features = FeatureBatches(corpus, representation, torch.device("cpu"), targets, stored)

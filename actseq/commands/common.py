@@ -13,6 +13,7 @@ from actseq.config import Config
 from actseq.errors import AudioError, ConfigError
 from actseq.progress import SILENT, Reporter
 from actseq.storage.artifacts import WEIGHTS, Artifact, read_json, same_settings, write_json
+from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.training.conduct import Budget
 
@@ -75,12 +76,21 @@ def begin_training(
 ) -> bool:
     """Start or resume a training: record its settings, or compare them with the recorded ones.
 
+    Of several processes, the first one does it.
+
     Returns:
         False if the training is already finished, and is not to go on with `more`.
 
     Raises:
         ConfigError: the training was started with other settings.
     """
+    processes = here()
+    return processes.share(processes.first and _begun(run, what, folder, settings, reporter, more))
+
+
+def _begun(
+    run: RunFolder, what: str, folder: Path, settings: Mapping[str, Any], reporter: Reporter, more: bool
+) -> bool:
     from actseq import build
 
     plan = folder / "settings.json"
@@ -95,6 +105,7 @@ def begin_training(
         if more:
             return True
         reporter.say(f"{what}: already trained ({folder})")
+        run.seal(folder)
         return False
     write_json(plan, settings)
     return True

@@ -16,6 +16,7 @@ from actseq.data.survey import little
 from actseq.errors import ArtifactError
 from actseq.progress import Reporter
 from actseq.storage.artifacts import content_hash, read_json, write_json
+from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 
 RULES = 3
@@ -29,9 +30,10 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
         ArtifactError: the corpus was made from other files.
         AudioError: the folder has no usable sound.
     """
+    processes = here()
     listing = content_hash(sounds.listing)
     marker = run.corpus / "corpus.json"
-    if marker.is_file():
+    if processes.share(marker.is_file()):
         meta = read_json(marker)
         if meta["listing"] != listing and not sounds.same_as(run.corpus / "scan.csv"):
             raise ArtifactError(
@@ -40,16 +42,20 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
                 + (", or take what actseq made with --include-generated" if sounds.found.n_made else ""),
             )
         reporter.say(f"corpus: already made ({run.corpus})")
-        run.seal(run.corpus)
+        if processes.first:
+            run.seal(run.corpus)
         return str(meta["fingerprint"])
     plan = run.corpus / "plan.json"
     planned = {"listing": listing, "rules": RULES}
-    if plan.is_file() and read_json(plan) != planned:
-        shutil.rmtree(run.corpus)
-    # Written first: the folder is recognised as a run even if the process is killed right after.
-    run.write_config(config, str(sounds.path), None)
-    write_json(plan, planned)
+    if processes.first:
+        if plan.is_file() and read_json(plan) != planned:
+            shutil.rmtree(run.corpus)
+        # Written first: the folder is recognised as a run even if the process is killed right after.
+        run.write_config(config, str(sounds.path), None)
+        write_json(plan, planned)
     scan = build_corpus(sounds, run.corpus, config.corpus, config.seed, reporter)
+    if not processes.first:
+        return processes.share("")
     _report_scan(scan, config.corpus.sample_rate, reporter)
     for names, what in zip(
         sounds.unmatched, ("rows that name no file", "files without a row, labelled by their folder"), strict=True
@@ -90,7 +96,7 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
         reporter.warn(words)
     if missing:
         reporter.warn(f"too few clips to hold any out for {' and '.join(missing)}: memorisation will not be noticed")
-    return found
+    return processes.share(found)
 
 
 def _report_scan(scan: audio.Scan, sample_rate: int, reporter: Reporter) -> None:

@@ -21,8 +21,9 @@ from actseq.inference.loading import load_codec, require_generative, stage_confi
 from actseq.progress import Reporter
 from actseq.storage import hashes
 from actseq.storage.artifacts import begin_store, read_json, write_json
+from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
-from actseq.storage.store import SequenceStore, StoreWriter, group_shards
+from actseq.storage.store import SequenceStore, group_shards, unfinished
 
 
 def extract_latents(
@@ -45,17 +46,20 @@ def extract_latents(
         "corpus": read_json(opened.corpus / "corpus.json")["fingerprint"],
         "latents": section.model_dump(mode="json"),
     }
+    processes = here()
     with opened.lock(opened.latents):
-        _forget_others(opened, inputs["autoencoder"], compute.reporter)
-        done = begin_store(opened.latents, inputs, f"the latents of run {opened.name}")
-        if done is not None:
+        if processes.first:
+            _forget_others(opened, inputs["autoencoder"], compute.reporter)
+        meta = begin_store(opened.latents, inputs, f"the latents of run {opened.name}")
+        if meta is not None:
             compute.reporter.say(f"latents: already extracted ({opened.latents})")
+        else:
+            corpus = Corpus(opened.corpus, config.corpus.level_dbfs)
+            meta = _extract(opened, codec, corpus, section, config.seed, compute.reporter) | {"inputs": inputs}
+            if processes.first:
+                write_json(opened.latents / "latents.json", meta)
+        if processes.first:
             opened.seal(opened.latents)
-            return done | {"run": str(opened.path)}
-        corpus = Corpus(opened.corpus, config.corpus.level_dbfs)
-        meta = _extract(opened, codec, corpus, section, config.seed, compute.reporter) | {"inputs": inputs}
-        write_json(opened.latents / "latents.json", meta)
-        opened.seal(opened.latents)
     return meta | {"run": str(opened.path)}
 
 
@@ -114,10 +118,12 @@ def _extract(
         for f in frames
     ]
     shards = group_shards(sizes)
-    writer = StoreWriter(run.latents)
-    done = writer.committed()
-    seconds = round(sum(one.samples for one in passes) / codec.sample_rate)
-    finished = sum(passes[j].samples for shard in done for j in shards[shard])
+    processes = here()
+    writer, left = unfinished(run.latents, len(shards), processes)
+    mine = set(processes.mine(left))
+    whole = sum(one.samples for one in passes)
+    seconds = round(whole / codec.sample_rate)
+    finished = whole - sum(passes[j].samples for shard in mine for j in shards[shard])
     reporter.begin("latents", seconds, finished // codec.sample_rate, unit="seconds of sound")
     begun, at_start = time.perf_counter(), finished
 
@@ -137,7 +143,7 @@ def _extract(
             advance(stop - start)
 
     for number, members in enumerate(shards):
-        if number in done:
+        if number not in mine:
             continue
         items = []
         for group in in_batches([frames[j] for j in members], BATCH_FRAMES, section.batch_size):
@@ -166,6 +172,7 @@ def _extract(
                 )
         writer.write_shard(number, items)
     reporter.end()
+    processes.wait()
     store = SequenceStore(run.latents)
     return {
         "latent_dim": codec.autoencoder.latent_dim,

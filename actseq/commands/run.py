@@ -22,6 +22,7 @@ from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.progress import Reporter
 from actseq.storage.artifacts import same_settings
+from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.training.conduct import Budget
 
@@ -97,6 +98,8 @@ def run_all(
     else:
         prior = train_prior(made, name=config.generate.prior or "default", compute=compute, budget=budget)
     trained = train_vocoder(made, compute=compute) if vocoder else None
+    if not here().first:
+        return RunResult(made, config.preset, first, latents, prior, trained)
     loaded = LoadedRun.open(made, device=compute.device, need_prior=True)
     corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
     compute.reporter.say("generating some clips, to see what they are like")

@@ -22,6 +22,7 @@ from actseq.commands.previews import few_active, watch_autoencoder
 from actseq.config import Config
 from actseq.errors import ArtifactError, ConfigError
 from actseq.storage.artifacts import same_settings, write_artifact
+from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_table
 from actseq.training import learning_rate
@@ -83,11 +84,12 @@ def train_configured(folder: Path, config: Config, run: str | None, compute: Com
     asked = request_autoencoder(folder, config, run, compute)
     made, config, reporter = asked.run, asked.config, compute.reporter
     compute.use_threads()
+    processes = here()
     with made.lock(made.path):
         corpus_fingerprint = make_corpus(made, asked.sounds, config, reporter)
-        if not asked.begun and made.read_config() != config:
+        if processes.first and not asked.begun and made.read_config() != config:
             made.write_config(config, str(folder), corpus_fingerprint)
-        finished = is_trained(made.autoencoder, reporter)
+        finished = processes.share(is_trained(made.autoencoder, reporter))
         if finished and made.trained_autoencoder.meta["inputs"]["corpus"] != corpus_fingerprint:
             raise ArtifactError(
                 f"the autoencoder of run {made.name} was trained on another corpus",
@@ -99,7 +101,8 @@ def train_configured(folder: Path, config: Config, run: str | None, compute: Com
             reporter.say(f"autoencoder: already trained ({made.autoencoder})")
         else:
             _train(asked, corpus_fingerprint, compute, budget)
-        made.seal(made.autoencoder)
+        if processes.first:
+            made.seal(made.autoencoder)
     keys = ("figures", "total_steps", "n_parameters", "latent_rate", "generative")
     # The run has read its autoencoder, which may be another one now.
     return trained_result(made, "autoencoder", RunFolder(made.path).trained_autoencoder, *keys)
@@ -238,10 +241,14 @@ def _train(asked: AutoencoderRequest, corpus_fingerprint: str, compute: Compute,
             seed=config.seed,
             conduct=Conduct(asked.device, reporter, budget, watch, compute.events),
         )
+        if not here().first:
+            return
         if budget.more is not None and not won(run.autoencoder, outcome, "autoencoder", reporter):
             return
         model.cpu().load_state_dict(outcome.tensors)
         figures, steps, best = outcome.figures, outcome.total_steps, outcome.best_step
+    elif not here().first:
+        return
     if model.generative:
         model.eval().calibrate(data.features)
     states = {"autoencoder": model.state_dict()}

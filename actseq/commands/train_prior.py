@@ -25,6 +25,7 @@ from actseq.priors.labels import LabelledPrior
 from actseq.progress import Reporter
 from actseq.storage import hashes
 from actseq.storage.artifacts import read_json, save_tensors, write_artifact
+from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.training.conduct import Budget, Conduct
 from actseq.training.loop import resolve_device, train
@@ -75,10 +76,9 @@ def train_prior(
     sections = {key: config.model_dump(mode="json")[key] for key in ("prior", "train_prior")} | {"seed": seed}
     compute.use_threads()
     with opened.lock(folder):
-        if not more:
+        if not more and here().first:
             _forget_stale(folder, inputs["autoencoder"], reporter)
         if not begin_training(opened, "prior", folder, sections | inputs, reporter, more=more):
-            opened.seal(folder)
             return _result(opened, name)
         section = config.train_prior
         labels, statistics = latents.labels, latents.statistics()
@@ -117,7 +117,8 @@ def train_prior(
             ),
         )
         if more and not won(folder, outcome, f"prior {name}", reporter):
-            opened.seal(folder)
+            if here().first:
+                opened.seal(folder)
             return _result(opened, name)
         model.load_state_dict(outcome.tensors)
         if calibrate(model.eval(), *latents.known_lengths(labels), seed):
@@ -126,32 +127,35 @@ def train_prior(
         n_parameters = build.n_parameters(model)
         decoder: dict[str, str] = {}
         if section.decoder is not None:
-            if more:
+            if more and here().first:
                 # The decoder was tuned on what the old prior makes.
                 shutil.rmtree(folder / "decoder", ignore_errors=True)
             trained_prior = TrainedPrior(model, latents, outcome.total_steps, seed, folder)
             tuned = tune_decoder(opened, config, trained_prior, compute, budget)
-            decoder["decoder_sha256"] = save_tensors(folder / DECODER, tuned)
-        write_artifact(
-            folder,
-            {f"prior.{key}": value for key, value in model.state_dict().items()},
-            {
-                "kind": "prior",
-                "config": config.model_dump(mode="json"),
-                "seed": seed,
-                "inputs": inputs,
-                "labels": labels,
-                "latent_dim": latents.latent_dim,
-                "n_active": len(statistics.active),
-                "n_parameters": n_parameters,
-                "total_steps": outcome.total_steps,
-                "best_step": outcome.best_step,
-                "figures": outcome.figures,
-                **decoder,
-            },
-        )
-        opened.seal(folder)
-    _compare_with_baseline(model, latents, seed, reporter)
+            if here().first:
+                decoder["decoder_sha256"] = save_tensors(folder / DECODER, tuned)
+        if here().first:
+            write_artifact(
+                folder,
+                {f"prior.{key}": value for key, value in model.state_dict().items()},
+                {
+                    "kind": "prior",
+                    "config": config.model_dump(mode="json"),
+                    "seed": seed,
+                    "inputs": inputs,
+                    "labels": labels,
+                    "latent_dim": latents.latent_dim,
+                    "n_active": len(statistics.active),
+                    "n_parameters": n_parameters,
+                    "total_steps": outcome.total_steps,
+                    "best_step": outcome.best_step,
+                    "figures": outcome.figures,
+                    **decoder,
+                },
+            )
+            opened.seal(folder)
+    if here().first:
+        _compare_with_baseline(model, latents, seed, reporter)
     return _result(RunFolder(opened.path), name)
 
 

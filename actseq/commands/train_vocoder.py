@@ -31,6 +31,7 @@ from actseq.inference.codec import Codec
 from actseq.inference.loading import load_codec, load_vocoder, stage_config
 from actseq.progress import Reporter
 from actseq.storage.artifacts import read_json, write_artifact, write_json
+from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.training.conduct import Budget, Conduct
 from actseq.training.loop import train
@@ -103,21 +104,22 @@ def train_vocoder(
                 seed=seed,
                 conduct=Conduct(codec.device, reporter, budget, events=compute.events),
             )
-            write_artifact(
-                folder,
-                {f"vocoder.{key}": value for key, value in outcome.tensors.items()},
-                {
-                    "kind": "vocoder",
-                    "config": config.model_dump(mode="json"),
-                    "seed": seed,
-                    "inputs": made_from,
-                    "n_parameters": build.n_parameters(model),
-                    "total_steps": outcome.total_steps,
-                    "best_step": outcome.best_step,
-                    "figures": outcome.figures,
-                },
-            )
-        opened.seal(folder)
+            if here().first:
+                write_artifact(
+                    folder,
+                    {f"vocoder.{key}": value for key, value in outcome.tensors.items()},
+                    {
+                        "kind": "vocoder",
+                        "config": config.model_dump(mode="json"),
+                        "seed": seed,
+                        "inputs": made_from,
+                        "n_parameters": build.n_parameters(model),
+                        "total_steps": outcome.total_steps,
+                        "best_step": outcome.best_step,
+                        "figures": outcome.figures,
+                    },
+                )
+                opened.seal(folder)
     made = opened.vocoders.read(name)
     result = trained_result(opened, "vocoder", made, "figures", "total_steps", "n_parameters")
     return result | {"choice": _choose(opened, name, codec, corpus, config, reporter)}
@@ -148,13 +150,16 @@ def _choose(
             "vocoder": registry.trained(name=name).model_dump(),
             "fingerprint": run.vocoders.read(name).fingerprint,
         }
+    processes = here()
     with run.lock(run.vocoders.path):
+        if not processes.first:
+            return processes.share({})
         if run.choice.is_file():
             made = read_json(run.choice)
             known = {name: {key: row[key] for key in members[first]} for name, row in made["candidates"].items()}
             if made["inputs"] == inputs and known == members:
                 run.seal(run.vocoders.path)
-                return made
+                return processes.share(made)
         indices = spread(corpus.indices("validation"), vocoder_choice.CLIPS)
         for vocoder in vocoders.values():
             vocoder.to(codec.device)
@@ -177,7 +182,7 @@ def _choose(
         }
         write_json(run.choice, result)
         run.seal(run.vocoders.path)
-    return result
+        return processes.share(result)
 
 
 def choice_lines(result: Result) -> list[str]:

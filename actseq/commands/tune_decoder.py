@@ -111,6 +111,7 @@ def tune_decoder(
             {
                 **_tuning_budget(config.train_prior, tuning, trained.total_steps, budget),
                 "batch_size": tuning.batch_size,
+                "accumulate": config.train_prior.accumulate,
                 "learning_rate": tuning.learning_rate,
                 "validations": VALIDATIONS,
                 "validation_batches": VALIDATION_BATCHES,

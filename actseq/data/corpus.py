@@ -23,8 +23,9 @@ from actseq.arrays import Waveform
 from actseq.config import CorpusConfig
 from actseq.errors import AudioError, named_after
 from actseq.progress import Reporter
+from actseq.storage.processes import here
 from actseq.storage.shards import Pieces
-from actseq.storage.store import SequenceStore, StoreWriter, group_shards
+from actseq.storage.store import SequenceStore, group_shards, unfinished
 
 SPLITS = ("train", "validation", "test")
 FEW_FILES = 10
@@ -188,6 +189,8 @@ def build_corpus(
 ) -> audio.Scan:
     """Decode sounds into a store of clips, with `scan.csv`, at `out`; an unfinished store is resumed.
 
+    Of several processes that work together, the first one scans, and each decodes its share of the shards.
+
     Args:
         sounds: folder of sounds.
         out: folder of the store.
@@ -198,22 +201,27 @@ def build_corpus(
     Raises:
         AudioError: the folder is missing or holds nothing usable, or a file changed while it was read.
     """
-    reporter.begin("scan", 0, unit="files")
-    scan = sounds.scan(lambda done, total: reporter.advance(done))
-    reporter.end()
-    out.mkdir(parents=True, exist_ok=True)
-    scan.write_csv(out / "scan.csv")
+    processes = here()
+    found: audio.Scan | None = None
+    if processes.first:
+        reporter.begin("scan", 0, unit="files")
+        found = sounds.scan(lambda done, total: reporter.advance(done))
+        reporter.end()
+        out.mkdir(parents=True, exist_ok=True)
+        found.write_csv(out / "scan.csv")
+    scan = processes.share(found)
+    assert scan is not None
     clips = assign_splits(scan.usable, config, seed)
     rows = {row.path: row for row in scan.usable}
     # Clips of one file follow each other and are in one shard: it is decoded once.
     files = [list(group) for _, group in groupby(clips, key=lambda clip: clip.source)]
     shards = group_shards([int(2 * config.sample_rate * rows[group[0].source].seconds) for group in files])
-    writer = StoreWriter(out)
-    done = writer.committed()
-    n_done = sum(len(files[i]) for number in done if number < len(shards) for i in shards[number])
+    writer, left = unfinished(out, len(shards), processes)
+    mine = set(processes.mine(left))
+    n_done = len(clips) - sum(len(files[i]) for number in mine for i in shards[number])
     reporter.begin("corpus", len(clips), n_done, unit="clips")
     for number, members in enumerate(shards):
-        if number in done:
+        if number not in mine:
             continue
         items = []
         with ExitStack() as waiting:
@@ -229,6 +237,7 @@ def build_corpus(
                 reporter.advance(n_done)
             writer.write_shard(number, items)
     reporter.end()
+    processes.wait()
     return scan
 
 

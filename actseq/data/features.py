@@ -22,7 +22,8 @@ from actseq.data.segments import RandomWindows, label_rows, whole_clip
 from actseq.progress import Reporter
 from actseq.representations.base import Features, Representation
 from actseq.storage.artifacts import begin_store, write_json
-from actseq.storage.store import SequenceStore, StoreWriter, group_shards
+from actseq.storage.processes import here
+from actseq.storage.store import SequenceStore, group_shards, unfinished
 
 STATISTICS_FRAMES = 200_000
 """Statistics of features are computed from about this many frames at most."""
@@ -41,7 +42,7 @@ def store_features(
 ) -> SequenceStore:
     """Store the features (frames, channels) of every clip, in the order of the corpus.
 
-    An unfinished store is resumed, a finished one is opened.
+    An unfinished store is resumed, a finished one is opened. Several processes that work together share out the shards.
 
     Args:
         folder: folder of the store.
@@ -61,12 +62,13 @@ def store_features(
     lengths = [samples or record.length for record in corpus.store.records]
     frames = [units.n_frames(length, representation.hop_length) for length in lengths]
     shards = group_shards([np.dtype(np.float32).itemsize * representation.channels * n for n in frames])
-    writer = StoreWriter(folder)
-    done = writer.committed()
-    n_done = sum(len(shards[number]) for number in done)
+    processes = here()
+    writer, left = unfinished(folder, len(shards), processes)
+    mine = set(processes.mine(left))
+    n_done = len(corpus) - sum(len(shards[number]) for number in mine)
     reporter.begin("features", len(corpus), n_done, unit="clips")
     for number, members in enumerate(shards):
-        if number in done:
+        if number not in mine:
             continue
         items = []
         for i in members:
@@ -78,6 +80,7 @@ def store_features(
             reporter.advance(n_done)
         writer.write_shard(number, items)
     reporter.end()
+    processes.wait()
     store = SequenceStore(folder)
     meta = {
         "channels": representation.channels,
@@ -86,7 +89,8 @@ def store_features(
         "n_frames": sum(record.length for record in store.records),
         "fingerprint": store.fingerprint(),
     }
-    write_json(folder / "features.json", meta | {"inputs": inputs})
+    if processes.first:
+        write_json(folder / "features.json", meta | {"inputs": inputs})
     return store
 
 

@@ -39,7 +39,7 @@ class RandomWindows:
         """Index of a sequence, and the start of the window in it."""
         at = min(int(np.searchsorted(self.cumulative, rng.random(), side="right")), len(self.indices) - 1)
         last, half = max(0, self.lengths[at] - self.size), self.size // 2
-        return self.indices[at], int(np.clip(rng.integers(-half, last + half + 1), 0, last))
+        return self.indices[at], min(max(int(rng.integers(-half, last + half + 1)), 0), last)
 
 
 @dataclass(frozen=True)

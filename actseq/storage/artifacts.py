@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from actseq.errors import ArtifactError, ConfigError
 from actseq.storage import hashes
 from actseq.storage.files import read_whole, regular
+from actseq.storage.processes import here
 from actseq.storage.store import write_file
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], what: str, 
 
 
 def begin_store(folder: Path, inputs: Mapping[str, Any], what: str) -> dict[str, Any] | None:
-    """Prepare a folder for a store that is to be begun or resumed.
+    """Prepare a folder for a store that is to be begun or resumed. Of several processes, the first one does it.
 
     Args:
         folder: folder of the store, whose JSON has the folder's name.
@@ -234,6 +235,11 @@ def begin_store(folder: Path, inputs: Mapping[str, Any], what: str) -> dict[str,
     Raises:
         ConfigError: the store is finished, and was made from other inputs.
     """
+    processes = here()
+    return processes.share(_begun(folder, inputs, what) if processes.first else None)
+
+
+def _begun(folder: Path, inputs: Mapping[str, Any], what: str) -> dict[str, Any] | None:
     marker, plan = folder / f"{folder.name}.json", folder / "plan.json"
     if marker.is_file():
         meta = read_json(marker)

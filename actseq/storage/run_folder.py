@@ -21,6 +21,7 @@ from actseq.errors import ArtifactError, ConfigError
 from actseq.storage import hashes
 from actseq.storage.artifacts import Artifact, content_hash, read_json
 from actseq.storage.files import read_whole
+from actseq.storage.processes import here
 from actseq.storage.store import write_file
 
 RUNS = Path("runs")
@@ -255,6 +256,8 @@ class RunFolder:
     def lock(self, stage: Path) -> Iterator[None]:
         """Keep other processes from working in the folder of a stage, and delete what a killed one left half written.
 
+        Those that work together begin and end in it at the same time; see `actseq.storage.processes`.
+
         Raises:
             ArtifactError: another process works in it; or the folder was removed or replaced meanwhile; or the run is
                 packed.
@@ -262,6 +265,12 @@ class RunFolder:
         from filelock import FileLock, Timeout
 
         self.require_corpus()
+        processes = here()
+        if not processes.first:
+            processes.wait()
+            yield
+            processes.wait()
+            return
         stage.mkdir(parents=True, exist_ok=True)
         path = stage / ".lock"
         try:
@@ -272,7 +281,9 @@ class RunFolder:
             begun = path.stat()
             for part in (*stage.glob(".*.part"), *stage.glob("checkpoints/.*.part")):
                 shutil.rmtree(part) if part.is_dir() else part.unlink()
+            processes.wait()
             yield
+            processes.wait()
             if not path.exists() or not os.path.samestat(begun, path.stat()):
                 raise ArtifactError(f"{stage} was removed or replaced while a command worked in it")
 

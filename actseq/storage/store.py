@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from actseq.errors import ArtifactError, named_after
 from actseq.storage import hashes
 from actseq.storage.files import locked, read_whole, write_whole
+from actseq.storage.processes import Processes
 from actseq.storage.shards import DTYPES, Array, Pieces, Shard, shard_bytes
 
 MANIFEST = "manifest.jsonl"
@@ -104,10 +105,11 @@ def group_shards(sizes: Sequence[int], *, max_bytes: int = 64 * 2**20, max_items
 class StoreWriter:
     """Writes the shards of a store; resumes an unfinished store."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, tidy: bool = True) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._tidy()
+        if tidy:
+            self._tidy()
 
     def _tidy(self) -> None:
         """Drop an incomplete last line, and the lines of shards that lack some of theirs."""
@@ -152,6 +154,15 @@ class StoreWriter:
             file.write("".join(line + "\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())
+
+
+def unfinished(folder: Path, n_shards: int, processes: Processes) -> tuple[StoreWriter, list[int]]:
+    """A writer for a store of some shards, and the numbers of the shards that are to be written yet.
+
+    The first of several processes tidies the store and looks, before the others open it.
+    """
+    writer = StoreWriter(folder, tidy=processes.first)
+    return writer, processes.share(sorted(set(range(n_shards)) - writer.committed()))
 
 
 class SequenceStore:

@@ -1,7 +1,9 @@
 """The training loop, one for every objective.
 
 A training that is killed and resumed ends with the same bytes as one that ran through. For this, a batch and the random
-numbers of a step depend on (seed, step, rank) alone. `minutes` becomes a number of steps by timing steps that are
+numbers of a step depend on (seed, step, number of the batch in the step) alone. A step averages the gradients of
+`accumulate` batches; where several processes train together each takes its share, and the result is that of one process
+that takes them all. `minutes` becomes a number of steps by timing steps that are
 thrown away before step 0; at validations the number may change, see `actseq.training.plan`. A checkpoint is a folder of
 safetensors and JSON that is renamed into place, and on resuming `metrics.csv` is cut back to the step of the
 checkpoint.
@@ -19,6 +21,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -34,6 +38,7 @@ from actseq.objectives.base import Batch, Loss, Objective
 from actseq.progress import HELD_OUT, Reporter
 from actseq.storage import files, hashes
 from actseq.storage.artifacts import load_tensors, read_json, save_tensors, write_json
+from actseq.storage.processes import here
 from actseq.storage.store import write_file
 from actseq.training import advice
 from actseq.training.conduct import Budget, Conduct
@@ -65,7 +70,10 @@ TRY_LOWER = "lower learning_rate or clip_norm; if that does not help, look for b
 
 @runtime_checkable
 class Source(Protocol):
-    """Gives batches; a batch is a pure function of (seed of the source, step, rank)."""
+    """Gives batches; a batch is a pure function of (seed of the source, step, rank).
+
+    The ranks are the batches of one step, which may be in different processes.
+    """
 
     def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
         """Arrays by name."""
@@ -125,19 +133,23 @@ class _Trainer:
         seed: int,
         conduct: Conduct,
     ) -> None:
-        from lightning_fabric import Fabric
-
         self.config, self.folder, self.seed = config, folder, seed
+        self.processes = here()
+        if config.accumulate % self.processes.size:
+            raise ConfigError(
+                f"{self.processes.size} processes are to train together, and accumulate is {config.accumulate}",
+                f"a multiple of {self.processes.size}: a step averages so many batches, shared out among the processes",
+                f"--set train_ae.accumulate={self.processes.size} (or that of train_prior, train_vocoder)",
+            )
         self.reporter: Reporter = conduct.reporter
         self.watch, device = conduct.watch, conduct.device
         self.events: SummaryWriter | None = None
         self.writes_events = conduct.events
         self.train_source, self.validation_source = train, validation
-        self.fabric = Fabric(accelerator=device.type, devices=1, precision=config.precision)
+        self.fabric = self.processes.fabric(device.type, config.precision)
         self.objective = objective
-        self.rank = self.fabric.global_rank
         module: nn.Module = objective  # type: ignore[assignment]
-        groups = self.objective.parameter_groups()
+        self.groups = groups = self.objective.parameter_groups()
         optimisers = [
             torch.optim.AdamW(
                 parameters,
@@ -165,42 +177,115 @@ class _Trainer:
         self.best_figures: dict[str, float] = {}
         self.sums: dict[str, float] = {}
         self.count = 0
+        self.unvalidated = False
+        self.received: list[int] = []
+        self.told = 0
 
     # -- one step -------------------------------------------------------------------------------------------------
 
-    def batch(self, source: Source, step: int, progress: float) -> Batch:
+    def batch(self, source: Source, step: int, progress: float, number: int = 0) -> Batch:
         data = {
             name: self.fabric.to_device(torch.from_numpy(np.ascontiguousarray(array)))
-            for name, array in source.batch(step, self.rank).items()
+            for name, array in source.batch(step, number).items()
         }
         return Batch(data, progress)
 
     def train_step(self) -> dict[str, float]:
-        torch.manual_seed(step_seed(self.seed, self.step, self.rank))
         rate = self.plan.learning_rate(self.step, self.config)
-        batch = self.batch(self.train_source, self.step, self.plan.progress(self.step))
-        losses: dict[str, Loss] = self.wrapped.losses(batch)
-        figures: dict[str, float] = {}
-        for name, loss in losses.items():
-            if not bool(torch.isfinite(loss.total)):
-                raise TrainingError(
-                    f"the loss of '{name}' became {loss.total.item()} at step {self.step}",
-                    "a finite number",
-                    TRY_LOWER,
-                )
+        gradients, figures = self.gradients()
+        if self.processes.size > 1:
+            self.told = self.reduce(gradients, figures)
+        for name, found in gradients.items():
             optimiser = self.optimisers[name]
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            optimiser.zero_grad(set_to_none=True)
-            self.fabric.backward(loss.total)
+            for parameter, gradient in zip(self.groups[name], found, strict=True):
+                parameter.grad = gradient
             self.fabric.clip_gradients(
                 self.wrapped, optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
             )
             optimiser.step()
-            figures |= {key: float(value) for key, value in loss.figures.items()}
         self.update_average()
         self.step += 1
         return figures
+
+    def gradients(self) -> tuple[dict[str, list[Tensor | None]], dict[str, float]]:
+        """Gradients by group, and figures: each the sum over this process's batches, divided by all batches of a step.
+
+        Raises:
+            TrainingError: a loss is not finite.
+        """
+        n = self.config.accumulate
+        gradients: dict[str, list[Tensor | None]] = {}
+        figures: dict[str, float] = {}
+        for number in self.processes.mine(range(n)):
+            torch.manual_seed(step_seed(self.seed, self.step, number))
+            batch = self.batch(self.train_source, self.step, self.plan.progress(self.step), number)
+            own: dict[str, float] = {}
+            for name, loss in self.losses(batch).items():
+                found = self.backward(name, loss)
+                gradients[name] = _added(gradients[name], found) if name in gradients else found
+                own |= {key: float(value) for key, value in loss.figures.items()}
+            for key, value in own.items():
+                figures[key] = figures.get(key, 0.0) + value / n
+        if n > 1:
+            gradients = {name: [None if g is None else g / n for g in found] for name, found in gradients.items()}
+        return gradients, figures
+
+    def losses(self, batch: Batch) -> dict[str, Loss]:
+        if self.processes.size == 1:
+            found: dict[str, Loss] = self.wrapped.losses(batch)
+            return found
+        # The wrapper adds up gradients after one backward pass for all parameters. Here every group has its own, and
+        # `reduce` adds up those of all groups at once.
+        with self.fabric.autocast():
+            return self.objective.losses(batch)
+
+    def backward(self, name: str, loss: Loss) -> list[Tensor | None]:
+        """Gradients of a loss for the parameters of its group.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        if not bool(torch.isfinite(loss.total)):
+            raise TrainingError(
+                f"the loss of '{name}' became {loss.total.item()} at step {self.step}", "a finite number", TRY_LOWER
+            )
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(loss.total)
+        return [parameter.grad for parameter in self.groups[name]]
+
+    def reduce(self, gradients: dict[str, list[Tensor | None]], figures: dict[str, float]) -> int:
+        """Add up gradients and figures over all processes, in place; a signal that one of them received, or 0.
+
+        Everything travels in one tensor, with one number for each parameter that says how many have a gradient.
+        """
+        parameters = {name: self.groups[name] for name in gradients}
+        pairs = [pair for name in gradients for pair in zip(parameters[name], gradients[name], strict=True)]
+        there = [float(gradient is not None) for _, gradient in pairs]
+        signalled = float(bool(self.received))
+        device = pairs[0][0].device
+        flat = torch.cat(
+            [
+                torch.tensor([signalled, *figures.values(), *there], device=device),
+                *((torch.zeros_like(p) if g is None else g).flatten() for p, g in pairs),
+            ]
+        )
+        self.processes.add(flat)
+        numbers = flat[: 1 + len(figures) + len(pairs)].tolist()
+        figures.update(zip(figures, numbers[1:], strict=False))
+        sizes, at, found = [p.numel() for p, _ in pairs], len(numbers), []
+        for (parameter, _), size, count in zip(pairs, sizes, numbers[1 + len(figures) :], strict=True):
+            found.append(flat[at : at + size].view_as(parameter) if count else None)
+            at += size
+        for name in gradients:
+            gradients[name], found = found[: len(parameters[name])], found[len(parameters[name]) :]
+        return self.received[0] if self.received else int(signal.SIGTERM) if numbers[0] else 0
+
+    def asked_to_stop(self) -> int:
+        """The signal after which this step is the last, or 0. Of several processes, all stop after the same step."""
+        return self.told if self.processes.size > 1 else self.received[0] if self.received else 0
 
     @torch.no_grad()
     def update_average(self) -> None:
@@ -228,15 +313,26 @@ class _Trainer:
             model.train()
 
     def validate(self) -> dict[str, float]:
+        """Held-out figures of the averaged weights.
+
+        Raises:
+            Interrupted: a signal arrived; of several processes, all go on to their next step first.
+        """
         if self.validation_source is None:
             return {}
-        sums: dict[str, float] = {}
+        found: list[tuple[int, dict[str, float]]] = []
         with self.averaged():
-            for i in range(self.config.validation_batches):
-                torch.manual_seed(step_seed(self.seed, i, 10_000 + self.rank))
+            for i in self.processes.mine(range(self.config.validation_batches)):
+                torch.manual_seed(step_seed(self.seed, i, 10_000))
                 figures = self.objective.validate(self.batch(self.validation_source, i, 1.0))
-                for name, value in figures.items():
-                    sums[name] = sums.get(name, 0.0) + float(value) / self.config.validation_batches
+                found.append((i, {name: float(value) for name, value in figures.items()}))
+                if self.processes.size == 1 and self.received:
+                    raise Interrupted(self.received[0])
+        sums: dict[str, float] = {}
+        # In the order of one process, since sums of floats depend on it.
+        for _, figures_of in sorted(chain.from_iterable(self.processes.gather(found)), key=itemgetter(0)):
+            for name, value in figures_of.items():
+                sums[name] = sums.get(name, 0.0) + value / self.config.validation_batches
         return sums
 
     def validated(self, name: str) -> dict[str, float]:
@@ -258,13 +354,15 @@ class _Trainer:
             )
         if self.best is None or monitored < self.best:
             self.best, self.best_step, self.best_figures = monitored, self.step, held_out
-            self.best_sha256 = save_tensors(self.best_path(), self.average)
+            if self.processes.first:
+                self.best_sha256 = save_tensors(self.best_path(), self.average)
+            self.best_sha256 = self.processes.share(self.best_sha256)
         self.held_out = held_out
         return {HELD_OUT + key: value for key, value in held_out.items()}
 
     def warn(self, said: set[str]) -> None:
         """Say what is off, each thing once."""
-        if not self.watch.advice:
+        if not self.watch.advice or not self.processes.first:
             return
         found = {"heart": advice.by_heart(self.read_metrics(), self.objective.monitor)}
         if self.watch.remark is not None and self.held_out:
@@ -276,7 +374,7 @@ class _Trainer:
 
     def preview(self) -> None:
         """Write a preview with the averaged weights; a preview that fails ends no training."""
-        if self.watch.preview is None:
+        if self.watch.preview is None or not self.processes.first:
             return
         begun = time.perf_counter()
         try:
@@ -293,18 +391,20 @@ class _Trainer:
         Args:
             marked: step and time of the last validation.
         """
-        if self.clock.budget is None:
+        if self.clock.budget is None or self.step == marked[0]:
             return False
         step_seconds = (time.perf_counter() - marked[1] - self.clock.shown) / (self.step - marked[0])
         left = self.clock.budget - self.clock.spent
         if self.watch.preview is not None:
             left -= self.clock.preview * (1 + left // self.watch.preview_seconds)
         before = self.plan
-        self.plan = replanned(before, self.step, left, step_seconds)
+        self.plan = self.processes.share(replanned(before, self.step, left, step_seconds))
         return self.plan != before
 
     def conclude(self, name: str) -> None:
         """Say by how much the time was missed, and whether more time or more sound would help."""
+        if not self.processes.first:
+            return
         budget = self.clock.budget
         if budget is not None and self.step == self.plan.total and abs(self.clock.spent - budget) > MISSED * budget:
             missed = (self.clock.spent - budget) / 60
@@ -347,7 +447,10 @@ class _Trainer:
         """
         self.check_place()
         checkpoints = self.folder / "checkpoints"
-        final = checkpoints / f"step-{self.step:08d}"
+        # This name comes after that of the checkpoint with the validation, which takes its place.
+        final = checkpoints / f"step-{self.step:08d}{'-unvalidated' if self.unvalidated else ''}"
+        if not self.processes.first:
+            return
         if not final.is_dir():
             temporary = checkpoints / f".{final.name}.part"
             shutil.rmtree(temporary, ignore_errors=True)
@@ -360,6 +463,7 @@ class _Trainer:
                     "total_steps": self.plan.total,
                     **({"plan": self.plan.tree()} if len(self.plan.stretches) > 1 else {}),
                     **({} if self.clock.budget is None else {"seconds": self.clock.spent}),
+                    **({"unvalidated": True} if self.unvalidated else {}),
                     "first": self.first,
                     "best": self.best,
                     "best_step": self.best_step,
@@ -385,7 +489,7 @@ class _Trainer:
         Raises:
             ArtifactError: it was removed or replaced.
         """
-        if _place(self.folder) != self.place:
+        if self.processes.first and _place(self.folder) != self.place:
             raise ArtifactError(f"{self.folder} was removed or replaced while a training ran in it")
 
     def best_path(self) -> Path:
@@ -421,7 +525,7 @@ class _Trainer:
                 action=f"copy the run again, or delete {self.folder} to begin again",
             ) from None
         self.step, self.best, self.best_step = meta["step"], meta["best"], meta["best_step"]
-        self.first = meta.get("first")
+        self.first, self.unvalidated = meta.get("first"), bool(meta.get("unvalidated"))
         self.clock.before = float(meta.get("seconds", 0.0))
         self.best_figures, self.sums, self.count = meta["best_figures"], meta["sums"], meta["count"]
         if self.best is not None:
@@ -447,13 +551,15 @@ class _Trainer:
 
     def cut_metrics(self) -> None:
         """Delete rows that were written after the last checkpoint."""
-        if rows := self.read_metrics():
+        if self.processes.first and (rows := self.read_metrics()):
             steps = [str(row.get("step", "")) for row in rows]
             rows = [row for row, step in zip(rows, steps, strict=True) if step.isdecimal() and int(step) <= self.step]
             self.write_metrics(rows)
 
     def log(self, prefix: str, figures: Mapping[str, float]) -> None:
         """Add figures to the row of the current step; new figures become new columns."""
+        if not self.processes.first:
+            return
         rows = self.read_metrics()
         row = {"step": str(self.step)} | {f"{prefix}/{name}": f"{value:.6g}" for name, value in figures.items()}
         if rows and rows[-1]["step"] == row["step"]:
@@ -549,6 +655,11 @@ def _place(folder: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _added(one: list[Tensor | None], other: list[Tensor | None]) -> list[Tensor | None]:
+    """Sums of two lists of gradients; None counts as 0."""
+    return [b if a is None else a if b is None else a + b for a, b in zip(one, other, strict=True)]
+
+
 @dataclass
 class _Clock:
     """The time of a training that has a budget in minutes.
@@ -573,11 +684,11 @@ class _Clock:
         return self.before + time.perf_counter() - self.begun
 
 
-def plan_steps(trainer: _Trainer, seconds: float, received: list[int]) -> int:
+def plan_steps(trainer: _Trainer, seconds: float) -> int:
     """Number of steps that fit into some time, validations included. Afterwards only the model is as it was.
 
     Raises:
-        Interrupted: there is a signal in `received` after a step.
+        Interrupted: there was a signal.
     """
     trainer.plan = Plan.of(1000)
     initial = copy.deepcopy(trainer.objective.state_dict())  # type: ignore[attr-defined]
@@ -585,13 +696,13 @@ def plan_steps(trainer: _Trainer, seconds: float, received: list[int]) -> int:
 
     def step() -> None:
         trainer.train_step()
-        if received:
-            raise Interrupted(received[0])
+        if number := trainer.asked_to_stop():
+            raise Interrupted(number)
 
     for _ in range(3):
         step()
     times: list[float] = []
-    while len(times) < 5 or time.perf_counter() - begun < CALIBRATION_SECONDS:
+    while trainer.processes.share(len(times) < 5 or time.perf_counter() - begun < CALIBRATION_SECONDS):
         start = time.perf_counter()
         step()
         times.append(time.perf_counter() - start)
@@ -600,7 +711,7 @@ def plan_steps(trainer: _Trainer, seconds: float, received: list[int]) -> int:
     validation = time.perf_counter() - start
     trainer.objective.load_state_dict(initial)  # type: ignore[attr-defined]
     left = seconds - (time.perf_counter() - begun) - trainer.config.validations * validation
-    return max(10, int(left / float(np.median(times))))
+    return trainer.processes.share(max(10, int(left / float(np.median(times)))))
 
 
 @contextmanager
@@ -666,13 +777,16 @@ def train(
     with torch.random.fork_rng(devices), _signals() as received:
 
         def start() -> _Trainer:
-            return _Trainer(objective, *sources, config, folder, seed, conduct)
+            trainer = _Trainer(objective, *sources, config, folder, seed, conduct)
+            trainer.received = received
+            return trainer
 
-        trainer = _planned(start, conduct.budget, received)
+        trainer = _planned(start, conduct.budget)
         if trainer.step:
             trainer.reporter.say(f"resuming at step {trainer.step} of {trainer.plan.total}")
         trainer.cut_metrics()
-        _run(trainer, name, received)
+        _run(trainer, name)
+        trainer.processes.wait()
         best = trainer.best_path()
         tensors = load_tensors(best, trainer.best_sha256) if trainer.best is not None else trainer.average
         _judge(trainer, tensors, name)
@@ -684,7 +798,7 @@ def train(
         )
 
 
-def _planned(start: Callable[[], _Trainer], budget: Budget, received: list[int]) -> _Trainer:
+def _planned(start: Callable[[], _Trainer], budget: Budget) -> _Trainer:
     """A trainer at the step where it goes on, with its plan and its clock.
 
     Raises:
@@ -693,11 +807,13 @@ def _planned(start: Callable[[], _Trainer], budget: Budget, received: list[int])
         Interrupted: a signal arrived while steps were timed.
     """
     trainer, begun = start(), time.perf_counter()
-    config, path = trainer.config, trainer.folder / "plan.json"
-    if budget.more is not None and not path.is_file():
+    config, path, processes = trainer.config, trainer.folder / "plan.json", trainer.processes
+    # What the first process finds decides, since it may write this file before the others look.
+    there = processes.share(path.is_file())
+    if budget.more is not None and not there:
         raise ConfigError(f"--more, but {trainer.folder} holds no training", action="train it first, without --more")
     given = None if budget.plan is None else Plan.read(budget.plan)
-    if path.is_file():
+    if there:
         trainer.plan = Plan.read(path)
         if given is not None and given.stretches != trainer.plan.stretches:
             raise ConfigError(f"{path} has another plan than {budget.plan}", action="name another run with --run")
@@ -705,16 +821,15 @@ def _planned(start: Callable[[], _Trainer], budget: Budget, received: list[int])
             trainer.plan = _agreed(trainer.plan, read_json(trainer.checkpoint() / "state.json"), path)
     elif given is not None or config.steps is not None:
         trainer.plan = given or Plan.of(config.steps or 1)
-        trainer.plan.write(path)
     else:
         assert config.minutes is not None
         preparing = 0.0 if budget.begun is None else begun - budget.begun
         begun -= min(preparing, PREPARING_SHARE * 60 * config.minutes)
-        trainer = _timed(start, trainer, 60 * config.minutes - (time.perf_counter() - begun), received)
+        trainer = _timed(start, trainer, 60 * config.minutes - (time.perf_counter() - begun))
         trainer.plan = Plan.of(trainer.plan.total, config.minutes)
-        trainer.plan.write(path)
     if budget.more is not None:
-        trainer = _more(start, trainer, budget.more, received)
+        trainer = _more(start, trainer, budget.more)
+    if processes.first and (budget.more is not None or not there):
         trainer.plan.write(path)
     minutes = trainer.plan.budget if given is None else None
     trainer.clock.budget = None if minutes is None else 60 * minutes
@@ -722,16 +837,16 @@ def _planned(start: Callable[[], _Trainer], budget: Budget, received: list[int])
     return trainer
 
 
-def _timed(start: Callable[[], _Trainer], trainer: _Trainer, seconds: float, received: list[int]) -> _Trainer:
+def _timed(start: Callable[[], _Trainer], trainer: _Trainer, seconds: float) -> _Trainer:
     """A new trainer with a plan of as many steps as fit into some seconds, by timing steps of another one."""
     trainer.reporter.say(f"timing steps to see how many fit into {seconds / 60:.3g} minutes")
-    total = plan_steps(trainer, seconds, received)
+    total = plan_steps(trainer, seconds)
     trainer = start()
     trainer.plan = Plan.of(total)
     return trainer
 
 
-def _more(start: Callable[[], _Trainer], trainer: _Trainer, minutes: float, received: list[int]) -> _Trainer:
+def _more(start: Callable[[], _Trainer], trainer: _Trainer, minutes: float) -> _Trainer:
     """A finished training that goes on for some minutes; one that was stopped while it went on is resumed.
 
     Raises:
@@ -746,7 +861,7 @@ def _more(start: Callable[[], _Trainer], trainer: _Trainer, minutes: float, rece
             f"--more, but the training in {trainer.folder} is at step {step} of {plan.total}, by its last checkpoint",
             action="let it finish first: the same command without --more",
         )
-    steps = _timed(start, start(), 60 * minutes, received).plan.total
+    steps = _timed(start, start(), 60 * minutes).plan.total
     trainer = start()
     trainer.resume()
     trainer.plan = plan.extended(Stretch(step, step + steps, RESTART, minutes))
@@ -754,16 +869,46 @@ def _more(start: Callable[[], _Trainer], trainer: _Trainer, minutes: float, rece
     return trainer
 
 
-def _run(trainer: _Trainer, name: str, received: list[int]) -> None:
+def _run(trainer: _Trainer, name: str) -> None:
+    """Train to the last step of the plan, or until there is no patience left.
+
+    Raises:
+        Interrupted: there was a signal; a checkpoint was written.
+    """
     reporter = trainer.reporter
     log_every = max(1, trainer.plan.stretches[0].total_steps // LOG_ROWS)
     saved = shown_at = time.perf_counter()
     marked = (trainer.step, time.perf_counter())
     shown: dict[str, float] = {}
     said: set[str] = set()
+
+    def hold_out() -> None:
+        """Validate, fit the plan to the time that is left, and write a checkpoint."""
+        nonlocal saved, marked
+        trainer.unvalidated = True
+        try:
+            shown.update(trainer.validated(name))
+        except Interrupted:
+            # The training goes on from here with this validation.
+            trainer.save()
+            reporter.end()
+            raise
+        trainer.unvalidated = False
+        trainer.warn(said)
+        changed = trainer.replan(marked)
+        trainer.save()
+        if changed:
+            if trainer.processes.first:
+                trainer.plan.write(trainer.folder / "plan.json")
+            reporter.resize(trainer.plan.total)
+        saved = time.perf_counter()
+        marked, trainer.clock.shown = (trainer.step, saved), 0.0
+
     reporter.begin(name, trainer.plan.total, trainer.step)
     if trainer.step == 0 and trainer.validation_source is not None:
         trainer.first = trainer.validate()[trainer.objective.monitor]
+    if trainer.unvalidated:
+        hold_out()
     # A resumed training ends at the same step: everything that decides it is in the checkpoint.
     while trainer.step < trainer.plan.total and not trainer.out_of_patience():
         figures = trainer.train_step()
@@ -778,21 +923,15 @@ def _run(trainer: _Trainer, name: str, received: list[int]) -> None:
             trainer.sums, trainer.count = {}, 0
         reporter.advance(trainer.step, shown or figures)
         if trainer.step % trainer.validate_every == 0 or last:
-            shown |= trainer.validated(name)
-            trainer.warn(said)
-            changed = trainer.replan(marked)
-            trainer.save()
-            if changed:
-                trainer.plan.write(trainer.folder / "plan.json")
-                reporter.resize(trainer.plan.total)
-            saved = time.perf_counter()
-            marked, trainer.clock.shown = (trainer.step, saved), 0.0
-        elif received or time.perf_counter() - saved > CHECKPOINT_SECONDS:
+            hold_out()
+        elif trainer.asked_to_stop() or time.perf_counter() - saved > CHECKPOINT_SECONDS:
             trainer.save()
             saved = time.perf_counter()
-        if received:
+        if number := trainer.asked_to_stop():
             reporter.end()
-            raise Interrupted(received[0])
+            # The others may be ended as soon as one of them ends.
+            trainer.processes.wait()
+            raise Interrupted(number)
         if last or time.perf_counter() - shown_at > trainer.watch.preview_seconds:
             trainer.preview()
             shown_at = time.perf_counter()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from actseq import pipeline
-from actseq.errors import SIGNALS, ActseqError, Interrupted
+from actseq.errors import SIGNALS, ActseqError, ConfigError, Interrupted
 from actseq_cli.options import (
     COUNT,
     PATH,
@@ -41,6 +41,26 @@ from actseq_cli.progress import printable
 
 if TYPE_CHECKING:
     from actseq.pipeline import GenerationRequest, Output
+
+
+TOGETHER = ("run", "train-ae", "extract-latents", "train-prior", "train-vocoder")
+"""Commands that several processes can carry out together."""
+
+
+def _require_alone(command: str) -> None:
+    """Refuse a command that several processes were started with, though it is the work of one.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    from actseq.storage.processes import here
+
+    if here().size > 1:
+        raise ConfigError(
+            f"{here().size} processes were started with {command}, which is the work of one",
+            f"one of {', '.join(TOGETHER)}",
+            "start it without torchrun or srun",
+        )
 
 
 class _Group(click.Group):
@@ -77,6 +97,8 @@ class _Group(click.Group):
             from actseq.config import suggest_name
 
             ctx.fail(f"No such command '{args[0]}'; {suggest_name(args[0], self.list_commands(ctx))}")
+        if args and (args[0] not in TOGETHER or "--find-lr" in args):
+            _require_alone(" ".join(args[:1] + ["--find-lr"] * ("--find-lr" in args)))
         return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -135,7 +157,14 @@ def main() -> None:
 
 
 def show(result: Any, json_output: bool, *lines: str) -> None:
-    """Print the result, a mapping or a dataclass: JSON for a program, or lines for a person."""
+    """Print the result, a mapping or a dataclass: JSON for a program, or lines for a person.
+
+    Of several processes that work together, the first one prints.
+    """
+    from actseq.storage.processes import here
+
+    if not here().first:
+        return
     if json_output:
         if is_dataclass(result):
             # Stages and files that were not made are left out.

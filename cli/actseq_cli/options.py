@@ -176,6 +176,8 @@ def working(
             **options: Any,
         ) -> None:
             from actseq.pipeline import Budget, Compute
+            from actseq.progress import SILENT
+            from actseq.storage.processes import here
             from actseq_cli.progress import Terminal
 
             if seed is not None and not draws:
@@ -189,7 +191,7 @@ def working(
                 raise click.UsageError(f"{' and '.join([*given, '--plan'][:2])} exclude each other")
             budget = {"steps": steps, "minutes": minutes}
             texts = [f"{trains}.{key}={value}" for key, value in budget.items() if value is not None]
-            compute = Compute(device, threads, Terminal(), log is not None)
+            compute = Compute(device, threads, Terminal() if here().first else SILENT, log is not None)
             common = Common([*overrides, *texts], seed, compute, json_output, Budget(plan=plan, more=more))
             function(common=common, **options)
 

@@ -224,6 +224,29 @@ def test_a_signal_ends_the_timing_of_steps(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals between processes")
+@pytest.mark.parametrize("stopped", [1, 12, 24])
+def test_a_signal_ends_a_validation(uninterrupted: tuple[Outcome, Path], tmp_path: Path, stopped: int) -> None:
+    class Long(Line):
+        asked = 0
+
+        def validate(self, batch: Batch) -> dict[str, Tensor]:
+            self.asked += 1
+            # Two batches before the first step, and two after every sixth.
+            if self.asked == (1 if stopped == 1 else 1 + stopped // 3):
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().validate(batch)
+
+    objective = Long()
+    with pytest.raises(Interrupted):
+        run(tmp_path, objective)
+    assert objective.asked % 2 == 1, "the second batch is left out"
+    saved = [path.name for path in (tmp_path / "checkpoints").glob("step-*")]
+    assert saved == ([] if stopped == 1 else [f"step-{stopped:08d}-unvalidated"])
+    assert same(run(tmp_path), uninterrupted[0])
+    assert files(tmp_path) == files(uninterrupted[1])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 def test_a_signal_after_the_last_step_is_not_lost(
     uninterrupted: tuple[Outcome, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
