@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from actseq.inference.request import FromPrior as FromPrior
     from actseq.inference.request import GenerationRequest as GenerationRequest
     from actseq.inference.request import Through as Through
+    from actseq.inference.request import Transfer as Transfer
     from actseq.inference.request import Variations as Variations
     from actseq.storage.activations import Activations as Activations
     from actseq.storage.activations import read_activations as read_activations
@@ -79,7 +80,7 @@ _NAMES = {
     "actseq.commands.train_prior": ("train_prior",),
     "actseq.commands.train_vocoder": ("choice_lines", "train_vocoder"),
     "actseq.commands.verify": ("verify",),
-    "actseq.inference.request": ("FromPrior", "GenerationRequest", "Through", "Variations"),
+    "actseq.inference.request": ("FromPrior", "GenerationRequest", "Through", "Transfer", "Variations"),
     "actseq.training.conduct": ("Budget",),
     "actseq.storage.activations": ("Activations", "read_activations", "write_activations"),
 }

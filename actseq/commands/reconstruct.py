@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,8 +14,9 @@ from actseq.commands.common import AUTO, Compute, Result, check_written, effects
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.data.corpus import level_gain
 from actseq.errors import AudioError
-from actseq.inference.loaded_run import report_changes
+from actseq.inference.loaded_run import LoadedRun, report_changes
 from actseq.inference.loading import load_codec, stage_config
+from actseq.inference.request import Transfer
 from actseq.progress import Reporter
 from actseq.storage.artifacts import write_json
 from actseq.storage.run_folder import RunFolder
@@ -27,6 +29,7 @@ def reconstruct(
     paths: Sequence[Path],
     *,
     out: Path,
+    transfer: Transfer | None = None,
     keep_dry: bool = False,
     overwrite: bool = False,
     overrides: Iterable[str] = (),
@@ -40,6 +43,8 @@ def reconstruct(
     Args:
         paths: files or folders.
         out: folder for the results; names relative to a given folder are kept.
+        transfer: the label whose timbre the sounds are to have; None: their own. What a file becomes does not depend on
+            the others.
         keep_dry: also write each result as it is before the effects, as `<name>.dry.wav`.
         overwrite: replace files that actseq made; without it, and for all other files, a file of the same name is an
             error.
@@ -47,16 +52,25 @@ def reconstruct(
     Raises:
         AudioError: a path does not exist, no file can be read, a result would replace a file, or two results would have
             the same name.
+        ConfigError: the run cannot give a sound another label, or not this one.
     """
     compute.use_threads()
     reporter = compute.reporter
-    opened = RunFolder.open(run)
+    opened, overrides = RunFolder.open(run), list(overrides)
     config = stage_config(opened, overrides, "generate")
     through_effects = effects_of(config, keep_dry)
     jobs = [(path, relative) for given in paths for path, relative in inputs(given)]
     targets = [Target(out / relative.with_suffix(".wav"), keep_dry) for _, relative in jobs]
     claim(targets, [*(path for path, _ in jobs), *effect_files(config.generate.effects)], overwrite)
-    codec, config = load_codec(opened, compute.device, config)
+    if transfer is None:
+        codec, config = load_codec(opened, compute.device, config)
+        start = codec.reconstruct_stream
+        made_by = {"fingerprints": {"autoencoder": opened.trained_autoencoder.fingerprint}}
+    else:
+        loaded = LoadedRun.open(opened, prior=transfer.prior, device=compute.device, overrides=overrides)
+        codec, config = loaded.codec, loaded.config
+        start, made_by = partial(loaded.transfer_stream, transfer), loaded.transfer_provenance(transfer)
+        start()  # Refuses a label before anything is read.
     sources = [(path, target) for (path, _), target in zip(jobs, targets, strict=True)]
     recordings, failed = measure_all(sources, codec.sample_rate, reporter)
     for recording, _ in recordings:
@@ -65,14 +79,14 @@ def reconstruct(
     reporter.begin("reconstruct", round(total / codec.sample_rate), unit="seconds of sound")
     common = {
         "run": opened.name,
-        "fingerprints": {"autoencoder": opened.trained_autoencoder.fingerprint},
+        **made_by,
         "vocoder": config.vocoder.model_dump(),
         "effects": [effect.model_dump() for effect in config.generate.effects],
     }
     files, done = [], 0
     for recording, target in recordings:
         gain = np.float32(level_gain(recording.peak, codec.level_dbfs))
-        stream = codec.reconstruct_stream()
+        stream = start()
         make_folder(target.sound.parent)
         with audio.Writer(target.sound, codec.sample_rate, through=through_effects, dry=target.dry) as writer:
             for block in recording.blocks():

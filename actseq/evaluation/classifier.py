@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -232,22 +233,24 @@ def trained_classifier(
     *,
     clips: Collection[int] | None = None,
     steps: int = STEPS,
+    folder: Path | None = None,
 ) -> tuple[Classifier, dict[str, Any]]:
     """The classifier of a run's clips, trained unless the run already has one that was made from the same inputs.
 
     Args:
-        run: the run, which keeps the classifier in `classifier/`.
+        run: the run, which keeps the classifier.
         codec: codec of the run.
         corpus: corpus of the run, with two labels or more.
         inputs: fingerprints of corpus, autoencoder and vocoder.
         reporter: receives the progress.
         clips: indices of the training clips to learn from; None: all. `inputs` must tell apart different choices.
         steps: number of training steps.
+        folder: where the classifier is kept, a folder of the run; None: `classifier/`.
 
     Returns:
         The classifier, and its accuracy on validation clips in each version.
     """
-    folder = run.path / "classifier"
+    folder = run.path / "classifier" if folder is None else folder
     labels = [label for label in corpus.labels if label]
     settings = {**inputs, "steps": steps}
     with torch.random.fork_rng(devices=[]):
@@ -261,7 +264,7 @@ def trained_classifier(
             write_json(made, settings)
         if not (folder / "model.json").is_file():
             found = {split: _labelled(corpus, split, codec.sample_rate, clips) for split in ("train", "validation")}
-            _train(run, codec, corpus, model, settings, found, reporter)
+            _train(folder, codec, corpus, model, settings, found, reporter)
         run.seal(folder)
         artifact = Artifact.read(folder, f"actseq evaluate {run.argument} --prior NAME")
         model.load_state_dict(artifact.weights())
@@ -269,7 +272,7 @@ def trained_classifier(
 
 
 def _train(
-    run: RunFolder,
+    folder: Path,
     codec: Codec,
     corpus: Corpus,
     model: Classifier,
@@ -277,7 +280,6 @@ def _train(
     found: Mapping[str, list[Excerpt]],
     reporter: Reporter,
 ) -> None:
-    folder = run.path / "classifier"
     reporter.begin("clips for the classifier", sum(map(len, found.values())), unit="clips")
     clips, done = {}, 0
     for split, chosen in found.items():

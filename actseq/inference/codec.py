@@ -16,6 +16,7 @@ from actseq.inference.streams import (
     DecoderStream,
     Encoded,
     EncoderStream,
+    LatentStream,
     ReconstructionStream,
     SkippingStream,
     analyse,
@@ -165,10 +166,18 @@ class Codec:
         left = None if samples is None else units.n_frames(samples, self.representation.hop_length)
         return DecoderStream(self.autoencoder, self._synthesiser(), self.device, self.chunk_frames, left, label)
 
-    def reconstruct_stream(self) -> ReconstructionStream | SkippingStream:
-        """A stream that reconstructs one clip."""
+    def reconstruct_stream(
+        self, label: int = 0, between: LatentStream | None = None
+    ) -> ReconstructionStream | SkippingStream:
+        """A stream that reconstructs one clip.
+
+        Args:
+            label: row of the autoencoder's table of labels; 0 for none.
+            between: changes the latents between encoder and decoder; None: they stay as they are. A network with skip
+                connections takes neither.
+        """
         if self.autoencoder.generative:
-            return ReconstructionStream(self.encode_stream(), self.decode_stream())
+            return ReconstructionStream(self.encode_stream(), self.decode_stream(label=label), between)
         return SkippingStream(
             self.representation, self.autoencoder, self._synthesiser(), self.device, self.chunk_frames
         )

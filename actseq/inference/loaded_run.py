@@ -46,8 +46,18 @@ from actseq.inference.loading import (
 )
 from actseq.inference.loops import loops
 from actseq.inference.redo import Region, regenerate, require_suffix
-from actseq.inference.request import FromPrior, GenerationRequest, Sound, Source, Through, Variations
-from actseq.priors.base import Prior, Sampling
+from actseq.inference.request import (
+    TRANSFER_AMOUNT,
+    FromPrior,
+    GenerationRequest,
+    Sound,
+    Source,
+    Through,
+    Transfer,
+    Variations,
+)
+from actseq.inference.streams import ReconstructionStream, SkippingStream
+from actseq.priors.base import Prior, Sampling, TransferRequest, Transfers
 from actseq.priors.labels import LabelledPrior
 from actseq.priors.morphs import Given, Interpolate, Steps, Vary
 from actseq.progress import SILENT, Reporter
@@ -190,13 +200,100 @@ class LoadedRun:
         check_activations(latents, self.codec, self.autoencoder, "the activations")
         return np.concatenate(list(decode_activations(latents, self.codec)))
 
-    def reconstruct(self, waveform: Waveform) -> Waveform:
-        """Pass a waveform (samples,) through encoder, decoder and vocoder; it keeps its level and length."""
+    def reconstruct(self, waveform: Waveform, label: str | None = None, **given: Any) -> Waveform:
+        """Pass a waveform (samples,) through encoder, decoder and vocoder; it keeps its level and length.
+
+        Args:
+            waveform: at `sample_rate`.
+            label: give it the timbre of this label.
+            given: with a label, the other attributes of a `Transfer`: `amount`, `seed`, and `prior`, the name of the
+                prior that is loaded.
+
+        Raises:
+            ConfigError: as `transfer_stream`; or `given` without a label.
+        """
         waveform = one_channel(waveform)
         self.codec.require_short(len(waveform), "the waveform")
+        if label is None and given:
+            raise ConfigError(f"{' and '.join(given)} without a label", action="say which label the sound is to have")
         gain = level_gain(float(np.abs(waveform).max(initial=0.0)), self.codec.level_dbfs)
-        made: Waveform = self.codec.reconstruct([waveform * np.float32(gain)])[0] / np.float32(gain)
-        return made
+        stream = self.codec.reconstruct_stream() if label is None else self.transfer_stream(Transfer(label, **given))
+        pieces = [stream.push(waveform * np.float32(gain)), stream.finish()]
+        made: Waveform = np.concatenate(pieces)
+        return made / np.float32(gain)
+
+    def transfer_stream(self, wanted: Transfer) -> ReconstructionStream | SkippingStream:
+        """A stream that reconstructs one clip with another label; see `Transfer`.
+
+        Raises:
+            ConfigError: the run can give a sound no other label, or not in the way that is asked for; or no such label.
+        """
+        model = self._transferring(wanted)
+        rows = _label_indices(wanted.label, self.codec.autoencoder.labels if model is None else model.labels)
+        if len(rows) > 1:
+            raise ConfigError(f"--label {wanted.label} is a glide", "one label, which the whole sound gets")
+        if model is None:
+            return self.codec.reconstruct_stream(rows[0])
+        with torch.inference_mode():
+            nothing, condition = model.condition(torch.tensor([0, *rows], device=self.codec.device))[:, None].unbind()
+        how = self.transfer_provenance(wanted)
+        request = TransferRequest(
+            condition, nothing, rows[0], how["amount"], Sampling(guidance=how["guidance"]), how["seed"]
+        )
+        return self.codec.reconstruct_stream(self._decoder_label(wanted.label), model.prior.transfer(request))
+
+    def transfer_provenance(self, wanted: Transfer) -> dict[str, Any]:
+        """How a sound is given another label, for the JSON beside it; what a decoder does not use is None."""
+        fingerprints = self.fingerprints
+        if self._transferring(wanted) is None:
+            made_by = {name: fingerprints[name] for name in ("autoencoder", "vocoder") if name in fingerprints}
+            unused = dict.fromkeys(("prior", "amount", "seed", "guidance"))
+            return {"fingerprints": made_by, "label": wanted.label, **unused}
+        return {
+            "fingerprints": fingerprints,
+            "label": wanted.label,
+            "prior": self.prior_name,
+            "amount": TRANSFER_AMOUNT if wanted.amount is None else wanted.amount,
+            "seed": wanted.seed or 0,
+            "guidance": self.config.generate.guidance,
+        }
+
+    def _transferring(self, wanted: Transfer) -> LabelledPrior[Any] | None:
+        """The prior that gives a sound another label; None where the decoder does.
+
+        Raises:
+            ConfigError: neither can.
+        """
+        require_generative(self.run)
+        if wanted.prior is None and self.codec.autoencoder.table is not None:
+            if wanted.amount is not None or wanted.seed is not None:
+                option = "--amount" if wanted.seed is None else "--seed"
+                raise ConfigError(
+                    f"{option}: the decoder of run {self.run.name} is given the label, and draws nothing",
+                    action=f"leave out {option}, or name a prior that changes the latents with --prior",
+                )
+            return None
+        if wanted.prior not in (None, self.prior_name):
+            raise ConfigError(
+                f"prior {self.prior_name} is loaded, not {wanted.prior}", action="name the prior when the run is loaded"
+            )
+        if self.prior is not None and isinstance(self.prior.prior, Transfers):
+            return self.prior
+        kinds = [kind for kind, made in registry.PRIOR_NETWORKS.items() if hasattr(made, "transfer")]
+        trained = self.run.priors.names
+        if self.prior is not None:
+            found = f"prior {self.prior_name} cannot give a sound another label"
+        elif trained:
+            found = f"run {self.run.name} has several priors ({', '.join(trained)}), and none was named"
+        else:
+            what = "its decoder is not given the label, and it has no prior"
+            found = f"run {self.run.name} cannot give a sound another label: {what}"
+        raise ConfigError(
+            found,
+            f"a prior of kind {' or '.join(kinds)}, or a decoder that is given the label",
+            f"name one with --prior, or train one: actseq train-prior {self.run.argument} --name NAME "
+            f"--set prior.network.kind={kinds[0]}",
+        )
 
     def generate(self, n: int = 1, **given: Any) -> list[Waveform]:
         """New waveforms (samples,) at `sample_rate`.

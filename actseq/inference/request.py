@@ -16,6 +16,8 @@ from actseq.storage.activations import Activations
 
 Sound = Path | Waveform
 """A file, or a waveform (samples,) at the model's sample rate."""
+TRANSFER_AMOUNT = 0.7
+"""How much a prior changes a sound that is given another label, where nothing is said."""
 FRESH_SEEDS = 10**8
 """A seed that is not given is drawn from this many, so that it is short enough to type."""
 
@@ -107,6 +109,33 @@ class Variations:
 
 
 Source = FromPrior | Through | Variations
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Another label for a sound: its timbre becomes that of the label, and what happens in it stays.
+
+    A decoder that is given the label decodes the sound's latents with it. Otherwise, or if a prior is named, a prior
+    that can do so changes the latents.
+
+    Attributes:
+        label: a label of the run.
+        prior: name of a trained prior; None leaves the way to the run.
+        amount: how much a prior changes: at 0 the sound is as the run reconstructs it. None: `TRANSFER_AMOUNT`.
+        seed: seed of what a prior draws at random. None: 0.
+
+    Raises:
+        ConfigError: the amount is not from 0 to 1.
+    """
+
+    label: str
+    prior: str | None = None
+    amount: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.amount is not None and not 0 <= self.amount <= 1:
+            raise ConfigError(f"--amount is {self.amount:g}", "a number from 0 to 1")
 
 
 @dataclass(frozen=True)

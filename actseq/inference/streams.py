@@ -8,6 +8,8 @@ and needs the memory for it.
 A pushed array is not copied, but kept until its chunk is done: it must not be overwritten.
 """
 
+from typing import Protocol, runtime_checkable
+
 import numpy as np
 import torch
 from jaxtyping import Float32
@@ -183,22 +185,34 @@ class DecoderStream:
         return self.vocoder.push(inside.contiguous())
 
 
+@runtime_checkable
+class LatentStream(Protocol):
+    """Latents → as many latents, in the same order; some may wait for those that follow."""
+
+    def push(self, latents: LatentArray) -> LatentArray:
+        """Take more latents (frames, latent_dim); return those that are now final."""
+
+    def finish(self) -> LatentArray:
+        """Return the rest."""
+
+
 class ReconstructionStream:
     """Waveform → waveform of one clip, at its own length: what an `EncoderStream` makes goes into a `DecoderStream`.
 
     Args:
         encoder: not yet used.
         decoder: not yet used.
+        between: changes the latents on their way, not yet used; None: they stay as they are.
     """
 
-    def __init__(self, encoder: EncoderStream, decoder: DecoderStream) -> None:
-        self.encoder, self.decoder = encoder, decoder
+    def __init__(self, encoder: EncoderStream, decoder: DecoderStream, between: LatentStream | None = None) -> None:
+        self.encoder, self.decoder, self.between = encoder, decoder, between
         self.samples = self.returned = 0
 
     def push(self, waveform: Float32[np.ndarray, " samples"]) -> Float32[np.ndarray, " made"]:
         """Take more samples; return the samples that are now final."""
         self.samples += len(waveform)
-        made = np.concatenate([EMPTY, *(self.decoder.push(mean) for mean, _ in self.encoder.push(waveform))])
+        made = np.concatenate([EMPTY, *map(self._decode, self.encoder.push(waveform))])
         self.returned += len(made)
         return made
 
@@ -207,8 +221,14 @@ class ReconstructionStream:
         rest = self.encoder.finish()
         hop, decoded = self.encoder.representation.hop_length, self.decoder.windows.chunk
         self.decoder.left = units.n_frames(self.samples, hop) - decoded * self.encoder.autoencoder.stride
-        made = np.concatenate([*(self.decoder.push(mean) for mean, _ in rest), self.decoder.finish()])
-        return made[: self.samples - self.returned]
+        pieces = [self._decode(encoded) for encoded in rest]
+        if self.between is not None:
+            pieces.append(self.decoder.push(self.between.finish()))
+        return np.concatenate([*pieces, self.decoder.finish()])[: self.samples - self.returned]
+
+    def _decode(self, encoded: Encoded) -> Waveform:
+        mean = encoded[0]
+        return self.decoder.push(mean if self.between is None else self.between.push(mean))
 
 
 class SkippingStream:

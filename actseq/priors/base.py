@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from actseq.errors import ConfigError
 from actseq.priors.summaries import TrainingClip
+from actseq.priors.transfer import TransferStream
 
 State = Any
 """A network's memory: a tuple of tensors with the batch along axis 1, and of plain numbers. It is passed in and
@@ -173,6 +174,39 @@ class TakesSuffix(Protocol):
     """
 
     takes_suffix: Literal[True]
+
+
+@dataclass(frozen=True)
+class TransferRequest:
+    """How to give the latents of a sound another label.
+
+    Attributes:
+        condition: condition vector (1, condition_dim) of the label.
+        unconditional: (1, condition_dim), the condition "no label".
+        label: row of the label table.
+        amount: from 0, where the latents stay as they are, to 1, where the least of them is kept.
+        sampling: how to draw.
+        seed: seed of all draws.
+    """
+
+    condition: Tensor
+    unconditional: Tensor
+    label: int
+    amount: float
+    sampling: Sampling = PLAIN
+    seed: int = 0
+
+
+@runtime_checkable
+class Transfers(Protocol):
+    """A prior that gives the latents of a sound another label and keeps what else they hold."""
+
+    def transfer(self, request: TransferRequest) -> TransferStream:
+        """A stream that changes the latents of one sound; it returns as many as it is given.
+
+        Raises:
+            ConfigError: an unsupported control.
+        """
 
 
 @runtime_checkable

@@ -34,10 +34,11 @@ from torch import Tensor, nn
 
 from actseq.errors import ConfigError, require
 from actseq.modules.rotary import rotated, turns_of
-from actseq.priors.base import Chunk, SamplingRequest, Standardiser
+from actseq.priors.base import Chunk, SamplingRequest, Standardiser, TransferRequest
 from actseq.priors.heads import normal
 from actseq.priors.outline import Outline
 from actseq.priors.summaries import N_SUMMARIES, Summaries, TrainingClip
+from actseq.priors.transfer import Part, TransferStream
 
 KERNEL = 5
 """Frames under the convolution before attention."""
@@ -56,6 +57,9 @@ SLOWEST = 1e3
 """The slowest pair of values turns by a radian in about this many frames."""
 N_LENGTHS = N_SUMMARIES
 """Lengths that are kept for each label, all equally likely: the quantiles of those of its training sequences."""
+
+Velocity = Callable[[Tensor, float], Tensor]
+"""The velocity at places (batch, frames, dims) and a time of the path."""
 
 
 @dataclass(frozen=True)
@@ -309,6 +313,45 @@ class ClipFlow(nn.Module):
             made[rows[:, None, None], frames, self.standardiser.active] = again
         return made
 
+    # -- another label ------------------------------------------------------------------------------------------------
+
+    def transfer(self, request: TransferRequest) -> TransferStream:
+        """See `Transfers.transfer`.
+
+        Raises:
+            ConfigError: an unsupported control.
+        """
+        request.sampling.require_supported(self.controls, "prior clip-flow")
+        empty = self.standardiser.mean.new_zeros(0, self.latent_dim)
+        return TransferStream(lambda part: self._transferred(part, request), self.frames, empty)
+
+    @torch.no_grad()
+    def _transferred(self, part: Part, request: TransferRequest) -> Float[Tensor, "new latent_dim"]:
+        """The new frames of a window: back towards noise by the amount, then along the velocity under the label."""
+        given, frames = len(part.changed), len(part.latents)
+        made = part.latents[given:].clone()
+        if request.amount == 0:
+            return made
+        own = self.standardiser.standardise(part.latents)[None]
+        clean = torch.cat([self.standardiser.standardise(part.changed)[None], own[:, given:]], dim=1)
+        device = own.device
+        window = Window(
+            torch.tensor([frames], device=device),
+            torch.tensor([not given], device=device),
+            torch.tensor([part.ends], device=device),
+            torch.arange(frames, device=device)[None] < given,
+            clean,
+            None if self.summaries is None else self.summaries.unknown(1),
+        )
+        noise = normal((frames, own.shape[2]), request.sampling, self._generator(request.seed, 0, part.number), device)
+        begin = 1 - request.amount
+        bare = None if request.sampling.guidance == 1 else request.unconditional[:, None]
+        velocity = self._velocity(window, request.condition[:, None], bare, request.sampling.guidance)
+        place = torch.lerp(noise[None], own, begin)
+        values = _midpoint(velocity, place, begin, math.ceil(self.steps * request.amount))
+        made[:, self.standardiser.active] = values[0, given:] * self.standardiser.deviation + self.standardiser.mean
+        return made
+
     # -- sampling -------------------------------------------------------------------------------------------------
 
     def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
@@ -492,8 +535,11 @@ class ClipFlow(nn.Module):
     ) -> Iterator[torch.Generator]:
         """Random numbers for the clips in some rows, by default all, from (seed, clip, block); block 0 is no block."""
         for clip in range(request.n) if rows is None else rows:
-            own = int(np.random.SeedSequence([request.seed, clip, block]).generate_state(1, np.uint64)[0]) >> 1
-            yield torch.Generator(self.likely_lengths.device).manual_seed(own)
+            yield self._generator(request.seed, clip, block)
+
+    def _generator(self, seed: int, clip: int, block: int) -> torch.Generator:
+        own = int(np.random.SeedSequence([seed, clip, block]).generate_state(1, np.uint64)[0]) >> 1
+        return torch.Generator(self.likely_lengths.device).manual_seed(own)
 
     def _in_groups(
         self, noise: Tensor, window: Window, request: SamplingRequest, rows: Tensor, first: int
@@ -523,6 +569,12 @@ class ClipFlow(nn.Module):
         bare = None
         if request.sampling.guidance != 1 and request.condition is not None and request.unconditional is not None:
             bare = request.unconditional[:, None].expand(len(rows), condition.shape[1], -1)
+        velocity = self._velocity(window, condition, bare, request.sampling.guidance)
+        place = _midpoint(velocity, noise, 0.0, self.steps)
+        return torch.where(window.known[..., None], window.clean, place)
+
+    def _velocity(self, window: Window, condition: Tensor, bare: Tensor | None, guidance: float) -> Velocity:
+        """The velocity under a condition, which is exaggerated against a bare one if there is one."""
 
         def velocity(place: Tensor, time: float) -> Tensor:
             n = len(place)
@@ -535,14 +587,9 @@ class ClipFlow(nn.Module):
                 torch.cat([condition, bare]),
             )
             given, without = both.chunk(2)
-            return torch.lerp(without, given, request.sampling.guidance)
+            return torch.lerp(without, given, guidance)
 
-        place, length = noise, 1 / self.steps
-        for step in range(self.steps):
-            time = step * length
-            middle = place + length / 2 * velocity(place, time)
-            place = place + length * velocity(middle, time + length / 2)
-        return torch.where(window.known[..., None], window.clean, place)
+        return velocity
 
     def _condition(
         self, request: SamplingRequest, rows: Int[Tensor, " rows"], frames: range
@@ -582,6 +629,16 @@ class _Layer(nn.Module):
         x = torch.addcmul(x, self.drop(modulation[2]), self.out(attended.transpose(1, 2).flatten(2)))
         hidden = self.down(F.silu(self.up(_modulated(x, *modulation[3:5]))))
         return torch.addcmul(x, self.drop(modulation[5]), hidden)
+
+
+def _midpoint(velocity: Velocity, place: Tensor, begin: float, steps: int) -> Tensor:
+    """Along a velocity from a place at some time to time 1, by the midpoint rule."""
+    length = (1 - begin) / steps
+    for step in range(steps):
+        time = begin + step * length
+        middle = place + length / 2 * velocity(place, time)
+        place = place + length * velocity(middle, time + length / 2)
+    return place
 
 
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

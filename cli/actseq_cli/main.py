@@ -35,12 +35,13 @@ from actseq_cli.options import (
     run_argument,
     sounds_and_preset,
     split_option,
+    transferring,
     working,
 )
 from actseq_cli.progress import printable
 
 if TYPE_CHECKING:
-    from actseq.pipeline import GenerationRequest, Output
+    from actseq.pipeline import GenerationRequest, Output, Transfer
 
 
 TOGETHER = ("run", "train-ae", "extract-latents", "train-prior", "train-vocoder")
@@ -329,21 +330,29 @@ def generate(run_name: str, request: GenerationRequest, output: Output, common: 
     )
 
 
-@main.command()
+@main.command(cls=TitledCommand)
 @run_argument
 @paths_argument
 @click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
 @overwrite_option
+@transferring
 @effects
-@working("vocoder.kind=griffin-lim", draws=False)
+@working("vocoder.kind=griffin-lim")
 def reconstruct(
-    run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, keep_dry: bool, common: Common
+    run_name: str,
+    paths: tuple[Path, ...],
+    out: Path,
+    overwrite: bool,
+    transfer: Transfer | None,
+    keep_dry: bool,
+    common: Common,
 ) -> None:
-    """Pass files or folders through encoder and decoder."""
+    """Pass files or folders through encoder and decoder, with --label in the timbre of another label."""
     result = pipeline.reconstruct(
         run_name,
         paths,
         out=out,
+        transfer=transfer,
         keep_dry=keep_dry,
         overwrite=overwrite,
         overrides=common.overrides,

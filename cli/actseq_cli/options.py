@@ -440,6 +440,32 @@ def _source(options: dict[str, Any]) -> Source:
     return pipeline.Variations(vary, amount) if vary else from_prior
 
 
+_transfer = _titled(
+    "Timbre transfer",
+    _option("--label", help="Give every sound the timbre of this label of the corpus, and keep what happens in it."),
+    _option("--prior", help="Let this prior do so; default: a decoder that is given the label, or the run's prior."),
+    _option("--amount", type=Number(0, 1), help="How much a prior changes; 0 is the plain reconstruction."),
+)
+
+
+def transferring(function: Command) -> Command:
+    """`--label`, `--prior`, `--amount` and the common `--seed`, which become one `transfer`."""
+
+    @functools.wraps(function)
+    def command(label: str | None, prior: str | None, amount: float | None, seed: int | None, **options: Any) -> None:
+        from actseq import pipeline
+
+        given: dict[str, Any] = {"prior": prior, "amount": amount, "seed": seed}
+        if label is None:
+            for name, value in given.items():
+                if value is not None:
+                    raise ConfigError(f"--{name} without --label", action=f"give --label, or leave --{name} out")
+        transfer = None if label is None else pipeline.Transfer(label, **given)
+        function(transfer=transfer, seed=seed, **options)
+
+    return _transfer(command)
+
+
 def _redo(text: str | None) -> tuple[float, float | None] | None:
     """FROM:TO in seconds; `-` for TO is the end of the recording."""
     if text is None:

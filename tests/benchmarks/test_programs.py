@@ -212,3 +212,31 @@ def test_growth_is_linear_or_not(tmp_path: Path) -> None:
     assert growth.table(found, growth.Cost(5, 4))[-1].endswith("| 6 / 6 / 6 | 2.00 |")
     growth.draw(found, growth.Cost(5, 4), tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 5000
+
+
+def test_a_table_of_labels_is_read_from_names(tmp_path: Path) -> None:
+    transfer = program("transfer")
+    for name in ("3/3_theo_0.wav", "4/4_jackson_12.wav"):
+        (tmp_path / name).parent.mkdir()
+        soundfile.write(tmp_path / name, sound(0, 0.1, 0), RATE)
+    table = tmp_path / "labels.csv"
+    transfer.main(["table", str(tmp_path), str(table)])
+    assert table.read_text().splitlines() == ["file,label", "3/3_theo_0.wav,theo", "4/4_jackson_12.wav,jackson"]
+    with pytest.raises(SystemExit, match=r"3_theo_0\.wav: no match for __"):
+        transfer.main(["table", str(tmp_path), str(table), "--pattern", "__"])
+
+
+def test_timbre_transfer_is_measured(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    program("transfer").main(
+        ["measure", str(run), "--amount", "0.5", "--clips", "1", "--steps", "30", "--sheet", str(sheet)]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["real", "reconstructed", "to dark", "to bright", "transferred"]
+    # The labels are the folders: where there is only one thing to tell, what is told as the other label is not kept.
+    found = [re.findall(r"(\d)/2 ", lines[i]) for i in (0, 4)]
+    assert found[0] == ["2", "2"]
+    assert int(found[1][0]) + int(found[1][1]) == 2
+    assert sheet.stat().st_size > 5000
+    with pytest.raises(SystemExit, match="has 1 test clips; expected at least 5: --clips 1"):
+        program("transfer").main(["measure", str(run), "--clips", "5"])
