@@ -46,6 +46,7 @@ from actseq.vocoders.inversion import Inversion
 from actseq.vocoders.phase import Phase
 
 
+@functools.cache
 def options_model(member: Callable[..., Any]) -> type[BaseModel]:
     """The configuration keys of a member: the keyword-only arguments of its constructor."""
     fields: dict[str, Any] = {}
