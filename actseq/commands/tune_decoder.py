@@ -118,7 +118,7 @@ def tune_decoder(
             }
         ),
         trained.folder / "decoder",
-        name="decoder for it",
+        name="decoder tuning",
         seed=seed,
         conduct=Conduct(codec.device, compute.reporter, Budget(plan=plan), events=compute.events),
     )
