@@ -29,8 +29,10 @@ NULL_SEEDS = range(3)
 MOST_TRAIN, MOST_TEST = 600, 300
 """Most sequences of either kind to learn from and in each held-out part."""
 SMALLEST_TRAIN, SMALLEST_TEST = 20, 10
-FRAMES, PIECE = 128, 64
-"""Frames of a clip that a critic sees; and of the pieces, if generated clips have a given length."""
+FRAMES = 128
+"""Frames of a clip that a critic sees."""
+PIECES = 64, 32
+"""Frames of the pieces, if generated clips have a given length: the first number that gives enough pieces."""
 RECOGNISED = 0.95
 """Least area under the curve with which critics must recognise frames without memory."""
 UNTOLD = (0.4, 0.6)
@@ -67,19 +69,21 @@ def roles(sources: ClipSources, two: Halves, split: str) -> Roles:
 
 def of_latents(sources: ClipSources, own: Roles) -> dict[str, Any] | None:
     """Figures of critics on standardised latents at plain settings; None if there are too few clips."""
-    real = [
-        _pieces(((one.latents, one.label) for one in sources.whole(clips, k)), sources.seconds)
+    drawn = [
+        [(one.latents, one.label) for one in sources.whole(clips, k)]
         for k, clips in enumerate((own.a, own.stop, own.test, own.b))
     ]
-    if not _enough(real):
+    cut = _large_pieces(drawn, sources.seconds)
+    if cut is None:
         return None
+    size, real = cut
     made: list[Pairs] = []
     alone: list[Pairs] = []
-    per_clip = 1 if sources.seconds is None else max(1, sources.most_frames // PIECE)
+    per_clip = 1 if sources.seconds is None else max(1, sources.most_frames // size)
     for number, part in enumerate(real[:3]):
         counts = [(label, -(-count // per_clip)) for label, count in sorted(Counter(k for _, k in part).items())]
         for parts, draws in ((made, sources.plain(counts, number)), (alone, sources.memoryless(counts, 1 + number))):
-            parts.append(_pieces(((one.latents, one.label) for one in draws), sources.seconds))
+            parts.append(_pieces(((one.latents, one.label) for one in draws), sources.seconds, size))
     return Comparison(real).figures(made, alone)[0]
 
 
@@ -109,7 +113,7 @@ def of_sound(
     drawn = {clip: (waveform, label) for waveform, label, clip in reversed(oracle)}
 
     def seen(clips: Iterable[tuple[Waveform, str]]) -> Pairs:
-        return _pieces(((levels(waveform, rate), label) for waveform, label in clips), seconds)
+        return _pieces(((levels(waveform, rate), label) for waveform, label in clips), seconds, PIECES[0])
 
     def decoded(clips: Sequence[int], stream: int) -> Pairs:
         groups = sources.decoded(sources.whole(clips, stream))
@@ -186,15 +190,24 @@ class Comparison:
         }, found
 
 
-def _pieces(sequences: Iterable[tuple[NDArray[np.float32], str]], seconds: float | None) -> Pairs:
-    """The beginning of each sequence; or whole pieces of it, if generated clips have a given length."""
+def _pieces(sequences: Iterable[tuple[NDArray[np.float32], str]], seconds: float | None, size: int) -> Pairs:
+    """The beginning of each sequence; or whole pieces of `size` frames, if generated clips have a given length."""
     found: Pairs = []
     for values, label in sequences:
         if seconds is None:
             found += [(values[:FRAMES], label)] if len(values) else []
         else:
-            found += [(values[at : at + PIECE], label) for at in range(0, len(values) - PIECE + 1, PIECE)]
+            found += [(values[at : at + size], label) for at in range(0, len(values) - size + 1, size)]
     return found
+
+
+def _large_pieces(drawn: Sequence[Pairs], seconds: float | None) -> tuple[int, list[Pairs]] | None:
+    """The largest pieces of which there are enough, and their frames; None if there are too few of any size."""
+    for size in PIECES:
+        cut = [_pieces(part, seconds, size) for part in drawn]
+        if _enough(cut):
+            return size, cut
+    return None
 
 
 def _enough(real: Sequence[Pairs]) -> bool:

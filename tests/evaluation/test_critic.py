@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from actseq.evaluation.critic import Examples, Parts, auc, separation
-from actseq.evaluation.separation import PIECE, _balanced, _divided, _pieces
+from actseq.evaluation.separation import PIECES, _balanced, _divided, _large_pieces, _pieces
 
 
 def sequences(n: int, seed: int, *, memory: float) -> Examples:
@@ -64,6 +64,16 @@ def test_generated_clips_are_divided_as_real_ones() -> None:
 
 
 def test_long_sequences_are_cut_into_pieces() -> None:
-    values = np.arange(2 * PIECE + 5, dtype=np.float32)[:, None]
-    assert [len(one) for one, _ in _pieces([(values, "a")], 6.0)] == [PIECE, PIECE]
-    assert [len(one) for one, _ in _pieces([(values, "a"), (values[:0], "b")], None)] == [2 * PIECE]
+    values = np.arange(2 * 64 + 5, dtype=np.float32)[:, None]
+    assert [len(one) for one, _ in _pieces([(values, "a")], 6.0, 64)] == [64, 64]
+    assert [len(one) for one, _ in _pieces([(values, "a"), (values[:0], "b")], None, 64)] == [128]
+
+
+def test_pieces_are_smaller_where_there_are_few() -> None:
+    def parts(frames: int) -> list[list[tuple[np.ndarray, str]]]:
+        return [[(np.zeros((frames, 2), np.float32), "a")] * n for n in (20, 10, 10, 20)]
+
+    for frames, size in ((64, 64), (63, 32), (32, 32), (31, None)):
+        found = _large_pieces(parts(frames), 6.0)
+        assert (found and found[0]) == size
+    assert PIECES == (64, 32)
