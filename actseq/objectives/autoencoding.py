@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from actseq import units
@@ -112,8 +113,11 @@ class Autoencoding(nn.Module):
 
     def _stored(self, batch: Batch) -> Features:
         values = batch.data["features"].transpose(1, 2)
-        lengths = units.n_frames(batch.data["n_samples"], self.representation.hop_length)
-        return Features(self.model.normaliser.normalise(values), lengths.clamp(max=values.shape[2]))
+        lengths = units.n_frames(batch.data["n_samples"], self.representation.hop_length).clamp(max=values.shape[2])
+        nothing = values.new_zeros(1, self.representation.hop_length)
+        silence = self.representation.analyse(nothing, lengths.new_tensor([nothing.shape[1]])).values[:, :, :1]
+        values = torch.where(frame_mask(lengths, values.shape[2])[:, None], values, silence)
+        return Features(self.model.normaliser.normalise(values), lengths)
 
     def _features(self, waveform: Tensor, batch: Batch) -> Features:
         return segment_features(self.representation, self.model, waveform, batch.data["n_samples"], self.margin)
@@ -137,7 +141,7 @@ class Autoencoding(nn.Module):
             latents: Latents = posterior.mode() if progress is None else posterior.sample()
             condition = self._condition(batch, progress is not None, latents.values.shape[1])
             output = self.model.decode_normalised(latents, condition)[:, :, :frames]
-        inside = frame_mask(target.lengths, frames)
+        inside = decoded_frames(target.lengths, self.model.stride, frames)
         error = masked_l1(output, target.values, inside)
         loss = self.value_weight * error
         if self.delta_weight:
@@ -186,6 +190,19 @@ class Autoencoding(nn.Module):
     def validate(self, batch: Batch) -> dict[str, Tensor]:
         """The same from the mean of the posterior, as in use, wherever the training is."""
         return self._measure(batch, None).figures
+
+
+def decoded_frames(lengths: Int[Tensor, " batch"], stride: int, frames: int) -> Bool[Tensor, "batch frames"]:
+    """Frames that the decoder makes of a clip, up to its last whole latent frame.
+
+    They are heard at the end of a new clip. So the decoder learns the silence there too.
+
+    Args:
+        lengths: frames of each clip.
+        stride: frames of a latent frame.
+        frames: frames of the batch.
+    """
+    return frame_mask(units.n_latent_frames(lengths, stride) * stride, frames)
 
 
 def segment_features(

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from actseq.autoencoders.base import Autoencoder, Latents
 from actseq.errors import require
 from actseq.losses import masked_delta_l1, masked_l1
-from actseq.modules.frames import frame_mask
-from actseq.objectives.autoencoding import segment_features
+from actseq.objectives.autoencoding import decoded_frames, segment_features
 from actseq.objectives.base import Batch, Loss
 from actseq.objectives.flow_matching import drawn
 from actseq.priors.base import Remakes
@@ -121,7 +120,7 @@ class DecoderTuning(nn.Module):
         output, features, inside = (
             output[:, :, :frames],
             target.values[:, :, :frames],
-            frame_mask(target.lengths, frames),
+            decoded_frames(target.lengths, self.autoencoder.stride, frames),
         )
         error = masked_l1(output, features, inside)
         return error + self.delta_weight * masked_delta_l1(output, features, inside)
