@@ -39,6 +39,13 @@ def n_hops(n_samples: int, hop_length: int) -> int:
     return -(-n_samples // hop_length)
 
 
+def duration(seconds: float) -> str:
+    """A time in words: in minutes from two of them on, below that in seconds, below one of these in milliseconds."""
+    if seconds >= 120:
+        return f"{seconds / 60:.3g} minutes"
+    return f"{seconds:.3g} seconds" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+
+
 def seconds_to_samples(seconds: float, sample_rate: int) -> int:
     """Duration in samples, to the nearest sample."""
     return round(seconds * sample_rate)

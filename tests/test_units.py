@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 
 from actseq import units
@@ -41,3 +42,11 @@ def test_gaussians_of_tensors_are_those_of_arrays_and_of_torch() -> None:
     reference = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0))
     torch.testing.assert_close(kl, reference)
     torch.testing.assert_close(drawn, mean + noise * posterior.scale)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.0621, "62.1 ms"), (1.0, "1 seconds"), (95.04, "95 seconds"), (119.9, "120 seconds"), (150.0, "2.5 minutes")],
+)
+def test_times_in_words(seconds: float, words: str) -> None:
+    assert units.duration(seconds) == words

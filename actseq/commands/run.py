@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from actseq import audio, build, registry
+from actseq import audio, build, registry, units
 from actseq import config as configuration
-from actseq.commands.common import AUTO, Compute, Result, compared
+from actseq.commands.common import AUTO, NO_BUDGET, Compute, Result, compared
 from actseq.commands.extract_latents import extract_latents
 from actseq.commands.train_ae import stored_preset, train_configured
 from actseq.commands.train_prior import train_prior
@@ -28,6 +29,8 @@ from actseq.training.conduct import Budget
 
 MINUTES_SHARE = {"train_ae": 0.7, "train_prior": 0.3}
 MINUTES_SHARE_WITH_VOCODER = {"train_ae": 0.6, "train_prior": 0.25, "train_vocoder": 0.15}
+CLOSING_SECONDS = 6.0
+"""The last training leaves this much of the minutes for its preview, for the weights and for the verdict."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def run_all(
     vocoder: bool = False,
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
+    budget: Budget = NO_BUDGET,
 ) -> RunResult:
     """Train all stages; a finished stage with the same inputs is skipped.
 
@@ -74,37 +78,96 @@ def run_all(
             fits the sounds, see `actseq.data.survey`.
         minutes: training time of all stages together; None: the preset's.
         vocoder: also train a vocoder; the run uses it if it is better than the one that needs no training.
+        budget: when the command began.
 
     Raises:
         ConfigError: preset or overrides are wrong, or the run exists with other settings.
         AudioError: the folder has no usable sound.
         TrainingError: a training cannot go on.
     """
-    budget = Budget().begin()
+    budget = budget.begin()
     config = configured(folder, preset, run, minutes, vocoder, overrides, compute.reporter)
+    clock = StageClock.of(budget, config, minutes, vocoder)
     if minutes is not None:
-        _same_minutes(config, run or f"{folder.resolve().name}-{Path(config.preset).stem}", minutes)
+        name = run or f"{folder.resolve().name}-{Path(config.preset).stem}"
+        _same_minutes(config, name, minutes)
+        clock.whole = not (RunFolder.locate(name).path / "config.yaml").is_file()
+        budget = clock.budget("train_ae")
     first = train_configured(folder, config, run, compute, budget)
     made = first["run"]
     _same_later_sections(RunFolder(Path(made)), config)
     if not build.is_generative(config.autoencoder.network):
         compute.reporter.say("latents and prior are left out: this autoencoder has skip connections, it restores")
+        clock.say(compute.reporter)
         return RunResult(made, config.preset, first)
-    budget = Budget().begin()
+    budget = clock.budget("train_prior")
     latents = extract_latents(made, compute=compute)
     prior = None
     if config.generate.prior in registry.UNTRAINED_PRIORS:
         compute.reporter.say(f"prior: {config.generate.prior}, which needs no training")
     else:
         prior = train_prior(made, name=config.generate.prior or "default", compute=compute, budget=budget)
-    trained = train_vocoder(made, compute=compute) if vocoder else None
+    budget = clock.budget("train_vocoder")
+    trained = train_vocoder(made, compute=compute, budget=budget) if vocoder else None
     if not here().first:
         return RunResult(made, config.preset, first, latents, prior, trained)
     loaded = LoadedRun.open(made, device=compute.device, need_prior=True)
     corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
     compute.reporter.say("generating some clips, to see what they are like")
     said = first_look(loaded, corpus, load_latents(loaded.run)[0])
+    clock.say(compute.reporter)
     return RunResult(made, config.preset, first, latents, prior, trained, said)
+
+
+@dataclass
+class StageClock:
+    """What is left of the minutes of all stages.
+
+    Attributes:
+        begun: `time.perf_counter()` when the command began.
+        minutes: of all stages together; None: each has the budget of its preset.
+        shares: minutes of the stages that are trained, in their order.
+        whole: whether every stage is trained by this command.
+    """
+
+    begun: float
+    minutes: float | None
+    shares: dict[str, float]
+    whole: bool = False
+
+    @staticmethod
+    def of(budget: Budget, config: Config, minutes: float | None, vocoder: bool) -> StageClock:
+        """The clock of a command, by its configuration."""
+        assert budget.begun is not None
+        shares = {name: getattr(config, name).minutes or 0.0 for name in ("train_ae", "train_prior")}
+        if config.generate.prior in registry.UNTRAINED_PRIORS:
+            del shares["train_prior"]
+        if vocoder:
+            shares["train_vocoder"] = config.train_vocoder.minutes or 0.0
+        return StageClock(budget.begun, minutes, shares)
+
+    def budget(self, stage: str) -> Budget:
+        """The budget of a stage that begins now; it began earlier if those before it took longer than planned.
+
+        The last stage also begins earlier by the time of what follows it.
+        """
+        now = time.perf_counter()
+        if self.minutes is None or stage not in self.shares:
+            return Budget(now)
+        stages = list(self.shares)
+        planned = self.begun + 60 * sum(self.shares[name] for name in stages[: stages.index(stage)])
+        closing = min(CLOSING_SECONDS, 60 * self.minutes / 10) if stage == stages[-1] else 0.0
+        return Budget(min(now, planned) - closing)
+
+    def say(self, reporter: Reporter) -> None:
+        """Say how long all stages took, and by how much that misses the minutes that were asked for."""
+        if self.minutes is None or not self.whole:
+            return
+        asked, spent = 60 * self.minutes, time.perf_counter() - self.begun
+        missed = f"{units.duration(abs(spent - asked))} {'more' if spent > asked else 'less'}"
+        reporter.say(
+            f"all stages took {units.duration(spent)}, {missed} than the {units.duration(asked)} that were asked for"
+        )
 
 
 def configured(

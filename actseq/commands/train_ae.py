@@ -239,7 +239,7 @@ def _train(asked: AutoencoderRequest, corpus_fingerprint: str, compute: Compute,
             run.autoencoder,
             name="autoencoder",
             seed=config.seed,
-            conduct=Conduct(asked.device, reporter, budget, watch, compute.events),
+            conduct=Conduct(asked.device, reporter, budget, watch, compute.events, compute.threads),
         )
         if not here().first:
             return

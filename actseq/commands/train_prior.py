@@ -114,6 +114,7 @@ def train_prior(
                 replace(budget, more=without_decoder(budget.more, section.decoder)),
                 watch_prior(opened, config, model, name, compute.device),
                 compute.events,
+                compute.threads,
             ),
         )
         if more and not won(folder, outcome, f"prior {name}", reporter):

@@ -102,7 +102,7 @@ def train_vocoder(
                 folder,
                 name=f"vocoder {name}",
                 seed=seed,
-                conduct=Conduct(codec.device, reporter, budget, events=compute.events),
+                conduct=Conduct(codec.device, reporter, budget, events=compute.events, threads=compute.threads),
             )
             if here().first:
                 write_artifact(

@@ -76,6 +76,7 @@ def tune_decoder(
     assert tuning is not None
     model, latents, seed = trained.model, trained.latents, trained.seed
     assert isinstance(model.prior, Remakes)
+    begun = Budget().begin().begun
     codec, _ = load_codec(run, compute.device, config, vocoder=False)
     marker = run.corpus / "corpus.json"
     if not marker.is_file() or read_json(marker)["fingerprint"] != run.vocoder_inputs(config)["corpus"]:
@@ -120,7 +121,13 @@ def tune_decoder(
         trained.folder / "decoder",
         name="decoder tuning",
         seed=seed,
-        conduct=Conduct(codec.device, compute.reporter, Budget(plan=plan), events=compute.events),
+        conduct=Conduct(
+            codec.device,
+            compute.reporter,
+            Budget(begun, plan),
+            events=compute.events,
+            threads=compute.threads,
+        ),
     )
     return {name: outcome.tensors[name] for name in objective.decoding}
 

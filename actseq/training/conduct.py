@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,10 @@ from actseq.progress import SILENT, Reporter
 
 if TYPE_CHECKING:
     import torch
+
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+"""Environment variables that tell torch how many threads to compute with."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,26 @@ class Watch:
 
 @dataclass(frozen=True)
 class Conduct:
-    """Device, reporter, budget, what is shown, and whether figures are written for TensorBoard too."""
+    """Where a training computes, for how long, and what it shows.
+
+    Attributes:
+        device: where it computes.
+        reporter: receives progress and messages.
+        budget: what decides the number of steps besides the configuration.
+        watch: what is shown while it runs.
+        events: whether figures are written for TensorBoard too.
+        threads: threads that the user asked for; None: with a budget in minutes, the training may choose.
+    """
 
     device: torch.device
     reporter: Reporter = SILENT
     budget: Budget = field(default_factory=Budget)
     watch: Watch = field(default_factory=Watch)
     events: bool = False
+    threads: int | None = None
+
+    @property
+    def may_choose_threads(self) -> bool:
+        """Whether the number of threads matters, and neither the user nor the environment says how many."""
+        said = self.threads is not None or any(os.environ.get(name) for name in THREAD_VARIABLES)
+        return self.device.type == "cpu" and not said

@@ -32,6 +32,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from actseq import units
 from actseq.config import TrainingConfig
 from actseq.errors import SIGNALS, ActseqError, ArtifactError, ConfigError, Interrupted, TrainingError
 from actseq.objectives.base import Batch, Loss, Objective
@@ -48,7 +49,11 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 CALIBRATION_SECONDS = 3.0
-"""Steps are timed for at least this long."""
+"""Steps are timed for at least this long with each number of threads."""
+CLEARLY = 1.25
+"""One thread is taken in place of several if a step takes this many times as long with several."""
+COLLAPSED = 4.0
+"""It is also taken, at a validation, if steps have come to take this many times as long as they took."""
 LOG_ROWS = 200
 """Rows of training figures in `metrics.csv`."""
 PREPARING_SHARE = 0.25
@@ -143,6 +148,8 @@ class _Trainer:
             )
         self.reporter: Reporter = conduct.reporter
         self.watch, device = conduct.watch, conduct.device
+        # Several processes have their threads from the program that starts them.
+        self.may_choose_threads = conduct.may_choose_threads and self.processes.size == 1
         self.events: SummaryWriter | None = None
         self.writes_events = conduct.events
         self.train_source, self.validation_source = train, validation
@@ -189,6 +196,12 @@ class _Trainer:
             for name, array in source.batch(step, number).items()
         }
         return Batch(data, progress)
+
+    def use_threads(self) -> None:
+        """Compute with as many threads as the plan says, unless the user says how many."""
+        threads = self.plan.threads(self.step) if self.may_choose_threads else None
+        if threads is not None and threads != torch.get_num_threads():
+            torch.set_num_threads(threads)
 
     def train_step(self) -> dict[str, float]:
         rate = self.plan.learning_rate(self.step, self.config)
@@ -386,7 +399,7 @@ class _Trainer:
         self.clock.shown += self.clock.preview
 
     def replan(self, marked: tuple[int, float]) -> bool:
-        """Fit the number of steps to the time that is left; whether it has changed.
+        """Fit the number of steps to the time that is left, or take one thread; whether the plan has changed.
 
         Args:
             marked: step and time of the last validation.
@@ -397,8 +410,18 @@ class _Trainer:
         left = self.clock.budget - self.clock.spent
         if self.watch.preview is not None:
             left -= self.clock.preview * (1 + left // self.watch.preview_seconds)
-        before = self.plan
-        self.plan = self.processes.share(replanned(before, self.step, left, step_seconds))
+        before, clock = self.plan, self.clock
+        threads = torch.get_num_threads() if self.may_choose_threads else 1
+        if threads > 1 and step_seconds > COLLAPSED * clock.step_seconds and before.may_change(self.step):
+            # How many steps fit into the time is seen at the next validation.
+            self.plan = before.extended(Stretch(self.step, before.total, threads=1))
+            self.reporter.say(
+                f"one thread from here on: with {threads}, a step has come to take {units.duration(step_seconds)} in "
+                f"place of {units.duration(clock.step_seconds)}"
+            )
+        else:
+            self.plan = self.processes.share(replanned(before, self.step, left, step_seconds))
+            clock.step_seconds = min(clock.step_seconds, step_seconds)
         return self.plan != before
 
     def conclude(self, name: str) -> None:
@@ -407,10 +430,10 @@ class _Trainer:
             return
         budget = self.clock.budget
         if budget is not None and self.step == self.plan.total and abs(self.clock.spent - budget) > MISSED * budget:
-            missed = (self.clock.spent - budget) / 60
+            missed = self.clock.spent - budget
             self.reporter.say(
-                f"{name} ended {abs(missed):.2g} minutes {'later' if missed > 0 else 'earlier'} than the "
-                f"{budget / 60:.3g} minutes that were asked for"
+                f"{name} ended {units.duration(abs(missed))} {'later' if missed > 0 else 'earlier'} than the "
+                f"{units.duration(budget)} that were asked for"
             )
         text = advice.outlook(self.read_metrics(), self.objective.monitor, self.first)
         if text and self.watch.advice:
@@ -461,7 +484,7 @@ class _Trainer:
                 {
                     "step": self.step,
                     "total_steps": self.plan.total,
-                    **({"plan": self.plan.tree()} if len(self.plan.stretches) > 1 else {}),
+                    **({} if self.plan.stretches == Plan.of(self.plan.total).stretches else {"plan": self.plan.tree()}),
                     **({} if self.clock.budget is None else {"seconds": self.clock.spent}),
                     **({"unvalidated": True} if self.unvalidated else {}),
                     "first": self.first,
@@ -670,6 +693,7 @@ class _Clock:
         begun: `time.perf_counter()` from which this process counts.
         shown: seconds of previews since the last validation.
         preview: seconds of the last preview.
+        step_seconds: time of a step, where it was shortest.
     """
 
     budget: float | None = None
@@ -677,6 +701,7 @@ class _Clock:
     begun: float = 0.0
     shown: float = 0.0
     preview: float = 0.0
+    step_seconds: float = math.inf
 
     @property
     def spent(self) -> float:
@@ -684,34 +709,62 @@ class _Clock:
         return self.before + time.perf_counter() - self.begun
 
 
-def plan_steps(trainer: _Trainer, seconds: float) -> int:
-    """Number of steps that fit into some time, validations included. Afterwards only the model is as it was.
+def plan_steps(trainer: _Trainer, seconds: float) -> Stretch:
+    """The steps that fit into some time, validations included, and threads. Afterwards only the model is as it was.
 
     Raises:
         Interrupted: there was a signal.
     """
     trainer.plan = Plan.of(1000)
     initial = copy.deepcopy(trainer.objective.state_dict())  # type: ignore[attr-defined]
-    begun = time.perf_counter()
-
-    def step() -> None:
-        trainer.train_step()
-        if number := trainer.asked_to_stop():
-            raise Interrupted(number)
-
-    for _ in range(3):
-        step()
-    times: list[float] = []
-    while trainer.processes.share(len(times) < 5 or time.perf_counter() - begun < CALIBRATION_SECONDS):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
+    begun, default = time.perf_counter(), torch.get_num_threads()
+    times = _time_steps(trainer)
+    threads = default
+    if trainer.may_choose_threads and default > 1:
+        torch.set_num_threads(1)
+        alone = _time_steps(trainer)
+        if np.mean(times) > CLEARLY * np.mean(alone):
+            trainer.reporter.say(
+                f"computing with one thread: a step takes {units.duration(float(np.mean(alone)))} with it, and "
+                f"{units.duration(float(np.mean(times)))} with {default}"
+            )
+            threads, times = 1, alone
+        torch.set_num_threads(threads)
     start = time.perf_counter()
     trainer.validate()
     validation = time.perf_counter() - start
     trainer.objective.load_state_dict(initial)  # type: ignore[attr-defined]
     left = seconds - (time.perf_counter() - begun) - trainer.config.validations * validation
-    return trainer.processes.share(max(10, int(left / float(np.median(times)))))
+    n_steps = trainer.processes.share(max(10, int(left / float(np.median(times)))))
+    return Stretch(0, n_steps, threads=threads if trainer.may_choose_threads else None)
+
+
+def _time_steps(trainer: _Trainer) -> list[float]:
+    """Seconds of some steps, after a few that are not counted.
+
+    Raises:
+        Interrupted: there was a signal.
+    """
+    begun = time.perf_counter()
+    times: list[float] = []
+    while trainer.processes.share(len(times) < 8 or time.perf_counter() - begun < CALIBRATION_SECONDS):
+        start = time.perf_counter()
+        trainer.train_step()
+        times.append(time.perf_counter() - start)
+        if number := trainer.asked_to_stop():
+            raise Interrupted(number)
+    return times[3:]
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """Give torch back, at the end, the number of threads that it had."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 @contextmanager
@@ -774,7 +827,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     devices = [conduct.device] if conduct.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), _signals() as received:
+    with torch.random.fork_rng(devices), _own_threads(), _signals() as received:
 
         def start() -> _Trainer:
             trainer = _Trainer(objective, *sources, config, folder, seed, conduct)
@@ -825,8 +878,9 @@ def _planned(start: Callable[[], _Trainer], budget: Budget) -> _Trainer:
         assert config.minutes is not None
         preparing = 0.0 if budget.begun is None else begun - budget.begun
         begun -= min(preparing, PREPARING_SHARE * 60 * config.minutes)
-        trainer = _timed(start, trainer, 60 * config.minutes - (time.perf_counter() - begun))
-        trainer.plan = Plan.of(trainer.plan.total, config.minutes)
+        left = 60 * config.minutes - (time.perf_counter() - begun)
+        trainer, first = _timed(start, trainer, left)
+        trainer.plan = Plan((first,), config.minutes)
     if budget.more is not None:
         trainer = _more(start, trainer, budget.more)
     if processes.first and (budget.more is not None or not there):
@@ -834,16 +888,15 @@ def _planned(start: Callable[[], _Trainer], budget: Budget) -> _Trainer:
     minutes = trainer.plan.budget if given is None else None
     trainer.clock.budget = None if minutes is None else 60 * minutes
     trainer.clock.begun = begun
+    trainer.use_threads()
     return trainer
 
 
-def _timed(start: Callable[[], _Trainer], trainer: _Trainer, seconds: float) -> _Trainer:
-    """A new trainer with a plan of as many steps as fit into some seconds, by timing steps of another one."""
-    trainer.reporter.say(f"timing steps to see how many fit into {seconds / 60:.3g} minutes")
-    total = plan_steps(trainer, seconds)
-    trainer = start()
-    trainer.plan = Plan.of(total)
-    return trainer
+def _timed(start: Callable[[], _Trainer], trainer: _Trainer, seconds: float) -> tuple[_Trainer, Stretch]:
+    """A new trainer, and as many steps as fit into some seconds, by timing steps of another trainer."""
+    trainer.reporter.say(f"timing steps to see how many fit into {units.duration(seconds)}")
+    first = plan_steps(trainer, seconds)
+    return start(), first
 
 
 def _more(start: Callable[[], _Trainer], trainer: _Trainer, minutes: float) -> _Trainer:
@@ -861,10 +914,9 @@ def _more(start: Callable[[], _Trainer], trainer: _Trainer, minutes: float) -> _
             f"--more, but the training in {trainer.folder} is at step {step} of {plan.total}, by its last checkpoint",
             action="let it finish first: the same command without --more",
         )
-    steps = _timed(start, start(), 60 * minutes).plan.total
-    trainer = start()
+    trainer, first = _timed(start, start(), 60 * minutes)
     trainer.resume()
-    trainer.plan = plan.extended(Stretch(step, step + steps, RESTART, minutes))
+    trainer.plan = plan.extended(Stretch(step, step + first.total_steps, RESTART, minutes, first.threads))
     trainer.clock.before = 0.0
     return trainer
 
@@ -911,6 +963,7 @@ def _run(trainer: _Trainer, name: str) -> None:
         hold_out()
     # A resumed training ends at the same step: everything that decides it is in the checkpoint.
     while trainer.step < trainer.plan.total and not trainer.out_of_patience():
+        trainer.use_threads()
         figures = trainer.train_step()
         for key, value in figures.items():
             trainer.sums[key] = trainer.sums.get(key, 0.0) + value

@@ -33,12 +33,14 @@ class Stretch:
         total_steps: number of steps of the whole training.
         peak: fraction of the highest learning rate at which the rate restarts; None: it runs on from where it is.
         minutes: budget that the restart was given; None: there is no restart.
+        threads: threads that torch computes with from here on; None: as many as before.
     """
 
     from_step: int
     total_steps: int
     peak: float | None = None
     minutes: float | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ class Plan:
         """The plan with another stretch behind the others."""
         return replace(self, stretches=(*self.stretches, stretch))
 
+    def threads(self, step: int) -> int | None:
+        """Threads that torch computes a step with; None: the plan does not say."""
+        known = [one.threads for one in self.stretches if one.from_step <= step and one.threads is not None]
+        return known[-1] if known else None
+
     def may_change(self, step: int) -> bool:
         """Whether the number of steps may change at this step."""
         first = self.restart.from_step
@@ -144,6 +151,8 @@ def parse_stretches(tree: Any, total_steps: int, path: Path) -> tuple[Stretch, .
         if steps[0] != 0 or steps != sorted(set(steps)) or found[-1].total_steps != total_steps:
             raise ValueError
         if any(type(value) is not int for one in found for value in (one.from_step, one.total_steps)):
+            raise ValueError
+        if any(type(one.threads) is not int or one.threads < 1 for one in found if one.threads is not None):
             raise ValueError
     except (TypeError, ValueError, IndexError):
         raise ArtifactError(

@@ -230,7 +230,7 @@ def run(
         forecast = pipeline.dry_run(folder, preset, **given)
         show(forecast, common.json_output, *pipeline.forecast_lines(forecast))
         return
-    result = pipeline.run_all(folder, preset, **given)
+    result = pipeline.run_all(folder, preset, budget=common.budget, **given)
     show(
         result,
         common.json_output,

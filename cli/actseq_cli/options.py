@@ -192,7 +192,7 @@ def working(
             budget = {"steps": steps, "minutes": minutes}
             texts = [f"{trains}.{key}={value}" for key, value in budget.items() if value is not None]
             compute = Compute(device, threads, Terminal() if here().first else SILENT, log is not None)
-            common = Common([*overrides, *texts], seed, compute, json_output, Budget(plan=plan, more=more))
+            common = Common([*overrides, *texts], seed, compute, json_output, Budget(plan=plan, more=more).begin())
             function(common=common, **options)
 
         return all_of(*options)(command)

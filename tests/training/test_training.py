@@ -23,7 +23,7 @@ from actseq.objectives.base import Batch, Loss
 from actseq.progress import Silent
 from actseq.storage.artifacts import write_artifact
 from actseq.training import loop
-from actseq.training.conduct import Budget, Conduct, Watch
+from actseq.training.conduct import THREAD_VARIABLES, Budget, Conduct, Watch
 from actseq.training.loop import Outcome, resolve_device, step_seed, train
 
 STEPS = 24
@@ -582,7 +582,7 @@ def test_the_number_of_steps_follows_the_load(tmp_path: Path, monkeypatch: pytes
     conduct = Conduct(torch.device("cpu"), listener)
     outcome = run(tmp_path / "timed", Line(clock), conduct=conduct, steps=None, minutes=0.5, validations=20)
     assert clock.now == pytest.approx(30, rel=0.1)
-    assert not [line for line in listener.lines if "minutes that were asked for" in line]
+    assert not [line for line in listener.lines if "asked for" in line]
     assert len(plan_of(tmp_path / "timed")) > 1
     # The plan repeats the training, whatever the clock says.
     repeating = Conduct(torch.device("cpu"), Silent(), Budget(plan=tmp_path / "timed" / "plan.json"))
@@ -597,7 +597,7 @@ def test_load_that_comes_too_late_is_reported(tmp_path: Path, monkeypatch: pytes
     run(tmp_path, Line(clock), conduct=Conduct(torch.device("cpu"), listener), steps=None, minutes=0.5, validations=20)
     assert clock.now > 33
     [said] = [line for line in listener.lines if "asked for" in line]
-    assert said == f"line ended {(clock.now - 30) / 60:.2g} minutes later than the 0.5 minutes that were asked for"
+    assert said == f"line ended {clock.now - 30:.3g} seconds later than the 30 seconds that were asked for"
 
 
 def test_what_a_command_prepares_counts_up_to_a_quarter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -622,6 +622,85 @@ def test_a_stopped_training_counts_the_time_that_it_ran(tmp_path: Path, monkeypa
     clock.now = 5000.0
     run(tmp_path, Line(clock), steps=None, minutes=0.5, validations=20)
     assert clock.now - 5000 == pytest.approx(15, abs=3)
+
+
+class Cores:
+    """Threads as torch counts them, and a clock that moves by half a second a step with one, by `each` with two."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, each: float) -> None:
+        self.now, self.n, self.each = 0.0, 2, each
+        self.used: list[int] = []
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(torch, "get_num_threads", lambda: self.n)
+        monkeypatch.setattr(torch, "set_num_threads", lambda n: setattr(self, "n", n))
+        for name in THREAD_VARIABLES:
+            monkeypatch.delenv(name, raising=False)
+
+    def __call__(self, step: int) -> None:
+        self.now += self.each if self.n > 1 else 0.5
+        self.used.append(self.n)
+
+
+@pytest.mark.parametrize(("each", "chosen"), [(8.0, 1), (0.7, 1), (0.6, 2), (0.3, 2)])
+def test_the_threads_of_a_training_are_those_that_are_clearly_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: float, chosen: int
+) -> None:
+    cores, listener = Cores(monkeypatch, each), Listener()
+    run(tmp_path, Line(cores), conduct=Conduct(torch.device("cpu"), listener), steps=None, minutes=2.0)
+    assert plan_of(tmp_path)[0]["threads"] == chosen
+    assert set(cores.used[20:]) == {chosen}
+    assert cores.n == 2  # given back
+    assert cores.now == pytest.approx(120, rel=0.1)
+    said = [line for line in listener.lines if "thread" in line]
+    lasts = {8.0: "8 seconds", 0.7: "700 ms", 0.6: "", 0.3: ""}[each]
+    expected = [f"computing with one thread: a step takes 500 ms with it, and {lasts} with 2"] if lasts else []
+    assert said == expected
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_who_says_how_many_threads_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    cores = Cores(monkeypatch, 8.0)
+    if by == "environment":
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    conduct = Conduct(torch.device("cpu"), Silent(), threads=2 if by == "option" else None)
+    run(tmp_path, Line(cores), conduct=conduct, steps=None, minutes=5.0)
+    assert set(cores.used) == {2}
+    assert "threads" not in plan_of(tmp_path)[0]
+
+
+def test_threads_that_collapse_meanwhile_give_way_to_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cores, listener = Cores(monkeypatch, 0.3), Listener()
+
+    def busy_later(step: int) -> None:
+        cores.each = 0.3 if cores.now < 30 else 3.0
+        cores(step)
+
+    conduct = Conduct(torch.device("cpu"), listener)
+    outcome = run(tmp_path / "a", Line(busy_later), conduct=conduct, steps=None, minutes=2.0, validations=20)
+    threads = [one.get("threads") for one in plan_of(tmp_path / "a")]
+    assert threads[0] == 2
+    assert [one for one in threads[1:] if one] == [1]
+    assert [line for line in listener.lines if line.startswith("one thread from here on")]
+    assert cores.now == pytest.approx(120, rel=0.1)
+    # The plan repeats the training with the same threads, step by step, and so does a training that is resumed.
+    used = cores.used[-outcome.total_steps :]
+    cores.used.clear()
+    repeating = Conduct(torch.device("cpu"), Silent(), Budget(plan=tmp_path / "a" / "plan.json"))
+    again = run(tmp_path / "again", Line(cores), conduct=repeating, steps=None, minutes=2.0, validations=20)
+    assert cores.used == used
+    assert same(again, outcome)
+    cores.used.clear()
+
+    def cut(step: int) -> None:
+        cores(step)
+        if step == outcome.total_steps - 20:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    cut_short: dict[str, Any] = {"conduct": repeating, "steps": None, "minutes": 2.0, "validations": 20}
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", Line(cut), **cut_short)
+    assert same(run(tmp_path / "cut", Line(cores), **cut_short), outcome)
+    assert cores.used == used
 
 
 # -- going on after the end --------------------------------------------------------------------------------------------
