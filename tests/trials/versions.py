@@ -1,10 +1,12 @@
-"""Both ends of the version ranges in pyproject.toml train and generate; known weaknesses of what is installed.
+"""Both ends of the version ranges in pyproject.toml train and generate, and so does a wheel; known weaknesses of what
+is installed.
 
 Each end gets an environment of its own with every direct dependency at that end. torch, torchaudio and lightning-fabric
 are those of the environment that runs the trial, because they are large. This trial downloads packages.
 """
 
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -24,6 +26,7 @@ COMMANDS = [
     ["drumkit", "kit", "--n-per-kind", "10", "--sample-rate", "8000"],
     ["run", "kit", "--preset", "smoke", "--run", "r", *USE],
     ["generate", "r", "--n", "2", "--seconds", "0.3", "--out", "new", *USE],
+    ["generate", "voice:drumkit", "--n", "1", "--out", "voice", *USE],
     ["reconstruct", "r", "kit/snare", "--out", "again", *USE],
     ["evaluate", "r", "--n", "2", *USE],
     ["report", "r", "--n", "1", *USE],
@@ -43,8 +46,12 @@ def packages(end: str) -> list[str]:
     return found
 
 
-def environment(folder: Path, wanted: list[str]) -> Path:
-    """Make an environment with these packages, and behind them those of this one; returns its Python."""
+def environment(folder: Path, wanted: list[str], sources: list[Path]) -> Path:
+    """Make an environment with these packages, and behind them some sources and the packages of this environment.
+
+    Returns:
+        Its Python.
+    """
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True)
@@ -54,18 +61,28 @@ def environment(folder: Path, wanted: list[str]) -> Path:
         capture_output=True,
         text=True,
     )
-    lines = [str(TOP), str(TOP / "cli"), sysconfig.get_path("purelib")]
+    lines = [*map(str, sources), sysconfig.get_path("purelib")]
     Path(where.stdout.strip(), "behind.pth").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return python
 
 
 def failure(python: Path, folder: Path) -> str:
     """The last line of the first command that fails; empty if none does."""
+    # The sources must not come from elsewhere.
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     for words in COMMANDS:
-        done = subprocess.run([python, "-m", "actseq", *words], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run([python, "-m", "actseq", *words], cwd=folder, capture_output=True, text=True, env=own)
         if done.returncode:
             return f"{words[0]}: {(done.stderr.strip() or 'no message').splitlines()[-1]}"
     return ""
+
+
+def wheel(folder: Path) -> Path:
+    """Build a wheel of the sources."""
+    words = ["wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, TOP]
+    subprocess.run([sys.executable, "-m", "pip", *words], check=True)
+    [made] = folder.glob("actseq-*.whl")
+    return made
 
 
 def audited() -> Row:
@@ -91,6 +108,11 @@ def trial() -> Iterator[Row]:
     for end in ("lowest", "newest"):
         with tempfile.TemporaryDirectory() as name:
             folder, wanted = Path(name), packages(end)
-            found = failure(environment(folder / "venv", wanted), folder)
+            found = failure(environment(folder / "venv", wanted, [TOP, TOP / "cli"]), folder)
             yield Row(f"The {end} versions train and generate.", 1, int(not found), found or f"{len(wanted)} packages")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        python = environment(folder / "venv", ["--no-deps", str(wheel(folder))], [])
+        found = failure(python, folder)
+        yield Row("A wheel trains and generates from another folder.", 1, int(not found), found)
     yield audited()
