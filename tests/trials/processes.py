@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 TRIALS = 5
 """Trials of SIGTERM."""
 CLOSE = 1e-4
-TWO = ("--standalone", "--nproc-per-node", "2", "-m", "actseq")
+TWO = ("--standalone", "--nproc-per-node", "2", "-m", "--", "actseq")
 STAGES = (
     ("train-ae", "sounds", "--preset", "smoke", "--run", "r", "--steps", 50, "--set", "train_ae.accumulate=2"),
     ("extract-latents", "r"),
