@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from actseq_cli.main import main
+from actseq_cli.main import TOGETHER, main
 from click.testing import CliRunner
 from safetensors.numpy import load_file
 from torch import Tensor, nn
+from torch.distributed.run import get_args_parser
 
 from actseq.commands.common import Compute
 from actseq.commands.extract_latents import extract_latents
@@ -204,6 +205,16 @@ def test_what_is_the_work_of_one_process_is_refused_to_several(monkeypatch: pyte
         done = CliRunner().invoke(main, words)
         assert done.exit_code == 1
         assert f"2 processes were started with {' '.join((words[0], *words[2:]))}" in done.output
+
+
+def test_torchrun_passes_the_commands_of_the_documentation_on() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith("torchrun ")]
+    assert len(lines) == 4
+    for line in lines:
+        given = get_args_parser().parse_args(line.split()[1:])
+        assert (given.module, given.training_script) == (True, "actseq")
+        assert given.training_script_args[0] in TOGETHER
 
 
 def test_processes_are_known_by_what_started_them(monkeypatch: pytest.MonkeyPatch) -> None:
