@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from actseq import audio, units
-from actseq.commands.common import Result, effects_of, make_folder, warn_of_gain
+from actseq.commands.common import Result, TurnedDown, effects_of, make_folder
 from actseq.commands.outputs import Target
 from actseq.effects import Process
 from actseq.errors import ConfigError
@@ -102,14 +102,14 @@ class ClipWriter:
         Args:
             pieces: the growing clips.
             seconds: length of each clip, to show progress; None where it is not known.
-            reporter: receives progress, and a warning for each clip that was turned down.
+            reporter: receives progress, and a warning if clips were turned down.
         """
         make_folder(self.targets[0].sound.parent)
         total = self.common["of"] if seconds is None else round(self.common["of"] * seconds)
         reporter.begin("generate", total, unit="clips" if seconds is None else "seconds of sound")
         growing: dict[int, tuple[ExitStack, audio.Writer, int]] = {}
         made: dict[int, Result] = {}
-        done = 0
+        done, lowered = 0, TurnedDown()
         for piece in pieces:
             if piece.clip not in growing:
                 growing[piece.clip] = self._begin(piece.clip)
@@ -119,9 +119,7 @@ class ClipWriter:
             done += len(piece.waveform)
             if piece.end is not None:
                 stack.close()
-                if self.peak is None:
-                    warn_of_gain(writer.path, writer.gain, reporter)
-                warn_of_gain(writer.path, writer.through_gain, reporter)
+                lowered.note(writer.path, writer.gain if self.peak is None else 1.0, writer.through_gain)
                 made[piece.clip] = self._describe(piece, writer, growing.pop(piece.clip)[2])
                 write_json(self.targets[piece.clip].about, made[piece.clip])
             finished = len(made) if seconds is None else done // self.sample_rate
@@ -131,6 +129,7 @@ class ClipWriter:
                 reporter.resize(total)
             reporter.advance(finished)
         reporter.end()
+        lowered.warn(reporter)
         return [made[i] for i in sorted(made)]
 
     def _begin(self, clip: int) -> tuple[ExitStack, audio.Writer, int]:

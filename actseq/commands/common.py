@@ -210,10 +210,25 @@ def check_written(files: Iterable[str | Path]) -> None:
         )
 
 
-def warn_of_gain(path: Path, gain: float, reporter: Reporter) -> None:
-    """Warn if a file was turned down when it was written."""
-    if gain != 1.0:
-        reporter.warn(f"{path.name} was turned down by {-units.amplitude_to_db(gain):.1f} dB so as not to clip")
+class TurnedDown:
+    """The files that were turned down when they were written."""
+
+    def __init__(self) -> None:
+        self.gains: dict[str, float] = {}
+
+    def note(self, path: Path, *gains: float) -> None:
+        """Remember a file and the gains that it was written with."""
+        if (least := min(gains)) != 1.0:
+            self.gains[path.name] = least
+
+    def warn(self, reporter: Reporter) -> None:
+        """Warn once: of the file, or of how many there are and the one that was turned down most."""
+        if not self.gains:
+            return
+        name = min(self.gains, key=self.gains.__getitem__)
+        by, n = f"by {-units.amplitude_to_db(self.gains[name]):.1f} dB", len(self.gains)
+        one, many = f"{name} was turned down {by}", f"{n} sounds were turned down, {name} the most, {by},"
+        reporter.warn(f"{one if n == 1 else many} so as not to clip")
 
 
 def aligned(table: Sequence[Sequence[str]]) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 
-from actseq import audio
+from actseq import audio, units
 from actseq.config import Config
 from actseq.data.corpus import Corpus, build_corpus
 from actseq.data.survey import little
@@ -102,7 +102,7 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
 def _report_scan(scan: audio.Scan, sample_rate: int, reporter: Reporter) -> None:
     """Report a scan: counts, changes that decoding will make, and the files that were left out."""
     reporter.say(f"found   {len(scan.rows):6} files")
-    reporter.say(f"usable  {len(scan.usable):6} files  {scan.seconds / 60:.1f} minutes")
+    reporter.say(f"usable  {len(scan.usable):6} files  {units.duration(scan.seconds)}")
     reporter.say(f"skipped {len(scan.skipped):6} files")
     rates = Counter(row.sample_rate for row in scan.usable if row.sample_rate != sample_rate)
     if rates:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, check_written, effects_of, make_folder, warn_of_gain
+from actseq.commands.common import AUTO, Compute, TurnedDown, check_written, effects_of, make_folder
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.errors import ArtifactError
 from actseq.inference.activations import check_activations, decode_activations
@@ -90,15 +90,14 @@ def decode(
     for path, _ in sources:
         check_activations(read(path), codec, autoencoder, str(path))
     reporter.begin("decode", len(sources), unit="files")
-    samples = 0
+    samples, lowered = 0, TurnedDown()
     for done, (path, target) in enumerate(sources, 1):
         make_folder(target.sound.parent)
         with audio.Writer(target.sound, codec.sample_rate, through=through, dry=target.dry) as writer:
             for piece in decode_activations(read(path), codec):
                 writer.write(piece)
                 samples += len(piece)
-        warn_of_gain(target.sound, writer.gain, reporter)
-        warn_of_gain(target.sound, writer.through_gain, reporter)
+        lowered.note(target.sound, writer.gain, writer.through_gain)
         about = {
             "file": target.sound.name,
             "dry": None if target.dry is None else target.dry.name,
@@ -109,6 +108,7 @@ def decode(
         write_json(target.about, common | about)
         reporter.advance(done)
     reporter.end()
+    lowered.warn(reporter)
     files = [str(target.sound) for _, target in sources]
     check_written(files)
     return DecodeResult(str(opened.path), str(out), files, samples / codec.sample_rate)

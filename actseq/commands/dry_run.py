@@ -48,7 +48,7 @@ class Training:
         """The budget in words."""
         if self.done:
             return "already trained"
-        return f"{self.steps} steps" if self.minutes is None else f"{self.minutes:.3g} minutes"
+        return f"{self.steps} steps" if self.minutes is None else units.duration(60 * self.minutes)
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ def forecast_lines(found: Forecast) -> list[str]:
     ]
     left = [one for one in found.trainings if not one.done]
     timed = [one.minutes for one in left if one.minutes is not None]
-    total = f"{sum(timed):.3g} minutes" if len(timed) == len(left) else "as long as its steps need on this machine"
+    total = units.duration(60 * sum(timed)) if len(timed) == len(left) else "as long as its steps need on this machine"
     sizes = ", ".join(f"{name} {size:.3g} MB" for name, size in found.megabytes.items())
     return [
-        f"it would read {found.files} files{unread}, {found.seconds / 60:.1f} minutes of sound",
+        f"it would read {found.files} files{unread}, {units.duration(found.seconds)} of sound",
         f"it would train, with preset {found.preset}, {total}:",
         *(f"  {line}" for line in aligned(rows)),
         f"it would write {found.run}, about {sum(found.megabytes.values()):.3g} MB: {sizes}",

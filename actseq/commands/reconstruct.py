@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, Result, check_written, effects_of, make_folder, warn_of_gain
+from actseq.commands.common import AUTO, Compute, Result, TurnedDown, check_written, effects_of, make_folder
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.data.corpus import level_gain
 from actseq.errors import AudioError
@@ -83,7 +83,7 @@ def reconstruct(
         "vocoder": config.vocoder.model_dump(),
         "effects": [effect.model_dump() for effect in config.generate.effects],
     }
-    files, done = [], 0
+    files, done, lowered = [], 0, TurnedDown()
     for recording, target in recordings:
         gain = np.float32(level_gain(recording.peak, codec.level_dbfs))
         stream = start()
@@ -94,8 +94,7 @@ def reconstruct(
                 done += len(block)
                 reporter.advance(done // codec.sample_rate)
             writer.write(stream.finish() / gain)
-        warn_of_gain(target.sound, writer.gain, reporter)
-        warn_of_gain(target.sound, writer.through_gain, reporter)
+        lowered.note(target.sound, writer.gain, writer.through_gain)
         about = {
             "file": target.sound.name,
             "dry": None if target.dry is None else target.dry.name,
@@ -106,6 +105,7 @@ def reconstruct(
         write_json(target.about, common | about)
         files.append(str(target.sound))
     reporter.end()
+    lowered.warn(reporter)
     check_written(files)
     return {
         "run": str(opened.path),

@@ -121,14 +121,21 @@ def _notes(folder: Path) -> Iterator[str]:
             "only its contents were compared, and its command writes the list"
         )
         return
-    used = {hashes.LIST, "checkpoints", *known, *(path.name for path in folder.glob("*.safetensors"))}
+    used = {
+        hashes.LIST,
+        "checkpoints",
+        "decoder",
+        "events",
+        *known,
+        *(path.name for path in folder.glob("*.safetensors")),
+    }
     if marker.name not in ("model.json", "choice.json"):
         used -= {path.name for path in SequenceStore(folder).unused()}
     others = [path.name for path in folder.glob("[!.]*") if path.name not in used]
     if marker.name == "choice.json":
         others = [name for name in others if not (folder / name).is_dir()]
     if others:
-        yield f"not used: {', '.join(sorted(others))}"
+        yield f"holds what actseq does not read: {', '.join(sorted(others))}"
 
 
 def _fingerprint(run: RunFolder, stage: str) -> str | None:

@@ -131,7 +131,9 @@ class Survey:
             f"{middle}, at {rates}; the sound reaches about {self.bandwidth / 1000:.2g} kHz.{unread}"
         )
         (first, n), *others = self.kinds
-        found = f"{n} of {len(self.heard)} files that were heard sound like {KINDS[first][0]} ({KINDS[first][1]})"
+        of = len(self.heard)
+        listened = f"all {of} files" if of == len(self.seconds) else f"{of} of the files, spread over the folder"
+        found = f"listened to {listened}: {n} sound like {KINDS[first][0]} ({KINDS[first][1]})"
         rest = "".join(f", {count} like {KINDS[kind][0]}" for kind, count in others)
         mixed = "; separate folders and runs for them would sound better" if self._mixed else ""
         preset, reason = self._choice

@@ -28,7 +28,7 @@ from actseq.explore.jobs import Message
 from actseq.explore.keeping import keep_sound
 from actseq.explore.shelf import Shelf, ShelfSound
 from actseq.inference.codec import Codec
-from actseq.inference.generation import BATCH_CLIPS, Piece
+from actseq.inference.generation import BATCH_CLIPS, Piece, untouched_samples
 from actseq.inference.loaded_run import LoadedRun, read_sound
 from actseq.inference.loading import require_generative
 from actseq.inference.request import FromPrior, GenerationRequest, Source, Through, Variations
@@ -187,7 +187,10 @@ class Studio:
         if given is not None:
             sound.title = f"{given.title}, {'continued' if order.start == 'continue' else 'varied'}"
             sound.about["of"] = given.about
-        yield from self._stream(self.loaded.stream(request), source, sound)
+        known = None
+        if given is not None and order.start == "continue":
+            known = given.waveform[: untouched_samples(self.loaded.codec, len(given.waveform))]
+        yield from self._stream(self.loaded.stream(request), source, sound, known)
 
     def along(self, order: orders.AlongPath) -> Work:
         """The sound of a path on the map."""
@@ -244,13 +247,26 @@ class Studio:
         """A sound that has no samples yet."""
         return ShelfSound(title, how, np.zeros(0, np.float32), self.sample_rate, about, place, stem)
 
-    def _stream(self, pieces: Iterator[Piece], source: Source, sound: ShelfSound) -> Work:
-        """Hand on what grows, and put it on the shelf when it is whole."""
+    def _stream(
+        self, pieces: Iterator[Piece], source: Source, sound: ShelfSound, known: Waveform | None = None
+    ) -> Work:
+        """Hand on what grows, and put it on the shelf when it is whole.
+
+        Args:
+            pieces: what grows.
+            source: what it is made from.
+            sound: what it is to be.
+            known: how it begins, where that is known before: this is heard at once.
+        """
         yield self._begun()
+        if known is not None and len(known):
+            yield _samples(known)
         made: list[Piece] = []
+        ahead = 0 if known is None else len(known)
         for piece in pieces:
             made.append(piece)
-            yield _samples(piece.waveform)
+            yield _samples(piece.waveform[ahead:])
+            ahead = max(0, ahead - len(piece.waveform))
         waveform = np.concatenate([piece.waveform for piece in made])
         if sound.place is None:
             sound.place = self.catalog.plane.place(np.concatenate([piece.latents for piece in made]))

@@ -404,6 +404,13 @@ class _Clip:
         return np.concatenate([recording[: self.begin], joined])
 
 
+def untouched_samples(codec: Codec, samples: int) -> int:
+    """Samples at the beginning of a recording that its continuation leaves as they are, known before it is made."""
+    reach = settling_frames(codec)
+    frames = -(-samples // codec.samples_per_latent)
+    return 0 if reach is None else max(0, frames - reach) * codec.samples_per_latent
+
+
 def settling_frames(codec: Codec) -> int | None:
     """Latent frames after which decoded sound is settled, whatever came before; None: never."""
     if codec.autoencoder.context_frames is None:

@@ -117,7 +117,8 @@ def contact_sheet(
     _colour_bar(axes(width - right - 1.1, top - 0.27, 1.1, 0.07))
     style.text(
         figure, (width - right - 1.22) / width, 1 - (top - 0.235) / height,
-        "each panel relative to its own peak, dB", 6.0, color=style.SOFT, ha="right", va="center",
+        "peak above each panel, red beyond full scale; colours relative to it, dB", 6.0, color=style.SOFT,
+        ha="right", va="center",
     )  # fmt: skip
 
     ticks, tick_labels = _time_ticks(duration, panel_width)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from actseq.commands.common import TurnedDown
 from actseq.commands.run import CLOSING_SECONDS, StageClock, configured
 from actseq.progress import SILENT, Silent
 from actseq.training.conduct import Budget
@@ -63,3 +64,24 @@ def test_the_whole_time_is_told(monkeypatch: pytest.MonkeyPatch, now: float, sai
     clock.whole = True
     clock.say(Listener())
     assert lines == [said]
+
+
+def test_sounds_that_are_turned_down_are_counted() -> None:
+    lines: list[str] = []
+
+    class Listener(Silent):
+        def warn(self, text: str) -> None:
+            lines.append(text)
+
+    lowered = TurnedDown()
+    lowered.note(Path("a.wav"), 1.0, 1.0)
+    lowered.warn(Listener())
+    assert not lines
+    lowered.note(Path("b.wav"), 0.5, 1.0)
+    lowered.warn(Listener())
+    lowered.note(Path("c.wav"), 1.0, 0.25)
+    lowered.warn(Listener())
+    assert lines == [
+        "b.wav was turned down by 6.0 dB so as not to clip",
+        "2 sounds were turned down, c.wav the most, by 12.0 dB, so as not to clip",
+    ]

@@ -124,6 +124,22 @@ def test_a_clip_can_be_continued_and_varied(studio: Studio) -> None:
     }
 
 
+def test_a_continuation_begins_with_its_recording_before_anything_is_made(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = studio.receive("tone.wav", wav(tone(3.0, studio.sample_rate), studio.sample_rate))["sound"]["id"]
+    order = orders.NewClip(start="continue", sound=given, seconds=0.1, seed=1)
+    whole = made(studio, studio.generate(order))
+    with monkeypatch.context() as patched:
+        patched.setattr(type(studio.loaded), "stream", lambda *_: iter(()))
+        work = studio.generate(order)
+        first = [next(work), next(work)][1]
+    begun = samples(first)
+    assert 1.0 < len(begun) / studio.sample_rate < 3.0
+    np.testing.assert_array_equal(begun, whole.waveform[: len(begun)])
+    np.testing.assert_array_equal(begun, studio.named(given).waveform[: len(begun)])
+
+
 def test_a_sound_is_kept_once_under_a_name_that_is_not_taken(studio: Studio) -> None:
     kept = studio.loaded.run.kept
     kept.mkdir(exist_ok=True)
