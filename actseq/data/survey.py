@@ -44,6 +44,13 @@ TEXTURE_SECONDS = 2.0
 """Steady sounds that are shorter are one-shots."""
 WORD_SECONDS, WORD_HZ = 1.5, 5000.0
 """Voices are words if most last no longer and reach no higher."""
+LAGS_SECONDS = (0.25, 2.0)
+"""A beat, or a bar, repeats after a time in this range."""
+REPEATING = 0.45
+"""The rise of the spectrum of a loop correlates at least this much with itself one beat or bar later: that of 10 in 17
+real loops, one in 23 textures and none of twelve sentences."""
+LOOP_SECONDS = 1.5
+"""Shorter sounds are not loops."""
 MIXED = 0.3
 """A folder is mixed if at least this fraction of its files is of another kind."""
 LITTLE_SECONDS = 60.0
@@ -52,6 +59,7 @@ KINDS = {
     "one-shot": ("one-shots", "single sounds that are struck and die away"),
     "voice": ("voices", "speech or singing"),
     "texture": ("textures", "sound of an even level"),
+    "loop": ("loops", "sound with a beat that repeats"),
     "phrase": ("phrases", "several events in a row"),
 }
 """Each kind of sound in the plural, and what it is."""
@@ -111,6 +119,8 @@ class Survey:
             return "drums", "it is made for one-shots and learns each label's sound"
         if kind == "texture":
             return "ambience", "it is made for textures and field recordings"
+        if kind == "loop":
+            return "music", "it is made for loops and keeps their beat"
         if kind == "phrase":
             return "ambience", "no preset is made for phrases, and this one goes on for as long as one likes"
         if np.quantile(self.seconds, 0.9) > WORD_SECONDS:
@@ -216,12 +226,29 @@ def hear(waveform: Waveform, sample_rate: int) -> Heard:
     loud = np.flatnonzero(level > level.max() + LOUD_DB)
     energy = units.db_to_power(level)
     centre = (float(energy @ np.arange(len(energy)) / energy.sum()) - loud[0]) / (loud[-1] - loud[0] + 1)
+    if len(low) >= LOOP_SECONDS * RATE and _repetition(frames) >= REPEATING:
+        return Heard("loop", bandwidth)
     quiet_db, loud_db = np.percentile(level, [10, 95])
     if loud_db - quiet_db < STEADY_DB and len(waveform) > TEXTURE_SECONDS * sample_rate:
         return Heard("texture", bandwidth)
     if centre >= EARLY and _voiced(frames[loud]) >= VOICED:
         return Heard("voice", bandwidth)
     return Heard("one-shot" if hits.onsets(waveform, sample_rate) <= 1 else "phrase", bandwidth)
+
+
+def _repetition(frames: np.ndarray) -> float:
+    """How much the rise of the spectrum from frame to frame correlates with itself one beat or bar later.
+
+    Args:
+        frames: (frames, samples).
+    """
+    spectra = np.abs(np.fft.rfft(frames * np.hanning(FRAME), axis=1))
+    rise = np.maximum(np.diff(np.log(np.maximum(spectra, 1e-4 * FRAME)), axis=0), 0).mean(axis=1)
+    rise -= rise.mean()
+    low, high = (round(seconds * RATE / HOP) for seconds in LAGS_SECONDS)
+    lags = np.arange(low, min(high, len(rise) // 2) + 1)
+    products = np.array([rise[lag:] @ rise[:-lag] / (len(rise) - lag) for lag in lags])
+    return float(products.max() / max(rise @ rise / len(rise), 1e-12))
 
 
 def _voiced(frames: np.ndarray) -> float:

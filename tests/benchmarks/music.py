@@ -24,6 +24,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import librosa
@@ -38,6 +39,7 @@ from actseq import audio, units
 from actseq.arrays import Waveform
 from actseq.data.corpus import Corpus
 from actseq.inference.loaded_run import LoadedRun
+from actseq.plots.contact_sheet import Panel, contact_sheet
 
 RATE = 22050
 BAR_SECONDS, BEATS = 2.0, 4
@@ -56,6 +58,7 @@ FFT, HOP = 4096, 512
 LENGTHS_SECONDS, SEED_SECONDS = (12.0, 30.0), 6.0
 CONTINUED_SECONDS, GIVEN_SECONDS = 12.0, 4.0
 LAGS_SECONDS, SAME_LAG = (0.25, 2.0), 0.03
+SHEET_PANELS = 4
 PIANO_GAIN = 2.0
 """Recorded piano notes have short peaks: with a peak of 1 they are too quiet beside the drums."""
 Voice = Callable[[float, float], Waveform]
@@ -288,62 +291,98 @@ def _correlations(chroma: Float[np.ndarray, "bars 12"]) -> Float[np.ndarray, "ba
     return one @ other.T
 
 
-def line(name: str, clips: Sequence[Waveform], rate: int, real: float | None, least: float | None) -> str:
-    """A line of the table.
+@dataclass(frozen=True)
+class Clips:
+    """Clips of one length, measured.
 
     Args:
-        name: what the clips are.
-        clips: of one length.
+        name: what they are.
+        waveforms: the clips.
         rate: sample rate in Hz.
-        real: repetition of real loops of this length.
-        least: correlation that counts as a good fit.
     """
-    beat = np.array([repetition(clip, rate) for clip in clips])
-    found = [bars(clip, rate) for clip in clips]
-    best = np.concatenate([own.fits.max(axis=1) for own in found])
-    of_real = "" if real is None else f" ({beat.mean() / real:.2f} of real)"
-    fitting = "" if least is None else f", {np.mean(best >= least):.0%} fit a chord"
-    return (
-        f"  {name:26} {len(clips):3} of {units.samples_to_seconds(len(clips[0]), rate):4.1f} s: beat {beat.mean():.2f}"
-        f"{of_real}, from {beat.min():.2f}; {len(best)} bars{fitting}, next chord right {_share(found):.0%}"
-    )
+
+    name: str
+    waveforms: Sequence[Waveform]
+    rate: int
+
+    @cached_property
+    def beat(self) -> Float[np.ndarray, " clips"]:
+        """Repetition of each."""
+        return np.array([repetition(clip, self.rate) for clip in self.waveforms])
+
+    @cached_property
+    def bars(self) -> list[Bars]:
+        """The bars of each."""
+        return [bars(clip, self.rate) for clip in self.waveforms]
+
+    @cached_property
+    def best(self) -> Float[np.ndarray, " bars"]:
+        """Correlation of each bar with the chord that it fits best."""
+        return np.concatenate([own.fits.max(axis=1) for own in self.bars])
+
+    def line(self, real: float | None = None, least: float | None = None) -> str:
+        """A line of the table.
+
+        Args:
+            real: repetition of real loops of this length.
+            least: correlation that counts as a good fit.
+        """
+        of_real = "" if real is None else f" ({self.beat.mean() / real:.2f} of real)"
+        fitting = "" if least is None else f", {np.mean(self.best >= least):.0%} fit a chord"
+        steps = [step for own in self.bars for step in own.steps]
+        seconds = units.samples_to_seconds(len(self.waveforms[0]), self.rate)
+        return (
+            f"  {self.name:26} {len(self.waveforms):3} of {seconds:4.1f} s: beat {self.beat.mean():.2f}{of_real}, from "
+            f"{self.beat.min():.2f}; {len(self.best)} bars{fitting}, next chord right {np.mean(steps):.0%}"
+        )
+
+    def panels(self, most: int) -> list[Panel]:
+        """The first clips with a line at every half of a bar, as their bars were found."""
+        panels = []
+        for clip, own in list(zip(self.waveforms, self.bars, strict=True))[:most]:
+            first = own.offset / N_OFFSETS * BAR_SECONDS % PERIOD_SECONDS
+            marks = np.arange(first, units.samples_to_seconds(len(clip), self.rate), PERIOD_SECONDS)
+            chords = " ".join(list(CHORDS)[chord] for chord in own.chords)
+            panels.append(Panel(chords, _at_rate(clip, self.rate), tuple(marks.tolist())))
+        return panels
 
 
-def _share(found: list[Bars]) -> float:
-    steps = [step for own in found for step in own.steps]
-    return float(np.mean(steps)) if steps else float("nan")
+def score(run: LoadedRun, folder: Path, most: int, lengths: Sequence[float], seed: int) -> Iterable[tuple[Clips, str]]:
+    """Clips and their lines: real ones, reconstructed ones, and new sound in comparison to them.
 
-
-def score(run: LoadedRun, folder: Path, clips: int, lengths: Sequence[float], seed: int) -> Iterable[str]:
-    """Lines that compare new sound with loops that `make` wrote."""
+    Args:
+        run: was trained on the loops of `folder`.
+        folder: what `make` wrote.
+        most: clips in a line, at most.
+        lengths: seconds of new sound.
+        seed: of what is generated.
+    """
     made = json.loads((folder / "chords.json").read_text())
-    data, rate = None if made["data"] is None else Path(made["data"]), run.sample_rate
-    real = {}
+    data, rate, real = None if made["data"] is None else Path(made["data"]), run.sample_rate, {}
     for seconds in lengths:
-        own = [waveform for waveform, _ in loops(clips, seconds, made["seed"], data)]
-        real[seconds] = float(np.mean([repetition(clip, RATE) for clip in own]))
-        yield line("real", own, RATE, None, None)
+        own = Clips("real", [waveform for waveform, _ in loops(most, seconds, made["seed"], data)], RATE)
+        real[seconds] = float(own.beat.mean())
+        yield own, own.line()
     corpus = Corpus(run.run.corpus, run.config.corpus.level_dbfs)
     held_out = corpus.indices("test") + corpus.indices("validation")
-    chosen = (held_out + corpus.indices("train"))[:clips]
-    again = [run.reconstruct(corpus.waveform(index)) for index in chosen]
-    found = [bars(clip, rate) for clip in again]
+    chosen = (held_out + corpus.indices("train"))[:most]
+    again = Clips("reconstructed", [run.reconstruct(corpus.waveform(index)) for index in chosen], rate)
     firsts = [made["first"][corpus.store.records[index].key] for index in chosen]
-    right = np.concatenate([np.equal(one.chords, one.true(first)) for one, first in zip(found, firsts, strict=True)])
-    least = float(np.quantile(np.concatenate([own.fits.max(axis=1) for own in found]), WORST))
-    yield line("reconstructed", again, rate, real[lengths[0]], least)
-    yield f"  chord of a reconstructed bar recognised {np.mean(right):.0%}; a fit is a correlation of {least:.2f}"
+    right = [np.equal(own.chords, own.true(first)) for own, first in zip(again.bars, firsts, strict=True)]
+    least = float(np.quantile(again.best, WORST))
+    known = f"{np.concatenate(right).mean():.0%} of the chords recognised, good fit from {least:.2f} on"
+    yield again, f"{again.line(real[lengths[0]], least)}; {known}"
     for seconds in lengths:
-        new = run.generate(clips, seconds=seconds, seed=seed)
-        yield line("from nothing", new, rate, real[seconds], least)
-    given = [corpus.waveform(index, 0, units.seconds_to_samples(SEED_SECONDS, rate)) for index in held_out[:clips]]
+        new = Clips("from nothing", run.generate(most, seconds=seconds, seed=seed), rate)
+        yield new, new.line(real[seconds], least)
+    given = [corpus.waveform(index, 0, units.seconds_to_samples(SEED_SECONDS, rate)) for index in held_out[:most]]
     for seconds in lengths:
-        new = [
-            clip
+        continuations = [
+            run.generate(1, seed_audio=own, include_seed=False, seconds=seconds, seed=seed + number)[0]
             for number, own in enumerate(given)
-            for clip in run.generate(1, seed_audio=own, include_seed=False, seconds=seconds, seed=seed + number)
         ]
-        yield line(f"after {SEED_SECONDS:g} s of held-out", new, rate, real[seconds], least)
+        new = Clips(f"after {SEED_SECONDS:g} s of held-out", continuations, rate)
+        yield new, new.line(real[seconds], least)
 
 
 def continued(run: LoadedRun, recordings: Sequence[Path], seed: int) -> Iterable[str]:
@@ -393,6 +432,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         one.add_argument("--set", action="append", default=[], dest="overrides")
     scoring = commands.choices["score"]
     scoring.add_argument("--clips", type=int, default=8, help="most clips in each line")
+    scoring.add_argument("--sheet", type=Path, help="PNG of the first clips, a line at every half of a bar")
     scoring.add_argument("--lengths", type=float, nargs="+", default=LENGTHS_SECONDS, help="seconds of new sound")
     for one in commands.choices.values():
         one.add_argument("--seed", type=int, default=0)
@@ -403,12 +443,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in given.priors or [None]:
         run = LoadedRun.open(given.run, prior=name, device="cpu", overrides=given.overrides, need_prior=True)
         print(f"{given.run} {run.prior_name}")
-        if given.command == "score":
-            lines = score(run, given.folder, given.clips, given.lengths, given.seed)
-        else:
-            lines = continued(run, list(audio.SoundFolder(given.folder).files.values()), given.seed)
-        for text in lines:
+        if given.command == "continue":
+            for text in continued(run, list(audio.SoundFolder(given.folder).files.values()), given.seed):
+                print(text, flush=True)
+            continue
+        rows = {}
+        for clips, text in score(run, given.folder, given.clips, given.lengths, given.seed):
             print(text, flush=True)
+            rows[f"{clips.name}, {len(clips.waveforms[0]) / clips.rate:.0f} s"] = clips.panels(SHEET_PANELS)
+        if given.sheet is not None:
+            contact_sheet(given.sheet, rows, RATE, title=f"{given.run} {run.prior_name}", seconds=given.lengths[0])
 
 
 if __name__ == "__main__":

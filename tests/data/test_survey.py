@@ -8,7 +8,7 @@ import pytest
 import soundfile  # type: ignore[import-untyped, unused-ignore]
 
 from actseq.audio import SoundFolder
-from actseq.data.survey import HEARD, little, survey
+from actseq.data.survey import HEARD, hear, little, survey
 from actseq.errors import AudioError
 
 
@@ -20,7 +20,12 @@ from actseq.errors import AudioError
         ("ambience", "ambience", "texture", ["23 files with 6 labels", "22 kHz 16"]),
         ("speech", "speech", "voice", ["128 files", "at 48 kHz", "sentences"]),
         ("instruments", "drums", "one-shot", ["79 files with 2 labels"]),
-        ("loops", "ambience", "phrase", ["17 files", "no preset is made for phrases"]),
+        (
+            "loops",
+            "music",
+            "loop",
+            ["17 files", "sound like loops (sound with a beat that repeats)", "keeps their beat"],
+        ),
     ],
 )
 def test_the_preset_fits_the_sounds(data_dir: Path, folder: str, preset: str, kind: str, words: list[str]) -> None:
@@ -32,6 +37,17 @@ def test_the_preset_fits_the_sounds(data_dir: Path, folder: str, preset: str, ki
     assert len(said) == 3
     assert not [part for part in words if part not in " ".join(said)]
     assert f"preset {preset}:" in said[2]
+
+
+def test_a_beat_makes_a_loop_and_irregular_hits_do_not() -> None:
+    rate, rng = 22050, np.random.default_rng(0)
+    hit = (rng.standard_normal(rate // 10) * np.exp(-np.arange(rate // 10) / 400)).astype(np.float32)
+    for times, kind in ((np.arange(0.1, 7.8, 0.5), "loop"), (np.sort(rng.uniform(0.1, 7.8, 16)), "phrase")):
+        waveform = (1e-3 * rng.standard_normal(8 * rate)).astype(np.float32)
+        for at in times:
+            start = round(at * rate)
+            waveform[start : start + len(hit)] += hit
+        assert hear(waveform / np.abs(waveform).max(), rate).kind == kind
 
 
 def test_a_mixed_folder_follows_the_most_frequent_kind_and_says_so(data_dir: Path, tmp_path: Path) -> None:
