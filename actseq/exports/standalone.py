@@ -21,9 +21,17 @@ import numpy as np
 Array = np.ndarray[Any, np.dtype[Any]]
 Run = Callable[[str, Mapping[str, Array]], list[Array]]
 """Runs a network by name: inputs by name → outputs in order."""
-TURNS = 100
-"""Iterations of fast Griffin-Lim."""
+TURNS = 16
+"""Iterations of fast Griffin-Lim, after phases that follow from the magnitudes."""
 MOMENTUM = 0.99
+BLOCK = 128
+"""Frames that are settled at a time."""
+GAUSSIAN = 0.25645
+"""Time-frequency ratio γ / n² of the Gaussian window nearest to a Hann window of n samples."""
+SOFTEST = 1e-6
+"""Bins this far below the loudest one of a block have a random phase."""
+LEVELS = 480
+"""Number of levels between the loudest bin and the softest."""
 UPDATES = 30
 """Multiplicative updates from bands to bins."""
 LEAST_WEIGHT = 0.05
@@ -97,7 +105,7 @@ class Model:
             return inverse(spectrum, analysis["n_fft"], analysis["hop_length"])
         basis = self.about["basis"]
         magnitude = np.exp(features) if basis is None else bins_of(features, np.array(basis, np.float32))
-        return griffin_lim(magnitude, analysis["n_fft"], analysis["hop_length"])
+        return from_magnitudes(magnitude, analysis["n_fft"], analysis["hop_length"])
 
     def clip(self, random: np.random.Generator, request: Request) -> Array:
         """One new clip (samples,), at the level of the run."""
@@ -260,23 +268,22 @@ def window_of(n_fft: int) -> Array:
 
 def inverse(spectrum: Array, n_fft: int, hop: int) -> Array:
     """Overlap-add of spectra (bins, frames); the first frame is centred on the first sample."""
+    total = overlapped(spectrum, n_fft, hop)
+    first, n_samples = n_fft // 2, spectrum.shape[1] * hop
+    padded = np.pad(total, ((0, 0), (0, max(0, first + n_samples - total.shape[1]))))
+    made: Array = padded[0, first : first + n_samples] / np.maximum(padded[1, first : first + n_samples], LEAST_WEIGHT)
+    return made
+
+
+def overlapped(spectrum: Array, n_fft: int, hop: int) -> Array:
+    """The sum of windowed pieces of spectra (bins, frames), and that of the squared windows (2, samples)."""
     frames, window = spectrum.shape[1], window_of(n_fft)
     pieces = np.fft.irfft(spectrum.T, n_fft).astype(np.float32) * window
     total = np.zeros((2, (frames - 1) * hop + n_fft), np.float32)
     for t in range(frames):
         total[0, t * hop : t * hop + n_fft] += pieces[t]
         total[1, t * hop : t * hop + n_fft] += window**2
-    first, n_samples = n_fft // 2, frames * hop
-    padded = np.pad(total, ((0, 0), (0, max(0, first + n_samples - total.shape[1]))))
-    made: Array = padded[0, first : first + n_samples] / np.maximum(padded[1, first : first + n_samples], LEAST_WEIGHT)
-    return made
-
-
-def transform(waveform: Array, n_fft: int, hop: int, frames: int) -> Array:
-    """Spectra (bins, frames); frame t is centred on sample t · hop, and outside the sound there is silence."""
-    padded = np.pad(waveform, (n_fft // 2, n_fft + hop))
-    pieces = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop][:frames]
-    return np.fft.rfft(pieces * window_of(n_fft)).T.astype(np.complex64)
+    return total
 
 
 def bins_of(features: Array, basis: Array) -> Array:
@@ -293,15 +300,93 @@ def bins_of(features: Array, basis: Array) -> Array:
     return x
 
 
-def griffin_lim(magnitude: Array, n_fft: int, hop: int) -> Array:
-    """Sound of magnitudes (bins, frames), from random phases."""
-    angles = np.random.default_rng(0).uniform(-np.pi, np.pi, magnitude.shape)
-    spectrum, previous = magnitude * np.exp(1j * angles), None
+def from_magnitudes(magnitude: Array, n_fft: int, hop: int) -> Array:
+    """Sound of magnitudes (bins, frames). A block keeps what is settled, and sees some frames of the next block."""
+    reach, at, last = -(-n_fft // hop), 0, False
+    known, parts = np.zeros((len(magnitude), 2 * reach), np.complex64), list[Array]()
+    while not last:
+        last = magnitude.shape[1] - at < BLOCK + reach
+        block = magnitude[:, at:] if last else magnitude[:, at : at + BLOCK + reach]
+        new = block.shape[1] - (0 if last else reach)
+        around = np.abs(known), block, np.zeros((len(block), 2 * reach if last else 0), np.float32)
+        spectra, signal = settled(np.concatenate(around, axis=1), known, at, n_fft, hop)
+        begin = n_fft // 2 + (1 if at else 2) * reach * hop
+        parts.append(signal[begin : n_fft // 2 + (reach + new + (reach if last else 0)) * hop])
+        known, at = spectra[:, new : new + 2 * reach], at + new
+    return np.concatenate(parts)
+
+
+def settled(magnitude: Array, known: Array, first: int, n_fft: int, hop: int) -> tuple[Array, Array]:
+    """Spectra (bins, frames) of magnitudes whose first spectra are known, and the signal; by fast Griffin-Lim."""
+    window, free = window_of(n_fft), slice(known.shape[1], None)
+    spectra = (magnitude * np.exp(1j * phases(magnitude, known, first, n_fft, hop))).astype(np.complex64)
+    spectra[:, : known.shape[1]] = known
+    previous = None
     for _ in range(TURNS):
-        consistent = transform(inverse(spectrum, n_fft, hop), n_fft, hop, magnitude.shape[1])
+        signal, weight = overlapped(spectra, n_fft, hop)
+        pieces = np.lib.stride_tricks.sliding_window_view(signal / (weight + 1e-8), n_fft)[::hop] * window
+        consistent = np.fft.rfft(pieces).T.astype(np.complex64)
         ahead = consistent if previous is None else consistent + MOMENTUM * (consistent - previous)
-        spectrum, previous = magnitude * ahead / (np.abs(ahead) + 1e-20), consistent
-    return inverse(spectrum, n_fft, hop)
+        spectra[:, free] = (magnitude * ahead / (np.abs(ahead) + 1e-20))[:, free]
+        previous = consistent
+    signal, weight = overlapped(spectra, n_fft, hop)
+    return spectra, signal / (weight + 1e-8)
+
+
+def phases(magnitude: Array, known: Array, first: int, n_fft: int, hop: int) -> Array:
+    """Phases (bins, frames) along the gradients that the magnitudes imply, from the loudest bin to the softest.
+
+    Source: Průša, Balazs and Søndergaard, A Noniterative Method for Reconstruction of Phase from STFT Magnitude (2017).
+    """
+    (bins, frames), n_known = magnitude.shape, known.shape[1]
+    floor = max(magnitude.max() * SOFTEST, 1e-30)
+    log = np.log(np.maximum(magnitude, floor))
+    padded, ratio = np.pad(log, 1, mode="edge"), hop / (GAUSSIAN * n_fft)
+    # Half of what the phase advances in a frame, and in a bin, so that the trapezoid rule is a sum.
+    along = ratio / 4 * (padded[2:, 1:-1] - padded[:-2, 1:-1]) + np.pi * hop / n_fft * np.arange(bins)[:, None]
+    across = (padded[1:-1, :-2] - padded[1:-1, 2:]) / (4 * ratio) - np.pi / 2
+    level = np.minimum((log.max() - log) * (LEVELS / -math.log(SOFTEST)), LEVELS - 1).astype(int)
+
+    # Bins are numbered row by row in a grid with a border, which has its phase already. A stack for each level.
+    def flat(values: Array, border: float) -> list[Any]:
+        listed: list[Any] = np.pad(values.T, 1, constant_values=border).ravel().tolist()
+        return listed
+
+    width, waiting = bins + 2, flat(magnitude > floor, False)
+    levels, by_frame, by_bin = flat(level, 0), flat(along, 0), flat(across, 0)
+    found = flat(np.pad(np.angle(known), ((0, 0), (0, frames - n_known))), 0)
+    order = np.flatnonzero(waiting)
+    stacks: list[list[int]] = [[] for _ in range(LEVELS)]
+    for i in order[order < (n_known + 1) * width].tolist():
+        waiting[i] = False
+        stacks[levels[i]].append(i)
+    lowest = 0
+    for start in [-1, *order[np.argsort(np.array(levels)[order], kind="stable")].tolist()]:
+        if start >= 0 and waiting[start]:
+            waiting[start], lowest = False, levels[start]
+            stacks[lowest].append(start)
+        while lowest < LEVELS:
+            if not stacks[lowest]:
+                lowest += 1
+                continue
+            i = stacks[lowest].pop()
+            for j, slope, sign in (
+                (i + width, by_frame, 1),
+                (i - width, by_frame, -1),
+                (i + 1, by_bin, 1),
+                (i - 1, by_bin, -1),
+            ):
+                if waiting[j]:
+                    waiting[j] = False
+                    found[j] = found[i] + sign * (slope[i] + slope[j])
+                    stacks[levels[j]].append(j)
+                    lowest = min(lowest, levels[j])
+    # The softest bins have phases that look random and depend on frame and bin alone.
+    mixed = (np.arange(frames) + first - n_known).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = mixed + np.arange(bins, dtype=np.uint64)[:, None] * np.uint64(0xC2B2AE3D27D4EB4F)
+    mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(0xBF58476D1CE4E5B9)
+    noise = (mixed >> np.uint64(40)) * (2 * math.pi / 16777216)
+    return np.where(magnitude > floor, np.array(found).reshape(frames + 2, width)[1:-1, 1:-1].T, noise)
 
 
 def write(path: Path, waveform: Array, sample_rate: int) -> None:
