@@ -1,9 +1,10 @@
 """Runs of an older version load, generate and resume.
 
-`drums` and `aae` were made on 2026-11-29 by the last version before the rearrangement, from `sounds` (made by
-`actseq drumkit`), with the preset `smoke` at a still smaller size. The prior `half` of `drums` and the autoencoder of
-`aae` were stopped at step 10 of 20; `expected` has what the old version made of them in the end, and a clip that it
-generated. The configurations are in the words of that version: keys of today's `train_ae.regulariser` are in
+`drums` and `aae` were made on 2026-11-29 by the last version before the rearrangement, from `sounds` (made by `actseq
+drumkit`), with the preset `smoke` at a still smaller size. The prior `half` of `drums` and the autoencoder of `aae`
+were stopped at step 10 of 20; `expected` has what the old version made of them in the end, and a clip that it
+generated. An autoencoder that is trained from the start has other weights today, because it learns the silence after a
+clip. The configurations are in the words of that version: keys of today's `train_ae.regulariser` are in
 `train_ae.objective`.
 """
 
@@ -73,7 +74,7 @@ def test_an_old_prior_that_is_half_done_resumes(old: Path) -> None:
     shutil.rmtree(old / "fresh" / "priors" / "half")
     for run in ("drums", "fresh"):
         assert pipeline.train_prior(old / run, name="half", overrides=GRU, compute=CPU)["total_steps"] == 20
-    check(*(old / run / "priors" / "half" for run in ("drums", "fresh")), HERE / "expected" / "half.safetensors")
+    check([old / run / "priors" / "half" for run in ("drums", "fresh")], HERE / "expected" / "half.safetensors")
 
 
 @pytest.mark.parametrize("words", [OLD_WORDS, [text.replace("objective", "regulariser") for text in OLD_WORDS]])
@@ -86,7 +87,8 @@ def test_an_old_adversarial_training_that_is_half_done_resumes(old: Path, words:
     }
     for run in ("aae", "fresh"):
         trained(old, run, words)
-    check(*(old / run / "autoencoder" for run in ("aae", "fresh")), HERE / "expected" / "aae.safetensors")
+    assert pipeline.info(old / "aae")["autoencoder"].keys() == pipeline.info(old / "fresh")["autoencoder"].keys()
+    check([old / "aae" / "autoencoder"], HERE / "expected" / "aae.safetensors")
     pipeline.extract_latents(old / "aae", compute=CPU)
     with pytest.raises(ConfigError, match=r"train_ae.regulariser.matching_weight \(2"):
         trained(old, "aae", [*words, "train_ae.regulariser.matching_weight=3"])
@@ -96,10 +98,10 @@ def trained(old: Path, run: str, words: list[str]) -> Any:
     return pipeline.train_ae(old / "sounds", "smoke", run=str(old / run), overrides=[*SMALL, *words], compute=CPU)
 
 
-def check(resumed: Path, fresh: Path, expected: Path) -> None:
-    """Resumed is what it is without a stop, and what the old version made, but for the last bits of another machine."""
+def check(folders: list[Path], expected: Path) -> None:
+    """The weights are the expected ones, but for the last bits of another machine."""
     known = load_file(expected)
-    for folder in (resumed, fresh):
+    for folder in folders:
         found = load_file(folder / "model.safetensors")
         assert found.keys() == known.keys()
         for name, value in known.items():
