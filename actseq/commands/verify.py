@@ -12,7 +12,7 @@ from actseq.storage import hashes
 from actseq.storage.artifacts import Artifact, load_tensors, read_json
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import MANIFEST, SequenceStore
-from actseq.training.loop import read_checkpoint
+from actseq.training.checkpoints import read_checkpoint
 
 
 def verify(run: str | Path, *, compute: Compute = AUTO) -> Result:

@@ -381,6 +381,12 @@ class Corpus:
         """Gain that brings a clip to the corpus's level."""
         return level_gain(float(self.store.records[index].extra["peak"]), self.level_dbfs)
 
+    def place(self, index: int, start: int = 0) -> str:
+        """The file of a clip, and the time in it of sample `start` of the clip."""
+        extra = self.store.records[index].extra
+        seconds = units.samples_to_seconds(int(extra["start"]) + max(0, start), int(extra["sample_rate"]))
+        return f"{extra['source']} at {seconds:.2f} s"
+
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> Waveform:
         """Samples `start` to `stop` at the corpus's level; outside the clip there is silence."""
         record = self.store.records[index]

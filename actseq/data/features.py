@@ -131,11 +131,9 @@ class FeatureSource:
             `features (batch, frames, channels)`, zero after the end of a clip; `n_samples (batch,)`, the samples of the
             clip from the segment's first frame on; `label (batch,)` as in `ClipSource`.
         """
-        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
         rows_of = label_rows(self.corpus)
         segments, lengths, labels = [], [], []
-        for _ in range(self.batch_size):
-            index, start = self._windows.draw(rng)
+        for index, start in self._drawn(step, rank):
             rows = self.store.read(index, start, start + self.frames)
             segments.append(np.pad(rows, ((0, self.frames - len(rows)), (0, 0))))
             record = self.corpus.store.records[index]
@@ -143,6 +141,16 @@ class FeatureSource:
             lengths.append(length - start * self.hop_length)
             labels.append(rows_of.get(str(record.extra["label"]), 0))
         return {"features": np.stack(segments), "n_samples": np.array(lengths), "label": np.array(labels)}
+
+    def origins(self, step: int, rank: int = 0) -> list[str]:
+        """For each row of a batch, the file, and where in it the segment begins."""
+        return [self.corpus.place(index, start * self.hop_length) for index, start in self._drawn(step, rank)]
+
+    def _drawn(self, step: int, rank: int) -> Iterator[tuple[int, int]]:
+        """Clip and first frame of each segment of a batch."""
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
+        for _ in range(self.batch_size):
+            yield self._windows.draw(rng)
 
 
 def clip_features(

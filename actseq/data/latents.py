@@ -199,8 +199,7 @@ class SequenceSource:
 
     def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
         """Arrays by name, padded with zeros to the longest window; see `SequenceLikelihood`."""
-        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
-        rows = [self._window(*self._windows.draw(rng)) for _ in range(self.batch_size)]
+        rows = [self._window(index, start) for index, start in self._drawn(step, rank)]
         longest = max(len(row["mean"]) for row in rows)
 
         def padded(name: str) -> NDArray[Any]:
@@ -218,6 +217,17 @@ class SequenceSource:
             "index": np.array([row["index"] for row in rows]),
             "start": np.array([row["start"] for row in rows]),
         }
+
+    def origins(self, step: int, rank: int = 0) -> list[str]:
+        """For each row of a batch, the clip, and the latent frame at which the window begins."""
+        records = self.latents.records
+        return [f"{records[index].key} at latent frame {start}" for index, start in self._drawn(step, rank)]
+
+    def _drawn(self, step: int, rank: int) -> Iterator[tuple[int, int]]:
+        """Sequence and first frame of each window of a batch."""
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
+        for _ in range(self.batch_size):
+            yield self._windows.draw(rng)
 
     def _window(self, index: int, start: int) -> dict[str, Any]:
         record = self.latents.records[index]
@@ -281,3 +291,7 @@ class DecoderSource:
             waveforms.append(self.corpus.waveform(clip, first - self.margin, last + self.margin))
             left.append(self.corpus.store.records[clip].length - first)
         return {**data, "crop": np.array(crops), "waveform": np.stack(waveforms), "n_samples": np.array(left)}
+
+    def origins(self, step: int, rank: int = 0) -> list[str]:
+        """Those of `windows`."""
+        return self.windows.origins(step, rank)

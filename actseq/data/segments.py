@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -82,15 +82,10 @@ class SegmentSource:
             `waveform (batch, margin + samples + margin)`; `start (batch,)`, the samples of the clip before the segment;
             `n_samples (batch,)`, the samples of the clip from the start of the segment on.
         """
-        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
         waveforms, starts, lengths = [], [], []
-        for _ in range(self.batch_size):
-            index, start = self._windows.draw(rng)
-            start -= int(rng.integers(self.jitter)) if self.jitter else 0
-            gain = units.db_to_amplitude(rng.uniform(*self.gain_db))
+        for index, start, gain, speed in self._drawn(step, rank):
             length = self.corpus.store.records[index].length - start
             if self.speed:
-                speed = random_speed(rng, self.speed)
                 stop = self.samples + self.margin
                 segment = self.corpus.waveform_at_speed(index, speed, start, -self.margin, stop)
                 length = round(length / speed)
@@ -101,6 +96,19 @@ class SegmentSource:
             starts.append(start)
             lengths.append(length)
         return {"waveform": np.stack(waveforms), "start": np.array(starts), "n_samples": np.array(lengths)}
+
+    def origins(self, step: int, rank: int = 0) -> list[str]:
+        """For each row of a batch, the file, and where in it the segment begins."""
+        return [self.corpus.place(index, start) for index, start, _, _ in self._drawn(step, rank)]
+
+    def _drawn(self, step: int, rank: int) -> Iterator[tuple[int, int, float, float]]:
+        """Clip, start, gain and speed of each segment of a batch."""
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
+        for _ in range(self.batch_size):
+            index, start = self._windows.draw(rng)
+            start -= int(rng.integers(self.jitter)) if self.jitter else 0
+            gain = units.db_to_amplitude(rng.uniform(*self.gain_db))
+            yield index, start, gain, random_speed(rng, self.speed) if self.speed else 1.0
 
 
 @dataclass(frozen=True)
@@ -140,18 +148,26 @@ class ClipSource:
             `waveform (batch, margin + samples + margin)`; `n_samples (batch,)`, which counts the silence too;
             `label (batch,)`, rows of `corpus.split_labels("train")` from 1 on, without the empty label; 0 for none.
         """
-        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
         rows = label_rows(self.corpus)
         waveforms, labels = [], []
-        for _ in range(self.batch_size):
-            index = self._indices[int(rng.integers(len(self._indices)))]
-            gain = np.float32(units.db_to_amplitude(rng.uniform(*self.gain_db)))
-            speed = random_speed(rng, self.speed) if self.speed else 1.0
+        for index, gain, speed in self._drawn(step, rank):
             clip = whole_clip(self.corpus, index, self.samples, speed)
-            waveforms.append(np.pad(clip * gain, self.margin))
+            waveforms.append(np.pad(clip * np.float32(gain), self.margin))
             labels.append(rows.get(str(self.corpus.store.records[index].extra["label"]), 0))
         lengths = np.full(self.batch_size, self.samples)
         return {"waveform": np.stack(waveforms), "n_samples": lengths, "label": np.array(labels)}
+
+    def origins(self, step: int, rank: int = 0) -> list[str]:
+        """For each row of a batch, the file, and where in it the clip begins."""
+        return [self.corpus.place(index) for index, _, _ in self._drawn(step, rank)]
+
+    def _drawn(self, step: int, rank: int) -> Iterator[tuple[int, float, float]]:
+        """Clip, gain and speed of each row of a batch."""
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
+        for _ in range(self.batch_size):
+            index = self._indices[int(rng.integers(len(self._indices)))]
+            gain = units.db_to_amplitude(rng.uniform(*self.gain_db))
+            yield index, gain, random_speed(rng, self.speed) if self.speed else 1.0
 
 
 def label_rows(corpus: Corpus) -> dict[str, int]:
@@ -191,3 +207,8 @@ class WithNoiseClips:
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
         """The batch of `sounds`, and `noise` with the shape of `waveform`."""
         return self.sounds.batch(step, rank) | {"noise": self.others.batch(step, rank)["waveform"]}
+
+    def origins(self, step: int, rank: int = 0) -> list[str]:
+        """For each row of a batch, where the sound comes from and where its noise does."""
+        pairs = zip(self.sounds.origins(step, rank), self.others.origins(step, rank), strict=True)
+        return [f"{sound} with noise from {noise}" for sound, noise in pairs]

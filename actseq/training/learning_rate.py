@@ -17,9 +17,10 @@ from jaxtyping import Float
 
 from actseq.config import TrainingConfig
 from actseq.errors import TrainingError
-from actseq.objectives.base import Loss, Objective
+from actseq.objectives.base import Batch, Loss, Objective
 from actseq.progress import Reporter
 from actseq.training.conduct import Conduct
+from actseq.training.faults import NotFiniteError, in_parts
 from actseq.training.loop import Source, _Trainer, step_seed
 from actseq.training.plan import Plan
 
@@ -99,13 +100,11 @@ def find_learning_rate(
             )
             try:
                 trainer.train_step()
-            except TrainingError:
+            except NotFiniteError as fault:
                 if not losses:
-                    raise
+                    raise trainer.explained(fault) from None
                 break
-            torch.manual_seed(step_seed(seed, 0, 10_000))
-            losses_of_groups: dict[str, Loss] = trainer.wrapped.losses(batch)
-            loss = float(next(iter(losses_of_groups.values())).total.detach())
+            loss = trainer.fitting(lambda: _loss(trainer, batch, seed))
             if not math.isfinite(loss):
                 break
             losses.append(loss)
@@ -117,6 +116,16 @@ def find_learning_rate(
     if not losses:
         raise TrainingError(f"the loss is not finite at a learning rate of {LOWEST:g}", "a finite number")
     return judge(rates[: len(losses)], np.array(losses))
+
+
+def _loss(trainer: _Trainer, batch: Batch, seed: int) -> float:
+    """The loss of the first group on a batch, always with the same random numbers."""
+    torch.manual_seed(step_seed(seed, 0, 10_000))
+    total = 0.0
+    for fraction, part in in_parts(batch, trainer.plan.change(trainer.step).parts):
+        losses: dict[str, Loss] = trainer.wrapped.losses(part)
+        total += fraction * float(next(iter(losses.values())).total.detach())
+    return total
 
 
 def judge(rates: Float[np.ndarray, " steps"], losses: Float[np.ndarray, " steps"]) -> LearningRateTest:

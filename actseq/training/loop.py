@@ -7,6 +7,9 @@ that takes them all. `minutes` becomes a number of steps by timing steps that ar
 thrown away before step 0; at validations the number may change, see `actseq.training.plan`. A checkpoint is a folder of
 safetensors and JSON that is renamed into place, and on resuming `metrics.csv` is cut back to the step of the
 checkpoint.
+
+A number that is not finite takes the training back to its last validation, with a lower learning rate; that checkpoint
+is kept for it. A batch that does not fit into memory goes through in parts. Both are in the plan.
 """
 
 from __future__ import annotations
@@ -18,14 +21,15 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,9 +45,11 @@ from actseq.storage import files, hashes
 from actseq.storage.artifacts import load_tensors, read_json, save_tensors, write_json
 from actseq.storage.processes import here
 from actseq.storage.store import write_file
-from actseq.training import advice
+from actseq.training import advice, faults
+from actseq.training.checkpoints import agreed, read_checkpoint
 from actseq.training.conduct import Budget, Conduct
-from actseq.training.plan import RESTART, Plan, Stretch, parse_stretches, replanned
+from actseq.training.faults import TRY_LOWER, NotFiniteError
+from actseq.training.plan import RESTART, Plan, Stretch, replanned
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -69,8 +75,9 @@ SMALLEST = 0.1
 PATIENCE_OF_USERS = 3
 """So many signals end a step at once, without a checkpoint."""
 
-
-TRY_LOWER = "lower learning_rate or clip_norm; if that does not help, look for broken audio with actseq verify"
+T = TypeVar("T")
+Gradients = dict[str, list[Tensor | None]]
+"""Gradients of the parameters of each group."""
 
 
 @runtime_checkable
@@ -82,6 +89,14 @@ class Source(Protocol):
 
     def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
         """Arrays by name."""
+
+
+@runtime_checkable
+class TracedSource(Source, Protocol):
+    """A source that knows where its batches come from."""
+
+    def origins(self, step: int, rank: int = 0) -> list[str]:
+        """For each row of a batch, the file, and the place in it."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +188,8 @@ class _Trainer:
         self.optimisers = dict(zip(groups, wrapped[1:], strict=True))
         self.average = {name: value.detach().clone() for name, value in self.objective.exported().state_dict().items()}
         self.step = 0
+        self.anchor = 0
+        """Step of the checkpoint that the training is taken back to."""
         self.plan = Plan.of(config.steps or 1, config.minutes)
         self.clock = _Clock()
         self.held_out: dict[str, float] = {}
@@ -204,46 +221,118 @@ class _Trainer:
             torch.set_num_threads(threads)
 
     def train_step(self) -> dict[str, float]:
+        """Make a step; its figures.
+
+        Raises:
+            NotFiniteError: a loss or a gradient is not finite; no weight has changed.
+            TrainingError: a part of one row does not fit into memory.
+        """
         rate = self.plan.learning_rate(self.step, self.config)
         gradients, figures = self.gradients()
         if self.processes.size > 1:
             self.told = self.reduce(gradients, figures)
         for name, found in gradients.items():
-            optimiser = self.optimisers[name]
-            for group in optimiser.param_groups:
-                group["lr"] = rate
             for parameter, gradient in zip(self.groups[name], found, strict=True):
                 parameter.grad = gradient
-            self.fabric.clip_gradients(
-                self.wrapped, optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
+            norm = self.fabric.clip_gradients(
+                self.wrapped, self.optimisers[name], max_norm=self.config.clip_norm, error_if_nonfinite=False
             )
-            optimiser.step()
+            if norm is not None and not bool(torch.isfinite(norm)):
+                raise NotFiniteError(f"the gradient of '{name}' became {norm.item()}", self.step)
+        for name in gradients:
+            for group in self.optimisers[name].param_groups:
+                group["lr"] = rate
+            self.optimisers[name].step()
         self.update_average()
         self.step += 1
         return figures
 
-    def gradients(self) -> tuple[dict[str, list[Tensor | None]], dict[str, float]]:
+    def gradients(self) -> tuple[Gradients, dict[str, float]]:
         """Gradients by group, and figures: each the sum over this process's batches, divided by all batches of a step.
 
+        From the first batch on that does not fit into memory, batches go in parts.
+
         Raises:
-            TrainingError: a loss is not finite.
+            NotFiniteError: a loss is not finite.
+            TrainingError: a part of one row does not fit into memory.
         """
         n = self.config.accumulate
-        gradients: dict[str, list[Tensor | None]] = {}
+        gradients: Gradients = {}
         figures: dict[str, float] = {}
         for number in self.processes.mine(range(n)):
-            torch.manual_seed(step_seed(self.seed, self.step, number))
-            batch = self.batch(self.train_source, self.step, self.plan.progress(self.step), number)
-            own: dict[str, float] = {}
-            for name, loss in self.losses(batch).items():
-                found = self.backward(name, loss)
-                gradients[name] = _added(gradients[name], found) if name in gradients else found
-                own |= {key: float(value) for key, value in loss.figures.items()}
+            found, own = self.fitting(partial(self.gradients_of, number))
+            for name, values in found.items():
+                gradients[name] = _added(gradients[name], values) if name in gradients else values
             for key, value in own.items():
                 figures[key] = figures.get(key, 0.0) + value / n
         if n > 1:
             gradients = {name: [None if g is None else g / n for g in found] for name, found in gradients.items()}
         return gradients, figures
+
+    def gradients_of(self, number: int) -> tuple[Gradients, dict[str, float]]:
+        """Gradients and figures of one batch of the present step.
+
+        Raises:
+            NotFiniteError: a loss is not finite.
+        """
+        torch.manual_seed(step_seed(self.seed, self.step, number))
+        return self.in_parts(self.batch(self.train_source, self.step, self.plan.progress(self.step), number))
+
+    def in_parts(self, batch: Batch) -> tuple[Gradients, dict[str, float]]:
+        """Gradients and figures of a batch. Losses are means over the rows: those of parts count by their rows.
+
+        Raises:
+            NotFiniteError: a loss is not finite.
+        """
+        gradients: Gradients = {}
+        figures: dict[str, float] = {}
+        for fraction, part in faults.in_parts(batch, self.plan.change(self.step).parts):
+            own: dict[str, float] = {}
+            for name, loss in self.losses(part).items():
+                found = self.backward(name, loss, fraction)
+                gradients[name] = _added(gradients[name], found) if name in gradients else found
+                own |= {key: float(value) for key, value in loss.figures.items()}
+            for key, value in own.items():
+                figures[key] = figures.get(key, 0.0) + fraction * value
+        return gradients, figures
+
+    def fitting(self, work: Callable[[], T]) -> T:
+        """The result of a work with batches, which go in more parts if they do not fit into memory.
+
+        Raises:
+            TrainingError: a part of one row does not fit into memory.
+        """
+        while True:
+            try:
+                return work()
+            except (RuntimeError, MemoryError) as error:
+                if not faults.is_out_of_memory(error):
+                    raise
+            # Outside of the handler: the error holds on to the tensors of the batch.
+            self.split()
+
+    def split(self) -> None:
+        """Let batches go in twice as many parts from the present step on.
+
+        Raises:
+            TrainingError: the parts have one row already.
+        """
+        size, change = self.config.batch_size, self.plan.change(self.step)
+        if change.parts >= size:
+            raise TrainingError(
+                f"there is not enough memory for step {self.step}, though its batch of {size} goes one by one",
+                action="close other programs, use a smaller network or shorter segments, or another --device",
+            )
+        parts = min(2 * change.parts, size)
+        self.plan = self.plan.changed(replace(change, from_step=self.step, parts=parts))
+        for optimiser in self.optimisers.values():
+            optimiser.zero_grad(set_to_none=True)
+        if self.fabric.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.reporter.warn(
+            f"step {self.step}: not enough memory for {-(-size // change.parts)} at a time; from here on a batch of "
+            f"{size} goes in {parts} parts, and their gradients are added"
+        )
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
         if self.processes.size == 1:
@@ -254,22 +343,23 @@ class _Trainer:
         with self.fabric.autocast():
             return self.objective.losses(batch)
 
-    def backward(self, name: str, loss: Loss) -> list[Tensor | None]:
-        """Gradients of a loss for the parameters of its group.
+    def backward(self, name: str, loss: Loss, fraction: float = 1.0) -> list[Tensor | None]:
+        """Gradients of a fraction of a loss for the parameters of its group.
 
         Raises:
-            TrainingError: the loss is not finite.
+            NotFiniteError: the loss is not finite, and this process is alone. Of several processes, all have to take
+                the step that fails: the gradients are not finite then.
         """
-        if not bool(torch.isfinite(loss.total)):
-            raise TrainingError(
-                f"the loss of '{name}' became {loss.total.item()} at step {self.step}", "a finite number", TRY_LOWER
-            )
+        total, is_finite = fraction * loss.total, bool(torch.isfinite(loss.total))
+        if not is_finite and self.processes.size == 1:
+            raise NotFiniteError(f"the loss of '{name}' became {loss.total.item()}", self.step)
         for optimiser in self.optimisers.values():
             optimiser.zero_grad(set_to_none=True)
-        self.fabric.backward(loss.total)
-        return [parameter.grad for parameter in self.groups[name]]
+        self.fabric.backward(total)
+        found = [parameter.grad for parameter in self.groups[name]]
+        return found if is_finite else [None if g is None else torch.full_like(g, math.nan) for g in found]
 
-    def reduce(self, gradients: dict[str, list[Tensor | None]], figures: dict[str, float]) -> int:
+    def reduce(self, gradients: Gradients, figures: dict[str, float]) -> int:
         """Add up gradients and figures over all processes, in place; a signal that one of them received, or 0.
 
         Everything travels in one tensor, with one number for each parameter that says how many have a gradient.
@@ -329,16 +419,16 @@ class _Trainer:
         """Held-out figures of the averaged weights.
 
         Raises:
+            NotFiniteError: the figure that is watched is not finite.
             Interrupted: a signal arrived; of several processes, all go on to their next step first.
         """
-        if self.validation_source is None:
+        source = self.validation_source
+        if source is None:
             return {}
         found: list[tuple[int, dict[str, float]]] = []
         with self.averaged():
             for i in self.processes.mine(range(self.config.validation_batches)):
-                torch.manual_seed(step_seed(self.seed, i, 10_000))
-                figures = self.objective.validate(self.batch(self.validation_source, i, 1.0))
-                found.append((i, {name: float(value) for name, value in figures.items()}))
+                found.append((i, self.fitting(partial(self.held_out_figures, source, i))))
                 if self.processes.size == 1 and self.received:
                     raise Interrupted(self.received[0])
         sums: dict[str, float] = {}
@@ -346,25 +436,32 @@ class _Trainer:
         for _, figures_of in sorted(chain.from_iterable(self.processes.gather(found)), key=itemgetter(0)):
             for name, value in figures_of.items():
                 sums[name] = sums.get(name, 0.0) + value / self.config.validation_batches
+        monitored = sums[self.objective.monitor]
+        if not math.isfinite(monitored):
+            raise NotFiniteError(f"the held-out {self.objective.monitor} became {monitored}", self.step, held_out=True)
         return sums
 
-    def validated(self, name: str) -> dict[str, float]:
+    def held_out_figures(self, source: Source, number: int) -> dict[str, float]:
+        """Figures of one held-out batch."""
+        torch.manual_seed(step_seed(self.seed, number, 10_000))
+        sums: dict[str, float] = {}
+        for fraction, part in faults.in_parts(self.batch(source, number, 1.0), self.plan.change(self.step).parts):
+            for name, value in self.objective.validate(part).items():
+                sums[name] = sums.get(name, 0.0) + fraction * float(value)
+        return sums
+
+    def validated(self) -> dict[str, float]:
         """Validate, log, and keep the best weights; the figures as they are shown.
 
         Raises:
-            TrainingError: the figure that is watched is not finite.
+            NotFiniteError: the figure that is watched is not finite.
+            Interrupted: a signal arrived.
         """
         held_out = self.validate()
         if not held_out:
             return {}
         self.log("validation", held_out)
         monitored = held_out[self.objective.monitor]
-        if not math.isfinite(monitored):
-            raise TrainingError(
-                f"the held-out {self.objective.monitor} of {name} became {monitored} at step {self.step}",
-                "a finite number",
-                TRY_LOWER,
-            )
         if self.best is None or monitored < self.best:
             self.best, self.best_step, self.best_figures = monitored, self.step, held_out
             if self.processes.first:
@@ -462,20 +559,22 @@ class _Trainer:
         # Safetensors refuses tensors that share storage; cloning is cheap compared with writing.
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
-    def save(self) -> None:
-        """Write a checkpoint under a temporary name, rename it, then delete older ones.
+    def save(self, *, anchor: bool = False) -> None:
+        """Write a checkpoint under a temporary name, rename it, then delete older ones but the one to go back to.
+
+        Args:
+            anchor: the training is taken back to this one from now on.
 
         Raises:
             ArtifactError: the folder of the training was removed or replaced.
         """
         self.check_place()
-        checkpoints = self.folder / "checkpoints"
-        # This name comes after that of the checkpoint with the validation, which takes its place.
-        final = checkpoints / f"step-{self.step:08d}{'-unvalidated' if self.unvalidated else ''}"
+        self.anchor = self.step if anchor else self.anchor
         if not self.processes.first:
             return
+        final = self.checkpoint_path(self.step, self.unvalidated)
         if not final.is_dir():
-            temporary = checkpoints / f".{final.name}.part"
+            temporary = final.with_name(f".{final.name}.part")
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             sha256 = save_tensors(temporary / "state.safetensors", self.state())
@@ -483,8 +582,10 @@ class _Trainer:
                 temporary / "state.json",
                 {
                     "step": self.step,
+                    **({} if self.anchor == self.step else {"anchor": self.anchor}),
                     "total_steps": self.plan.total,
                     **({} if self.plan.stretches == Plan.of(self.plan.total).stretches else {"plan": self.plan.tree()}),
+                    **self.plan.changes_tree(),
                     **({} if self.clock.budget is None else {"seconds": self.clock.spent}),
                     **({"unvalidated": True} if self.unvalidated else {}),
                     "first": self.first,
@@ -499,12 +600,16 @@ class _Trainer:
             )
             hashes.add(temporary, ["state.json"])
             temporary.rename(final)
-        for old in checkpoints.glob("step-*"):
-            if old != final:
-                shutil.rmtree(old)
-        for old in checkpoints.glob("best-*.safetensors"):
+        self.delete_checkpoints(keep={self.checkpoint_path(self.anchor), final})
+        for old in final.parent.glob("best-*.safetensors"):
             if old != self.best_path():
                 old.unlink()
+
+    def delete_checkpoints(self, keep: Collection[Path]) -> None:
+        """Delete all checkpoints but some."""
+        for path in (self.folder / "checkpoints").glob("step-*"):
+            if path not in keep:
+                shutil.rmtree(path)
 
     def check_place(self) -> None:
         """Refuse to go on in a folder that is not the one that the training began in.
@@ -525,6 +630,13 @@ class _Trainer:
         if self.best_sha256 is not None:
             found[self.best_path().relative_to(self.folder).as_posix()] = self.best_sha256
         return found
+
+    def checkpoint_path(self, step: int, unvalidated: bool = False) -> Path:
+        """Folder of the checkpoint of a step.
+
+        The name of one that is to be validated yet comes after that of the one that takes its place.
+        """
+        return self.folder / "checkpoints" / f"step-{step:08d}{'-unvalidated' if unvalidated else ''}"
 
     def checkpoint(self) -> Path:
         """Folder of the last checkpoint, which there must be."""
@@ -549,11 +661,95 @@ class _Trainer:
             ) from None
         self.step, self.best, self.best_step = meta["step"], meta["best"], meta["best_step"]
         self.first, self.unvalidated = meta.get("first"), bool(meta.get("unvalidated"))
+        self.anchor = meta.get("anchor", self.step)
         self.clock.before = float(meta.get("seconds", 0.0))
         self.best_figures, self.sums, self.count = meta["best_figures"], meta["sums"], meta["count"]
         if self.best is not None:
             self.best_sha256 = files.sha256(self.best_path())
         return True
+
+    def write_plan(self) -> None:
+        """Write the plan.
+
+        Raises:
+            ArtifactError: the folder of the training was removed or replaced.
+        """
+        self.check_place()
+        if self.processes.first:
+            self.plan.write(self.folder / "plan.json")
+
+    # -- faults ---------------------------------------------------------------------------------------------------
+
+    def take_back(self, fault: NotFiniteError) -> None:
+        """Go back to the last validation, or to the beginning, and go on from there with a lower learning rate.
+
+        A process that is killed meanwhile finds the fault again, or the plan that the fault has changed.
+
+        Raises:
+            TrainingError: the training was taken back often enough.
+        """
+        before = self.plan.change(self.step)
+        if before.retries >= faults.RETRIES:
+            raise self.explained(fault)
+        self.check_place()
+        if self.processes.first:
+            self.delete_checkpoints(keep={self.checkpoint_path(self.anchor)})
+        change = replace(before, from_step=self.anchor, retries=before.retries + 1, rate=before.rate * faults.LOWER)
+        self.plan = self.plan.changed(change)
+        self.write_plan()
+        self.processes.wait()
+        spent = self.clock.before
+        if not self.resume():
+            raise ArtifactError(f"{self.folder} has lost its checkpoints while a training ran in it")
+        self.clock.before = spent
+        self.cut_metrics()
+        self.events = None
+        self.reporter.warn(
+            f"{fault.found}: back to step {self.step}, and on with {change.rate:.2g} of the learning rate "
+            f"(try {change.retries} of {faults.RETRIES})"
+        )
+
+    def explained(self, fault: NotFiniteError) -> TrainingError:
+        """The fault with the files that it comes from, where they can be found."""
+        tries = self.plan.change(self.step).retries
+        found = fault.found + (f", also after {tries} tries with lower learning rates" if tries else "")
+        broken, others = self.blamed(fault.held_out)
+        if broken:
+            action = f"it comes from {faults.named(broken)}: leave that sound out, or mend it, and begin another run"
+        else:
+            made = f"; the batch was made of {faults.named(others)}" if others else ""
+            action = f"no sound of the batch gives it alone, the model has diverged: {TRY_LOWER}{made}"
+        return TrainingError(found, fault.expected, action)
+
+    def blamed(self, held_out: bool) -> tuple[list[str], list[str]]:
+        """Where the rows come from that are not finite by themselves, and where all rows of the batches come from."""
+
+        def is_finite(rows: Batch) -> bool:
+            try:
+                if held_out:
+                    return bool(torch.isfinite(self.objective.validate(rows)[self.objective.monitor]))
+                found = chain.from_iterable(self.in_parts(rows)[0].values())
+                return all(gradient is None or bool(gradient.isfinite().all()) for gradient in found)
+            except NotFiniteError:
+                return False
+
+        source = self.validation_source if held_out and self.validation_source else self.train_source
+        broken: list[str] = []
+        everything: list[str] = []
+        if not isinstance(source, TracedSource):
+            return broken, everything
+        if held_out:
+            asked, progress = [(i, 0) for i in range(self.config.validation_batches)], 1.0
+        else:
+            asked, progress = [(self.step, n) for n in range(self.config.accumulate)], self.plan.progress(self.step)
+        with self.averaged() if held_out else nullcontext():
+            for step, number in asked:
+                origins = source.origins(step, number)
+                broken += [
+                    origins[row] for row in faults.broken_rows(self.batch(source, step, progress, number), is_finite)
+                ]
+                everything += origins
+        return broken, everything
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         self.wrapped.load_state_dict(
@@ -625,50 +821,6 @@ class _Trainer:
         write_file(self.folder / "metrics.csv", text.getvalue().encode())
 
 
-def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON and the tensors of the last checkpoint of a training; both are empty if there is none.
-
-    Raises:
-        ArtifactError: the checkpoint, or a file that belongs to it, is damaged or has changed since it was written.
-    """
-    found = sorted((folder / "checkpoints").glob("step-*"))
-    if not found:
-        return {}, {}
-    meta = read_json(found[-1] / "state.json")
-    plan = folder / "plan.json"
-    if plan.is_file():
-        _agreed(Plan.read(plan), meta, plan)
-    for name, wanted in meta.get("files", {}).items():
-        if Path(name).is_absolute() or ".." in Path(name).parts or files.sha256(folder / name) != wanted:
-            raise ArtifactError(
-                f"{folder / name} is not what the checkpoint at step {meta['step']} was made with",
-                action=f"undo the change, copy the run again, or delete {folder} to begin again",
-            )
-    return meta, load_tensors(found[-1] / "state.safetensors", str(meta["sha256"]))
-
-
-def _agreed(written: Plan, meta: Mapping[str, Any], path: Path) -> Plan:
-    """The plan to go on with: that of the checkpoint, or the written one if it goes on from there.
-
-    Between a checkpoint and the writing of its plan a process may be killed; so one may be the beginning of the other.
-
-    Raises:
-        ArtifactError: they contradict each other.
-    """
-    saved = parse_stretches(meta.get("plan"), meta["total_steps"], path)
-    both = list(zip(written.stretches, saved, strict=False))
-    if len(written.stretches) > len(saved):
-        known = all(one.from_step >= meta["step"] for one in written.stretches[len(saved) :])
-    else:
-        known = True
-    if not known or any(one != other for one, other in both):
-        raise ArtifactError(
-            f"{path} says {written.total} steps, its checkpoint {meta['total_steps']}",
-            action=f"undo the change, copy the run again, or delete {path.parent} to begin again",
-        )
-    return written if len(written.stretches) > len(saved) else Plan(saved, written.minutes)
-
-
 def _place(folder: Path) -> tuple[int, int] | None:
     """What identifies a folder, whatever its name; None if there is none."""
     try:
@@ -731,7 +883,8 @@ def plan_steps(trainer: _Trainer, seconds: float) -> Stretch:
             threads, times = 1, alone
         torch.set_num_threads(threads)
     start = time.perf_counter()
-    trainer.validate()
+    with suppress(NotFiniteError):
+        trainer.validate()
     validation = time.perf_counter() - start
     trainer.objective.load_state_dict(initial)  # type: ignore[attr-defined]
     left = seconds - (time.perf_counter() - begun) - trainer.config.validations * validation
@@ -747,13 +900,15 @@ def _time_steps(trainer: _Trainer) -> list[float]:
     """
     begun = time.perf_counter()
     times: list[float] = []
-    while trainer.processes.share(len(times) < 8 or time.perf_counter() - begun < CALIBRATION_SECONDS):
-        start = time.perf_counter()
-        trainer.train_step()
-        times.append(time.perf_counter() - start)
-        if number := trainer.asked_to_stop():
-            raise Interrupted(number)
-    return times[3:]
+    # A number that is not finite ends the timing; the training finds it again, and goes back for it.
+    with suppress(NotFiniteError):
+        while trainer.processes.share(len(times) < 8 or time.perf_counter() - begun < CALIBRATION_SECONDS):
+            start = time.perf_counter()
+            trainer.train_step()
+            times.append(time.perf_counter() - start)
+            if number := trainer.asked_to_stop():
+                raise Interrupted(number)
+    return times[3:] or times or [time.perf_counter() - begun]
 
 
 @contextmanager
@@ -821,7 +976,8 @@ def train(
         conduct: device, reporter, budget and what is shown.
 
     Raises:
-        TrainingError: a loss or a held-out figure is not finite, or the training has diverged.
+        TrainingError: a loss, a gradient or a held-out figure is not finite, also with lower learning rates; a batch
+            does not fit into memory row by row; or the training has diverged.
         ArtifactError: what is resumed from is damaged; or `folder` was removed or replaced meanwhile.
         Interrupted: SIGINT, SIGTERM or SIGHUP arrived; a checkpoint was written, unless steps were only timed.
     """
@@ -871,7 +1027,7 @@ def _planned(start: Callable[[], _Trainer], budget: Budget) -> _Trainer:
         if given is not None and given.stretches != trainer.plan.stretches:
             raise ConfigError(f"{path} has another plan than {budget.plan}", action="name another run with --run")
         if trainer.resume():
-            trainer.plan = _agreed(trainer.plan, read_json(trainer.checkpoint() / "state.json"), path)
+            trainer.plan = agreed(trainer.plan, read_json(trainer.checkpoint() / "state.json"), path)
     elif given is not None or config.steps is not None:
         trainer.plan = given or Plan.of(config.steps or 1)
     else:
@@ -928,55 +1084,35 @@ def _run(trainer: _Trainer, name: str) -> None:
         Interrupted: there was a signal; a checkpoint was written.
     """
     reporter = trainer.reporter
-    log_every = max(1, trainer.plan.stretches[0].total_steps // LOG_ROWS)
     saved = shown_at = time.perf_counter()
     marked = (trainer.step, time.perf_counter())
     shown: dict[str, float] = {}
     said: set[str] = set()
-
-    def hold_out() -> None:
-        """Validate, fit the plan to the time that is left, and write a checkpoint."""
-        nonlocal saved, marked
-        trainer.unvalidated = True
+    reporter.begin(name, trainer.plan.total, trainer.step)
+    _begin(trainer)
+    # A resumed training ends at the same step: everything that decides it is in the checkpoint.
+    while trainer.unvalidated or (trainer.step < trainer.plan.total and not trainer.out_of_patience()):
         try:
-            shown.update(trainer.validated(name))
+            held_out = _advance(trainer, shown)
+        except NotFiniteError as fault:
+            trainer.take_back(fault)
+            marked, trainer.clock.shown = (trainer.step, time.perf_counter()), 0.0
+            continue
         except Interrupted:
-            # The training goes on from here with this validation.
-            trainer.save()
+            if trainer.unvalidated:
+                # The training goes on from here with this validation.
+                trainer.save()
             reporter.end()
             raise
-        trainer.unvalidated = False
-        trainer.warn(said)
-        changed = trainer.replan(marked)
-        trainer.save()
-        if changed:
-            if trainer.processes.first:
-                trainer.plan.write(trainer.folder / "plan.json")
-            reporter.resize(trainer.plan.total)
-        saved = time.perf_counter()
-        marked, trainer.clock.shown = (trainer.step, saved), 0.0
-
-    reporter.begin(name, trainer.plan.total, trainer.step)
-    if trainer.step == 0 and trainer.validation_source is not None:
-        trainer.first = trainer.validate()[trainer.objective.monitor]
-    if trainer.unvalidated:
-        hold_out()
-    # A resumed training ends at the same step: everything that decides it is in the checkpoint.
-    while trainer.step < trainer.plan.total and not trainer.out_of_patience():
-        trainer.use_threads()
-        figures = trainer.train_step()
-        for key, value in figures.items():
-            trainer.sums[key] = trainer.sums.get(key, 0.0) + value
-        trainer.count += 1
-        last = trainer.step == trainer.plan.total
-        if trainer.step % log_every == 0 or last:
-            means = {key: value / trainer.count for key, value in trainer.sums.items()}
-            shown |= means
-            trainer.log("train", means)
-            trainer.sums, trainer.count = {}, 0
-        reporter.advance(trainer.step, shown or figures)
-        if trainer.step % trainer.validate_every == 0 or last:
-            hold_out()
+        if held_out:
+            trainer.warn(said)
+            changed = trainer.replan(marked)
+            trainer.save(anchor=True)
+            if changed:
+                trainer.write_plan()
+                reporter.resize(trainer.plan.total)
+            saved = time.perf_counter()
+            marked, trainer.clock.shown = (trainer.step, saved), 0.0
         elif trainer.asked_to_stop() or time.perf_counter() - saved > CHECKPOINT_SECONDS:
             trainer.save()
             saved = time.perf_counter()
@@ -985,7 +1121,7 @@ def _run(trainer: _Trainer, name: str) -> None:
             # The others may be ended as soon as one of them ends.
             trainer.processes.wait()
             raise Interrupted(number)
-        if last or time.perf_counter() - shown_at > trainer.watch.preview_seconds:
+        if trainer.step == trainer.plan.total or time.perf_counter() - shown_at > trainer.watch.preview_seconds:
             trainer.preview()
             shown_at = time.perf_counter()
     reporter.end()
@@ -994,6 +1130,60 @@ def _run(trainer: _Trainer, name: str) -> None:
         reporter.say(f"{name}: no better since step {trainer.best_step}, stopped at {trainer.step} of {total}")
     trainer.check_place()
     trainer.conclude(name)
+
+
+def _begin(trainer: _Trainer) -> None:
+    """Measure the untrained model, and keep it to go back to.
+
+    Raises:
+        TrainingError: its held-out figure is not finite.
+    """
+    if trainer.step:
+        return
+    plan = trainer.plan
+    if trainer.validation_source is not None and trainer.first is None:
+        try:
+            trainer.first = trainer.validate()[trainer.objective.monitor]
+        except NotFiniteError as fault:
+            raise trainer.explained(fault) from None
+    if trainer.plan is not plan:
+        trainer.write_plan()
+    trainer.save(anchor=True)
+
+
+def _advance(trainer: _Trainer, shown: dict[str, float]) -> bool:
+    """Make a step, and validate where it is time to; whether it was. What is shown is added to `shown`.
+
+    Raises:
+        NotFiniteError: a loss, a gradient or the held-out figure is not finite.
+    """
+    plan = trainer.plan
+    if not trainer.unvalidated:
+        _make_step(trainer, shown)
+    if held_out := trainer.unvalidated:
+        shown |= trainer.validated()
+        trainer.unvalidated = False
+    if trainer.plan is not plan:
+        trainer.write_plan()
+    return held_out
+
+
+def _make_step(trainer: _Trainer, shown: dict[str, float]) -> None:
+    """Make a step, log and show its figures, and note whether its validation is due."""
+    plan = trainer.plan
+    trainer.use_threads()
+    figures = trainer.train_step()
+    for key, value in figures.items():
+        trainer.sums[key] = trainer.sums.get(key, 0.0) + value
+    trainer.count += 1
+    last = trainer.step == trainer.plan.total
+    if trainer.step % max(1, plan.stretches[0].total_steps // LOG_ROWS) == 0 or last:
+        means = {key: value / trainer.count for key, value in trainer.sums.items()}
+        shown |= means
+        trainer.log("train", means)
+        trainer.sums, trainer.count = {}, 0
+    trainer.reporter.advance(trainer.step, shown or figures)
+    trainer.unvalidated = trainer.step % trainer.validate_every == 0 or last
 
 
 def _judge(trainer: _Trainer, tensors: Mapping[str, Tensor], name: str) -> None:

@@ -1,7 +1,8 @@
 """How many steps a training has, and what follows from it: the learning rate, and how far the training has come.
 
 A budget in minutes becomes a number of steps, which may change while the training runs. The plan is the list of these
-numbers. With the same plan, a training ends with the same bytes.
+numbers, and of what faults have changed: a lower learning rate, batches in parts. With the same plan, a training ends
+with the same bytes.
 """
 
 from __future__ import annotations
@@ -44,16 +45,39 @@ class Stretch:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What faults have changed, from a step on.
+
+    Attributes:
+        from_step: the first step that it holds for.
+        retries: number of times that the training was taken back until here.
+        rate: learning rates are multiplied by this.
+        parts: number of parts in which a batch goes through the model.
+    """
+
+    from_step: int
+    retries: int = 0
+    rate: float = 1.0
+    parts: int = 1
+
+
+UNCHANGED = Change(0)
+"""What holds where no fault has changed anything."""
+
+
+@dataclass(frozen=True)
 class Plan:
-    """The stretches of a training, in order, and the budget in minutes that it began with.
+    """The stretches of a training, in order, the budget in minutes that it began with, and what faults have changed.
 
     Attributes:
         stretches: at least one; the first begins at step 0.
         minutes: None: the budget was given in steps.
+        changes: in order of their first steps.
     """
 
     stretches: tuple[Stretch, ...]
     minutes: float | None = None
+    changes: tuple[Change, ...] = ()
 
     @staticmethod
     def of(total_steps: int, minutes: float | None = None) -> Plan:
@@ -69,15 +93,33 @@ class Plan:
         """
         tree = read_json(path)
         minutes = tree.get("minutes") if "plan" in tree else None
-        return Plan(parse_stretches(tree.get("plan"), tree["total_steps"], path), minutes)
+        changes = parse_changes(tree.get("changes"), path)
+        return Plan(parse_stretches(tree.get("plan"), tree["total_steps"], path), minutes, changes)
 
     def write(self, path: Path) -> None:
         """Write a `plan.json`."""
-        write_json(path, {"total_steps": self.total, "minutes": self.minutes, "plan": self.tree()})
+        tree = {"total_steps": self.total, "minutes": self.minutes, "plan": self.tree()}
+        write_json(path, tree | self.changes_tree())
 
     def tree(self) -> list[dict[str, Any]]:
         """The stretches as JSON; keys that say nothing are left out."""
         return [{key: value for key, value in asdict(one).items() if value is not None} for one in self.stretches]
+
+    def changes_tree(self) -> dict[str, Any]:
+        """What faults have changed, as JSON; empty if nothing."""
+        return {"changes": [asdict(one) for one in self.changes]} if self.changes else {}
+
+    def change(self, step: int) -> Change:
+        """What holds at a step."""
+        return next((one for one in reversed(self.changes) if one.from_step <= step), UNCHANGED)
+
+    def changed(self, change: Change) -> Plan:
+        """The plan with a change, in place of all that begin at its first step or later."""
+        return replace(self, changes=(*self.changes_before(change.from_step), change))
+
+    def changes_before(self, step: int) -> tuple[Change, ...]:
+        """The changes that begin before a step."""
+        return tuple(one for one in self.changes if one.from_step < step)
 
     @property
     def total(self) -> int:
@@ -113,7 +155,13 @@ class Plan:
         return self._share(step, 0, self.stretches)
 
     def learning_rate(self, step: int, config: TrainingConfig) -> float:
-        """Learning rate of a step: a linear warm-up, then a cosine to the final rate; from a restart on, a cosine."""
+        """Learning rate of a step: a linear warm-up, then a cosine to the final rate; from a restart on, a cosine.
+
+        What faults have changed makes it lower.
+        """
+        return self.change(step).rate * self._planned_rate(step, config)
+
+    def _planned_rate(self, step: int, config: TrainingConfig) -> float:
         low, high = config.final_learning_rate, config.learning_rate
         warmup = min(config.warmup_steps, self.stretches[0].total_steps // 10)
         if step < warmup:
@@ -157,6 +205,31 @@ def parse_stretches(tree: Any, total_steps: int, path: Path) -> tuple[Stretch, .
     except (TypeError, ValueError, IndexError):
         raise ArtifactError(
             f"'plan' in {path} is no list of stretches", "from_step and total_steps in each", "copy the run again"
+        ) from None
+    return found
+
+
+def parse_changes(tree: Any, path: Path) -> tuple[Change, ...]:
+    """Changes from JSON; None has none.
+
+    Raises:
+        ArtifactError: these are no changes; `path` is named.
+    """
+    try:
+        found = tuple(Change(**one) for one in ([] if tree is None else tree))
+        steps = [one.from_step for one in found]
+        if steps != sorted(set(steps)):
+            raise ValueError
+        for one in found:
+            if any(type(value) is not int or value < 0 for value in (one.from_step, one.retries, one.parts - 1)):
+                raise ValueError
+            if not 0 < float(one.rate) <= 1:
+                raise ValueError
+    except (TypeError, ValueError):
+        raise ArtifactError(
+            f"'changes' in {path} is no list of changes",
+            "from_step, retries, rate and parts in each",
+            "copy the run again",
         ) from None
     return found
 

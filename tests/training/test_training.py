@@ -143,6 +143,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Pa
     return run(folder), folder
 
 
+def last_state(folder: Path) -> dict[str, Any]:
+    return dict(json.loads(max((folder / "checkpoints").glob("step-*/state.json")).read_text()))
+
+
 def raising(at: int) -> Callable[[int], None]:
     def before(step: int) -> None:
         if step == at:
@@ -205,7 +209,7 @@ def test_a_signal_saves_and_stops(
     with pytest.raises(Interrupted, match=f"stopped by {number.name}; the same command goes on") as caught:
         run(tmp_path, Line(signalling(at, number)))
     assert caught.value.number == number
-    saved = json.loads(next((tmp_path / "checkpoints").glob("step-*/state.json")).read_text())
+    saved = last_state(tmp_path)
     assert (saved["step"], saved["total_steps"]) == (at + 1, STEPS)
     objective = Line()
     assert same(run(tmp_path, objective), uninterrupted[0])
@@ -240,8 +244,9 @@ def test_a_signal_ends_a_validation(uninterrupted: tuple[Outcome, Path], tmp_pat
     with pytest.raises(Interrupted):
         run(tmp_path, objective)
     assert objective.asked % 2 == 1, "the second batch is left out"
-    saved = [path.name for path in (tmp_path / "checkpoints").glob("step-*")]
-    assert saved == ([] if stopped == 1 else [f"step-{stopped:08d}-unvalidated"])
+    saved = sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*"))
+    # Beside the checkpoint of the validation before.
+    assert saved == ([] if stopped == 1 else [f"step-{stopped - 6:08d}", f"step-{stopped:08d}-unvalidated"])
     assert same(run(tmp_path), uninterrupted[0])
     assert files(tmp_path) == files(uninterrupted[1])
 
@@ -487,35 +492,14 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     assert not torch.equal(free.model[0].get_parameter("weight"), held.model[0].get_parameter("weight"))
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
-    class Broken(Line):
-        def losses(self, batch: Batch) -> dict[str, Loss]:
-            found = super().losses(batch)
-            if self.steps == 8:
-                found["last"] = Loss(found["last"].total * float("nan"), found["last"].figures)
-            return found
-
-    with pytest.raises(TrainingError, match=r"loss of 'last' became nan at step 7; .*learning_rate"):
-        run(tmp_path, Broken())
-    assert not (tmp_path / "model.json").exists()
-    saved = json.loads(next((tmp_path / "checkpoints").glob("step-*/state.json")).read_text())
-    assert saved["step"] == 6, "the broken step is not in a checkpoint"
-
-
 def test_a_training_that_diverges_is_no_success(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"line has diverged: its held-out loss is .* at best.*lower learning_rate"):
         run(tmp_path, learning_rate=100.0, final_learning_rate=100.0, clip_norm=1e9, warmup_steps=0, ema=0.0)
 
 
-def test_a_held_out_figure_that_is_not_finite_stops_the_training(tmp_path: Path) -> None:
-    objective = Line(figures=[1.0, 1.0, 0.5, 0.5, math.nan, 0.5])
-    with pytest.raises(TrainingError, match="held-out loss of line became nan at step 12"):
-        run(tmp_path, objective)
-
-
 def test_weights_that_are_not_finite_are_no_result(tmp_path: Path) -> None:
     def spoil(step: int) -> None:
-        if step == STEPS - 1:
+        if step >= STEPS - 1:
             objective.model[0].get_parameter("bias").data.fill_(math.inf)
 
     objective = Line(spoil)
