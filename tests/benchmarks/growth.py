@@ -63,8 +63,8 @@ def sound(seconds: int, seed: int) -> np.ndarray:
     return np.asarray(0.3 * tone * (1.1 + np.sin(2 * np.pi * at / 3)), np.float32)
 
 
-def stages(folder: Path) -> dict[str, dict[int, Cost]]:
-    """Costs of each stage by seconds of sound."""
+def of_corpora(folder: Path) -> dict[str, dict[int, Cost]]:
+    """Costs of each stage by the seconds of sound in the corpus; the runs stay in the folder."""
     found: dict[str, dict[int, Cost]] = {}
     for files in CORPORA:
         sounds = folder / f"sounds{files}"
@@ -78,14 +78,26 @@ def stages(folder: Path) -> dict[str, dict[int, Cost]]:
             ("train-prior, one step", ("train-prior", run, "--steps", 1)),
         ):
             found.setdefault(stage, {})[size] = measured(folder, "-m", "actseq", *words, *CPU)
-    run = f"r{CORPORA[1]}"
+    return found
+
+
+def of_generated(folder: Path, run: str) -> dict[int, Cost]:
+    """Costs of `generate` by the seconds of sound that are generated."""
+    found = {}
     for seconds in LENGTHS:
         words = ("generate", run, "--n", 1, "--seconds", seconds, "--out", f"made{seconds}", *CPU)
         limit = ("--set", f"generate.max_seconds={seconds}")
-        found.setdefault("generate", {})[seconds] = measured(folder, "-m", "actseq", *words, *limit)
+        found[seconds] = measured(folder, "-m", "actseq", *words, *limit)
+    return found
+
+
+def of_reconstructed(folder: Path, run: str) -> dict[int, Cost]:
+    """Costs of `reconstruct` by the seconds of sound."""
+    found = {}
+    for seconds in LENGTHS:
         soundfile.write(folder / f"{seconds}.wav", sound(seconds, 0), RATE)
         words = ("reconstruct", run, f"{seconds}.wav", "--out", "again", *CPU)
-        found.setdefault("reconstruct", {})[seconds] = measured(folder, "-m", "actseq", *words)
+        found[seconds] = measured(folder, "-m", "actseq", *words)
     return found
 
 
@@ -133,7 +145,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = measured(folder, "-c", "import torch, actseq.pipeline")
-        found = stages(folder)
+        found, run = of_corpora(folder), f"r{CORPORA[1]}"
+        found |= {"generate": of_generated(folder, run), "reconstruct": of_reconstructed(folder, run)}
     print("\n".join(table(found, base)))
     if len(sys.argv) > 1:
         draw(found, base, Path(sys.argv[1]))
