@@ -64,6 +64,10 @@ def _require_alone(command: str) -> None:
         )
 
 
+AGAIN_SECONDS = 3.0
+"""A command that a signal has not ended after this long is interrupted again."""
+
+
 class _Group(click.Group):
     """Turns the library's errors into one line and exit code 1; names the nearest command for an unknown one."""
 
@@ -108,13 +112,24 @@ class _Group(click.Group):
 
 @contextmanager
 def _stopping() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a command like Ctrl-C, so that nothing half written stays. Ignored signals stay so."""
+    """Let SIGTERM and SIGHUP end a command like Ctrl-C, so that nothing half written stays. Ignored signals stay so.
+
+    An exception that a signal raises can be lost: in the cleaning up of objects, in calls from C, in libraries that
+    catch everything. Then it is raised again after a while, until the command ends.
+    """
+    again = hasattr(signal, "setitimer")
 
     def stop(number: int, frame: FrameType | None) -> None:
+        if again:
+            # The alarm comes to the main thread, as the signal did.
+            signal.signal(signal.SIGALRM, lambda _, frame: stop(number, frame))
+            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         raise Interrupted(number, resumes=False)
 
-    # Ctrl-C arrives as KeyboardInterrupt, which is no default handler.
-    heard = [number for number in SIGNALS if signal.getsignal(number) == signal.SIG_DFL]
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    heard = [number for number in SIGNALS if signal.getsignal(number) in usual]
     try:
         previous = {number: signal.signal(number, stop) for number in heard}
     except ValueError:  # not the main thread
@@ -122,6 +137,9 @@ def _stopping() -> Iterator[None]:
     try:
         yield
     finally:
+        if again and previous:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
         for number, handler in previous.items():
             signal.signal(number, handler)
 

@@ -1,9 +1,11 @@
 """What the command line makes of faults of the system: one line, an exit code, and nothing half written."""
 
 import errno
+import importlib
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,36 @@ def test_a_signal_outside_a_training_is_told(monkeypatch: pytest.MonkeyPatch, nu
         signal.signal(number, before)
     assert result.exit_code == 128 + number
     assert result.output == f"stopped by {number.name}\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="alarms of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_whose_exception_is_lost_comes_again(monkeypatch: pytest.MonkeyPatch, number: signal.Signals) -> None:
+    lost = []
+
+    def swallow() -> None:
+        for _ in range(3):
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(30)
+            except BaseException as error:
+                lost.append(error)
+        time.sleep(30)
+
+    monkeypatch.setattr(pipeline, "doctor", swallow)
+    monkeypatch.setattr(importlib.import_module("actseq_cli.main"), "AGAIN_SECONDS", 0.2)
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)
+    begun = time.monotonic()
+    try:
+        result = CliRunner().invoke(main, ["doctor"])
+        assert signal.getsignal(number) == usual
+    finally:
+        signal.signal(number, before)
+    assert result.exit_code == 128 + number
+    assert len(lost) == 3
+    assert time.monotonic() - begun < 10
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_names_that_are_not_text_are_printed_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
