@@ -35,9 +35,12 @@ def slaney_filters(sample_rate: int, n_fft: int, n_mels: int, f_min: float) -> N
     bent = edges >= corner
     edges[~bent] *= LINEAR_HZ
     edges[bent] = CORNER_HZ * np.exp(LOG_STEP * (edges[bent] - corner))
-    ramps, widths = np.subtract.outer(edges, np.fft.rfftfreq(n_fft, 1 / sample_rate)), np.diff(edges)[:, None]
-    rising, falling = -ramps[:-2] / widths[:-1], ramps[2:] / widths[1:]
-    filters: NDArray[np.float32] = np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    bins, widths = np.fft.rfftfreq(n_fft, 1 / sample_rate), np.diff(edges)
+    filters: NDArray[np.float32] = np.empty((n_mels, len(bins)), np.float32)
+    # Band by band: all ramps at once would take ten times the memory of the filters.
+    for band in range(n_mels):
+        rising, falling = -(edges[band] - bins) / widths[band], (edges[band + 2] - bins) / widths[band + 1]
+        filters[band] = np.maximum(0, np.minimum(rising, falling))
     filters *= 2.0 / (edges[2:, None] - edges[:-2, None])
     return filters
 

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -239,6 +241,25 @@ def test_a_representation_has_bounds(run: Path, changes: dict[str, int]) -> None
     opened = RunFolder.open(run)
     with pytest.raises(ConfigError, match=rf"{next(iter(changes))} is \d+, expected at most"):
         loading.load_codec(opened, "cpu", loading.stage_config(opened, (), "generate"))
+
+
+def test_the_largest_representation_takes_little_memory_and_time(run: Path) -> None:
+    (run / "autoencoder" / "hashes.json").unlink()
+    path = run / "autoencoder" / "model.json"
+    meta = json.loads(path.read_text())
+    meta["config"]["representation"] |= {"n_fft": 2**16, "n_mels": 1024}
+    path.write_text(json.dumps(meta))
+    opened = RunFolder.open(run)
+    config = loading.stage_config(opened, (), "generate")
+    tracemalloc.start()
+    begun = time.process_time()
+    try:
+        with pytest.raises(ArtifactError, match=r"model\.json describes a model of more than \d+ numbers"):
+            loading.load_codec(opened, "cpu", config)
+        assert tracemalloc.get_traced_memory()[1] < 300 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - begun < 4
 
 
 def test_weights_that_are_a_hole_are_refused_unread(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
