@@ -5,6 +5,8 @@ import importlib
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -109,3 +111,26 @@ def test_what_a_killed_process_left_half_written_is_deleted(tmp_path: Path) -> N
     with RunFolder(tmp_path).lock(stage):
         pass
     assert {path.name for path in stage.rglob("*")} - {".lock"} == {"checkpoints", "plan.json"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has this device")
+def test_output_that_nobody_takes_is_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "actseq", "presets"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "error: the output: No space left on device; free some space; what was finished is kept\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder where not even root may write")
+def test_without_a_folder_for_a_cache_loops_are_compiled_each_time() -> None:
+    nowhere = {"HOME": "/proc/self", "NUMBA_CACHE_DIR": "/proc/self/numba"}
+    program = "from actseq.vocoders.kernels import cached_njit as c; print(c()(lambda x: 2 * x)(21))"
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | nowhere, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+
+
+def test_a_command_that_is_shown_can_be_copied_whatever_the_name_of_the_run() -> None:
+    assert RunFolder(Path("runs/my run")).argument == "'my run'"
+    assert RunFolder(Path("else where/it's")).argument == "'else where/it'\"'\"'s'"
+    assert RunFolder(Path("runs/plain")).argument == "plain"

@@ -84,6 +84,12 @@ def test_each_way_of_the_command_line_is_a_source(given: dict[str, Any]) -> None
         assert given["request"].source == source
 
 
+def test_a_name_may_have_a_comma(given: dict[str, Any]) -> None:
+    Path("a,b.wav").touch()
+    called("--through", "a,b.wav,c.wav")
+    assert given["request"].source == Through((Path("a,b.wav"), Path("c.wav")))
+
+
 def test_every_control_has_an_option_and_no_other_name_does(given: dict[str, Any]) -> None:
     called()
     names = set(given["request"].controls)

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,6 +86,23 @@ def test_a_run_and_its_sounds_inside_the_sound_folder_change_nothing(run: Path) 
     more = ["train_ae.steps=2", "corpus.include_generated=true"]
     with pytest.raises(ActseqError, match="is not what run run was made from"):
         pipeline.train_ae(run.parent, "smoke", run=str(run), overrides=more, compute=CPU)
+
+
+def test_a_table_of_labels_may_lie_elsewhere_but_not_say_other_things(run: Path, tmp_path: Path) -> None:
+    names = sorted(path.relative_to(run.parent).as_posix() for path in run.parent.glob("*/*.wav"))
+    table = "file,label\n" + "".join(f"{name},{'ab'[i % 2]}\n" for i, name in enumerate(names))
+
+    def train(path: Path) -> Any:
+        settings = ["train_ae.steps=2", f"corpus.labels={path}"]
+        return pipeline.train_ae(run.parent, "smoke", run=str(tmp_path / "r"), overrides=settings, compute=CPU)
+
+    (tmp_path / "one.csv").write_text(table)
+    (tmp_path / "moved.csv").write_text(table)
+    (tmp_path / "other.csv").write_text(table.replace(",a", ",c"))
+    first = train(tmp_path / "one.csv")
+    assert train(tmp_path / "moved.csv")["fingerprint"] == first["fingerprint"]
+    with pytest.raises(ActseqError, match="is not what run r was made from"):
+        train(tmp_path / "other.csv")
 
 
 @pytest.mark.parametrize("what", OVER)
