@@ -4,7 +4,7 @@
 Corpora of 40, 400 and 4,000 seconds; sounds of 1 second to 1 hour. Every command is a process of its own, on one
 thread, with the preset `smoke` (8 kHz). Time is that of the processor, memory the peak above `import actseq` with
 torch, both of the process and of the workers that it started. The exponent is the slope of time over size between the
-last two sizes, both in logarithms, less the time of the smallest: 1 is linear.
+last two sizes, both in logarithms, less the shortest time, that of starting: 1 is linear.
 """
 
 import math
@@ -50,9 +50,10 @@ def measured(folder: Path, *words: object) -> Cost:
 
 
 def exponent(costs: dict[int, Cost]) -> float:
-    """Slope of time over size between the two largest sizes, without the time of the smallest."""
-    first, *_, before, last = sorted(costs)
-    taken = [max(costs[size].seconds - costs[first].seconds, 0.01) for size in (before, last)]
+    """Slope of time over size between the two largest sizes, without the shortest time, which is that of the start."""
+    *_, before, last = sorted(costs)
+    start = min(cost.seconds for cost in costs.values())
+    taken = [max(costs[size].seconds - start, 0.01) for size in (before, last)]
     return math.log(taken[1] / taken[0]) / math.log(last / before)
 
 
