@@ -235,11 +235,9 @@ class LoadedRun:
         if model is None:
             return self.codec.reconstruct_stream(rows[0])
         with torch.inference_mode():
-            nothing, condition = model.condition(torch.tensor([0, *rows], device=self.codec.device))[:, None].unbind()
+            conditions = model.condition(torch.arange(len(model.labels) + 1, device=self.codec.device))
         how = self.transfer_provenance(wanted)
-        request = TransferRequest(
-            condition, nothing, rows[0], how["amount"], Sampling(guidance=how["guidance"]), how["seed"]
-        )
+        request = TransferRequest(conditions, rows[0], how["amount"], how["seed"])
         return self.codec.reconstruct_stream(self._decoder_label(wanted.label), model.prior.transfer(request))
 
     def transfer_provenance(self, wanted: Transfer) -> dict[str, Any]:
@@ -247,7 +245,7 @@ class LoadedRun:
         fingerprints = self.fingerprints
         if self._transferring(wanted) is None:
             made_by = {name: fingerprints[name] for name in ("autoencoder", "vocoder") if name in fingerprints}
-            unused = dict.fromkeys(("prior", "amount", "seed", "guidance"))
+            unused = dict.fromkeys(("prior", "amount", "seed"))
             return {"fingerprints": made_by, "label": wanted.label, **unused}
         return {
             "fingerprints": fingerprints,
@@ -255,7 +253,6 @@ class LoadedRun:
             "prior": self.prior_name,
             "amount": TRANSFER_AMOUNT if wanted.amount is None else wanted.amount,
             "seed": wanted.seed or 0,
-            "guidance": self.config.generate.guidance,
         }
 
     def _transferring(self, wanted: Transfer) -> LabelledPrior[Any] | None:

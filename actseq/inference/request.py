@@ -16,7 +16,7 @@ from actseq.storage.activations import Activations
 
 Sound = Path | Waveform
 """A file, or a waveform (samples,) at the model's sample rate."""
-TRANSFER_AMOUNT = 0.7
+TRANSFER_AMOUNT = 1.0
 """How much a prior changes a sound that is given another label, where nothing is said."""
 FRESH_SEEDS = 10**8
 """A seed that is not given is drawn from this many, so that it is short enough to type."""

@@ -181,19 +181,15 @@ class TransferRequest:
     """How to give the latents of a sound another label.
 
     Attributes:
-        condition: condition vector (1, condition_dim) of the label.
-        unconditional: (1, condition_dim), the condition "no label".
-        label: row of the label table.
-        amount: from 0, where the latents stay as they are, to 1, where the least of them is kept.
-        sampling: how to draw.
+        conditions: condition vectors of all labels, the rows of the label table; row 0 is "no label".
+        label: row of the wanted label.
+        amount: from 0, where the latents stay as they are, to 1, where all of their path is gone.
         seed: seed of all draws.
     """
 
-    condition: Tensor
-    unconditional: Tensor
+    conditions: Float[Tensor, "rows condition_dim"]
     label: int
     amount: float
-    sampling: Sampling = PLAIN
     seed: int = 0
 
 
@@ -202,11 +198,7 @@ class Transfers(Protocol):
     """A prior that gives the latents of a sound another label and keeps what else they hold."""
 
     def transfer(self, request: TransferRequest) -> TransferStream:
-        """A stream that changes the latents of one sound; it returns as many as it is given.
-
-        Raises:
-            ConfigError: an unsupported control.
-        """
+        """A stream that changes the latents of one sound; it returns as many as it is given."""
 
 
 @runtime_checkable

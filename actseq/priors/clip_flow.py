@@ -51,6 +51,12 @@ N_POSITION = 2 * len(REACHES) + N_SHARES
 N_LENGTH = 3
 REMAKING_STEPS = 4
 """Steps by which `remake` goes what is left of a path."""
+TRANSFER_STEPS = 6
+"""Steps by which `transfer` goes a whole path, each with two evaluations."""
+TRANSFER_GUIDANCE = 2.0
+"""How much `transfer` exaggerates what distinguishes the wanted label from no label."""
+OWN_LABEL_TIMES = (0.3, 0.5, 0.7)
+"""Times of the path at which the labels of a sound are compared."""
 GROUPS = 3
 """Number of groups of similar length in a batch; each group is padded by itself."""
 SLOWEST = 1e3
@@ -318,39 +324,72 @@ class ClipFlow(nn.Module):
     def transfer(self, request: TransferRequest) -> TransferStream:
         """See `Transfers.transfer`.
 
-        Raises:
-            ConfigError: an unsupported control.
+        A sound is moved along the difference of two velocities with the same noise: that under the wanted label, where
+        the sound has come to, and that under its own label, where the sound was. What the labels have in common
+        cancels. All frames of a window move by the mean over its frames: what stays over time is the timbre, and what
+        changes is what happens in the sound. The sound's own label is the one under which the velocity fits its first
+        window best; a sound that has the wanted label already stays as it is.
+
+        Sources: Kulikov et al., FlowEdit (2024), algorithm 1; Li et al., Your Diffusion Model is Secretly a Zero-Shot
+        Classifier (2023), for the sound's own label.
         """
-        request.sampling.require_supported(self.controls, "prior clip-flow")
-        empty = self.standardiser.mean.new_zeros(0, self.latent_dim)
-        return TransferStream(lambda part: self._transferred(part, request), self.frames, empty)
+        own: list[int] = []
+
+        def change(part: Part) -> Float[Tensor, "new latent_dim"]:
+            if not request.amount:
+                return part.latents[len(part.changed) :]
+            if not own:
+                own.append(self._own_label(part, request))
+            if own[0] == request.label:
+                return part.latents[len(part.changed) :]
+            return self._transferred(part, request, own[0])
+
+        return TransferStream(change, self.frames, self.standardiser.mean.new_zeros(0, self.latent_dim))
 
     @torch.no_grad()
-    def _transferred(self, part: Part, request: TransferRequest) -> Float[Tensor, "new latent_dim"]:
-        """The new frames of a window: back towards noise by the amount, then along the velocity under the label."""
-        given, frames = len(part.changed), len(part.latents)
+    def _own_label(self, part: Part, request: TransferRequest) -> int:
+        """Row of the label under which the velocity fits a first window best, over the same noise and times for all."""
+        values = self.standardiser.standardise(part.latents)
+        noise = self._noise_of(part, request)[None] * values.new_tensor([1.0, -1.0])[:, None, None]
+        noise = noise.repeat(len(OWN_LABEL_TIMES), 1, 1)
+        times = values.new_tensor(OWN_LABEL_TIMES).repeat_interleave(2)
+        places, window = torch.lerp(noise, values, times[:, None, None]), _window_of(part, values.expand_as(noise))
+        errors = [
+            (self(places, times, window, condition.expand(len(times), 1, -1)) - (values - noise)).square().mean()
+            for condition in request.conditions[1:]
+        ]
+        return 1 + int(torch.stack(errors).argmin())
+
+    @torch.no_grad()
+    def _transferred(self, part: Part, request: TransferRequest, own: int) -> Float[Tensor, "new latent_dim"]:
+        """The new frames of a window, from the label in row `own` to the wanted one."""
+        given, values = len(part.changed), self.standardiser.standardise(part.latents)
+        changed = torch.cat([self.standardiser.standardise(part.changed), values[given:]])
+        noise = self._noise_of(part, request)
+        noise = torch.stack([noise, -noise])
+        # The sound as it becomes, under the wanted label and under none, and as it was; each with both noises.
+        window = _window_of(part, torch.stack([changed] * 4 + [values] * 2))
+        conditions = request.conditions[[request.label, request.label, 0, 0, own, own]][:, None]
+
+        def difference(place: Tensor, time: float) -> Tensor:
+            before = torch.lerp(noise, values, time)
+            after = before + (place - values)
+            places = torch.cat([after, after, before])
+            velocity = self(places, places.new_full((len(places),), time), window, conditions)
+            wanted, bare, known = velocity.unflatten(0, (3, 2)).mean(1)[:, given:].mean(1)
+            return (torch.lerp(bare, wanted, TRANSFER_GUIDANCE) - known).expand_as(place)
+
+        steps = math.ceil(TRANSFER_STEPS * request.amount)
+        moved = _midpoint(difference, values, 1 - request.amount, steps)[given:]
         made = part.latents[given:].clone()
-        if request.amount == 0:
-            return made
-        own = self.standardiser.standardise(part.latents)[None]
-        clean = torch.cat([self.standardiser.standardise(part.changed)[None], own[:, given:]], dim=1)
-        device = own.device
-        window = Window(
-            torch.tensor([frames], device=device),
-            torch.tensor([not given], device=device),
-            torch.tensor([part.ends], device=device),
-            torch.arange(frames, device=device)[None] < given,
-            clean,
-            None if self.summaries is None else self.summaries.unknown(1),
-        )
-        noise = normal((frames, own.shape[2]), request.sampling, self._generator(request.seed, 0, part.number), device)
-        begin = 1 - request.amount
-        bare = None if request.sampling.guidance == 1 else request.unconditional[:, None]
-        velocity = self._velocity(window, request.condition[:, None], bare, request.sampling.guidance)
-        place = torch.lerp(noise[None], own, begin)
-        values = _midpoint(velocity, place, begin, math.ceil(self.steps * request.amount))
-        made[:, self.standardiser.active] = values[0, given:] * self.standardiser.deviation + self.standardiser.mean
+        made[:, self.standardiser.active] = moved * self.standardiser.deviation + self.standardiser.mean
         return made
+
+    def _noise_of(self, part: Part, request: TransferRequest) -> Float[Tensor, "frames dims"]:
+        generator = self._generator(request.seed, 0, part.number)
+        shape = (self.frames, len(self.standardiser.mean))
+        # Drawn for a whole window, so the beginning of a sound does not depend on its length.
+        return torch.randn(shape, generator=generator, device=generator.device)[: len(part.latents)]
 
     # -- sampling -------------------------------------------------------------------------------------------------
 
@@ -629,6 +668,14 @@ class _Layer(nn.Module):
         x = torch.addcmul(x, self.drop(modulation[2]), self.out(attended.transpose(1, 2).flatten(2)))
         hidden = self.down(F.silu(self.up(_modulated(x, *modulation[3:5]))))
         return torch.addcmul(x, self.drop(modulation[5]), hidden)
+
+
+def _window_of(part: Part, clean: Float[Tensor, "batch frames dims"]) -> Window:
+    """The window of a sound, for each row of values; what was changed already is known."""
+    rows, frames, device = len(clean), clean.shape[1], clean.device
+    begins, ends = (torch.full((rows,), flag, device=device) for flag in (part.number == 1, part.ends))
+    known = (torch.arange(frames, device=device) < len(part.changed)).expand(rows, -1)
+    return Window(torch.full((rows,), frames, device=device), begins, ends, known, clean)
 
 
 def _midpoint(velocity: Velocity, place: Tensor, begin: float, steps: int) -> Tensor:

@@ -19,8 +19,8 @@ from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.objectives.base import Batch
 from actseq.objectives.flow_matching import FlowMatching, regions
-from actseq.priors.base import Prior, Sampling, SamplingRequest
-from actseq.priors.clip_flow import N_LENGTHS, ClipFlow, Window, _context
+from actseq.priors.base import Prior, Sampling, SamplingRequest, TransferRequest
+from actseq.priors.clip_flow import N_LENGTHS, TRANSFER_GUIDANCE, TRANSFER_STEPS, ClipFlow, Window, _context
 from actseq.priors.labels import LabelledPrior
 from actseq.progress import Silent
 from actseq.training.conduct import Conduct
@@ -384,6 +384,81 @@ def test_an_hour_takes_the_windows_of_a_minute(monkeypatch: pytest.MonkeyPatch) 
     first = next(prior.sample(SamplingRequest(n=1, max_frames=10**6, chunk_frames=FRAMES)))
     assert first.latents.shape == (1, FRAMES, LATENT_DIM)
     assert len(seen) == 2 * SMALL["steps"], "made as it is asked for"
+
+
+# -- another label ----------------------------------------------------------------------------------------------------
+
+
+def transferred(prior: ClipFlow, latents: Tensor, request: TransferRequest, size: int = 5) -> Tensor:
+    stream = prior.transfer(request)
+    pieces = [stream.push(piece.numpy()) for piece in latents.split(size)]
+    return torch.from_numpy(np.concatenate([*pieces, stream.finish()]))
+
+
+def test_a_sound_moves_by_what_its_label_and_the_wanted_one_differ_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a velocity that is its condition the sum over any steps is known."""
+    prior, latents = flow(), numbers(31, LATENT_DIM)
+    conditions = torch.stack([torch.full((CONDITION_DIM,), value) for value in (0.0, 0.1, 4.0, 1.5)])
+
+    def constant(self: ClipFlow, place: Tensor, time: Tensor, given: Window, condition: Tensor) -> Tensor:
+        return condition[:, :, :DIMS].expand_as(place)
+
+    monkeypatch.setattr(ClipFlow, "forward", constant)
+    for label, amount, distance in ((2, 1.0, 7.9), (3, 0.5, 1.45), (1, 1.0, 0.0), (2, 0.0, 0.0)):
+        made = transferred(prior, latents, TransferRequest(conditions, label, amount))
+        expected = latents.clone()
+        expected[:, ACTIVE] += distance * prior.standardiser.deviation
+        torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_own_label_is_found_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exact velocity of sounds of one label that are normal around its mean, for every time."""
+    prior, means = flow(), torch.tensor([0.0, -2.0, 0.5, 3.0])
+
+    def exact(self: ClipFlow, place: Tensor, time: Tensor, given: Window, condition: Tensor) -> Tensor:
+        at, mean = time[:, None, None], condition[:, :, :1]
+        power = (1 - at).square() + at.square()
+        return mean + (2 * at - 1) / power * (place - at * mean)
+
+    monkeypatch.setattr(ClipFlow, "forward", exact)
+    conditions = means[:, None].expand(-1, CONDITION_DIM)
+    for own, other in itertools.permutations((1, 2, 3), 2):
+        latents = torch.zeros(8, LATENT_DIM)
+        values = means[own] + numbers(8, DIMS, seed=own)
+        latents[:, ACTIVE] = values * prior.standardiser.deviation + prior.standardiser.mean
+        same = transferred(prior, latents, TransferRequest(conditions, own, 1.0))
+        torch.testing.assert_close(same, latents, atol=1e-5, rtol=1e-5)
+        made = prior.standardiser.standardise(transferred(prior, latents, TransferRequest(conditions, other, 1.0)))
+        # What the two labels have in common, the place around the mean, stays.
+        shift = TRANSFER_GUIDANCE * means[other] - means[own]
+        torch.testing.assert_close(made, values + shift, atol=1e-4, rtol=1e-4)
+
+
+def test_windows_of_a_sound_know_what_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, latents, seen = conditioned(), numbers(40, LATENT_DIM), []
+    prior = model.prior
+    assert isinstance(prior, ClipFlow)
+    forward = ClipFlow.forward
+
+    def watched(self: ClipFlow, place: Tensor, time: Tensor, given: Window, condition: Tensor) -> Tensor:
+        seen.append(given)
+        return forward(self, place, time, given, condition)
+
+    monkeypatch.setattr(ClipFlow, "forward", watched)
+    with torch.no_grad():
+        conditions = model.condition(torch.arange(3))
+    # The own label is compared for both labels first; then each of six windows takes six midpoint steps.
+    made = transferred(prior, latents, TransferRequest(conditions, 1, 1.0))
+    windows = seen[2 :: 2 * TRANSFER_STEPS]
+    assert len(seen) == 2 + len(windows) * 2 * TRANSFER_STEPS
+    assert [bool(one.begins[0]) for one in windows] == [True, *[False] * 5]
+    assert [bool(one.ends[0]) for one in windows] == [*[False] * 5, True]
+    for number, one in enumerate(windows):
+        first, given = number * FRAMES // 2, 0 if number == 0 else FRAMES // 2
+        assert one.known.sum(1).tolist() == [given] * 6
+        became, was = (prior.standardiser.standardise(z[first : first + given]) for z in (made, latents))
+        for row, expected in enumerate((became,) * 4 + (was,) * 2):
+            torch.testing.assert_close(one.clean[row, :given], expected, atol=1e-5, rtol=1e-5)
 
 
 # -- what is learned -------------------------------------------------------------------------------------------------
