@@ -377,7 +377,8 @@ class ClipFlow(nn.Module):
             places = torch.cat([after, after, before])
             velocity = self(places, places.new_full((len(places),), time), window, conditions)
             wanted, bare, known = velocity.unflatten(0, (3, 2)).mean(1)[:, given:].mean(1)
-            return (torch.lerp(bare, wanted, TRANSFER_GUIDANCE) - known).expand_as(place)
+            shift: Tensor = torch.lerp(bare, wanted, TRANSFER_GUIDANCE) - known
+            return shift.expand_as(place)
 
         steps = math.ceil(TRANSFER_STEPS * request.amount)
         moved = _midpoint(difference, values, 1 - request.amount, steps)[given:]
