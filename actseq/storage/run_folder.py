@@ -161,9 +161,12 @@ class RunFolder:
             ArtifactError: the run is packed.
         """
         if self.packed is not None:
+            instead = "generate, reconstruct, encode and decode work with a voice; actseq run FOLDER makes a whole run"
             raise ArtifactError(
                 f"run {self.name} is packed: it has no corpus and no latents",
-                action=f"use the run that it was packed from ({self.packed['run']})",
+                action=instead
+                if self.path.parent == VOICES
+                else f"use the run that it was packed from ({self.packed['run']})",
             )
 
     def write_config(self, config: Config, source: str, corpus_fingerprint: str | None) -> None:

@@ -184,3 +184,8 @@ def test_a_voice_is_used_by_its_name_and_nothing_is_written_into_it(voice: Path)
 def test_a_voice_that_does_not_exist_is_named(voice: Path, name: str) -> None:
     with pytest.raises(ArtifactError, match=r"comes with actseq; (did you mean 'voice:tiny'\?|there are: voice:tiny)"):
         RunFolder.open(name)
+
+
+def test_a_voice_says_what_works_without_a_corpus() -> None:
+    with pytest.raises(ArtifactError, match="generate, reconstruct, encode and decode work with a voice"):
+        RunFolder.open("voice:drumkit").require_corpus()
