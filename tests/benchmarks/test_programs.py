@@ -143,8 +143,10 @@ def test_a_cross_fade_is_told_from_a_morph() -> None:
 def test_music_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     music = program("music")
     music.main(["loops", str(tmp_path), "--loops", "10", "--seconds", "7"])
-    run, settings = str(tmp_path / "run"), [*SETTINGS, "corpus.segment_seconds=0.5", "train_prior.frames=96"]
-    pipeline.run_all(tmp_path / "loops", "smoke", run=run, overrides=settings, compute=Compute("cpu", 1))
+    run = str(tmp_path / "run")
+    smallest = [f"autoencoder.network.{text}" for text in ("width=16", "inner=24", "blocks=1")]
+    smallest += ["train_ae.batch_size=2", "train_prior.batch_size=2", *SETTINGS]
+    pipeline.run_all(tmp_path / "loops", "music", run=run, overrides=smallest, compute=Compute("cpu", 1))
     capsys.readouterr()
     music.main(["score", run, str(tmp_path), "--clips", "2", "--lengths", "6", "--sheet", str(tmp_path / "sheet.png")])
     header, real, again, new, after = capsys.readouterr().out.splitlines()
