@@ -120,7 +120,7 @@ class Survey:
         if kind == "texture":
             return "ambience", "it is made for textures and field recordings"
         if kind == "loop":
-            return "music", "it is made for loops and keeps their beat"
+            return "music", "it is made for loops and learns several bars at once"
         if kind == "phrase":
             return "ambience", "no preset is made for phrases, and this one goes on for as long as one likes"
         if np.quantile(self.seconds, 0.9) > WORD_SECONDS:

@@ -24,7 +24,7 @@ from actseq.errors import AudioError
             "loops",
             "music",
             "loop",
-            ["17 files", "sound like loops (sound with a beat that repeats)", "keeps their beat"],
+            ["17 files", "sound like loops (sound with a beat that repeats)", "several bars at once"],
         ),
     ],
 )
