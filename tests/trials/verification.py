@@ -42,10 +42,10 @@ class _Notes(Silent):
 
 
 def _noted(run: Path, orphan: Path) -> bool:
-    """Whether `verify` says that a file is not used."""
+    """Whether `verify` says that actseq does not read a file."""
     notes = _Notes()
     verify(run, compute=Compute(reporter=notes))
-    return any("not used" in line and orphan.name in line for line in notes.said)
+    return any("does not read" in line and orphan.name in line for line in notes.said)
 
 
 def _flipped(run: Path, path: Path, rng: random.Random) -> bool:
