@@ -201,7 +201,9 @@ class LoadedRun:
         return np.concatenate(list(decode_activations(latents, self.codec)))
 
     def reconstruct(self, waveform: Waveform, label: str | None = None, **given: Any) -> Waveform:
-        """Pass a waveform (samples,) through encoder, decoder and vocoder; it keeps its level and length.
+        """Pass a waveform (samples,) through encoder, decoder and vocoder; its length stays.
+
+        Its level stays too, if it is not given a label.
 
         Args:
             waveform: at `sample_rate`.
