@@ -870,11 +870,12 @@ def plan_steps(trainer: _Trainer, seconds: float) -> Stretch:
     trainer.plan = Plan.of(1000)
     initial = copy.deepcopy(trainer.objective.state_dict())  # type: ignore[attr-defined]
     begun, default = time.perf_counter(), torch.get_num_threads()
-    times = _time_steps(trainer)
     threads = default
     if trainer.may_choose_threads and default > 1:
         torch.set_num_threads(1)
         alone = _time_steps(trainer)
+        torch.set_num_threads(default)
+        times = _time_steps(trainer, COLLAPSED * float(np.mean(alone)))
         if np.mean(times) > CLEARLY * np.mean(alone):
             trainer.reporter.say(
                 f"computing with one thread: a step takes {units.duration(float(np.mean(alone)))} with it, and "
@@ -882,6 +883,8 @@ def plan_steps(trainer: _Trainer, seconds: float) -> Stretch:
             )
             threads, times = 1, alone
         torch.set_num_threads(threads)
+    else:
+        times = _time_steps(trainer)
     start = time.perf_counter()
     with suppress(NotFiniteError):
         trainer.validate()
@@ -892,8 +895,12 @@ def plan_steps(trainer: _Trainer, seconds: float) -> Stretch:
     return Stretch(0, n_steps, threads=threads if trainer.may_choose_threads else None)
 
 
-def _time_steps(trainer: _Trainer) -> list[float]:
+def _time_steps(trainer: _Trainer, too_long: float = math.inf) -> list[float]:
     """Seconds of some steps, after a few that are not counted.
+
+    Args:
+        trainer: makes the steps.
+        too_long: two first steps that take longer than this on average are enough.
 
     Raises:
         Interrupted: there was a signal.
@@ -908,6 +915,8 @@ def _time_steps(trainer: _Trainer) -> list[float]:
             times.append(time.perf_counter() - start)
             if number := trainer.asked_to_stop():
                 raise Interrupted(number)
+            if len(times) == 2 and sum(times) > 2 * too_long:
+                break
     return times[3:] or times or [time.perf_counter() - begun]
 
 
