@@ -117,7 +117,7 @@ def _stopping() -> Iterator[None]:
     An exception that a signal raises can be lost: in the cleaning up of objects, in calls from C, in libraries that
     catch everything. Then it is raised again after a while, until the command ends.
     """
-    again = hasattr(signal, "setitimer")
+    again = hasattr(signal, "SIGALRM")
 
     def stop(number: int, frame: FrameType | None) -> None:
         if again:
