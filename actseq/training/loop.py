@@ -3,10 +3,9 @@
 A training that is killed and resumed ends with the same bytes as one that ran through. For this, a batch and the random
 numbers of a step depend on (seed, step, number of the batch in the step) alone. A step averages the gradients of
 `accumulate` batches; where several processes train together each takes its share, and the result is that of one process
-that takes them all. `minutes` becomes a number of steps by timing steps that are
-thrown away before step 0; at validations the number may change, see `actseq.training.plan`. A checkpoint is a folder of
-safetensors and JSON that is renamed into place, and on resuming `metrics.csv` is cut back to the step of the
-checkpoint.
+that takes them all. `minutes` becomes a number of steps by timing steps that are thrown away before step 0; at
+validations the number may change, see `actseq.training.plan`. A checkpoint is a folder of safetensors and JSON that is
+renamed into place, and on resuming `metrics.csv` is cut back to the step of the checkpoint.
 
 A number that is not finite takes the training back to its last validation, with a lower learning rate; that checkpoint
 is kept for it. A batch that does not fit into memory goes through in parts. Both are in the plan.
