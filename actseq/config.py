@@ -109,7 +109,8 @@ class TrainingConfig(Section):
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     """`32-true` or `bf16-mixed`."""
     validations: int = Field(20, gt=0)
-    """Number of validations in the whole training; each writes a checkpoint."""
+    """Number of validations in the whole training; each writes a checkpoint. With `minutes` there are fewer, at least
+    4, if they would take more than a fifth of the time."""
     validation_batches: int = Field(8, gt=0)
     """Batches per validation."""
     patience: int | None = Field(None, gt=0)

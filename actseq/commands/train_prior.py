@@ -13,7 +13,7 @@ import torch
 from actseq import build, registry
 from actseq.commands.common import AUTO, NO_BUDGET, Compute, Result, begin_training, check_name, trained_result, won
 from actseq.commands.previews import watch_prior
-from actseq.commands.tune_decoder import TrainedPrior, prior_budget, tune_decoder, without_decoder
+from actseq.commands.tune_decoder import TrainedPrior, prior_budget, tune_decoder, tuning_in_time, without_decoder
 from actseq.config import Config
 from actseq.data.latents import LatentSequences, SequenceSource
 from actseq.errors import ConfigError
@@ -81,6 +81,7 @@ def train_prior(
         if not begin_training(opened, "prior", folder, sections | inputs, reporter, more=more):
             return _result(opened, name)
         section = config.train_prior
+        tuning = tuning_in_time(section, budget, folder, reporter)
         labels, statistics = latents.labels, latents.statistics()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -104,14 +105,14 @@ def train_prior(
         outcome = train(
             build.build_sequence(config, model),
             (source("train"), validation),
-            prior_budget(section, section.decoder),
+            prior_budget(section, tuning),
             folder,
             name=f"prior {name}",
             seed=seed,
             conduct=Conduct(
                 resolve_device(compute.device),
                 reporter,
-                replace(budget, more=without_decoder(budget.more, section.decoder)),
+                replace(budget, more=without_decoder(budget.more, tuning)),
                 watch_prior(opened, config, model, name, compute.device),
                 compute.events,
                 compute.threads,
@@ -127,7 +128,7 @@ def train_prior(
         # The tuning of the decoder freezes the prior, and only what can be trained is counted.
         n_parameters = build.n_parameters(model)
         decoder: dict[str, str] = {}
-        if section.decoder is not None:
+        if tuning is not None:
             if more and here().first:
                 # The decoder was tuned on what the old prior makes.
                 shutil.rmtree(folder / "decoder", ignore_errors=True)

@@ -10,14 +10,15 @@ from torch import Tensor
 
 from actseq import units
 from actseq.commands.common import NO_BUDGET, Compute
-from actseq.config import Config, DecoderTuningConfig, TrainingConfig
+from actseq.config import Config, DecoderTuningConfig, PriorTrainingConfig, TrainingConfig
 from actseq.data.corpus import Corpus
 from actseq.data.latents import DecoderSource, LatentSequences, SequenceSource
 from actseq.errors import ArtifactError
-from actseq.inference.loading import load_codec
+from actseq.inference.loading import DECODER, load_codec
 from actseq.objectives.decoder_tuning import DecoderTuning
 from actseq.priors.base import Remakes
 from actseq.priors.labels import LabelledPrior
+from actseq.progress import Reporter
 from actseq.storage.artifacts import read_json
 from actseq.storage.run_folder import RunFolder
 from actseq.training.conduct import Budget, Conduct
@@ -25,6 +26,8 @@ from actseq.training.loop import train
 
 VALIDATIONS = 5
 VALIDATION_BATCHES = 2
+SHORTEST_SECONDS = 15.0
+"""A decoder that would have less time than this is not tuned: its preparation alone takes seconds."""
 
 
 def prior_budget(section: TrainingConfig, tuning: DecoderTuningConfig | None) -> TrainingConfig:
@@ -35,6 +38,32 @@ def prior_budget(section: TrainingConfig, tuning: DecoderTuningConfig | None) ->
 def without_decoder(minutes: float | None, tuning: DecoderTuningConfig | None) -> float | None:
     """The part of some minutes that the prior itself has."""
     return minutes if minutes is None or tuning is None else minutes / (1 + tuning.share)
+
+
+def tuning_in_time(
+    section: PriorTrainingConfig, budget: Budget, folder: Path, reporter: Reporter
+) -> DecoderTuningConfig | None:
+    """How the decoder is tuned, or None: that was not asked for, or the minutes leave it too little time.
+
+    However little that is, a decoder that was tuned before is tuned again, and so is one in a plan that is repeated.
+    """
+    tuning, minutes = section.decoder, section.minutes if budget.more is None else budget.more
+    if tuning is None or minutes is None:
+        return tuning
+    seconds = 60 * (minutes - minutes / (1 + tuning.share))
+    plan = _decoder_plan(budget)
+    if seconds >= SHORTEST_SECONDS or (folder / DECODER).is_file() or (plan is not None and plan.is_file()):
+        return tuning
+    reporter.say(
+        f"the decoder is not tuned: of {units.duration(60 * minutes)} it would have {units.duration(seconds)}, and "
+        f"needs {units.duration(SHORTEST_SECONDS)}"
+    )
+    return None
+
+
+def _decoder_plan(budget: Budget) -> Path | None:
+    """The plan of the decoder that belongs to the plan of a prior."""
+    return None if budget.plan is None else budget.plan.parent / "decoder" / "plan.json"
 
 
 @dataclass(frozen=True)
@@ -104,7 +133,6 @@ def tune_decoder(
         earliest=tuning.earliest,
         latest=tuning.latest,
     )
-    plan = None if budget.plan is None else budget.plan.parent / "decoder" / "plan.json"
     outcome = train(
         objective,
         (source("train"), source("validation") if latents.indices("validation") else None),
@@ -124,7 +152,7 @@ def tune_decoder(
         conduct=Conduct(
             codec.device,
             compute.reporter,
-            Budget(begun, plan),
+            Budget(begun, _decoder_plan(budget)),
             events=compute.events,
             threads=compute.threads,
         ),

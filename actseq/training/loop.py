@@ -71,6 +71,10 @@ DIVERGED = 100.0
 """A training has failed if its best held-out figure is more than this many times that of the untrained model."""
 SMALLEST = 0.1
 """Held-out figures nearer to 0 at the start count as this."""
+VALIDATING = 0.2
+"""With a budget in minutes, there are only as many validations as fit into this fraction of it."""
+FEWEST_VALIDATIONS = 4
+"""But at least so many, where the configuration asks for so many: the plan can change only at validations."""
 PATIENCE_OF_USERS = 3
 """So many signals end a step at once, without a checkpoint."""
 
@@ -535,17 +539,13 @@ class _Trainer:
         if text and self.watch.advice:
             self.reporter.say(f"{name}: {text}")
 
-    @property
-    def validate_every(self) -> int:
-        """Steps between validations, which the first plan decides."""
-        return max(1, self.plan.stretches[0].total_steps // self.config.validations)
-
     def out_of_patience(self) -> bool:
         """Whether the last `patience` validations brought no improvement."""
-        if self.config.patience is None or self.best is None or self.step % self.validate_every:
+        every = self.plan.validate_every(self.config)
+        if self.config.patience is None or self.best is None or self.step % every:
             return False
         since = max(self.best_step, self.plan.restart.from_step)
-        return self.step - since >= self.config.patience * self.validate_every
+        return self.step - since >= self.config.patience * every
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
@@ -861,7 +861,7 @@ class _Clock:
 
 
 def plan_steps(trainer: _Trainer, seconds: float) -> Stretch:
-    """The steps that fit into some time, validations included, and threads. Afterwards only the model is as it was.
+    """The steps that fit into some time, the validations among them, and threads. Only the model is as it was then.
 
     Raises:
         Interrupted: there was a signal.
@@ -889,9 +889,17 @@ def plan_steps(trainer: _Trainer, seconds: float) -> Stretch:
         trainer.validate()
     validation = time.perf_counter() - start
     trainer.objective.load_state_dict(initial)  # type: ignore[attr-defined]
-    left = seconds - (time.perf_counter() - begun) - trainer.config.validations * validation
-    n_steps = trainer.processes.share(max(10, int(left / float(np.median(times)))))
-    return Stretch(0, n_steps, threads=threads if trainer.may_choose_threads else None)
+    left, asked = seconds - (time.perf_counter() - begun), trainer.config.validations
+    fitting = max(FEWEST_VALIDATIONS, int(VALIDATING * left / validation)) if validation > 0 else asked
+    # The model is also validated before its first step.
+    n_steps = max(10, int((left - (1 + min(fitting, asked)) * validation) / float(np.median(times))))
+    n_steps, fitting = trainer.processes.share((n_steps, fitting))
+    return Stretch(
+        0,
+        n_steps,
+        threads=threads if trainer.may_choose_threads else None,
+        validations=fitting if fitting < asked else None,
+    )
 
 
 def _time_steps(trainer: _Trainer, too_long: float = math.inf) -> list[float]:
@@ -1191,7 +1199,7 @@ def _make_step(trainer: _Trainer, shown: dict[str, float]) -> None:
         trainer.log("train", means)
         trainer.sums, trainer.count = {}, 0
     trainer.reporter.advance(trainer.step, shown or figures)
-    trainer.unvalidated = trainer.step % trainer.validate_every == 0 or last
+    trainer.unvalidated = trainer.step % trainer.plan.validate_every(trainer.config) == 0 or last
 
 
 def _judge(trainer: _Trainer, tensors: Mapping[str, Tensor], name: str) -> None:

@@ -35,6 +35,7 @@ class Stretch:
         peak: fraction of the highest learning rate at which the rate restarts; None: it runs on from where it is.
         minutes: budget that the restart was given; None: there is no restart.
         threads: threads that torch computes with from here on; None: as many as before.
+        validations: in the first stretch, number of validations of the whole training; None: the configuration's.
     """
 
     from_step: int
@@ -42,6 +43,7 @@ class Stretch:
     peak: float | None = None
     minutes: float | None = None
     threads: int | None = None
+    validations: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,11 @@ class Plan:
         known = [one.threads for one in self.stretches if one.from_step <= step and one.threads is not None]
         return known[-1] if known else None
 
+    def validate_every(self, config: TrainingConfig) -> int:
+        """Steps between validations, which the first stretch decides."""
+        first = self.stretches[0]
+        return max(1, first.total_steps // (first.validations or config.validations))
+
     def may_change(self, step: int) -> bool:
         """Whether the number of steps may change at this step."""
         first = self.restart.from_step
@@ -200,7 +207,8 @@ def parse_stretches(tree: Any, total_steps: int, path: Path) -> tuple[Stretch, .
             raise ValueError
         if any(type(value) is not int for one in found for value in (one.from_step, one.total_steps)):
             raise ValueError
-        if any(type(one.threads) is not int or one.threads < 1 for one in found if one.threads is not None):
+        counts = [count for one in found for count in (one.threads, one.validations) if count is not None]
+        if any(type(count) is not int or count < 1 for count in counts):
             raise ValueError
     except (TypeError, ValueError, IndexError):
         raise ArtifactError(

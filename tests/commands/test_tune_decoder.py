@@ -10,6 +10,7 @@ import torch
 
 from actseq import build, pipeline
 from actseq.commands import tune_decoder as tuning
+from actseq.commands.common import NO_BUDGET
 from actseq.config import load_preset
 from actseq.data.corpus import Corpus
 from actseq.data.drumkit import write_drumkit
@@ -19,6 +20,7 @@ from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import DECODER, load_latents
 from actseq.progress import Silent
 from actseq.storage.artifacts import load_tensors, read_json
+from actseq.training.conduct import Budget
 
 CPU = pipeline.Compute("cpu", 1)
 NETWORK = {"kind": "clip-flow", "width": 24, "layers": 1, "heads": 2, "inner": 32, "steps": 2}
@@ -164,3 +166,30 @@ def test_a_packed_run_has_all_that_a_prior_of_whole_clips_needs(run: Path, tmp_p
         for key, given in (("a", run), ("b", packed))
     ]
     assert [Path(file).read_bytes() for file in made[0]] == [Path(file).read_bytes() for file in made[1]]
+
+
+def test_a_decoder_is_tuned_where_the_minutes_leave_it_time(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    class Saying(Silent):
+        def say(self, text: str) -> None:
+            heard.append(text)
+
+    def tuned(budget: Budget = NO_BUDGET, folder: Path = tmp_path, **section: float | None) -> bool:
+        config = load_preset("drums").train_prior.model_copy(update=section)
+        return tuning.tuning_in_time(config, budget, folder, Saying()) is not None
+
+    assert tuned(minutes=10.0)
+    assert tuned(minutes=None, steps=3)
+    assert not heard
+    assert not tuned(minutes=0.6)
+    assert heard == ["the decoder is not tuned: of 36 seconds it would have 3.27 seconds, and needs 15 seconds"]
+    assert not tuned(Budget(more=0.6), minutes=10.0)
+    assert tuned(Budget(more=10.0), minutes=0.6)
+    # One that was tuned is tuned again, and a plan is repeated.
+    (tmp_path / "prior").mkdir()
+    (tmp_path / "prior" / DECODER).touch()
+    assert tuned(Budget(more=0.6), tmp_path / "prior", minutes=10.0)
+    (tmp_path / "decoder").mkdir()
+    (tmp_path / "decoder" / "plan.json").touch()
+    assert tuned(Budget(plan=tmp_path / "plan.json"), minutes=0.6)

@@ -56,9 +56,11 @@ def test_the_number_of_steps_changes_only_early_and_where_it_matters(
 
 def test_plans_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
-    plan = Plan.of(100, 0.5).extended(Stretch(50, 80)).extended(Stretch(80, 120, 0.3, 2.0))
+    plan = Plan((Stretch(0, 100, validations=5),), 0.5).extended(Stretch(50, 80)).extended(Stretch(80, 120, 0.3, 2.0))
     plan.write(path)
     assert Plan.read(path) == plan
+    assert plan.validate_every(CONFIG) == 20
+    assert Plan.of(100).validate_every(CONFIG) == 5, "those of the settings"
     path.write_text('{"total_steps": 7, "minutes": 3.0}')
     assert Plan.read(path) == Plan.of(7), "an older version never changed a plan"
     for broken in (
@@ -67,6 +69,8 @@ def test_plans_are_read_as_they_were_written(tmp_path: Path) -> None:
         '[{"from_step": 1, "total_steps": 7}]',
         '[{"from_step": 0, "total_steps": 8}]',
         '[{"a": 1}]',
+        '[{"from_step": 0, "total_steps": 7, "validations": 0}]',
+        '[{"from_step": 0, "total_steps": 7, "threads": "2"}]',
     ):
         path.write_text(f'{{"total_steps": 7, "plan": {broken}}}')
         with pytest.raises(ArtifactError, match="no list of stretches"):

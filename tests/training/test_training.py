@@ -576,6 +576,31 @@ def test_the_number_of_steps_follows_the_load(tmp_path: Path, monkeypatch: pytes
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "timed" / name).read_bytes()
 
 
+@pytest.mark.parametrize(("each", "validations"), [(0.02, None), (0.2, 12), (1.0, 4)])
+def test_validations_leave_the_time_to_the_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, each: float, validations: int | None
+) -> None:
+    clock = Clock(monkeypatch)
+
+    class Slow(Line):
+        """A batch of its validations takes some seconds; there are two in each."""
+
+        def validate(self, batch: Batch) -> dict[str, Tensor]:
+            clock.now += each
+            return super().validate(batch)
+
+    conduct = Conduct(torch.device("cpu"), Silent(), threads=1)
+    outcome = run(tmp_path / "timed", Slow(clock), conduct=conduct, steps=None, minutes=0.5, validations=20)
+    assert plan_of(tmp_path / "timed")[0].get("validations") == validations
+    assert clock.now == pytest.approx(30, rel=0.1)
+    rows = csv.DictReader((tmp_path / "timed" / "metrics.csv").open())
+    held_out = [int(row["step"]) for row in rows if row["validation/loss"] and int(row["step"])]
+    assert len(held_out) == pytest.approx(validations or 20, abs=5)
+    # The plan repeats the training with the same validations, and a plan that names none has those of the settings.
+    repeating = Conduct(torch.device("cpu"), Silent(), Budget(plan=tmp_path / "timed" / "plan.json"))
+    assert same(run(tmp_path / "again", Line(), conduct=repeating, steps=None, minutes=0.5, validations=20), outcome)
+
+
 def test_load_that_comes_too_late_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, listener = Clock(monkeypatch, slow=27.0), Listener()
     run(tmp_path, Line(clock), conduct=Conduct(torch.device("cpu"), listener), steps=None, minutes=0.5, validations=20)
