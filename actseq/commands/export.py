@@ -71,7 +71,9 @@ def _tell(loaded: LoadedRun, reporter: Reporter) -> None:
     if loaded.prior is None:
         reporter.warn(f"run {loaded.run.name} has no usual prior: only encoder and decoder are exported")
     if loaded.vocoder_folder is not None:
-        reporter.warn(f"vocoder {loaded.vocoder_folder.name} is not exported; Griffin-Lim takes its place")
+        reporter.warn(f"vocoder {loaded.vocoder_folder.name} is not exported; phase takes its place")
+    elif loaded.config.vocoder.kind not in ("phase", "istft"):
+        reporter.warn(f"vocoder {loaded.config.vocoder.kind} is not exported; phase takes its place")
 
 
 def _empty(folder: Path, remove: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ TOLERANCE = 1e-4
 """Largest difference of features and latents between onnxruntime and torch."""
 CHECK_SECONDS = 1.0
 DESCRIPTION, PROGRAM = "export.json", "generate.py"
+SOUND_DECODER = "sound_decoder"
+"""The decoder of latents that the encoder made, where the one of the prior was tuned on what the prior makes."""
 
 
 def export_onnx(loaded: LoadedRun, folder: Path) -> dict[str, float]:
@@ -92,6 +95,9 @@ def graphs_of(loaded: LoadedRun) -> list[Graph]:
             f"representation {loaded.config.representation.kind} cannot be exported", "mel, linear or stft"
         )
     graphs = codec_graphs(loaded.prior_codec.autoencoder.eval(), representation.channels)
+    if loaded.prior_codec is not loaded.codec:
+        _, decoder = codec_graphs(loaded.codec.autoencoder.eval(), representation.channels)
+        graphs.append(replace(decoder, name=SOUND_DECODER))
     if loaded.prior is not None:
         graphs += prior_graphs(loaded.prior.prior, str(loaded.prior_name), sampling_of(loaded))
     return graphs
@@ -151,7 +157,10 @@ def compared(exported: standalone.Model, original: standalone.Model) -> dict[str
         made, latents = (model.latents(np.random.default_rng(0), request)[0] for model in (exported, original))
         parity["generated latents"] = _difference(made, latents)
     features = original.features(latents)
-    parity["decoded features"] = _difference(exported.features(latents), features)
+    parity["decoded features"] = max(
+        _difference(*(model.features(latents, of_sound=of_sound) for model in (exported, original)))
+        for of_sound in (False, True)
+    )
     inputs = {"features": features[None], "lengths": np.array([features.shape[1]])}
     pairs = zip(exported.run("encoder", inputs), original.run("encoder", inputs), strict=True)
     parity["encoded latents"] = max(_difference(*pair) for pair in pairs)
@@ -186,6 +195,7 @@ def describe(loaded: LoadedRun, graphs: list[Graph]) -> dict[str, Any]:
         "representation": loaded.config.representation.model_dump(mode="json"),
         "basis": _basis(representation),
         "vocoder": loaded.config.vocoder.model_dump(mode="json"),
+        "sound_decoder": SOUND_DECODER if loaded.prior_codec is not loaded.codec else "decoder",
         "decoder_labels": autoencoder.labels,
         "decoder_conditions": [] if autoencoder.table is None else _numbers(autoencoder.table.weight),
         "networks": {graph.name: {"inputs": list(graph.inputs), "outputs": list(graph.outputs)} for graph in graphs},

@@ -22,10 +22,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Run = Callable[[str, Mapping[str, Array]], list[Array]]
 """Runs a network by name: inputs by name → outputs in order."""
 TURNS = 16
-"""Iterations of fast Griffin-Lim, after phases that follow from the magnitudes."""
+"""Iterations of fast Griffin-Lim, after phases that follow from the magnitudes, unless the run says otherwise."""
 MOMENTUM = 0.99
 BLOCK = 128
-"""Frames that are settled at a time."""
+"""Frames that are settled at a time, unless the run says otherwise."""
 GAUSSIAN = 0.25645
 """Time-frequency ratio γ / n² of the Gaussian window nearest to a Hann window of n samples."""
 SOFTEST = 1e-6
@@ -82,13 +82,20 @@ class Model:
         filled[:, self.prior["active"]] = values * self.prior["deviation"] + self.prior["mean"]
         return filled.astype(np.float32), ended
 
-    def features(self, latents: Array, label: str | None = None) -> Array:
-        """Features (channels, frames)."""
+    def features(self, latents: Array, label: str | None = None, *, of_sound: bool = False) -> Array:
+        """Features (channels, frames).
+
+        Args:
+            latents: (frames, latent_dim).
+            label: for a decoder that is given it.
+            of_sound: an encoder has made the latents, not a prior. A decoder that was tuned on what a prior makes is
+                not the one for them.
+        """
         inputs = {"latents": latents[None].astype(np.float32)}
         if self.about["decoder_conditions"]:
             row = 0 if label is None else 1 + self.about["decoder_labels"].index(label)
             inputs["condition"] = np.array([self.about["decoder_conditions"][row]], np.float32)
-        made: Array = self.run("decoder", inputs)[0][0]
+        made: Array = self.run(self.about["sound_decoder"] if of_sound else "decoder", inputs)[0][0]
         return made
 
     def waveform(self, features: Array) -> Array:
@@ -105,7 +112,26 @@ class Model:
             return inverse(spectrum, analysis["n_fft"], analysis["hop_length"])
         basis = self.about["basis"]
         magnitude = np.exp(features) if basis is None else bins_of(features, np.array(basis, np.float32))
-        return from_magnitudes(magnitude, analysis["n_fft"], analysis["hop_length"])
+        settings = self.about["vocoder"] if self.about["vocoder"]["kind"] == "phase" else {}
+        turns, size = settings.get("n_turns", TURNS), settings.get("block_frames", BLOCK)
+        return from_magnitudes(magnitude, analysis["n_fft"], analysis["hop_length"], turns, size)
+
+    def decoded(self, path: Path, label: str | None = None) -> Array:
+        """Sound (samples,) of a file of `actseq encode --npz`, as long and as loud as the sound that was encoded.
+
+        Latents that were edited to another number of frames give all their frames.
+        """
+        with np.load(path) as file:
+            latents, encoded = file["mean"], json.loads(str(file["actseq"]))
+        features, samples = self.features(latents, label, of_sound=True), encoded["samples"]
+        hop, stride = self.about["hop_length"], self.about["stride"]
+        frames = samples // hop + 1
+        # A recording that is to be continued is encoded without the frame that is centred just after its last sample.
+        if len(latents) in (-(-frames // stride), -(-samples // (hop * stride))):
+            made = self.waveform(features[:, :frames])[:samples]
+        else:
+            made = self.waveform(features)
+        return made / np.float32(encoded["gain"])
 
     def clip(self, random: np.random.Generator, request: Request) -> Array:
         """One new clip (samples,), at the level of the run."""
@@ -300,29 +326,29 @@ def bins_of(features: Array, basis: Array) -> Array:
     return x
 
 
-def from_magnitudes(magnitude: Array, n_fft: int, hop: int) -> Array:
+def from_magnitudes(magnitude: Array, n_fft: int, hop: int, turns: int = TURNS, size: int = BLOCK) -> Array:
     """Sound of magnitudes (bins, frames). A block keeps what is settled, and sees some frames of the next block."""
     reach, at, last = -(-n_fft // hop), 0, False
     known, parts = np.zeros((len(magnitude), 2 * reach), np.complex64), list[Array]()
     while not last:
-        last = magnitude.shape[1] - at < BLOCK + reach
-        block = magnitude[:, at:] if last else magnitude[:, at : at + BLOCK + reach]
+        last = magnitude.shape[1] - at < size + reach
+        block = magnitude[:, at:] if last else magnitude[:, at : at + size + reach]
         new = block.shape[1] - (0 if last else reach)
         around = np.abs(known), block, np.zeros((len(block), 2 * reach if last else 0), np.float32)
-        spectra, signal = settled(np.concatenate(around, axis=1), known, at, n_fft, hop)
+        spectra, signal = settled(np.concatenate(around, axis=1), known, at, n_fft, hop, turns)
         begin = n_fft // 2 + (1 if at else 2) * reach * hop
         parts.append(signal[begin : n_fft // 2 + (reach + new + (reach if last else 0)) * hop])
         known, at = spectra[:, new : new + 2 * reach], at + new
     return np.concatenate(parts)
 
 
-def settled(magnitude: Array, known: Array, first: int, n_fft: int, hop: int) -> tuple[Array, Array]:
+def settled(magnitude: Array, known: Array, first: int, n_fft: int, hop: int, turns: int) -> tuple[Array, Array]:
     """Spectra (bins, frames) of magnitudes whose first spectra are known, and the signal; by fast Griffin-Lim."""
     window, free = window_of(n_fft), slice(known.shape[1], None)
     spectra = (magnitude * np.exp(1j * phases(magnitude, known, first, n_fft, hop))).astype(np.complex64)
     spectra[:, : known.shape[1]] = known
     previous = None
-    for _ in range(TURNS):
+    for _ in range(turns):
         signal, weight = overlapped(spectra, n_fft, hop)
         pieces = np.lib.stride_tricks.sliding_window_view(signal / (weight + 1e-8), n_fft)[::hop] * window
         consistent = np.fft.rfft(pieces).T.astype(np.complex64)
@@ -415,7 +441,7 @@ def load(folder: Path) -> Model:
 
 def _made(model: Model, given: argparse.Namespace) -> Iterator[tuple[str, Array]]:
     for path in given.latents:
-        yield path.stem, model.waveform(model.features(np.load(path)["mean"], given.label))
+        yield path.stem, model.decoded(path, given.label)
     random = np.random.default_rng(given.seed)
     request = Request(given.label, given.seconds, given.temperature, given.guidance)
     for i in range(0 if given.latents else given.n):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner
 
 import actseq
-from actseq import audio, pipeline
+from actseq import audio, build, pipeline
+from actseq.config import load_preset, preset_names
+from actseq.data.drumkit import write_drumkit
 from actseq.errors import AudioError, ConfigError
 from actseq.exports import onnx, standalone
 from actseq.exports.graphs import Graph, codec_graphs, flow_graphs, prior_graphs, sequence_graphs
 from actseq.priors.base import PLAIN, Sampling, SamplingRequest
 from actseq.representations.base import Features
 from actseq.representations.linear import Linear
+from actseq.storage.activations import read_activations, write_activations
 from actseq.vocoders.base import synthesise
 from actseq.vocoders.phase import Phase
 
@@ -175,6 +179,79 @@ def test_the_program_generates_without_torch(drums: Path, tmp_path: Path) -> Non
     clips = [audio.load(tmp_path / "made" / f"{labels[0]}-{i:02d}.wav", None)[0] for i in (1, 2)]
     assert all(np.abs(clip).max() > 0.1 for clip in clips)
     assert not np.array_equal(*(clip[:500] for clip in clips))
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose decoder was tuned on what its prior makes, so much that the two decoders make other sounds."""
+    folder = tmp_path_factory.mktemp("tuned")
+    write_drumkit(folder / "kit", n_per_kind=8, sample_rate=8000, seed=0)
+    network = {"kind": "clip-flow"} | members.PRIOR_NETWORKS["clip-flow"]
+    settings = [f"prior.network={json.dumps(network)}", "prior.head=null", "train_prior.frames=16"]
+    settings += ["train_ae.steps=4", "train_prior.steps=4"]
+    settings += ['train_prior.decoder={"share": 2, "batch_size": 4, "frames": 6, "learning_rate": 0.05}']
+    compute = pipeline.Compute("cpu", 1)
+    pipeline.run_all(folder / "kit", "smoke", run=str(folder / "run"), overrides=settings, compute=compute)
+    return folder / "run"
+
+
+def test_latents_of_a_sound_and_of_a_prior_have_each_its_decoder(tuned: Path, tmp_path: Path) -> None:
+    made = pipeline.export(tuned, "onnx", out=tmp_path / "export")
+    assert "sound_decoder.onnx" in made["files"]
+    model, loaded = standalone.load(tmp_path / "export"), actseq.load_run(tuned, device="cpu")
+    sound = next((tuned.parent / "kit").rglob("*.wav"))
+    [file] = pipeline.encode(tuned, [sound], out=tmp_path, npz=True).files
+    encoded = read_activations(Path(file))
+    theirs, ours = model.decoded(Path(file)), loaded.decode(encoded)
+    assert len(theirs) == len(ours) == encoded.samples
+    assert np.abs(theirs - ours).mean() < 0.01 * np.abs(ours).mean()
+    # Edited to another number of frames, it keeps all of them.
+    write_activations(tmp_path / "long.npz", replace(encoded, mean=np.concatenate([encoded.mean] * 2)))
+    assert len(model.decoded(tmp_path / "long.npz")) == 2 * len(encoded.mean) * loaded.codec.samples_per_latent
+
+    generated, [of_sound] = loaded.prior_codec.decode([encoded.mean]), loaded.codec.decode([encoded.mean])
+    assert np.abs(model.waveform(model.features(encoded.mean)) - generated[0]).mean() < 0.01 * np.abs(generated).mean()
+    assert np.abs(of_sound - generated[0]).mean() > 0.1 * np.abs(of_sound).mean(), "the tuning has changed nothing"
+
+
+PHASE_PRESETS = [
+    name
+    for name in preset_names()
+    if build.untrained_vocoder(build.build_representation(build.complete(load_preset(name)))).kind == "phase"
+]
+
+
+@pytest.mark.parametrize("preset", PHASE_PRESETS)
+def test_the_program_makes_the_phases_of_every_preset(preset: str) -> None:
+    config = build.complete(load_preset(preset))
+    representation = build.build_representation(config)
+    vocoder = build.untrained_vocoder(representation)
+    rng, n = np.random.default_rng(0), config.corpus.sample_rate // 2
+    hit = np.sin(4 * np.cumsum(np.geomspace(0.1, 0.01, n))) + 0.3 * rng.standard_normal(n)
+    waveform = torch.from_numpy((hit * np.geomspace(0.5, 5e-4, n)).astype(np.float32))[None]
+    features = representation.analyse(waveform, torch.tensor([n]))
+    ours = synthesise(build.build_vocoder(vocoder, representation), features)
+    about = {
+        "representation": config.representation.model_dump(),
+        "basis": onnx._basis(representation),
+        "vocoder": vocoder.model_dump(),
+        "defaults": {},
+        "prior": None,
+    }
+    theirs = torch.from_numpy(standalone.Model(about, lambda *_: []).waveform(features.values[0].numpy()))[None]
+    assert theirs.shape == ours.shape
+    analysed = [representation.analyse(sound, torch.tensor([sound.shape[1]])).values for sound in (theirs, ours)]
+    assert float((analysed[0] - analysed[1]).abs().mean()) * 20 / np.log(10) < 0.1
+
+
+def test_the_program_makes_as_many_iterations_as_the_run() -> None:
+    mel = members.representation("mel")
+    features = members.features(40, 1, mel.channels)
+    ours = synthesise(Phase(mel, n_turns=3, block_frames=16), features)[0].numpy()
+    about = {"representation": {"kind": "mel", "n_fft": 256, "hop_length": 64}, "basis": onnx._basis(mel)}
+    about |= {"defaults": {}, "prior": None, "vocoder": {"kind": "phase", "n_turns": 3, "block_frames": 16}}
+    theirs = standalone.Model(about, lambda *_: []).waveform(features.values[0].numpy())
+    assert np.abs(theirs - ours).mean() < 0.01 * np.abs(ours).mean()
 
 
 def test_an_exported_file_of_latents_decodes_to_the_same_features(drums: Path) -> None:
