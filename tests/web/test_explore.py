@@ -25,10 +25,12 @@ AudioBufferSourceNode.prototype.start = function (...given) {
 SIZES = {"desktop": (1360, 900), "phone": (390, 844)}
 
 
-def opened(browser: Any, server: Server, size: str = "desktop", scheme: str = "light") -> Iterator[Any]:
+def opened(
+    browser: Any, server: Server, size: str = "desktop", scheme: str = "light", touch: bool = False
+) -> Iterator[Any]:
     """The page, ready; whatever the browser complains about and any request to another host fail the test."""
     width, height = SIZES[size]
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme, has_touch=touch)
     page = context.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -110,6 +112,108 @@ def test_the_map_can_be_used_with_the_keyboard_alone(page: Any) -> None:
     page.keyboard.press("Enter")
     page.click("#hear-path")
     status(page, "Path: ")
+
+
+def magnified(page: Any) -> float:
+    return float(page.inner_text("#zoom-all").removesuffix("×"))
+
+
+def neighbours(dots: list[tuple[float, float]]) -> tuple[int, int]:
+    """Two dots that are near each other, and far enough apart to be told apart once the map is magnified."""
+    apart = np.hypot(*np.subtract(np.array(dots)[:, None], np.array(dots)[None]).transpose(2, 0, 1))
+    apart[apart < 4] = np.inf
+    i, j = np.unravel_index(apart.argmin(), apart.shape)
+    return int(i), int(j)
+
+
+def heard_at(page: Any, server: Server, at: tuple[float, float], wanted: int) -> None:
+    """A press at this place sounds this clip."""
+    page.mouse.click(*at)
+    status(page, server.studio.catalog.clips[wanted].key.rsplit("/", 1)[-1])
+
+
+def test_the_wheel_magnifies_the_map_where_the_mouse_is(page: Any, server: Server) -> None:
+    dots = places(page, server)
+    first, second = neighbours(dots)
+    page.mouse.move(*dots[first])
+    page.mouse.wheel(0, -600)
+    page.wait_for_function("() => document.getElementById('zoom-all').textContent !== '1 ×'")
+    ratio = np.exp(0.002 * 600)
+    assert magnified(page) == pytest.approx(ratio, abs=0.06)
+    assert page.evaluate("() => window.scrollY") == 0
+    heard_at(page, server, dots[first], first)
+    x, y = dots[first] + ratio * np.subtract(dots[second], dots[first])
+    heard_at(page, server, (x, y), second)
+    # The ground is dragged: the dot goes with it.
+    box = page.locator("#map").bounding_box()
+    ground = next(
+        (box["x"] + u, box["y"] + v)
+        for u in range(60, int(box["width"]) - 160, 20)
+        for v in range(60, int(box["height"]) - 60, 20)
+        if np.hypot(*(dots[first] + ratio * np.subtract(dots, dots[first]) - [box["x"] + u, box["y"] + v]).T).min() > 40
+    )
+    towards = np.sign(np.add(box["x"] + box["width"] / 2, 0) - dots[first][0]) * 30
+    page.mouse.move(*ground)
+    page.mouse.down()
+    page.mouse.move(ground[0] + towards, ground[1], steps=4)
+    page.mouse.up()
+    heard_at(page, server, (dots[first][0] + towards, dots[first][1]), first)
+    page.keyboard.press("0")
+    assert magnified(page) == 1
+    heard_at(page, server, dots[second], second)
+
+
+def test_keys_buttons_and_a_double_click_magnify(page: Any, server: Server) -> None:
+    for press, wanted in (("+", 1.5), ("=", 2.25), ("-", 1.5), ("0", 1.0)):
+        page.keyboard.press(press)
+        assert magnified(page) == pytest.approx(wanted, abs=0.06)
+    page.focus("[name=seconds]")
+    page.keyboard.type("10")
+    assert magnified(page) == 1, "what is typed into a field is no key of the map"
+    page.click("#zoom-in")
+    page.click("#zoom-out")
+    page.click("#zoom-out")
+    assert magnified(page) == pytest.approx(0.7)
+    page.click("#zoom-all")
+    dot = places(page, server)[2]
+    page.mouse.dblclick(*dot)
+    assert magnified(page) == 2
+    heard_at(page, server, dot, 2)
+    for _ in range(20):
+        page.keyboard.press("+")
+    assert magnified(page) == 64
+    # The arrows find the dots that are out of sight.
+    page.focus("#map")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    box = page.locator("#map").bounding_box()
+    assert page.evaluate("() => document.getElementById('over').textContent") != ""
+    heard = len(page.evaluate("() => window.heard"))
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_function("heard => window.heard.length > heard", arg=heard)
+
+
+def test_two_fingers_magnify_and_one_finger_presses(browser: Any, server: Server) -> None:
+    for page in opened(browser, server, "phone", touch=True):
+        page.locator("#map").scroll_into_view_if_needed()
+        dot = places(page, server)[1]
+        touches = page.context.new_cdp_session(page)
+
+        def fingers(kind: str, *points: tuple[float, float], touches: Any = touches) -> None:
+            shown = [{"x": x, "y": y, "id": k} for k, (x, y) in enumerate(points)]
+            touches.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": shown})
+
+        x, y = dot
+        fingers("touchStart", (x - 20, y))
+        fingers("touchStart", (x - 20, y), (x + 20, y))
+        for step in range(1, 5):
+            fingers("touchMove", (x - 20 - 5 * step, y), (x + 20 + 5 * step, y))
+        fingers("touchEnd")
+        assert magnified(page) == pytest.approx(2, abs=0.06)
+        assert page.evaluate("() => window.heard.length") == 0, "a pinch is no press"
+        fingers("touchStart", dot)
+        fingers("touchEnd")
+        status(page, server.studio.catalog.clips[1].key.rsplit("/", 1)[-1])
 
 
 def test_a_path_is_drawn_and_decoded_and_labelled(page: Any, server: Server) -> None:

@@ -7,7 +7,7 @@ const LARGEST_FILE = 50e6;
 const MOST_CORNERS = 512;
 const MOST_WAYPOINTS = 16;
 const HINTS = {
-  listen: "Press a dot to hear it and take it in hand. With the keyboard: arrows, then Enter.",
+  listen: "Press a dot to hear it and take it in hand; drag the ground to move the map. With the keyboard: arrows, then Enter.",
   path: "Drag over the map, or press corner after corner. You hear a PATH, which is no sound of the corpus.",
   waypoints: "Press two dots or more. You hear an interpolation from the first to the last.",
 };
@@ -272,22 +272,44 @@ function press(item, at, since) {
   }
 }
 
+// What the fingers and the mouse do on the map: press, draw, move the map, or magnify it.
 function watchMap() {
   const canvas = $("map");
   const at = (event) => [event.offsetX, event.offsetY];
+  const down = new Map();
   let drawing = null;
+  let moving = null;
 
   canvas.addEventListener("pointerdown", (event) => {
-    if (event.button) return;
-    if (tool !== "path") {
-      press(map.nearest(at(event)), null, performance.now());
+    const here = at(event);
+    down.set(event.pointerId, here);
+    if (event.button > 1) return;
+    canvas.setPointerCapture(event.pointerId);
+    if (down.size > 1) {
+      // Two fingers magnify; what the first one has begun is no drawing and no press.
+      drawing = null;
+      moving = { pinching: true };
       return;
     }
-    drawing = { corners: map.path.length, begun: at(event), moved: false };
-    canvas.setPointerCapture(event.pointerId);
+    const item = map.nearest(here);
+    const drags = event.shiftKey || event.button === 1;
+    if (event.button === 1) event.preventDefault();
+    if (tool === "path" && !drags) drawing = { begun: here, moved: false };
+    else if (item && !drags && event.pointerType === "mouse") press(item, null, performance.now());
+    // A finger presses where it is lifted, unless it has moved the map.
+    else moving = { begun: here, moved: false, item: drags ? null : item };
   });
   canvas.addEventListener("pointermove", (event) => {
     const [x, y] = at(event);
+    const before = down.get(event.pointerId);
+    if (before && moving?.pinching) pinch(down, event.pointerId, [x, y]);
+    if (before) down.set(event.pointerId, [x, y]);
+    if (moving) {
+      if (moving.pinching) return;
+      moving.moved ||= Math.hypot(x - moving.begun[0], y - moving.begun[1]) > 6;
+      if (moving.moved && before) moveMap(x - before[0], y - before[1]);
+      return;
+    }
     if (drawing) {
       if (!drawing.moved && Math.hypot(x - drawing.begun[0], y - drawing.begun[1]) > 6) {
         drawing.moved = true;
@@ -299,6 +321,13 @@ function watchMap() {
     point(map.nearest([x, y]), event.pointerType);
   });
   canvas.addEventListener("pointerup", (event) => {
+    down.delete(event.pointerId);
+    if (moving) {
+      const { pinching, moved, item } = moving;
+      if (!down.size) moving = null;
+      if (!pinching && !moved && item) press(item, null, performance.now());
+      return;
+    }
     if (!drawing) return;
     const { moved } = drawing;
     drawing = null;
@@ -306,7 +335,11 @@ function watchMap() {
     else press(null, map.toPlane(at(event)));
     refreshPath();
   });
-  canvas.addEventListener("pointercancel", () => (drawing = null));
+  canvas.addEventListener("pointercancel", (event) => {
+    down.delete(event.pointerId);
+    drawing = null;
+    if (!down.size) moving = null;
+  });
   canvas.addEventListener("pointerleave", () => point(null));
   canvas.addEventListener("keydown", (event) => {
     const arrow = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
@@ -314,6 +347,7 @@ function watchMap() {
       const next = map.neighbour(...arrow);
       if (tool === "listen") take(next);
       map.selected = next;
+      map.reveal(next);
       point(next, "mouse");
       map.draw();
     } else if (["Enter", " "].includes(event.key) && map.selected) {
@@ -321,6 +355,67 @@ function watchMap() {
     } else return;
     event.preventDefault();
   });
+}
+
+// -- magnifying --------------------------------------------------------------------------------------------------------
+
+function magnify(ratio, from, to) {
+  map.zoomBy(ratio, from, to);
+  showZoom();
+}
+
+// Keys and buttons hold what is selected where it is, or the middle of what is seen.
+function magnifyHere(ratio) {
+  const { clientWidth: width, clientHeight: height } = $("map");
+  const selected = map.selected && map.toScreen(map.place(map.selected));
+  const seen = selected && selected[0] >= 0 && selected[0] <= width && selected[1] >= 0 && selected[1] <= height;
+  magnify(ratio, seen ? selected : [width / 2, height / 2]);
+}
+
+function moveMap(dx, dy) {
+  map.moveBy(dx, dy);
+  $("over").textContent = "";
+}
+
+function wholeMap() {
+  map.showAll();
+  map.draw();
+  showZoom();
+}
+
+function showZoom() {
+  $("zoom-all").textContent = `${map.zoom < 10 ? map.zoom.toFixed(1).replace(".0", "") : map.zoom.toFixed(0)} ×`;
+}
+
+// One of two fingers has moved.
+function pinch(down, id, now) {
+  const other = [...down].find(([one]) => one !== id)?.[1];
+  if (!other) return;
+  const before = down.get(id);
+  const middle = ([x, y]) => [(x + other[0]) / 2, (y + other[1]) / 2];
+  const apart = ([x, y]) => Math.max(1, Math.hypot(x - other[0], y - other[1]));
+  magnify(apart(now) / apart(before), middle(before), middle(now));
+}
+
+function watchZoom() {
+  const canvas = $("map");
+  canvas.addEventListener(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      const lines = event.deltaMode ? 16 : 1;
+      // A pinch on a touchpad comes as a wheel with Ctrl, in smaller steps.
+      const speed = event.ctrlKey ? 0.01 : 0.002;
+      magnify(Math.exp(-speed * lines * event.deltaY), [event.offsetX, event.offsetY]);
+    },
+    { passive: false },
+  );
+  canvas.addEventListener("dblclick", (event) => {
+    if (tool === "listen") magnify(2, [event.offsetX, event.offsetY]);
+  });
+  $("zoom-in").addEventListener("click", () => magnifyHere(1.5));
+  $("zoom-out").addEventListener("click", () => magnifyHere(1 / 1.5));
+  $("zoom-all").addEventListener("click", wholeMap);
 }
 
 // Shows the name of what is pointed at, and lets it sound where the user wants that.
@@ -463,7 +558,11 @@ function watchFiles() {
 function watchKeys() {
   document.addEventListener("keydown", (event) => {
     if (event.target.matches("input, select, textarea")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "Escape") sound.stop();
+    if (["+", "="].includes(event.key)) magnifyHere(1.5);
+    if (["-", "−"].includes(event.key)) magnifyHere(1 / 1.5);
+    if (event.key === "0") wholeMap();
     if (event.key.toLowerCase() === "x") $("switch").onclick?.();
   });
 }
@@ -520,6 +619,7 @@ async function begin() {
   fillForms();
   legend();
   watchMap();
+  watchZoom();
   watchForms();
   watchFiles();
   watchKeys();

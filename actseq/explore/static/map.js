@@ -2,6 +2,8 @@
 const MARGIN = 26;
 const REACH = 22;
 const STEP = 4;
+const WIDEST = 0.5;
+const NEAREST = 64;
 
 // Hues that can be told apart, then further turns of the golden angle.
 const HUES = [250, 45, 145, 325, 95, 200, 15, 285, 120, 70, 350, 225];
@@ -24,6 +26,7 @@ export class SoundMap {
     this.pointed = null;
     this.selected = null;
     this.bounds = limits(clips.map((clip) => [clip.x, clip.y]));
+    this.showAll();
     new ResizeObserver(() => this.draw()).observe(canvas);
     window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
     new MutationObserver(() => this.draw()).observe(document.documentElement, { attributes: true });
@@ -33,9 +36,44 @@ export class SoundMap {
   projection() {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     const [left, bottom, right, top] = this.bounds;
-    const factor = Math.min((width - 2 * MARGIN) / (right - left), (height - 2 * MARGIN) / (top - bottom));
-    const zero = [width / 2 - (factor * (left + right)) / 2, height / 2 + (factor * (bottom + top)) / 2];
+    const factor = this.zoom * Math.min((width - 2 * MARGIN) / (right - left), (height - 2 * MARGIN) / (top - bottom));
+    const zero = [width / 2 - factor * this.centre[0], height / 2 + factor * this.centre[1]];
     return { factor, zero, toScreen: ([x, y]) => [zero[0] + factor * x, zero[1] - factor * y] };
+  }
+
+  showAll() {
+    const [left, bottom, right, top] = this.bounds;
+    this.zoom = 1;
+    this.centre = [(left + right) / 2, (bottom + top) / 2];
+  }
+
+  // Magnifies; what was at `from` on the screen is at `to` afterwards.
+  zoomBy(ratio, from, to = from) {
+    const held = this.toPlane(from);
+    this.zoom = Math.min(NEAREST, Math.max(WIDEST, this.zoom * ratio));
+    const now = this.toPlane(to);
+    this.moveTo([this.centre[0] + held[0] - now[0], this.centre[1] + held[1] - now[1]]);
+  }
+
+  // Moves by pixels.
+  moveBy(dx, dy) {
+    const { factor } = this.projection();
+    this.moveTo([this.centre[0] - dx / factor, this.centre[1] + dy / factor]);
+  }
+
+  // The middle of the canvas stays among the clips.
+  moveTo([x, y]) {
+    const [left, bottom, right, top] = this.bounds;
+    this.centre = [Math.min(right, Math.max(left, x)), Math.min(top, Math.max(bottom, y))];
+    this.draw();
+  }
+
+  // Moves to an item that is out of sight.
+  reveal(item) {
+    if (!item || item.place === null) return;
+    const [x, y] = this.toScreen(this.place(item));
+    const inside = (at, size) => at > MARGIN / 2 && at < size - MARGIN / 2;
+    if (!inside(x, this.canvas.clientWidth) || !inside(y, this.canvas.clientHeight)) this.moveTo(this.place(item));
   }
 
   toScreen(place) {
@@ -104,7 +142,8 @@ export class SoundMap {
     const style = getComputedStyle(canvas);
     const dark = isDark();
     pen.setTransform(sharp, 0, 0, sharp, 0, 0);
-    const radius = Math.max(2, Math.min(5.5, 70 / Math.sqrt(this.clips.length)));
+    const magnified = Math.min(2, Math.sqrt(Math.max(1, this.zoom)));
+    const radius = Math.max(2, Math.min(5.5, (70 * magnified) / Math.sqrt(this.clips.length)));
     const ink = style.color;
     for (const [item, x, y] of this.shown()) {
       if (item.place) continue;
