@@ -200,4 +200,6 @@ def _require_fitting(run: RunFolder, config: Config) -> None:
 
 
 def _result(run: RunFolder, name: str) -> Result:
-    return trained_result(run, "prior", run.priors.read(name), "labels", "figures", "total_steps", "n_parameters")
+    # The run has read its prior, which may be another one now.
+    made = RunFolder(run.path).priors.read(name)
+    return trained_result(run, "prior", made, "labels", "figures", "total_steps", "n_parameters")

@@ -18,6 +18,7 @@ from actseq.commands.common import (
     begin_training,
     check_name,
     trained_result,
+    won,
 )
 from actseq.config import Config
 from actseq.data.corpus import Corpus
@@ -28,7 +29,7 @@ from actseq.errors import ArtifactError
 from actseq.evaluation import vocoder_choice
 from actseq.evaluation.vocoder_choice import table
 from actseq.inference.codec import Codec
-from actseq.inference.loading import load_codec, load_vocoder, stage_config
+from actseq.inference.loading import as_trained, load_codec, load_vocoder, stage_config
 from actseq.progress import Reporter
 from actseq.storage.artifacts import read_json, write_artifact, write_json
 from actseq.storage.processes import here
@@ -53,18 +54,21 @@ def train_vocoder(
     Args:
         name: name of the vocoder.
         seed: seed of the training; None: that of the run.
-        budget: a plan to repeat.
+        budget: a plan to repeat, or minutes by which a finished training goes on, with the settings of the vocoder.
 
     Raises:
         ConfigError: the name is malformed, or the vocoder was started with other settings.
         ArtifactError: the corpus is not the one that the autoencoder was trained on.
         TrainingError: the training cannot go on.
     """
-    reporter = compute.reporter
+    reporter, more = compute.reporter, budget.more is not None
     check_name(name, "vocoder")
     opened = RunFolder.open(run)
     opened.require_corpus()
     config = stage_config(opened, overrides, "train-vocoder", compute.reporter)
+    if more:
+        trained = opened.vocoders.read(name)
+        config, seed = as_trained(config, trained, "train-vocoder"), int(trained.meta["seed"])
     section, seed = config.train_vocoder, config.seed if seed is None else seed
     compute.use_threads()
     codec, _ = load_codec(opened, compute.device, config, vocoder=False)
@@ -82,7 +86,7 @@ def train_vocoder(
     folder = opened.vocoders.path / name
     settings = {"train_vocoder": section.model_dump(mode="json"), "seed": seed} | made_from
     with opened.lock(folder):
-        if begin_training(opened, "vocoder", folder, settings, reporter):
+        if begin_training(opened, "vocoder", folder, settings, reporter, more=more):
             model.normaliser.fit(FeatureBatches(corpus, codec.representation, codec.device))
             hop = codec.representation.hop_length
 
@@ -104,7 +108,8 @@ def train_vocoder(
                 seed=seed,
                 conduct=Conduct(codec.device, reporter, budget, events=compute.events, threads=compute.threads),
             )
-            if here().first:
+            taken = not more or won(folder, outcome, f"vocoder {name}", reporter)
+            if taken and here().first:
                 write_artifact(
                     folder,
                     {f"vocoder.{key}": value for key, value in outcome.tensors.items()},
@@ -119,7 +124,10 @@ def train_vocoder(
                         "figures": outcome.figures,
                     },
                 )
+            if here().first:
                 opened.seal(folder)
+    # The run has read its vocoder, which may be another one now.
+    opened = RunFolder(opened.path)
     made = opened.vocoders.read(name)
     result = trained_result(opened, "vocoder", made, "figures", "total_steps", "n_parameters")
     return result | {"choice": _choose(opened, name, codec, corpus, config, reporter)}

@@ -315,7 +315,7 @@ def train_prior(run_name: str, name: str, common: Common) -> None:
 @main.command("train-vocoder")
 @run_argument
 @click.option("--name", default="default", show_default=True, help="Name of the vocoder.")
-@working("train_vocoder.batch_size=8", trains="train_vocoder")
+@working("train_vocoder.batch_size=8", trains="train_vocoder", continues=True)
 def train_vocoder(run_name: str, name: str, common: Common) -> None:
     """Train a vocoder. The run uses it if it is better than the one that needs no training."""
     given: dict[str, Any] = {"seed": common.seed, "compute": common.compute, "budget": common.budget}

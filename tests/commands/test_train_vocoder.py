@@ -23,6 +23,7 @@ from actseq.inference.loading import load_codec, stage_config
 from actseq.progress import Silent
 from actseq.storage.artifacts import load_tensors, read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
+from actseq.training import loop
 from actseq.vocoders.magnitude import LearnedMagnitude
 from actseq.vocoders.neural import Neural
 from actseq.vocoders.phase import Phase
@@ -212,6 +213,32 @@ def test_a_cut_training_ends_as_one_that_ran_through(run: Path) -> None:
         assert (run / "vocoders" / "cut" / name).read_bytes() == (run / "vocoders" / "through" / name).read_bytes()
     other = pipeline.train_vocoder(run, name="other", overrides=budget, seed=1, **USE)
     assert other["fingerprint"] != pipeline.info(run)["vocoders"]["cut"]["fingerprint"]
+
+
+def test_a_finished_one_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The better of both is kept, and the vocoders of the run are compared again."""
+    monkeypatch.setattr(loop, "CALIBRATION_SECONDS", 0.0)
+    model = run / "vocoders" / "default" / "model.json"
+    before, choice = read_json(model), read_json(run / "vocoders" / "choice.json")
+    command = ["train-vocoder", str(run), "--more", "0.01", "--device", "cpu", "--threads", "1", "--json"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    found, after = json.loads(result.stdout), read_json(model)
+    taken = "the new one is taken" in result.stderr
+    assert taken or "no better after" in result.stderr
+    assert (after["best_step"] > before["total_steps"]) == taken == (after["total_steps"] > before["total_steps"])
+    assert taken or after == before
+    assert {name: found[name] for name in ("figures", "total_steps")} == {
+        name: after[name] for name in ("figures", "total_steps")
+    }
+    candidates = [one["candidates"]["default"]["fingerprint"] for one in (choice, found["choice"])]
+    assert candidates[1] == found["fingerprint"]
+    assert (candidates[0] != candidates[1]) == taken
+    pipeline.verify(run)
+    assert LoadedRun.open(run, device="cpu").vocoder_folder == run / "vocoders" / "default"
+    other = CliRunner().invoke(main, [*command, "--name", "other"])
+    assert other.exit_code == 1
+    assert "has no vocoder 'other'" in other.stderr
 
 
 def test_again_does_nothing_and_other_settings_are_refused(run: Path) -> None:
