@@ -1,5 +1,5 @@
 """`python -m actseq`: the same as `actseq`."""
 
-from actseq_cli.main import main
+from actseq_cli.program import start
 
-main(prog_name="actseq")
+start()

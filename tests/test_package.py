@@ -70,7 +70,7 @@ def test_the_wheel_has_all_that_a_user_needs_and_nothing_else(wheel: Path) -> No
 def test_the_installed_package_says_what_it_is(installed: Path) -> None:
     found = Distribution.at(next(installed.glob("*.dist-info")))
     assert found.version == PROJECT["version"]
-    assert [entry.value for entry in found.entry_points if entry.name == "actseq"] == ["actseq_cli.main:main"]
+    assert [entry.value for entry in found.entry_points if entry.name == "actseq"] == ["actseq_cli.program:start"]
     assert set(found.metadata.get_all("Provides-Extra") or ()) == set(PROJECT["optional-dependencies"])
     assert found.metadata["License-Expression"] == "MIT"
     assert "Typing :: Typed" in (found.metadata.get_all("Classifier") or ())

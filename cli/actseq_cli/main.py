@@ -6,20 +6,18 @@ import errno
 import io
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from shlex import quote
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from actseq import pipeline
-from actseq.errors import SIGNALS, ActseqError, ConfigError, Interrupted
+from actseq.errors import ActseqError, ConfigError, Interrupted
 from actseq_cli.options import (
     COUNT,
     PATH,
@@ -39,6 +37,7 @@ from actseq_cli.options import (
     working,
 )
 from actseq_cli.progress import printable
+from actseq_cli.signals import stopping
 
 if TYPE_CHECKING:
     from actseq.pipeline import GenerationRequest, Output, Transfer
@@ -64,10 +63,6 @@ def _require_alone(command: str) -> None:
         )
 
 
-AGAIN_SECONDS = 3.0
-"""A command that a signal has not ended after this long is interrupted again."""
-
-
 class _Group(click.Group):
     """Turns the library's errors into one line and exit code 1; names the nearest command for an unknown one."""
 
@@ -77,7 +72,7 @@ class _Group(click.Group):
                 # Names of files need not be text.
                 stream.reconfigure(errors="backslashreplace")
         try:
-            with _stopping():
+            with stopping():
                 result = super().invoke(ctx)
             sys.stdout.flush()
             return result
@@ -108,40 +103,6 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
-
-
-@contextmanager
-def _stopping() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end a command like Ctrl-C, so that nothing half written stays. Ignored signals stay so.
-
-    An exception that a signal raises can be lost: in the cleaning up of objects, in calls from C, in libraries that
-    catch everything. Then it is raised again after a while, until the command ends.
-    """
-    again = hasattr(signal, "SIGALRM")
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if again:
-            # The alarm comes to the main thread, as the signal did.
-            signal.signal(signal.SIGALRM, lambda _, frame: stop(number, frame))
-            signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
-        if number == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise Interrupted(number, resumes=False)
-
-    usual = (signal.SIG_DFL, signal.default_int_handler)
-    heard = [number for number in SIGNALS if signal.getsignal(number) in usual]
-    try:
-        previous = {number: signal.signal(number, stop) for number in heard}
-    except ValueError:  # not the main thread
-        previous = {}
-    try:
-        yield
-    finally:
-        if again and previous:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _drop_output() -> None:

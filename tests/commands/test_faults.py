@@ -1,16 +1,17 @@
 """What the command line makes of faults of the system: one line, an exit code, and nothing half written."""
 
 import errno
-import importlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from actseq_cli import signals
 from actseq_cli.main import main
 from click.testing import CliRunner
 
@@ -68,7 +69,7 @@ def test_a_signal_whose_exception_is_lost_comes_again(monkeypatch: pytest.Monkey
         time.sleep(30)
 
     monkeypatch.setattr(pipeline, "doctor", swallow)
-    monkeypatch.setattr(importlib.import_module("actseq_cli.main"), "AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(signals, "AGAIN_SECONDS", 0.2)
     usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
     before = signal.signal(number, usual)
     begun = time.monotonic()
@@ -81,6 +82,110 @@ def test_a_signal_whose_exception_is_lost_comes_again(monkeypatch: pytest.Monkey
     assert len(lost) == 3
     assert time.monotonic() - begun < 10
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.fixture
+def handled(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal with its usual handler, whatever this process inherited."""
+    number: signal.Signals = request.param
+    before = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield number
+    signal.signal(number, before)
+
+
+POSIX = pytest.mark.skipif(os.name != "posix", reason="signals between processes")
+STOPPING = pytest.mark.parametrize("handled", [signal.SIGINT, signal.SIGTERM], indirect=True)
+
+
+@POSIX
+@STOPPING
+@pytest.mark.parametrize("becomes", [ImportError("damaged"), SystemError("no result"), ArtifactError("gone"), None])
+def test_a_signal_that_becomes_another_error_is_told_as_the_signal(
+    monkeypatch: pytest.MonkeyPatch, handled: signal.Signals, becomes: Exception | None
+) -> None:
+    def turn() -> dict[str, object]:
+        try:
+            os.kill(os.getpid(), handled)
+            time.sleep(30)
+        except BaseException as error:
+            if becomes is not None:
+                raise becomes from error
+        return {"problems": []}
+
+    monkeypatch.setattr(pipeline, "doctor", turn)
+    result = CliRunner().invoke(main, ["doctor"])
+    assert result.exit_code == 128 + handled
+    assert "error" not in result.output
+
+
+@POSIX
+@STOPPING
+def test_a_signal_that_is_sent_twice_does_not_interrupt_the_cleaning_up(
+    monkeypatch: pytest.MonkeyPatch, handled: signal.Signals
+) -> None:
+    cleaned = []
+
+    def twice() -> None:
+        try:
+            os.kill(os.getpid(), handled)
+            time.sleep(30)
+        finally:
+            os.kill(os.getpid(), handled)
+            cleaned.append(True)
+
+    monkeypatch.setattr(pipeline, "doctor", twice)
+    assert CliRunner().invoke(main, ["doctor"]).exit_code == 128 + handled
+    assert cleaned
+
+
+PROGRAM = """
+import atexit, os, sys
+
+place, number = sys.argv[2:]
+del sys.argv[2:]
+from actseq_cli.program import start
+
+def kill():
+    os.kill(os.getpid(), int(number))
+
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "actseq_cli.main":
+            kill()
+
+class Lost:
+    def __del__(self):
+        kill()
+
+def doctor():
+    if place == "lost":
+        Lost()
+    else:
+        atexit.register(kill)
+    return {"problems": []}
+
+if place == "importing":
+    sys.meta_path.insert(0, Finder())
+else:
+    from actseq import pipeline
+    pipeline.doctor = doctor
+start()
+"""
+
+
+@POSIX
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("place", ["importing", "ending", "lost"])
+def test_a_signal_at_any_time_of_the_program_gives_its_exit_code(number: signal.Signals, place: str) -> None:
+    def usual() -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    words = [sys.executable, "-c", PROGRAM, "doctor", place, str(int(number))]
+    done = subprocess.run(words, capture_output=True, text=True, preexec_fn=usual)
+    assert done.returncode == 128 + number, done
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert ("problems" in done.stdout) == (place != "importing")
 
 
 def test_names_that_are_not_text_are_printed_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
