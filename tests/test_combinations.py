@@ -21,7 +21,8 @@ from actseq.objectives.base import Batch, Objective
 from actseq.priors.base import SamplingRequest
 from actseq.progress import Silent
 from actseq.training.conduct import Conduct
-from actseq.training.loop import Outcome, Source, train
+from actseq.training.loop import Outcome, train
+from actseq.training.sources import Source
 from actseq.vocoders.base import synthesise
 
 STEPS = 5

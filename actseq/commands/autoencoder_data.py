@@ -23,7 +23,7 @@ from actseq.representations.base import Representation
 from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore
-from actseq.training.loop import Source
+from actseq.training.sources import Source
 
 NOISE_CLIPS_SEED = 2**32
 """Added to the seed for noise clips, so that they are not drawn in step with the training clips."""

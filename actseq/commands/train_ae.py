@@ -27,7 +27,8 @@ from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_table
 from actseq.training import learning_rate
 from actseq.training.conduct import Budget, Conduct
-from actseq.training.loop import resolve_device, train
+from actseq.training.devices import resolve_device
+from actseq.training.loop import train
 
 
 def train_ae(

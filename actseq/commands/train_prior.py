@@ -28,7 +28,8 @@ from actseq.storage.artifacts import read_json, save_tensors, write_artifact
 from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.training.conduct import Budget, Conduct
-from actseq.training.loop import resolve_device, train
+from actseq.training.devices import resolve_device
+from actseq.training.loop import train
 
 
 def train_prior(

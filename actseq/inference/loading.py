@@ -24,7 +24,7 @@ from actseq.representations.base import Representation
 from actseq.storage.artifacts import Artifact, load_tensors, read_json
 from actseq.storage.files import regular
 from actseq.storage.run_folder import RunFolder
-from actseq.training.loop import resolve_device
+from actseq.training.devices import resolve_device
 from actseq.vocoders.base import Vocoder
 
 DECODER = "decoder.safetensors"

@@ -1,1 +1,1 @@
-"""The training loop and the learning-rate finder."""
+"""The training loop, and what it consists of: model, plan, files, faults; the learning-rate finder."""

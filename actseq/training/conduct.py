@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -37,6 +38,32 @@ class Budget:
     def begin(self) -> Budget:
         """The budget of a command that begins now, unless it has begun."""
         return self if self.begun is not None else replace(self, begun=time.perf_counter())
+
+
+@dataclass
+class Clock:
+    """The time of a training that has a budget in minutes.
+
+    Attributes:
+        budget: seconds; None: the budget is in steps, or the plan is given.
+        before: seconds that earlier processes trained for.
+        begun: `time.perf_counter()` from which this process counts.
+        shown: seconds of previews since the last validation.
+        preview: seconds of the last preview.
+        step_seconds: time of a step, where it was shortest.
+    """
+
+    budget: float | None = None
+    before: float = 0.0
+    begun: float = 0.0
+    shown: float = 0.0
+    preview: float = 0.0
+    step_seconds: float = math.inf
+
+    @property
+    def spent(self) -> float:
+        """Seconds that count."""
+        return self.before + time.perf_counter() - self.begun
 
 
 @dataclass(frozen=True)

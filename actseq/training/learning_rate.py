@@ -21,8 +21,9 @@ from actseq.objectives.base import Batch, Loss, Objective
 from actseq.progress import Reporter
 from actseq.training.conduct import Conduct
 from actseq.training.faults import NotFiniteError, in_parts
-from actseq.training.loop import Source, _Trainer, step_seed
 from actseq.training.plan import Plan
+from actseq.training.sources import Source, step_seed
+from actseq.training.trainer import Trainer
 
 LOWEST, HIGHEST = 1e-6, 1.0
 STEPS = 150
@@ -90,7 +91,7 @@ def find_learning_rate(
     rates = np.geomspace(LOWEST, HIGHEST, STEPS)
     losses: list[float] = []
     with torch.random.fork_rng(devices):
-        trainer = _Trainer(objective, train_source, held_out, config, Path(), seed, Conduct(device, reporter))
+        trainer = Trainer(objective, (train_source, held_out), config, Path(), seed, Conduct(device, reporter))
         trainer.plan = Plan.of(BEGINNING_OF)
         batch = trainer.batch(held_out, 0, 0.0)
         reporter.begin("learning rate", STEPS)
@@ -118,12 +119,12 @@ def find_learning_rate(
     return judge(rates[: len(losses)], np.array(losses))
 
 
-def _loss(trainer: _Trainer, batch: Batch, seed: int) -> float:
+def _loss(trainer: Trainer, batch: Batch, seed: int) -> float:
     """The loss of the first group on a batch, always with the same random numbers."""
     torch.manual_seed(step_seed(seed, 0, 10_000))
     total = 0.0
     for fraction, part in in_parts(batch, trainer.plan.change(trainer.step).parts):
-        losses: dict[str, Loss] = trainer.wrapped.losses(part)
+        losses: dict[str, Loss] = trainer.learner.losses(part)
         total += fraction * float(next(iter(losses.values())).total.detach())
     return total
 

@@ -30,7 +30,7 @@ from actseq.evaluation import set_distances
 from actseq.inference.joins import CROSSFADE_SECONDS
 from actseq.progress import SILENT
 from actseq.storage.run_folder import RunFolder
-from actseq.training import loop
+from actseq.training import timing
 
 RATE = 8000
 SMOKE = ["--preset", "smoke", "--threads", "1", "--device", "cpu"]
@@ -574,7 +574,7 @@ def test_a_stage_whose_weights_have_gone_is_trained_again(here: Path) -> None:
 @pytest.fixture
 def untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are timed as shortly as can be."""
-    monkeypatch.setattr(loop, "CALIBRATION_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "CALIBRATION_SECONDS", 0.0)
 
 
 @pytest.mark.usefixtures("untimed")

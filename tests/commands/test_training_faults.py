@@ -22,7 +22,7 @@ from actseq.objectives.base import Batch
 from actseq.objectives.decoder_tuning import DecoderTuning
 from actseq.progress import Silent
 from actseq.storage.artifacts import load_tensors
-from actseq.training import loop
+from actseq.training.trainer import Trainer
 
 OLD = Path(__file__).parents[1] / "old_runs"
 STEPS, ROWS = 8, 4
@@ -130,16 +130,16 @@ class Poison:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, times: int | None) -> None:
         self.times, self.met = times, 0
         self.key: str | None = None
-        self.whole = loop._Trainer.batch
+        self.whole = Trainer.batch
 
-        def batch(trainer: loop._Trainer, source: Any, step: int, *given: Any) -> Batch:
+        def batch(trainer: Trainer, source: Any, step: int, *given: Any) -> Batch:
             if source is trainer.train_source and step == 1 and self.key is None:
                 self.key = source.origins(1)[0].partition(" at ")[0]
             found = self.whole(trainer, source, step, *given)
             self.met += any(bool(tensor.isnan().any()) for tensor in found.data.values())
             return found
 
-        monkeypatch.setattr(loop._Trainer, "batch", batch)
+        monkeypatch.setattr(Trainer, "batch", batch)
         for owner, name, store in ((Corpus, "waveform", "store"), (LatentSequences, "read", "store")):
             monkeypatch.setattr(owner, name, self.spoiling(getattr(owner, name), store))
 

@@ -22,9 +22,12 @@ from actseq.errors import SIGNALS, ArtifactError, ConfigError, Interrupted, Trai
 from actseq.objectives.base import Batch, Loss
 from actseq.progress import Silent
 from actseq.storage.artifacts import write_artifact
-from actseq.training import loop
+from actseq.training import timing
 from actseq.training.conduct import THREAD_VARIABLES, Budget, Conduct, Watch
-from actseq.training.loop import Outcome, resolve_device, step_seed, train
+from actseq.training.devices import resolve_device
+from actseq.training.loop import Outcome, train
+from actseq.training.sources import step_seed
+from actseq.training.trainer import Trainer
 
 STEPS = 24
 
@@ -219,7 +222,7 @@ def test_a_signal_saves_and_stops(
 
 @pytest.mark.skipif(os.name != "posix", reason="signals between processes")
 def test_a_signal_ends_the_timing_of_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CALIBRATION_SECONDS", 1e9)
+    monkeypatch.setattr(timing, "CALIBRATION_SECONDS", 1e9)
     objective = Line(signalling(1, signal.SIGTERM))
     with pytest.raises(Interrupted):
         run(tmp_path, objective, steps=None, minutes=1.0)
@@ -255,9 +258,9 @@ def test_a_signal_ends_a_validation(uninterrupted: tuple[Outcome, Path], tmp_pat
 def test_a_signal_after_the_last_step_is_not_lost(
     uninterrupted: tuple[Outcome, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = loop._judge
+    judge = Trainer.judge
     with monkeypatch.context() as patched:
-        patched.setattr(loop, "_judge", lambda *given: (judge(*given), os.kill(os.getpid(), signal.SIGINT)))
+        patched.setattr(Trainer, "judge", lambda *given: (judge(*given), os.kill(os.getpid(), signal.SIGINT)))
         with pytest.raises(Interrupted, match="SIGINT"):
             run(tmp_path)
     assert same(run(tmp_path), uninterrupted[0])

@@ -22,7 +22,7 @@ from common import CPU, Row, end, kit, run, said, start
 import actseq.audio
 from actseq.commands import train_ae, train_vocoder
 from actseq.inference.codec import Codec
-from actseq.training import loop
+from actseq.training import timing, trainer
 
 TRIALS = 5
 """Trials of each signal."""
@@ -93,9 +93,9 @@ def _in_validation(call: Callable[[], None]) -> None:
 
     def begins() -> None:
         call()
-        _calls(loop._Trainer, "batch", lambda: time.sleep(1))
+        _calls(trainer.Trainer, "batch", lambda: time.sleep(1))
 
-    _calls(loop._Trainer, "validated", begins)
+    _calls(trainer.Trainer, "validated", begins)
 
 
 def _without_choice() -> None:
@@ -114,7 +114,7 @@ def _ends(*_: object) -> None:
 
 
 def _at_step(step: int) -> Hook:
-    return lambda call: _calls(loop._Trainer, "train_step", call, step)
+    return lambda call: _calls(trainer.Trainer, "train_step", call, step)
 
 
 def _work(base: Path) -> tuple[tempfile.TemporaryDirectory[str], Path]:
@@ -206,7 +206,7 @@ def trial() -> Iterator[Row]:
             kept = sum(right and seconds <= LIMIT for right, seconds in found)
             yield Row(f"{stage} resumes to the same weights", len(found), kept, f"stopped within {slowest:.1f} s")
             timed = (*words[:-2], "--minutes", 0.05)
-            phases += _in_phase(base, timed, lambda call: _calls(loop, "plan_steps", call), rng)
+            phases += _in_phase(base, timed, lambda call: _calls(timing, "plan_steps", call), rng)
             phases += _in_phase(base, words, _in_validation, rng, (place, expected))
             # The next stage works on this one.
             shutil.copytree(reference, base, dirs_exist_ok=True)

@@ -20,7 +20,8 @@ from actseq.objectives.vocoding import Crops
 from actseq.progress import Silent
 from actseq.representations.base import Features
 from actseq.training.conduct import Conduct
-from actseq.training.loop import step_seed, train
+from actseq.training.loop import train
+from actseq.training.sources import step_seed
 from actseq.vocoders.base import synthesise
 from actseq.vocoders.inversion import MagnitudeInversion
 from actseq.vocoders.magnitude import LearnedMagnitude
