@@ -34,7 +34,7 @@ def explore(
 
     Raises:
         ConfigError: a package is missing, the address cannot be used, or the run's latents do not hold the sound.
-        ArtifactError: the run has no latents, or something in it is damaged.
+        ArtifactError: the run has no latents and is not packed, or something in it is damaged.
     """
     try:
         from actseq.explore.app import explore_app
@@ -52,13 +52,14 @@ def explore(
         found = int(listening.getsockname()[1])
         if found != port:
             reporter.say(f"port {port} is taken; the page is at {found}")
-        studio = Studio(LoadedRun.open(run, prior=prior, device=compute.device, overrides=overrides))
+        studio = Studio(LoadedRun.open(run, prior=prior, device=compute.device, overrides=overrides), reporter)
         studio.warm_up()
         token = secrets.token_urlsafe(32)
         app = explore_app(studio, address, found, token)
         host = f"[{address}]" if ":" in address else address
         behind = f"#{token}" if app.private else ""
-        reporter.say(f"{len(studio.catalog.clips)} clips of {studio.loaded.run.name}; Ctrl-C stops the page")
+        made = "generated clips" if studio.catalog.generated else "clips"
+        reporter.say(f"{len(studio.catalog.clips)} {made} of {studio.loaded.run.name}; Ctrl-C stops the page")
         show(f"http://{host}:{found}/{behind}")
         serve(app, listening)
 

@@ -1,8 +1,9 @@
-"""The clips of a run: their identifiers, their places on a plane, and their latents and sound."""
+"""The clips on the map: their identifiers, their places on a plane, and their latents and sound."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float64
@@ -55,69 +56,60 @@ class Plane:
 
 @dataclass(frozen=True)
 class CatalogClip:
-    """A clip of the corpus.
+    """A clip on the map.
 
     Attributes:
         id: its identifier, other than that of any clip of another run.
-        key: its name in the corpus.
+        key: its name.
         label: its label; empty if it has none.
-        split: `train`, `validation` or `test`.
         seconds: its length.
-        row: its row among the places.
-        latents: its index among the latents.
-        corpus: its index in the corpus.
+        row: its row among the places, and its number among the sounds.
     """
 
     id: str
     key: str
     label: str
-    split: str
     seconds: float
     row: int
-    latents: int
-    corpus: int
+
+
+@runtime_checkable
+class Sounds(Protocol):
+    """The sounds of the clips of a catalog, by their rows."""
+
+    def n_frames(self, row: int) -> int:
+        """Number of latent frames."""
+
+    def latents(self, row: int) -> LatentArray:
+        """Mean latents (frames, latent_dim)."""
+
+    def waveform(self, row: int, seconds: float | None) -> Waveform:
+        """Samples as the model knows them; None: all of them."""
+
+    def about(self, row: int) -> dict[str, Any]:
+        """What the clip is, for the JSON of what is made from it."""
 
 
 class Catalog:
-    """The clips of a run, and where they lie on the plane of their mean latents.
+    """Clips, and where they lie on the plane of their mean latents.
 
     Args:
-        loaded: the run.
+        clips: the clips, in the order of the rows.
+        sounds: their sounds.
+        fingerprint: fingerprint of the latents.
+        generated: whether the clips were generated; otherwise they are those of the corpus.
 
     Attributes:
-        fingerprint: fingerprint of the latents.
-        clips: the clips, in the order of the rows of `places`.
         plane: the plane.
         places: where the clips lie, (clips, 2).
-
-    Raises:
-        ArtifactError: the run has no latents or no corpus, or they are damaged.
     """
 
-    def __init__(self, loaded: LoadedRun) -> None:
-        self.sequences, meta = load_latents(loaded.run)
-        self.corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
-        self.fingerprint, self.sample_rate = str(meta["fingerprint"]), loaded.sample_rate
-        found = {record.key: index for index, record in enumerate(self.corpus.store.records)}
-        own = [index for index, record in enumerate(self.sequences.records) if record.extra["split"] != COPIES]
-        self.clips = [self._clip(row, index, found[self.sequences.records[index].key]) for row, index in enumerate(own)]
-        means = np.stack([self.latents(clip).mean(0, dtype=np.float64) for clip in self.clips])
+    def __init__(self, clips: list[CatalogClip], sounds: Sounds, fingerprint: str, *, generated: bool = False) -> None:
+        self.clips, self.sounds, self.fingerprint, self.generated = clips, sounds, fingerprint, generated
+        means = np.stack([self.latents(clip).mean(0, dtype=np.float64) for clip in clips])
         self.plane = Plane.of(means)
         self.places = self.plane.places(means)
-        self._of_id = {clip.id: clip for clip in self.clips}
-
-    def _clip(self, row: int, latents: int, corpus: int) -> CatalogClip:
-        record = self.corpus.store.records[corpus]
-        return CatalogClip(
-            id=content_hash([self.fingerprint, record.key])[:16],
-            key=record.key,
-            label=str(record.extra["label"]),
-            split=str(record.extra["split"]),
-            seconds=units.samples_to_seconds(record.length, self.sample_rate),
-            row=row,
-            latents=latents,
-            corpus=corpus,
-        )
+        self._of_id = {clip.id: clip for clip in clips}
 
     def place(self, clip: CatalogClip) -> Place:
         """Where a clip lies on the plane."""
@@ -139,18 +131,73 @@ class Catalog:
             raise ConfigError("this run has no clip of that identifier", action="load the page again")
         return self._of_id[clip_id]
 
+    def n_frames(self, row: int) -> int:
+        """Number of latent frames of the clip of a row."""
+        return self.sounds.n_frames(row)
+
     def latents(self, clip: CatalogClip) -> LatentArray:
         """The mean latents (frames, latent_dim) of a clip."""
-        return self.sequences.read(clip.latents)[0]
+        return self.sounds.latents(clip.row)
 
     def waveform(self, clip: CatalogClip, seconds: float | None = None) -> Waveform:
         """A clip as the model knows it, or only its first seconds."""
-        stop = None if seconds is None else units.seconds_to_samples(seconds, self.sample_rate)
-        length = self.corpus.store.records[clip.corpus].length
-        return self.corpus.waveform(clip.corpus, 0, length if stop is None else min(length, stop))
+        return self.sounds.waveform(clip.row, seconds)
+
+    def about(self, clip: CatalogClip) -> dict[str, Any]:
+        """What a clip is, for the JSON of what is made from it."""
+        return self.sounds.about(clip.row)
 
     def nearest(self, place: Float64[np.ndarray, " xy"], n: int) -> tuple[Float64[np.ndarray, " n"], list[int]]:
         """Distances and rows of the `n` clips that are nearest to a place, the nearest first."""
         distances = np.hypot(*(self.places - place).T)
         rows = np.argsort(distances, kind="stable")[:n]
         return distances[rows], rows.tolist()
+
+
+class CorpusSounds:
+    """The clips of the corpus of a run, without their copies at other speeds.
+
+    Args:
+        loaded: the run.
+
+    Raises:
+        ArtifactError: the run has no latents or no corpus, or they are damaged.
+    """
+
+    def __init__(self, loaded: LoadedRun) -> None:
+        self.sequences, meta = load_latents(loaded.run)
+        self.corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
+        self.fingerprint, self.sample_rate = str(meta["fingerprint"]), loaded.sample_rate
+        records = self.sequences.records
+        found = {record.key: index for index, record in enumerate(self.corpus.store.records)}
+        self.rows = [index for index, record in enumerate(records) if record.extra["split"] != COPIES]
+        self.clips = [found[records[index].key] for index in self.rows]
+
+    def catalog(self) -> Catalog:
+        """The clips and their places."""
+        return Catalog([self._clip(row) for row in range(len(self.rows))], self, self.fingerprint)
+
+    def _clip(self, row: int) -> CatalogClip:
+        record = self.corpus.store.records[self.clips[row]]
+        name = content_hash([self.fingerprint, record.key])[:16]
+        seconds = units.samples_to_seconds(record.length, self.sample_rate)
+        return CatalogClip(name, record.key, str(record.extra["label"]), seconds, row)
+
+    def n_frames(self, row: int) -> int:
+        """Number of latent frames."""
+        return self.sequences.records[self.rows[row]].length
+
+    def latents(self, row: int) -> LatentArray:
+        """Mean latents (frames, latent_dim)."""
+        return self.sequences.read(self.rows[row])[0]
+
+    def waveform(self, row: int, seconds: float | None) -> Waveform:
+        """Samples as the model knows them; None: all of them."""
+        length = self.corpus.store.records[self.clips[row]].length
+        stop = length if seconds is None else min(length, units.seconds_to_samples(seconds, self.sample_rate))
+        return self.corpus.waveform(self.clips[row], 0, stop)
+
+    def about(self, row: int) -> dict[str, Any]:
+        """What the clip is, for the JSON of what is made from it."""
+        record = self.corpus.store.records[self.clips[row]]
+        return {"clip": record.key, "label": str(record.extra["label"]) or None, "latents": self.fingerprint}

@@ -9,7 +9,7 @@ from actseq import audio
 from actseq.audio.origin import description
 from actseq.explore.shelf import ShelfSound
 from actseq.storage.artifacts import write_json
-from actseq.storage.run_folder import RunFolder
+from actseq.storage.run_folder import RunFolder, exclusive
 
 
 def keep_sound(run: RunFolder, sound: ShelfSound) -> str:
@@ -19,7 +19,7 @@ def keep_sound(run: RunFolder, sound: ShelfSound) -> str:
         ArtifactError: another process writes there.
         AudioError: the sound cannot be written.
     """
-    with run.lock(run.kept):
+    with exclusive(run.kept):
         names = (run.kept / f"{sound.stem}-{number:02d}.wav" for number in count(1))
         path = next(path for path in names if not os.path.lexists(path) and not os.path.lexists(description(path)))
         gain = audio.write(path, sound.waveform, sound.sample_rate)

@@ -96,8 +96,7 @@ def _mean(catalog: Catalog, place: Float64[np.ndarray, " xy"]) -> list[tuple[int
 
 
 def _mixed_length(catalog: Catalog, place: Float64[np.ndarray, " xy"]) -> float:
-    records = catalog.sequences.records
-    return sum(weight * records[catalog.clips[row].latents].length for row, weight in _mean(catalog, place))
+    return sum(weight * catalog.n_frames(row) for row, weight in _mean(catalog, place))
 
 
 def _places(points: Sequence[Place], n: int) -> Float64[np.ndarray, "n 2"]:

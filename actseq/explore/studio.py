@@ -22,8 +22,9 @@ from actseq.arrays import Waveform
 from actseq.audio.origin import safe_name
 from actseq.errors import ActseqError, AudioError, ConfigError
 from actseq.explore import orders, paths
-from actseq.explore.catalog import Catalog, Place
+from actseq.explore.catalog import CorpusSounds, Place
 from actseq.explore.effects import effect_choices, process_of
+from actseq.explore.generated import GeneratedSounds
 from actseq.explore.jobs import Message
 from actseq.explore.keeping import keep_sound
 from actseq.explore.shelf import Shelf, ShelfSound
@@ -33,7 +34,7 @@ from actseq.inference.loaded_run import LoadedRun, read_sound
 from actseq.inference.loading import require_generative
 from actseq.inference.request import FromPrior, GenerationRequest, Source, Through, Variations
 from actseq.pages.rendering import readable
-from actseq.progress import Silent
+from actseq.progress import SILENT, Reporter, Silent
 
 CHUNK_SECONDS = 0.75
 """Sound that is decoded at a time: the first of it is heard while the rest is made."""
@@ -79,18 +80,20 @@ class Studio:
     """Everything that the page does with a run.
 
     Args:
-        loaded: the run.
+        loaded: the run. The map of a packed one shows clips that its prior generates.
+        reporter: receives how far these are.
 
     Raises:
         ConfigError: the latents of the run do not hold the sound.
-        ArtifactError: the run is packed, or has no latents or no corpus, or they are damaged.
+        ArtifactError: the run has no latents or no corpus, or they are damaged; or it is packed and has no prior.
     """
 
-    def __init__(self, loaded: LoadedRun) -> None:
-        loaded.run.require_corpus()
+    def __init__(self, loaded: LoadedRun, reporter: Reporter = SILENT) -> None:
         require_generative(loaded.run)
+        packed = loaded.run.packed is not None
+        sounds = GeneratedSounds(loaded, reporter) if packed else CorpusSounds(loaded)
         self.loaded = replace(loaded, codec=_quick(loaded.codec), prior_codec=_quick(loaded.prior_codec))
-        self.catalog, self.shelf = Catalog(loaded), Shelf()
+        self.catalog, self.shelf = sounds.catalog(), Shelf()
 
     @property
     def sample_rate(self) -> int:
@@ -133,6 +136,9 @@ class Studio:
                 readable(label)
                 for label in (loaded.codec.autoencoder.labels if prior is None else loaded.usable_labels)
             ],
+            "generated": catalog.generated,
+            # A variation goes as far as the latents of the corpus do.
+            "varies": not catalog.generated,
             "whole_clips": loaded.codec.autoencoder.whole_clips,
             "seconds": loaded.config.generate.seconds,
             "max_seconds": min(loaded.config.generate.max_seconds, orders.LONGEST_SECONDS),
@@ -150,7 +156,7 @@ class Studio:
         }
 
     def named(self, sound_id: str) -> Named:
-        """A sound on the shelf, or a clip of the corpus.
+        """A sound on the shelf, or a clip on the map.
 
         Raises:
             ConfigError: there is none of this identifier.
@@ -163,9 +169,8 @@ class Studio:
             raise ConfigError(
                 f"{clip.key} lasts {clip.seconds:.0f} s", f"at most {orders.LONGEST_SECONDS:g} s", "take a shorter clip"
             )
-        about = {"clip": clip.key, "label": clip.label or None, "latents": self.catalog.fingerprint}
-        place = self.catalog.place(clip)
-        return Named(readable(Path(clip.key).name), self.catalog.waveform(clip), about, safe_name(clip.label), place)
+        title, about = readable(Path(clip.key).name), self.catalog.about(clip)
+        return Named(title, self.catalog.waveform(clip), about, safe_name(clip.label), self.catalog.place(clip))
 
     # -- new sounds ----------------------------------------------------------------------------------------------------
 

@@ -161,7 +161,8 @@ class RunFolder:
             ArtifactError: the run is packed.
         """
         if self.packed is not None:
-            instead = "generate, reconstruct, encode and decode work with a voice; actseq run FOLDER makes a whole run"
+            works = "generate, explore, reconstruct, encode and decode work with a voice"
+            instead = f"{works}; actseq run FOLDER makes a whole run"
             raise ArtifactError(
                 f"run {self.name} is packed: it has no corpus and no latents",
                 action=instead
@@ -257,38 +258,48 @@ class RunFolder:
 
     @contextmanager
     def lock(self, stage: Path) -> Iterator[None]:
-        """Keep other processes from working in the folder of a stage, and delete what a killed one left half written.
-
-        Those that work together begin and end in it at the same time; see `actseq.storage.processes`.
+        """As `exclusive`, for the folder of a stage.
 
         Raises:
-            ArtifactError: another process works in it; or the folder was removed or replaced meanwhile; or the run is
-                packed.
+            ArtifactError: as `exclusive`; or the run is packed.
         """
-        from filelock import FileLock, Timeout
-
         self.require_corpus()
-        processes = here()
-        if not processes.first:
-            processes.wait()
+        with exclusive(stage):
             yield
-            processes.wait()
-            return
-        stage.mkdir(parents=True, exist_ok=True)
-        path = stage / ".lock"
-        try:
-            held = FileLock(path, timeout=0).acquire()
-        except Timeout:
-            raise ArtifactError(f"another process is working in {stage}", action="wait for it, or stop it") from None
-        with held:
-            begun = path.stat()
-            for part in (*stage.glob(".*.part"), *stage.glob("checkpoints/.*.part")):
-                shutil.rmtree(part) if part.is_dir() else part.unlink()
-            processes.wait()
-            yield
-            processes.wait()
-            if not path.exists() or not os.path.samestat(begun, path.stat()):
-                raise ArtifactError(f"{stage} was removed or replaced while a command worked in it")
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes from working in a folder, and delete what a killed one left half written.
+
+    Those that work together begin and end in it at the same time; see `actseq.storage.processes`.
+
+    Raises:
+        ArtifactError: another process works in it; or the folder was removed or replaced meanwhile.
+    """
+    from filelock import FileLock, Timeout
+
+    processes = here()
+    if not processes.first:
+        processes.wait()
+        yield
+        processes.wait()
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ".lock"
+    try:
+        held = FileLock(path, timeout=0).acquire()
+    except Timeout:
+        raise ArtifactError(f"another process is working in {folder}", action="wait for it, or stop it") from None
+    with held:
+        begun = path.stat()
+        for part in (*folder.glob(".*.part"), *folder.glob("checkpoints/.*.part")):
+            shutil.rmtree(part) if part.is_dir() else part.unlink()
+        processes.wait()
+        yield
+        processes.wait()
+        if not path.exists() or not os.path.samestat(begun, path.stat()):
+            raise ArtifactError(f"{folder} was removed or replaced while a command worked in it")
 
 
 def _voice(text: str) -> RunFolder:

@@ -187,5 +187,5 @@ def test_a_voice_that_does_not_exist_is_named(voice: Path, name: str) -> None:
 
 
 def test_a_voice_says_what_works_without_a_corpus() -> None:
-    with pytest.raises(ArtifactError, match="generate, reconstruct, encode and decode work with a voice"):
+    with pytest.raises(ArtifactError, match="generate, explore, reconstruct, encode and decode work with a voice"):
         RunFolder.open("voice:drumkit").require_corpus()

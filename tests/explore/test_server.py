@@ -13,7 +13,7 @@ from explorer import OLD_RUNS, SECRET, Answer, Server, serving
 
 from actseq import pipeline
 from actseq.errors import ConfigError
-from actseq.explore.catalog import Catalog
+from actseq.explore.catalog import CorpusSounds
 from actseq.explore.guard import LARGEST_BODY, TOKEN
 from actseq.explore.server import PORTS, bind
 from actseq.explore.studio import Studio
@@ -96,7 +96,7 @@ def test_an_identifier_of_another_run_is_refused(server: Server, tmp_path: Path)
     (tmp_path / "other" / "latents" / "hashes.json").unlink(missing_ok=True)
     own = server.studio.catalog
     marker.write_text(marker.read_text().replace(own.fingerprint, "0" * 64))
-    other = Catalog(LoadedRun.open(tmp_path / "other", device="cpu"))
+    other = CorpusSounds(LoadedRun.open(tmp_path / "other", device="cpu")).catalog()
     assert [clip.key for clip in other.clips] == [clip.key for clip in own.clips]
     foreign = other.clips[0].id
     refused = server.ask("GET", f"/api/clips/{foreign}")
@@ -156,6 +156,16 @@ def test_the_command_prints_where_the_page_is(tmp_path: Path, monkeypatch: pytes
     assert result.stdout == f"http://127.0.0.1:{served[0]}/\n"
     assert f"port {port} is taken" in result.stderr
     assert served[0] != port
+
+
+def test_the_command_opens_a_voice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actseq.explore.server.serve", lambda app, listening: None)
+    monkeypatch.chdir(tmp_path)
+    words = ["explore", "voice:drumkit", "--device", "cpu", "--threads", "1"]
+    result = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "60 generated clips of voice:drumkit" in result.stderr
+    assert not list(tmp_path.iterdir()), "nothing is written before a sound is kept"
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "example.org"])

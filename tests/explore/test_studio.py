@@ -4,20 +4,25 @@ import base64
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
+from explorer import OLD_RUNS
 
-from actseq import audio
+from actseq import audio, pipeline
 from actseq.audio.origin import is_made
-from actseq.errors import AudioError, ConfigError
+from actseq.errors import ArtifactError, AudioError, ConfigError
 from actseq.explore import orders, paths
 from actseq.explore.effects import effect_choices
+from actseq.explore.generated import CLIPS, GeneratedSounds
 from actseq.explore.jobs import Message
 from actseq.explore.shelf import Shelf, ShelfSound
 from actseq.explore.studio import Studio
+from actseq.inference.loaded_run import LoadedRun
+from actseq.progress import SILENT
 from actseq.registry import EFFECTS
 
 
@@ -205,3 +210,47 @@ def test_the_oldest_sounds_make_room() -> None:
     with pytest.raises(ConfigError, match="no sound of that identifier"):
         shelf.get(sounds[0].id)
     assert shelf.get(sounds[2].id) is sounds[2]
+
+
+@pytest.fixture(scope="module")
+def packed(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+    """The same run without its corpus."""
+    folder = tmp_path_factory.mktemp("packed") / "drums-packed"
+    pipeline.pack(OLD_RUNS / "drums", out=folder)
+    return Studio(LoadedRun.open(folder, device="cpu"))
+
+
+def test_the_map_of_a_packed_run_shows_clips_that_its_prior_makes(packed: Studio) -> None:
+    shown = packed.described()
+    labels = packed.loaded.usable_labels
+    assert shown["generated"]
+    assert len(packed.catalog.clips) == CLIPS // len(labels) * len(labels)
+    assert {clip.label for clip in packed.catalog.clips} == set(labels)
+    assert all("generated" in clip.key for clip in packed.catalog.clips)
+    again = GeneratedSounds(packed.loaded, SILENT).catalog()
+    assert [clip.id for clip in again.clips] == [clip.id for clip in packed.catalog.clips]
+    second = packed.catalog.clips[1]
+    about = packed.catalog.about(second)
+    expected = packed.loaded.generate_clips(about["n"], label=about["label"], seed=about["seed"])[about["number"] - 1]
+    np.testing.assert_allclose(packed.catalog.waveform(second), expected.waveform, atol=1e-6)
+    np.testing.assert_allclose(packed.catalog.latents(second), expected.latents, atol=1e-6)
+
+
+def test_a_packed_run_is_walked_over_continued_and_kept(packed: Studio) -> None:
+    first, last = packed.catalog.clips[0], packed.catalog.clips[-1]
+    points = [packed.catalog.place(first), packed.catalog.place(last)]
+    sound = made(packed, packed.along(orders.AlongPath(points=points)))
+    assert any("generated" in name for name in sound.about["clips"])
+    longer = made(packed, packed.generate(orders.NewClip(start="continue", sound=first.id, seconds=0.1, seed=1)))
+    assert longer.about["of"]["clip"] == first.key
+    made(packed, packed.through(orders.ThroughSounds(sounds=(first.id, last.id))))
+    answer = packed.keep(orders.Keep(sound=longer.id))
+    assert is_made(packed.loaded.run.kept / answer["sound"]["kept"])
+    with pytest.raises(ArtifactError, match="no corpus"):
+        list(packed.generate(orders.NewClip(start="vary", sound=first.id)))
+    assert not packed.described()["varies"]
+
+
+def test_a_packed_run_without_a_prior_has_no_map(packed: Studio) -> None:
+    with pytest.raises(ArtifactError, match="no prior to make some"):
+        Studio(replace(packed.loaded, prior=None, prior_name=None))

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from explorer import Server
+from explorer import OLD_RUNS, Server, serving
 
-from actseq import audio
+from actseq import audio, pipeline
 from actseq.explore import paths
+from actseq.explore.studio import Studio
+from actseq.inference.loaded_run import LoadedRun
 
 RECORD = """
 window.heard = [];
@@ -303,6 +305,16 @@ def test_two_sounds_are_compared_in_step(page: Any, server: Server) -> None:
     status(page, "You hear B")
     page.keyboard.press("Escape")
     assert page.is_disabled("#switch")
+
+
+def test_a_packed_run_has_a_map_of_generated_clips(browser: Any, tmp_path: Path) -> None:
+    pipeline.pack(OLD_RUNS / "drums", out=tmp_path / "drums-packed")
+    with serving(Studio(LoadedRun.open(tmp_path / "drums-packed", device="cpu"))) as server:
+        for page in opened(browser, server):
+            assert "generated clips" in page.inner_text("#about")
+            assert page.is_hidden("[value=vary]")
+            page.mouse.click(*places(page, server)[0])
+            assert "generated" in status(page, "first sound after")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -571,6 +571,8 @@ function fillForms() {
   const form = $("generate").elements;
   options(form.label, run.prior_labels, "any");
   options(form.glide, run.prior_labels, "–");
+  // A variation needs the latents of the corpus.
+  document.querySelector("[value=vary]").closest("label").hidden = !run.varies;
   form.temperature.value = run.temperature;
   form.guidance.value = run.guidance;
   form.seconds.placeholder = run.seconds ? `${run.seconds}` : "until it ends";
@@ -612,7 +614,10 @@ async function begin() {
   const clips = run.clips.map(([id, x, y, label, seconds, key]) => ({ id, x, y, label, seconds, key }));
   const explained = Math.round(100 * (run.explained[0] + run.explained[1]));
   $("about").textContent =
-    `${clips.length} clips. The map is the plane of two principal components of their mean latents, ` +
+    (run.generated
+      ? `${clips.length} generated clips, the same at each start: this run is packed and has no corpus. `
+      : `${clips.length} clips. `) +
+    `The map is the plane of two principal components of their mean latents, ` +
     `which hold ${explained} % of the variance: near dots tend to sound alike.`;
   sound.setRate(run.sample_rate);
   map = new SoundMap($("map"), clips);
