@@ -80,7 +80,7 @@ def together(work: Callable[..., None], *given: Any, size: int = 2) -> list[Any]
 
 def codes(started: list[Any]) -> list[int]:
     for one in started:
-        one.join(120)
+        one.join(60)
     return [one.exitcode for one in started]
 
 
@@ -190,6 +190,33 @@ def test_a_signal_to_one_process_stops_both_with_one_checkpoint(tmp_path: Path) 
     # One process ends what two began.
     fit(tmp_path / "two", 2)
     assert close(state(tmp_path / "two"), state(tmp_path / "one"))
+
+
+def signalled_between_sum_and_decision(folder: Path) -> None:
+    """A training whose last process receives SIGTERM when the processes have just told each other that none did."""
+    kept, calls = Processes.add, iter(range(1000))
+
+    def add(processes: Processes, tensor: Tensor) -> None:
+        kept(processes, tensor)
+        if next(calls) == 7 and not processes.first:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    Processes.add = add  # type: ignore[method-assign]
+    fit(folder, accumulate=4)
+
+
+def test_a_signal_that_arrives_while_a_step_is_decided_stops_both(tmp_path: Path) -> None:
+    started = together(signalled_between_sum_and_decision, tmp_path)
+    try:
+        assert codes(started) == [signal.SIGTERM, signal.SIGTERM]
+    finally:
+        for one in started:
+            one.kill()
+    # That of the last validation, and that of the step after the signal.
+    assert {path.name for path in (tmp_path / "checkpoints").glob("step-*")} == {"step-00000000", "step-00000009"}
+    fit(tmp_path, accumulate=4)
+    fit(tmp_path / "whole", accumulate=4)
+    assert close(state(tmp_path), state(tmp_path / "whole"))
 
 
 def test_a_training_needs_a_batch_for_each_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
