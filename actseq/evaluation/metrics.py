@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from actseq import units
 from actseq.errors import AudioError, ConfigError
+from actseq.modules.numba_cache import import_cached
 from actseq.plots.spectra import hann, magnitude_spectra
 
 FLOOR = 1e-4
@@ -78,15 +79,14 @@ def mel_l1_db(original: Float[np.ndarray, " samples"], output: Float[np.ndarray,
     Raises:
         AudioError: the original is empty, or a sample of either is not a finite number.
     """
-    import librosa
-
+    spectral = import_cached("librosa.feature.spectral")
     n_fft = 512 if sample_rate <= 16000 else 1024
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_fft=", UserWarning)  # a clip shorter than a window is zero-padded
         levels = [
             units.amplitude_to_db(mel, FLOOR)
             for mel in (
-                librosa.feature.melspectrogram(
+                spectral.melspectrogram(
                     y=waveform, sr=sample_rate, n_fft=n_fft, hop_length=n_fft // 4, n_mels=64, power=1
                 )
                 for waveform in _scaled_pair(original, output)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from actseq.errors import ConfigError
+from actseq.modules.numba_cache import import_cached
 from actseq.priors.base import Chunk, Prior, SamplingRequest
 from actseq.priors.heads import normal
 from actseq.priors.untrained import CONTROLS, RandomWalk, in_chunks, label_at
@@ -176,11 +177,10 @@ def warping_path(
     Every frame of both sequences is in a pair. If the sequences have more than `MAX_CELLS` pairs in all, only every
     second frame, third frame and so on is aligned.
     """
-    from librosa.sequence import dtw
-
+    sequences = import_cached("librosa.sequence")
     step = math.ceil(math.sqrt(len(one) * len(other) / MAX_CELLS))
     rows = [np.unique([*range(0, len(sequence), step), len(sequence) - 1]) for sequence in (one, other)]
-    path = dtw(one[rows[0]].T, other[rows[1]].T, metric="euclidean")[1][::-1]
+    path = sequences.dtw(one[rows[0]].T, other[rows[1]].T, metric="euclidean")[1][::-1]
     aligned: Int[np.ndarray, "steps 2"] = np.stack([rows[0][path[:, 0]], rows[1][path[:, 1]]], axis=1)
     return aligned
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from actseq_cli import signals
 from actseq_cli.main import main
 from click.testing import CliRunner
 
+import actseq
 from actseq import pipeline
 from actseq.commands.common import check_written
 from actseq.errors import SIGNALS, ArtifactError, AudioError
@@ -167,7 +169,8 @@ def doctor():
 if place == "importing":
     sys.meta_path.insert(0, Finder())
 else:
-    from actseq import pipeline
+    import actseq
+from actseq import pipeline
     pipeline.doctor = doctor
 start()
 """
@@ -233,6 +236,32 @@ def test_without_a_folder_for_a_cache_loops_are_compiled_each_time() -> None:
     program = "from actseq.vocoders.kernels import cached_njit as c; print(c()(lambda x: 2 * x)(21))"
     done = subprocess.run([sys.executable, "-c", program], env=os.environ | nowhere, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+
+
+def test_without_a_folder_for_a_cache_modules_of_others_are_imported(tmp_path: Path) -> None:
+    (tmp_path / "loops.py").write_text("from numba import njit\n\n@njit(cache=True)\ndef twice(x):\n    return 2 * x\n")
+    program = """
+from numba.core import caching
+
+base = getattr(caching, "CacheImpl", None) or caching._CacheImpl
+base._locator_classes = base._locator_classes[:1]
+from actseq.modules.numba_cache import import_cached
+
+print(import_cached("loops").twice(21), caching.config.CACHE_DIR)
+"""
+    own = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    own["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result, cache = done.stdout.split()
+    assert result == "42"
+    assert not Path(cache).exists()
+
+
+def test_librosa_is_imported_only_with_a_folder_for_its_cache() -> None:
+    sources = {path: path.read_text() for path in Path(actseq.__file__).parent.rglob("*.py")}
+    assert [path for path, text in sources.items() if re.search(r"^\s*(import|from) librosa", text, re.MULTILINE)] == []
+    assert sum('import_cached("librosa.' in text for text in sources.values()) >= 2
 
 
 def test_a_command_that_is_shown_can_be_copied_whatever_the_name_of_the_run() -> None:
