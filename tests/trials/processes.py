@@ -18,7 +18,7 @@ import numpy as np
 from common import CPU, Row, kit, must
 from safetensors.numpy import load_file
 
-TRIALS = 5
+TRIALS = 10
 """Trials of SIGTERM."""
 CLOSE = 1e-4
 TWO = ("--standalone", "--nproc-per-node", "2", "-m", "--", "actseq")
@@ -77,11 +77,16 @@ def _stopped(base: Path, expected: Path, rng: random.Random) -> tuple[bool, floa
         os.kill(rng.choice(_children(parent.pid)), signal.SIGTERM)
         code = parent.wait()
         seconds = time.monotonic() - begun
-        found = [path.name for path in checkpoints.glob("step-*")]
-        ended = json.loads((checkpoints / found[0] / "state.json").read_text())["step"] == 400
+        # One of the step at which both stopped, and at most the one of the last validation beside it.
+        found = sorted(checkpoints.glob("step-*"))
+        stopped = json.loads((found[-1] / "state.json").read_text())
+        validated = [path for path in found if int(path.name[5:13]) == stopped.get("anchor", stopped["step"])]
+        one = set(found) == {*validated, found[-1]} and len(validated) == 1 and stopped["step"] < 400
         must(at, *STAGES[0][:7], 400, *STAGES[0][8:], *CPU)
         same = _difference(at / "runs" / "r" / "autoencoder", expected) <= CLOSE
-        return code != 0 and len(found) == 1 and not ended and same, seconds
+        if not (code and one and same):
+            print(code, [path.name for path in found], same, (at / "two.txt").read_text(errors="replace")[-1000:])
+        return bool(code) and one and same, seconds
 
 
 def trial() -> Iterator[Row]:
