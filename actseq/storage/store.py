@@ -29,8 +29,20 @@ from actseq.storage.processes import Processes
 from actseq.storage.shards import DTYPES, Array, Pieces, Shard, shard_bytes
 
 MANIFEST = "manifest.jsonl"
-MOST_OPEN = 64
-"""Shards of a store that are open at a time: a process may not have many more files open on some systems."""
+
+
+def _most_open() -> int:
+    """A quarter of the files that this process may have open; opening takes about as long as reading a window."""
+    try:
+        import resource
+    except ImportError:  # Windows, where a process may have 512
+        return 64
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1024 if allowed == resource.RLIM_INFINITY else max(1, min(1024, allowed // 4))
+
+
+MOST_OPEN = _most_open()
+"""Shards of a store that are open at a time."""
 
 
 @dataclass(frozen=True)

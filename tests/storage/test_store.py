@@ -251,6 +251,15 @@ def test_a_store_of_many_shards_keeps_few_files_open(
         assert len(list(descriptors.iterdir())) == before
 
 
+@pytest.mark.parametrize(("allowed", "most"), [(256, 64), (1024, 256), (20_000, 1024), (-1, 1024), (3, 1)])
+def test_a_store_takes_a_quarter_of_the_files_that_may_be_open(
+    allowed: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY if allowed < 0 else allowed, -1))
+    assert store_module._most_open() == most
+
+
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").is_file(), reason="memory is measured on Linux")
 def test_a_store_that_was_read_takes_no_memory(tmp_path: Path) -> None:
     one = np.zeros(2**23, np.int16)
