@@ -342,7 +342,7 @@ def is_generative(network: Member) -> bool:
 def build_corruption(config: Config) -> Any:
     """What is done to the input in `train-ae`, or None."""
     member = config.train_ae.corruption
-    return None if member is None else construct(CORRUPTIONS, member, "train_ae.corruption")
+    return None if member is None else construct(CORRUPTIONS, member, "train_ae.corruption", config.corpus.sample_rate)
 
 
 def build_autoencoding(config: Config, model: Autoencoder, representation: Representation, margin: int) -> Any:

@@ -19,6 +19,9 @@ from actseq.autoencoders.pca import Pca
 from actseq.autoencoders.recurrent import Recurrent
 from actseq.autoencoders.unet import Unet
 from actseq.config import Member
+from actseq.corruptions.added import Crackle, Hum, Notes
+from actseq.corruptions.missing import BandLimit, Clipping, Gaps, Reverb
+from actseq.corruptions.mix import Mix
 from actseq.corruptions.noise import Noise
 from actseq.corruptions.rotation import Rotation
 from actseq.objectives.adversarial_sequence import AdversarialSequences
@@ -52,7 +55,18 @@ Table = dict[str, Callable[..., Any]]
 REPRESENTATIONS: Table = {"mel": Mel, "linear": Linear, "stft": Stft, "grain": Grain, "spectrum": Spectrum}
 NETWORKS: Table = {"conv": Conv, "dense": Dense, "recurrent": Recurrent, "pca": Pca, "unet": Unet, "clip": Clip}
 BOTTLENECKS: Table = {"plain": Plain, "variational": Variational, "adversarial": Adversarial}
-CORRUPTIONS: Table = {"noise": Noise, "rotation": Rotation}
+CORRUPTIONS: Table = {
+    "noise": Noise,
+    "hum": Hum,
+    "notes": Notes,
+    "crackle": Crackle,
+    "clipping": Clipping,
+    "band-limit": BandLimit,
+    "gaps": Gaps,
+    "reverb": Reverb,
+    "mix": Mix,
+    "rotation": Rotation,
+}
 PRIOR_NETWORKS: Table = {"lstm": Lstm, "gru": Gru, "transformer": Transformer, "gan": Gan, "clip-flow": ClipFlow}
 """Causal networks, which take a head, and priors that make whole sequences, which take none."""
 HEADS: Table = {"mixture": Mixture, "gaussian": Gaussian, "flow": Flow}

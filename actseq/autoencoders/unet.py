@@ -51,6 +51,8 @@ class Unet(nn.Module):
         blocks: blocks at every rate, on the way down and again on the way up.
         stride: feature frames per latent frame, a power of two; each doubling adds a rate.
         limit: upper bound of the mask; above 1 it can restore what noise has cancelled in a bin.
+        adds: also add a spectrum to what the mask leaves: lost frequencies and gaps have nothing that a mask could
+            raise.
 
     Source: Ronneberger, Fischer and Brox, U-Net (2015), with a mask in place of a picture.
     """
@@ -72,6 +74,7 @@ class Unet(nn.Module):
         blocks: int = 1,
         stride: int = 4,
         limit: float = 1.5,
+        adds: bool = False,
     ) -> None:
         super().__init__()
         require(1, width=width, inner=inner, blocks=blocks, stride=stride, limit=limit)
@@ -91,6 +94,11 @@ class Unet(nn.Module):
         self.up = nn.ModuleList(Stack(width, inner, blocks) for _ in range(levels + 1))
         self.split = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(levels))
         self.write = nn.Linear(width, bins)
+        self.add = nn.Linear(width, channels) if adds else None
+        if self.add is not None:
+            # The training begins with the mask alone.
+            nn.init.zeros_(self.add.weight)
+            nn.init.zeros_(self.add.bias)
         self.register_buffer("centre", torch.zeros(bins, 1))
         self.register_buffer("spread", torch.ones(()))
 
@@ -124,14 +132,29 @@ class Unet(nn.Module):
     def reconstruct(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch channels frames"]:
-        """The features under the mask."""
-        mask = self.mask(values, lengths)
-        return values * torch.cat([mask, mask[:, 1:-1]], dim=1)
+        """The features under the mask, and what is added to them."""
+        inside = self._inside(values, lengths)
+        mask = self._mask(inside)
+        kept = values * torch.cat([mask, mask[:, 1:-1]], dim=1)
+        if self.add is None:
+            return kept
+        added: Tensor = self.add(inside)
+        return kept + added.transpose(1, 2)
 
     def mask(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
     ) -> Float[Tensor, "batch bins frames"]:
         """Factor of each bin, 0 to `limit`."""
+        return self._mask(self._inside(values, lengths))
+
+    def _mask(self, inside: Float[Tensor, "batch frames width"]) -> Float[Tensor, "batch bins frames"]:
+        found: Tensor = self.limit * torch.sigmoid(self.write(inside))
+        return found.transpose(1, 2)
+
+    def _inside(
+        self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch frames width"]:
+        """What the blocks have made at the feature rate."""
         frames = values.shape[2]
         *skips, x = self._descend(values, lengths)
         masks = self._masks(lengths, x.shape[1] * self.stride, x.dtype)
@@ -139,8 +162,8 @@ class Unet(nn.Module):
         for level in reversed(range(len(skips))):
             x = rearrange(self.split[level](x), "b t (s w) -> b (t s) w", s=2) + skips[level]
             x = self.up[level](x, masks[level])
-        found: Tensor = self.limit * torch.sigmoid(self.write(x))
-        return found[:, :frames].transpose(1, 2)
+        inside: Tensor = x[:, :frames]
+        return inside
 
     def _descend(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]

@@ -13,12 +13,13 @@ from actseq import build, units
 from actseq.autoencoders.base import Autoencoder
 from actseq.commands.common import GAIN_DB
 from actseq.config import Config, Member, suggest_name, with_sections
+from actseq.corruptions.base import Damage
 from actseq.data.corpus import Corpus
 from actseq.data.features import FeatureBatches, FeatureSource, store_features
 from actseq.data.segments import ClipSource, SegmentSource, WithNoiseClips, label_rows
 from actseq.errors import ConfigError
 from actseq.objectives.autoencoding import Autoencoding
-from actseq.progress import Reporter
+from actseq.progress import SILENT, Reporter
 from actseq.representations.base import Representation
 from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
@@ -30,12 +31,14 @@ NOISE_CLIPS_SEED = 2**32
 
 
 def divide_labels(
-    labels: Collection[str], config: Config, objective: Autoencoding
+    labels: Collection[str], config: Config, objective: Autoencoding, reporter: Reporter = SILENT
 ) -> tuple[Collection[str] | None, list[str]]:
     """Divide the labels into those whose clips are learned (None: all) and those whose clips serve as noise.
 
+    Without labels for noise, the corruption of the objective does without it, and the user is told.
+
     Raises:
-        ConfigError: a target is not a label, or noise of other labels is configured and no label is left for it.
+        ConfigError: a target is not a label, or nothing but noise of other labels is configured and no label is left.
     """
     targets = config.train_ae.targets
     for target in targets or ():
@@ -45,14 +48,21 @@ def divide_labels(
                 action=suggest_name(target, labels),
             )
     others = [] if targets is None else sorted(set(labels) - set(targets))
-    if objective.corruption is not None and objective.corruption.uses_noise_clips and not others:
+    corruption = objective.corruption
+    if isinstance(corruption, Damage) and corruption.uses_noise_clips and not others:
         found = f"only clips of {', '.join(targets)}" if targets else "train_ae.targets is null: all clips are learned"
+        if corruption.do_without_noise_clips():
+            reporter.say(
+                f"all noise is synthesised, since there is none of other classes ({found}); recorded noise in a folder "
+                "of its own helps: then name the other folders, --set 'train_ae.targets=[…]'"
+            )
+            return targets, others
         raise ConfigError(
             f"there is no noise of other classes ({found})",
             "training clips of labels that are not learned",
             "name those that are (here are: "
             + ", ".join(sorted(labels))
-            + "), --set 'train_ae.targets=[…]', or do without: --set train_ae.corruption.other_weight=0",
+            + "), --set 'train_ae.targets=[…]', or synthesise noise: --set train_ae.corruption.white_weight=1",
         )
     return targets, others
 
@@ -185,7 +195,7 @@ def prepare_autoencoder_data(
         # The objective may have networks of its own, which are initialised from the same seed.
         objective = build.build_autoencoding(config, model, representation, margin)
     _require_frames(config, model, hop)
-    targets, others = divide_labels(corpus.split_labels("train"), config, objective)
+    targets, others = divide_labels(corpus.split_labels("train"), config, objective, reporter)
     stored = None
     if config.train_ae.stored_features:
         inputs = {

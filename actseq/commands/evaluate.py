@@ -79,7 +79,9 @@ def evaluate(
     if restores(loaded.config):
         others = [] if targets is None else corpus.indices(split, set(corpus.labels) - set(targets))
         corruption = build.build_corruption(loaded.config)
-        if corruption.uses_noise_clips and not others:
+        # Where there are no other labels at all, the run was trained without their clips.
+        alone = targets is None or set(corpus.labels) <= set(targets)
+        if corruption.uses_noise_clips and not others and not (alone and corruption.do_without_noise_clips()):
             result["notes"].append(f"restoration is left out: there are no clips of other labels in the {split} split")
         else:
             result["restoration"] = fidelity.restoration(measured, corruption, indices, others, seed, reporter)

@@ -1,4 +1,4 @@
-"""`restore`: remove noise from sounds, with a run that was trained to."""
+"""`restore`: take noise and other damage away from sounds, with a run that was trained to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from actseq.commands.common import AUTO, Compute, Result
 from actseq.commands.reconstruct import reconstruct
 from actseq.config import Config
 from actseq.errors import ConfigError
+from actseq.evaluation.damages import without_help
 from actseq.inference.loading import stage_config
 from actseq.storage.run_folder import RunFolder
 
@@ -23,7 +24,9 @@ def restore(
     overrides: Iterable[str] = (),
     compute: Compute = AUTO,
 ) -> Result:
-    """Remove noise from files or folders: `reconstruct`, for runs that were trained to restore.
+    """Take damage away from files or folders: `reconstruct`, for runs that were trained to restore.
+
+    Kinds of damage that the run made no smaller on validation clips are named.
 
     The peak of each file, noise included, is brought to the level of the corpus; the result is brought back.
 
@@ -35,9 +38,11 @@ def restore(
     if not restores(stage_config(opened, (), "generate")):
         raise ConfigError(
             f"run {opened.name} was not trained to take anything away from a sound",
-            "a run with train_ae.corruption of kind noise, as preset restore has",
+            "a run with train_ae.corruption, as preset restore has",
             f"use actseq reconstruct {opened.argument} PATH… --out DIR, or train one with --preset restore",
         )
+    for line in without_help(opened.trained_autoencoder.meta.get("restoration", {})):
+        compute.reporter.warn(f"run {opened.name} does not help against {line}")
     return reconstruct(opened, paths, out=out, overwrite=overwrite, overrides=overrides, compute=compute)
 
 

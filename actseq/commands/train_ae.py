@@ -15,12 +15,16 @@ import torch
 
 from actseq import audio, build
 from actseq import config as configuration
-from actseq.commands.autoencoder_data import divide_labels, prepare_autoencoder_data
+from actseq.commands.autoencoder_data import AutoencoderData, divide_labels, prepare_autoencoder_data
 from actseq.commands.common import AUTO, NO_BUDGET, Compute, Result, compared, is_trained, trained_result, won
 from actseq.commands.corpus import make_corpus
 from actseq.commands.previews import few_active, watch_autoencoder
 from actseq.config import Config
+from actseq.corruptions.base import Damage
 from actseq.errors import ArtifactError, ConfigError
+from actseq.evaluation.damages import Distances, distances, without_help
+from actseq.inference.codec import Codec
+from actseq.progress import Reporter
 from actseq.storage.artifacts import same_settings, write_artifact
 from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
@@ -252,6 +256,7 @@ def _train(asked: AutoencoderRequest, corpus_fingerprint: str, compute: Compute,
         return
     if model.generative:
         model.eval().calibrate(data.features)
+    restoration = _restoration(data, asked.device, reporter)
     states = {"autoencoder": model.state_dict()}
     states["representation"] = representation.state_dict()  # type: ignore[attr-defined]
     write_artifact(
@@ -271,9 +276,28 @@ def _train(asked: AutoencoderRequest, corpus_fingerprint: str, compute: Compute,
             "total_steps": steps,
             "best_step": best,
             "figures": figures,
+            **({"restoration": restoration} if restoration else {}),
         },
     )
     if budget.more is not None:
         reporter.say(f"latents and priors of the old one no longer fit; next: actseq extract-latents {run.argument}")
     if few := few_active(figures, model.latent_dim):
         reporter.warn(few)
+
+
+def _restoration(data: AutoencoderData, device: torch.device, reporter: Reporter) -> Distances:
+    """What a run that restores does against each kind of damage, on validation clips; empty for other runs."""
+    corruption, corpus = data.objective.corruption, data.corpus
+    held_out = corpus.indices("validation", data.targets)
+    if not isinstance(corruption, Damage) or not held_out:
+        return {}
+    member = data.config.train_ae.corruption
+    assert member is not None
+    vocoder = build.build_vocoder(build.untrained_vocoder(data.representation), data.representation)
+    codec = Codec(data.representation, data.model.to(device).eval(), vocoder, data.config.corpus.level_dbfs, device)
+    others = corpus.indices("validation", data.others) or corpus.indices("train", data.others)
+    found = distances(codec, corpus, corruption.parts or {member.kind: corruption}, (held_out, others), reporter)
+    data.model.cpu()
+    for line in without_help(found):
+        reporter.warn(f"the run does not help against {line}")
+    return found

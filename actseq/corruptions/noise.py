@@ -2,17 +2,17 @@
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from actseq import units
-from actseq.corruptions.base import Corrupted
+from actseq.corruptions.base import Corrupted, Damage, chosen, uniform
 from actseq.errors import require
 
 LEAST_RMS = 0.01
 """−40 dBFS: quieter segments get as much noise as a segment of this level."""
 
 
-class Noise(nn.Module):
+class Noise(Damage):
     """`noise`: adds noise to a segment and clips, quantises or cuts gaps into some segments; the target is clean.
 
     A segment gets noise of one kind, drawn by the weights, at a signal-to-noise ratio drawn within bounds; the ratio is
@@ -33,12 +33,14 @@ class Noise(nn.Module):
         dropout_gaps: number of gaps in such a segment.
         dropout_samples: bounds of the length of a gap, in samples.
         turned_down_db: largest amount in dB by which input and target are turned down.
+        changed: fraction of segments whose noise is changed: played at another speed, filtered, mixed with that of
+            another segment, and given another course of its level. A network then knows more kinds of noise than there
+            are recordings.
     """
-
-    works_on_grains = False
 
     def __init__(
         self,
+        sample_rate: int,
         *,
         snr_db: tuple[float, float] = (-5.0, 20.0),
         white_weight: float = 1.0,
@@ -53,10 +55,11 @@ class Noise(nn.Module):
         dropout_gaps: int = 4,
         dropout_samples: tuple[int, int] = (50, 500),
         turned_down_db: float = 6.0,
+        changed: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(sample_rate)
         weights = {"white_weight": white_weight, "coloured_weight": coloured_weight, "other_weight": other_weight}
-        shares = {"clipping": clipping, "quantisation": quantisation, "dropouts": dropouts}
+        shares = {"clipping": clipping, "quantisation": quantisation, "dropouts": dropouts, "changed": changed}
         require(0, **weights, **shares, turned_down_db=turned_down_db)
         require(1, dropout_gaps=dropout_gaps, bits=bits[0], dropout_samples=dropout_samples[0])
         if not sum(weights.values()):
@@ -73,15 +76,26 @@ class Noise(nn.Module):
         self.clipping, self.clipping_db = clipping, clipping_db
         self.quantisation, self.bits = quantisation, bits
         self.dropouts, self.dropout_gaps, self.dropout_samples = dropouts, dropout_gaps, dropout_samples
+        self.changed = changed
         self.uses_noise_clips = other_weight > 0
 
-    def perturb(self, output: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
-        """The output itself."""
-        return output
+    def do_without_noise_clips(self) -> bool:
+        """Take white and coloured noise alone; False if neither is asked for."""
+        self.weights[2] = 0.0
+        self.uses_noise_clips = False
+        return bool(self.weights.sum() > 0)
 
     def corrupt(
         self, waveform: Float[Tensor, "batch samples"], noise: Float[Tensor, "batch samples"] | None
     ) -> Corrupted:
+        """As `damage`; then input and target are turned down together."""
+        dirty = self.damage(waveform, noise)
+        gain = 10 ** (-self.turned_down_db / 20 * torch.rand(len(waveform), 1, device=waveform.device))
+        return Corrupted(dirty * gain, waveform * gain)
+
+    def damage(
+        self, waveform: Float[Tensor, "batch samples"], noise: Float[Tensor, "batch samples"] | None
+    ) -> Float[Tensor, "batch samples"]:
         """Add noise, then clip, quantise and cut gaps, with separate draws for every row.
 
         Raises:
@@ -90,27 +104,22 @@ class Noise(nn.Module):
         if self.uses_noise_clips and noise is None:
             raise ValueError("other_weight is above 0, but there are no segments of other classes")
         n, device = len(waveform), waveform.device
-
-        def uniform(bounds: tuple[float, float]) -> Tensor:
-            return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(n, 1, device=device)
-
-        def chosen(share: float) -> Tensor:
-            return torch.rand(n, 1, device=device) < share
-
         kinds = torch.multinomial(self.weights.to(device), n, replacement=True)[:, None]
-        slope = torch.where(kinds == 1, uniform(self.slope), 0.0)
+        slope = torch.where(kinds == 1, uniform(self.slope, waveform), 0.0)
         added = coloured(torch.randn_like(waveform), slope)
         if noise is not None:
             added = torch.where(kinds == 2, noise, added)
-        dirty = waveform + at_ratio(added, waveform, uniform(self.snr_db))
+        if self.changed:
+            added = torch.where(chosen(self.changed, added), another(added), added)
+        dirty = waveform + at_ratio(added, waveform, uniform(self.snr_db, waveform))
         peak = dirty.abs().amax(1, keepdim=True)
-        bound = torch.where(chosen(self.clipping), peak * units.db_to_amplitude(uniform(self.clipping_db)), peak)
+        bound = torch.where(
+            chosen(self.clipping, dirty), peak * units.db_to_amplitude(uniform(self.clipping_db, dirty)), peak
+        )
         dirty = torch.clamp(dirty, -bound, bound)
         step = 2.0 ** (1 - torch.randint(self.bits[0], self.bits[1] + 1, (n, 1), device=device))
-        dirty = torch.where(chosen(self.quantisation), (dirty / step).round() * step, dirty)
-        dirty = torch.where(chosen(self.dropouts) & self._gaps(dirty), 0.0, dirty)
-        gain = 10 ** (-self.turned_down_db / 20 * torch.rand(n, 1, device=device))
-        return Corrupted(dirty * gain, waveform * gain)
+        dirty = torch.where(chosen(self.quantisation, dirty), (dirty / step).round() * step, dirty)
+        return torch.where(chosen(self.dropouts, dirty) & self._gaps(dirty), 0.0, dirty)
 
     def _gaps(self, waveform: Tensor) -> Tensor:
         """True in the gaps of each row."""
@@ -142,3 +151,47 @@ def at_ratio(
     level = sound.square().mean(1, keepdim=True).sqrt().clamp(min=LEAST_RMS)
     own = noise.square().mean(1, keepdim=True).sqrt().clamp(min=1e-8)
     return noise * (level / own * units.db_to_amplitude(-snr_db))
+
+
+SPEEDS = (-1.0, 1.0)
+"""Bounds of the speed of changed noise, in octaves."""
+TILTS_DB, BANDS = 15.0, 9
+"""Changed noise is filtered with a smooth curve through so many gains, each drawn within ± this."""
+DIPS_DB, TURNS = 24.0, (1, 24)
+"""Its level moves through so many points, each drawn down to this below the highest."""
+
+
+def another(noise: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
+    """Noise of another kind: at another speed, filtered, some with the noise of another row, in waves or bursts."""
+    n, size, device = len(noise), noise.shape[1], noise.device
+    speed = 2 ** uniform(SPEEDS, noise)
+    at = (torch.arange(size, device=device) * speed) % (size - 1)
+    before = at.long()
+    noise = noise.gather(1, before).lerp(noise.gather(1, before + 1), at - before)
+    gains = units.db_to_amplitude(TILTS_DB * (2 * torch.rand(n, BANDS, device=device) - 1))
+    # Bands are octaves: the curve is drawn over the logarithm of the frequency.
+    octave = (torch.arange(size // 2 + 1, device=device).clamp(min=1) * (2.0**BANDS / size)).log2().clamp(min=0)
+    curve = _through(gains, (octave / (BANDS - 1)).clamp(max=1).expand(n, -1))
+    noise = torch.fft.irfft(torch.fft.rfft(noise) * curve, size)
+    noise = noise + noise.roll(1, 0) * torch.where(chosen(0.5, noise), uniform((0.0, 1.0), noise), 0.0)
+    turns = torch.randint(TURNS[0], TURNS[1] + 1, (n, 1), device=device)
+    levels = units.db_to_amplitude(-DIPS_DB * torch.rand(n, TURNS[1] + 1, device=device))
+    place = torch.arange(size, device=device) / size * (turns / TURNS[1])
+    return noise * _through(levels, place)
+
+
+def _through(points: Float[Tensor, "batch points"], place: Float[Tensor, "batch samples"]) -> Tensor:
+    """Straight lines through points, at places from 0, the first, to 1, the last."""
+    at = place * (points.shape[1] - 1)
+    before = at.long().clamp(max=points.shape[1] - 2)
+    return points.gather(1, before).lerp(points.gather(1, before + 1), at - before)
+
+
+def filtered(
+    waveform: Float[Tensor, "batch samples"], response: Float[Tensor, "batch samples"]
+) -> Float[Tensor, "batch samples"]:
+    """Every row convolved with an impulse response; what comes after its end is cut off."""
+    size = waveform.shape[1]
+    spectra = torch.fft.rfft(waveform, 2 * size) * torch.fft.rfft(response, 2 * size)
+    found: Tensor = torch.fft.irfft(spectra, 2 * size)[:, :size]
+    return found

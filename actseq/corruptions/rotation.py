@@ -24,7 +24,7 @@ class Rotation(nn.Module):
     works_on_grains = True
     uses_noise_clips = False
 
-    def __init__(self, *, share: float = 1.0, fade: float = 0.25, output_fade: float = 0.25) -> None:
+    def __init__(self, sample_rate: int, *, share: float = 1.0, fade: float = 0.25, output_fade: float = 0.25) -> None:
         super().__init__()
         require(0, share=share, fade=fade, output_fade=output_fade)
         if max(fade, output_fade) > 0.5:

@@ -201,19 +201,8 @@ def restoration(
     scores: dict[str, list[dict[str, float]]] = {"corrupted": [], "restored": []}
     reporter.begin("restoration", len(indices), unit="clips")
     for done, index in enumerate(indices, 1):
-        clean = corpus.waveform(index)
-        rng = np.random.default_rng([seed, index])
-        noise = (
-            torch.from_numpy(other_sound(corpus, others, len(clean), rng))[None]
-            if corruption.uses_noise_clips
-            else None
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(rng.integers(2**32)))
-            pair = corruption.corrupt(torch.from_numpy(clean)[None], noise)
-        target, given = pair.target[0].numpy(), pair.input[0].numpy()
-        gain = np.float32(level_gain(float(np.abs(given).max(initial=0.0)), codec.level_dbfs))
-        made = {"corrupted": given, "restored": codec.reconstruct([given * gain])[0] / gain}
+        target, given = corrupted(corruption, corpus, index, others, seed)
+        made = {"corrupted": given, "restored": restored(codec, given)}
         for name, waveform in made.items():
             ratio = metrics.si_sdr_db(target, waveform)
             whole = _score(target, waveform, codec.sample_rate, measured.speech)
@@ -224,6 +213,27 @@ def restoration(
     return {
         name: {measure: _mean([row[measure] for row in rows]) for measure in rows[0]} for name, rows in scores.items()
     }
+
+
+def corrupted(
+    corruption: Corruption, corpus: Corpus, index: int, others: list[int], seed: int
+) -> tuple[Waveform, Waveform]:
+    """A clip as a target, and corrupted: a pure function of (seed, index). `others` are clips of other classes."""
+    clean = corpus.waveform(index)
+    rng = np.random.default_rng([seed, index])
+    noise = None
+    if corruption.uses_noise_clips:
+        noise = torch.from_numpy(other_sound(corpus, others, len(clean), rng))[None]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**32)))
+        pair = corruption.corrupt(torch.from_numpy(clean)[None], noise)
+    return pair.target[0].numpy(), pair.input[0].numpy()
+
+
+def restored(codec: Codec, given: Waveform) -> Waveform:
+    """What the codec makes of a corrupted clip, which is brought to the level of the corpus and back."""
+    gain = np.float32(level_gain(float(np.abs(given).max(initial=0.0)), codec.level_dbfs))
+    return codec.reconstruct([given * gain])[0] / gain
 
 
 def other_sound(corpus: Corpus, others: list[int], samples: int, rng: np.random.Generator) -> Waveform:

@@ -141,8 +141,18 @@ def test_what_needs_latents_is_refused_and_led_to_restore(folder: Path, words: t
     ("texts", "message"),
     [
         (["train_ae.targets=[voices]"], "names 'voices', but no training clip has that label; did you mean 'voice'?"),
-        ([], "train_ae.targets is null: all clips are learned"),
-        (["train_ae.targets=[voice, drum]"], "no noise of other classes (only clips of voice, drum)"),
+        (
+            ["train_ae.corruption={kind: noise, white_weight: 0, coloured_weight: 0}"],
+            "train_ae.targets is null: all clips are learned",
+        ),
+        (
+            [
+                "train_ae.targets=[voice, drum]",
+                "train_ae.corruption={kind: mix, shares: {noise: 1.0}, options: {noise: "
+                "{white_weight: 0, coloured_weight: 0}}}",
+            ],
+            "no noise of other classes (only clips of voice, drum)",
+        ),
     ],
 )
 def test_labels_that_leave_no_noise_are_refused_before_anything_is_written(
@@ -153,6 +163,42 @@ def test_labels_that_leave_no_noise_are_refused_before_anything_is_written(
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "run").exists()
+
+
+MIXED = "train_ae.corruption={kind: mix, shares: {noise: 0.7, gaps: 0.5}, options: {noise: {changed: 0.5}}}"
+
+
+def test_one_folder_of_clean_sounds_is_enough(folder: Path, tmp_path: Path) -> None:
+    words = ["--preset", "restore", "--run", tmp_path / "run", *settings(MIXED, "autoencoder.network.adds=true"), *USE]
+    result = invoke("train-ae", folder / "sounds" / "voice", *words)
+    assert result.exit_code == 0, result.output
+    assert "all noise is synthesised, since there is none of other classes" in result.output
+    dirty, clean = noisy(folder)
+    soundfile.write(tmp_path / "in.wav", dirty, RATE, subtype="FLOAT")
+    made = invoke("restore", tmp_path / "run", tmp_path / "in.wav", "--out", tmp_path / "out", *USE)
+    assert made.exit_code == 0, made.output
+    before, after = (metrics.si_sdr_db(clean, one) for one in (dirty, audio.load(tmp_path / "out" / "in.wav")[0]))
+    assert before is not None
+    assert after is not None
+    assert after > before + 2
+    found = invoke("evaluate", tmp_path / "run", "--split", "validation", *USE, "--json")
+    assert set(json.loads(found.stdout)["restoration"]) == {"corrupted", "restored"}
+
+
+def test_a_damage_that_a_run_does_not_help_against_is_named(folder: Path, tmp_path: Path) -> None:
+    measured = read_json(folder / "run" / "autoencoder" / "model.json")["restoration"]
+    assert list(measured) == ["noise"]
+    assert measured["noise"]["after"] < measured["noise"]["before"]
+    words = [*settings(TARGETS, MIXED, "train_ae.steps=1"), *USE]
+    result = invoke("train-ae", folder / "sounds", "--preset", "restore", "--run", tmp_path / "run", *words)
+    assert result.exit_code == 0, result.output
+    measured = read_json(tmp_path / "run" / "autoencoder" / "model.json")["restoration"]
+    assert list(measured) == ["noise", "gaps"]
+    worse = [name for name, one in measured.items() if one["after"] >= one["before"]]
+    assert worse, "one step makes no restoration"
+    made = invoke("restore", tmp_path / "run", folder / "sounds" / "voice" / "0.wav", "--out", tmp_path / "out", *USE)
+    for name in ("noise", "gaps"):
+        assert (f"does not help against {name} (log-mel distance" in " ".join(made.output.split())) == (name in worse)
 
 
 def test_a_run_that_takes_nothing_away_is_led_to_reconstruct(folder: Path, tmp_path: Path) -> None:

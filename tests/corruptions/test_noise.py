@@ -27,7 +27,7 @@ def sounds(data_dir: Path) -> torch.Tensor:
 
 def corrupted(waveform: torch.Tensor, noise: torch.Tensor | None = None, seed: int = 0, **options: Any) -> Corrupted:
     given = {"other_weight": 0.0, "turned_down_db": 0.0} | options
-    made = build.construct(registry.CORRUPTIONS, Member(kind="noise", **given), "train_ae.corruption")
+    made = build.construct(registry.CORRUPTIONS, Member(kind="noise", **given), "train_ae.corruption", 8000)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         found: Corrupted = made.corrupt(waveform, noise)
@@ -158,12 +158,12 @@ def test_both_are_turned_down_alike(data_dir: Path) -> None:
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build.construct(registry.CORRUPTIONS, Member(kind="noise", **options), "train_ae.corruption")
+        build.construct(registry.CORRUPTIONS, Member(kind="noise", **options), "train_ae.corruption", 8000)
 
 
 def test_other_classes_must_be_there() -> None:
     with pytest.raises(ValueError, match="no segments of other classes"):
-        Noise().corrupt(torch.zeros(2, 100), None)
+        Noise(8000).corrupt(torch.zeros(2, 100), None)
 
 
 def test_clips_beside_clips_are_a_pure_function_of_the_step(data_dir: Path, tmp_path: Path) -> None:

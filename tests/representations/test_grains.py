@@ -153,12 +153,14 @@ def test_a_turned_grain_is_a_loop() -> None:
 def test_rotation_leaves_the_target_and_turns_every_grain_its_own_way() -> None:
     grains = torch.from_numpy(noise(200)).expand(8, 200)
     torch.manual_seed(0)
-    pair = Rotation().corrupt(grains, None)
+    pair = Rotation(8000).corrupt(grains, None)
     assert torch.equal(pair.target, grains)
     assert len({tuple(row.tolist()) for row in pair.input}) == 8
-    assert torch.equal(Rotation(share=0.0).corrupt(grains, None).input, rotate_grains(grains, torch.zeros(8), 0.25))
+    assert torch.equal(
+        Rotation(8000, share=0.0).corrupt(grains, None).input, rotate_grains(grains, torch.zeros(8), 0.25)
+    )
     with pytest.raises(ValueError, match=r"share is 1\.5"):
-        Rotation(share=1.5)
+        Rotation(8000, share=1.5)
 
 
 def test_bands_take_means_and_leave_no_bin_out() -> None:
