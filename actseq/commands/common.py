@@ -35,12 +35,15 @@ class Compute:
         threads: threads that torch computes with; None leaves torch's default.
         reporter: receives progress and messages.
         events: trainings also write their figures for TensorBoard, into `events/` of their folders.
+        store: URL of a folder behind which the shards of a new run lie, under its name; see `actseq.storage.remote`.
+            None: in the run.
     """
 
     device: str = "auto"
     threads: int | None = None
     reporter: Reporter = SILENT
     events: bool = False
+    store: str | None = None
 
     def use_threads(self) -> None:
         """Tell torch how many threads to compute with."""

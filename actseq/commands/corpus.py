@@ -17,20 +17,29 @@ from actseq.errors import ArtifactError
 from actseq.progress import Reporter
 from actseq.storage.artifacts import content_hash, read_json, write_json
 from actseq.storage.processes import here
+from actseq.storage.remote import delete_shards, place, remote_of
 from actseq.storage.run_folder import RunFolder
 
 RULES = 3
 """Number of the rules by which files become clips; an unfinished corpus of other rules is begun again."""
 
 
-def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, reporter: Reporter) -> str:
+def make_corpus(
+    run: RunFolder, sounds: audio.SoundFolder, config: Config, reporter: Reporter, store: str | None = None
+) -> str:
     """Make the corpus of a run unless it exists; returns its fingerprint.
 
+    Args:
+        store: URL of the folder behind which the shards of the run lie, under the name of the run; None: in the run, or
+            where those of an unfinished corpus lie.
+
     Raises:
-        ArtifactError: the corpus was made from other files.
+        ArtifactError: the corpus was made from other files, or the place of the shards cannot be reached.
         AudioError: the folder has no usable sound.
+        ConfigError: the shards of the corpus lie elsewhere.
     """
     processes = here()
+    url = None if store is None else f"{store}/{run.name}/{run.corpus.name}"
     listing = content_hash(sounds.listing)
     marker = run.corpus / "corpus.json"
     if processes.share(marker.is_file()):
@@ -43,16 +52,21 @@ def make_corpus(run: RunFolder, sounds: audio.SoundFolder, config: Config, repor
             )
         reporter.say(f"corpus: already made ({run.corpus})")
         if processes.first:
+            place(run.corpus, url)
             run.seal(run.corpus)
         return str(meta["fingerprint"])
     plan = run.corpus / "plan.json"
     planned = {"listing": listing, "rules": RULES}
     if processes.first:
         if plan.is_file() and read_json(plan) != planned:
+            delete_shards(run.corpus)
             shutil.rmtree(run.corpus)
         # Written first: the folder is recognised as a run even if the process is killed right after.
         run.write_config(config, str(sounds.path), None)
         write_json(plan, planned)
+        place(run.corpus, url)
+        if (remote := remote_of(run.corpus)) is not None:
+            reporter.say(f"corpus: its shards go to {remote.url}")
     scan = build_corpus(sounds, run.corpus, config.corpus, config.seed, reporter)
     if not processes.first:
         return processes.share("")

@@ -22,6 +22,7 @@ from actseq.progress import Reporter
 from actseq.storage import hashes
 from actseq.storage.artifacts import begin_store, read_json, write_json
 from actseq.storage.processes import here
+from actseq.storage.remote import place_beside
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore, group_shards, unfinished
 
@@ -119,6 +120,8 @@ def _extract(
     ]
     shards = group_shards(sizes)
     processes = here()
+    if processes.first:
+        place_beside(run.latents, run.corpus)
     writer, left = unfinished(run.latents, len(shards), processes)
     mine = set(processes.mine(left))
     whole = sum(one.samples for one in passes)

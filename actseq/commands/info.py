@@ -7,6 +7,7 @@ from pathlib import Path
 from actseq.commands.common import Result
 from actseq.errors import ArtifactError
 from actseq.storage.artifacts import read_json
+from actseq.storage.remote import remote_of
 from actseq.storage.run_folder import RunFolder
 
 
@@ -74,5 +75,5 @@ def _stored(folder: Path, *keys: str) -> Result:
     marker = folder / f"{folder.name}.json"
     if not marker.is_file():
         return {}
-    meta = read_json(marker)
-    return {folder.name: {key: meta[key] for key in keys}}
+    meta, remote = read_json(marker), remote_of(folder)
+    return {folder.name: {key: meta[key] for key in keys} | ({} if remote is None else {"shards": remote.url})}

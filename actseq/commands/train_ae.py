@@ -27,6 +27,7 @@ from actseq.inference.codec import Codec
 from actseq.progress import Reporter
 from actseq.storage.artifacts import same_settings, write_artifact
 from actseq.storage.processes import here
+from actseq.storage.remote import checked_url
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_table
 from actseq.training import learning_rate
@@ -91,7 +92,7 @@ def train_configured(folder: Path, config: Config, run: str | None, compute: Com
     compute.use_threads()
     processes = here()
     with made.lock(made.path):
-        corpus_fingerprint = make_corpus(made, asked.sounds, config, reporter)
+        corpus_fingerprint = make_corpus(made, asked.sounds, config, reporter, asked.store)
         if processes.first and not asked.begun and made.read_config() != config:
             made.write_config(config, str(folder), corpus_fingerprint)
         finished = processes.share(is_trained(made.autoencoder, reporter))
@@ -135,7 +136,7 @@ def find_learning_rate(
         raise ConfigError(f"{config.autoencoder.network.kind} is fitted, not trained: it has no learning rate")
     compute.use_threads()
     with made.lock(made.path):
-        corpus_fingerprint = make_corpus(made, asked.sounds, config, reporter)
+        corpus_fingerprint = make_corpus(made, asked.sounds, config, reporter, asked.store)
         data = prepare_autoencoder_data(made, config, corpus_fingerprint, reporter)
         training, validation = data.sources(reporter)
         found = learning_rate.find_learning_rate(
@@ -186,6 +187,7 @@ class AutoencoderRequest:
         sounds: the folder of sounds.
         trainable: whether the network is trained in steps.
         begun: whether training the autoencoder has started before.
+        store: URL of a folder for the shards of the run; None: none is given.
     """
 
     run: RunFolder
@@ -194,6 +196,7 @@ class AutoencoderRequest:
     sounds: audio.SoundFolder
     trainable: bool
     begun: bool
+    store: str | None
 
 
 def request_autoencoder(folder: Path, config: Config, run: str | None, compute: Compute) -> AutoencoderRequest:
@@ -203,6 +206,7 @@ def request_autoencoder(folder: Path, config: Config, run: str | None, compute: 
         AudioError: the folder holds no sound file.
         ConfigError: the configuration is wrong, or the run exists with other settings.
     """
+    store = None if compute.store is None else checked_url(compute.store)
     config = build.complete(config, compute.reporter)
     representation = build.build_representation(config)
     model = build.build_autoencoder(config, representation)
@@ -226,7 +230,7 @@ def request_autoencoder(folder: Path, config: Config, run: str | None, compute: 
         )
     elif made.path.exists() and (not made.path.is_dir() or any(made.path.glob("[!.]*"))):
         raise ConfigError(f"{made.path} exists and is no run", action="name another with --run")
-    return AutoencoderRequest(made, config, resolved, sounds, model.network.trainable, begun)
+    return AutoencoderRequest(made, config, resolved, sounds, model.network.trainable, begun, store)
 
 
 def _train(asked: AutoencoderRequest, corpus_fingerprint: str, compute: Compute, budget: Budget) -> None:

@@ -130,6 +130,8 @@ def _notes(folder: Path) -> Iterator[str]:
         *(path.name for path in folder.glob("*.safetensors")),
     }
     if marker.name not in ("model.json", "choice.json"):
+        if elsewhere := SequenceStore(folder).unused_behind_url():
+            yield f"its URL holds what actseq does not read: {', '.join(elsewhere)}"
         used -= {path.name for path in SequenceStore(folder).unused()}
     others = [path.name for path in folder.glob("[!.]*") if path.name not in used]
     if marker.name == "choice.json":

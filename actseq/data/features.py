@@ -23,6 +23,7 @@ from actseq.progress import Reporter
 from actseq.representations.base import Features, Representation
 from actseq.storage.artifacts import begin_store, write_json
 from actseq.storage.processes import here
+from actseq.storage.remote import place_beside
 from actseq.storage.store import SequenceStore, group_shards, unfinished
 
 STATISTICS_FRAMES = 200_000
@@ -63,6 +64,8 @@ def store_features(
     frames = [units.n_frames(length, representation.hop_length) for length in lengths]
     shards = group_shards([np.dtype(np.float32).itemsize * representation.channels * n for n in frames])
     processes = here()
+    if processes.first:
+        place_beside(folder, corpus.store.folder)
     writer, left = unfinished(folder, len(shards), processes)
     mine = set(processes.mine(left))
     n_done = len(corpus) - sum(len(shards[number]) for number in mine)

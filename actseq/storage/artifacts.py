@@ -17,6 +17,7 @@ from actseq.errors import ArtifactError, ConfigError
 from actseq.storage import hashes
 from actseq.storage.files import read_whole, regular
 from actseq.storage.processes import here
+from actseq.storage.remote import delete_shards
 from actseq.storage.store import write_file
 
 if TYPE_CHECKING:
@@ -246,6 +247,7 @@ def _begun(folder: Path, inputs: Mapping[str, Any], what: str) -> dict[str, Any]
         same_settings(meta["inputs"], inputs, what, f"delete {folder} to make them again")
         return meta
     if plan.is_file() and read_json(plan) != inputs:
+        delete_shards(folder)
         hashes.forget(folder / hashes.LIST)
         for path in folder.glob("[!.]*"):
             path.unlink()

@@ -3,7 +3,7 @@
 On disk: `shard-00000.safetensors …` and `manifest.jsonl` with one line per sequence. A shard is written under a
 temporary name, synced and renamed; then its lines are appended in one write under a lock. A sequence without a line
 does not exist. The number of a shard determines its content, so a writer that resumes repeats whole shards, and several
-processes may write different shards of one store.
+processes may write different shards of one store. Shards may lie behind a URL; see `actseq.storage.remote`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from actseq.errors import ArtifactError, named_after
 from actseq.storage import hashes
 from actseq.storage.files import locked, read_whole, write_whole
 from actseq.storage.processes import Processes
+from actseq.storage.remote import LOCATION, Remote, remote_of
 from actseq.storage.shards import DTYPES, Array, Pieces, Shard, shard_bytes
 
 MANIFEST = "manifest.jsonl"
@@ -115,7 +117,7 @@ def group_shards(sizes: Sequence[int], *, max_bytes: int = 64 * 2**20, max_items
 
 
 class StoreWriter:
-    """Writes the shards of a store; resumes an unfinished store."""
+    """Writes the shards of a store; resumes an unfinished store. Its shards lie where `place` has decided."""
 
     def __init__(self, folder: Path, *, tidy: bool = True) -> None:
         self.folder = folder
@@ -140,6 +142,10 @@ class StoreWriter:
         path = self.folder / MANIFEST
         return _whole_shards(_read_manifest(path)) if path.is_file() else set()
 
+    @cached_property
+    def _remote(self) -> Remote | None:
+        return remote_of(self.folder)
+
     def write_shard(self, shard: int, items: Sequence[tuple[str, Array | Pieces, Mapping[str, Any]]]) -> None:
         """Write one shard of (key, sequence, extra keys of the record), then its lines of the manifest."""
         tensors = {tensor_name(key): array for key, array, _ in items}
@@ -147,6 +153,8 @@ class StoreWriter:
             raise ArtifactError(f"shard {shard} was given two sequences of the same key", "unique keys")
         digests: dict[str, str] = {}
         write_file(shard_path(self.folder, shard), shard_bytes(tensors, digests))
+        if self._remote is not None:
+            self._remote.upload(shard_path(self.folder, shard))
         lines = []
         for position, (key, array, extra) in enumerate(items):
             line = {
@@ -166,6 +174,10 @@ class StoreWriter:
             file.write("".join(line + "\n" for line in lines).encode())
             file.flush()
             os.fsync(file.fileno())
+        if self._remote is not None:
+            with locked(self.folder / LOCATION):
+                for spare in self._remote.spare(_oldest_first(self.folder, self.committed())):
+                    spare.unlink()
 
 
 def unfinished(folder: Path, n_shards: int, processes: Processes) -> tuple[StoreWriter, list[int]]:
@@ -181,21 +193,25 @@ class SequenceStore:
     """Reads a store. The sequences are in order of (shard, position).
 
     Raises:
-        ArtifactError: there is no manifest, one of its lines is damaged, or a shard is missing.
+        ArtifactError: there is no manifest, one of its lines is damaged, a shard is missing, or the server of a shard
+            cannot be reached.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self._remote = folder, remote_of(folder)
         path = folder / MANIFEST
         if not path.is_file():
             raise ArtifactError(f"no {MANIFEST} in {folder}", action="run the stage that makes it again")
         records = _read_manifest(path)
         whole = _whole_shards(records)
         self.records = sorted((r for r in records if r.shard in whole), key=lambda r: (r.shard, r.position))
-        for shard in sorted(whole):
-            if not shard_path(folder, shard).is_file():
+        missing = [path for path in (shard_path(folder, shard) for shard in sorted(whole)) if not path.is_file()]
+        there = self._remote.sizes() if self._remote is not None and missing else {}
+        for path in missing:
+            if path.name not in there:
+                where = path if self._remote is None else f"{self._remote.url}/{path.name}"
                 raise ArtifactError(
-                    f"{shard_path(folder, shard)} is missing though the manifest names it",
+                    f"{where} is missing though the manifest names it",
                     action=f"delete {folder} and run the stage again",
                 )
         self._shards: dict[int, Shard] = {}
@@ -232,38 +248,69 @@ class SequenceStore:
 
     def _shard(self, number: int) -> Shard:
         """A shard that has been compared with the manifest, and is now the one that was read last."""
-        if number not in self._shards:
-            self._shards[number] = self._compared(number)
         shard = self._open.pop(number, None)
         if shard is None:
-            shard = self._shards[number]
             if len(self._open) >= MOST_OPEN:
                 self._open.pop(next(iter(self._open))).close()
+            if self._remote is not None:
+                shard = self._brought(number, self._remote)
+            else:
+                if number not in self._shards:
+                    self._shards[number] = self._compared(number, shard_path(self.folder, number))
+                shard = self._shards[number]
         self._open[number] = shard
         return shard
 
-    def _compared(self, number: int) -> Shard:
-        shard = self._opened(number)
+    def _brought(self, number: int, remote: Remote) -> Shard:
+        """A shard of which there is a whole copy in the folder now."""
+        path = shard_path(self.folder, number)
+        with locked(self.folder / LOCATION):
+            if path.is_file():
+                try:
+                    return self._compared(number, path)
+                except ArtifactError:
+                    path.unlink()
+            self._make_room(remote, path)
+            remote.download(path)
+            try:
+                return self._compared(number, f"{remote.url}/{path.name}")
+            except ArtifactError:
+                path.unlink(missing_ok=True)
+                raise
+
+    def _make_room(self, remote: Remote, path: Path) -> None:
+        """Delete copies, those that are open last, so that another can come."""
+        opened = {shard_path(self.folder, one): one for one in self._open}
+        closed = [one for one in _oldest_first(self.folder, self._in_shard) if one not in opened]
+        for spare in remote.spare([*closed, *opened], remote.size(path.name)):
+            if spare in opened:
+                self._open.pop(opened[spare]).close()
+            spare.unlink()
+
+    def _compared(self, number: int, where: object) -> Shard:
+        """A shard in the folder, compared with the manifest; `where` names it in errors."""
+        shard = self._read(shard_path(self.folder, number), where)
         identity = (*shard.identity, self._contents(number))
         if identity not in _CHECKED:
             for record in self._in_shard[number]:
                 if difference := _difference(shard, record):
                     raise ArtifactError(
-                        f"{shard.path} cannot be used: {record.key} {difference}",
+                        f"{where} cannot be used: {record.key} {difference}",
                         action=f"copy the run again, or delete {self.folder} and run its stage again",
                     )
             _CHECKED.add(identity)
         return shard
 
-    def _opened(self, number: int) -> Shard:
-        path = shard_path(self.folder, number)
+    def _read(self, path: Path, where: object) -> Shard:
+        """The shard in a file; `where` names it in errors."""
         try:
             return Shard(path)
         except (OSError, ValueError) as error:
-            raise self._unreadable(path, error) from None
+            raise self._unreadable(where, error) from None
 
-    def _unreadable(self, path: Path, error: Exception) -> ArtifactError:
-        return ArtifactError(f"{path} cannot be read ({error})", action=f"delete {self.folder} and run the stage again")
+    def _unreadable(self, where: object, error: Exception) -> ArtifactError:
+        again = f"delete {self.folder} and run the stage again"
+        return ArtifactError(f"{where} cannot be read ({error})", action=again)
 
     def _contents(self, shard: int) -> str:
         """Hash of what the manifest says about a shard."""
@@ -278,21 +325,37 @@ class SequenceStore:
     def verify(self) -> list[str]:
         """Read everything again; a line for each shard that cannot be read and each sequence that has changed."""
         problems = []
-        for shard, records in self._in_shard.items():
-            name = shard_path(self.folder, shard).name
+        for number in self._in_shard:
+            path = shard_path(self.folder, number)
             try:
-                file = self._opened(shard)
+                if self._remote is None or path.is_file():
+                    problems += self._differences(number, self._read(path, path), f"{self.folder.name}/{path.name}")
+                if self._remote is not None:
+                    with self._remote.copy(path.name) as copy:
+                        where = f"{self._remote.url}/{path.name}"
+                        problems += self._differences(number, self._read(copy, where), where)
             except ArtifactError as error:
                 problems.append(str(error))
-                continue
-            for record in records:
-                if difference := _difference(file, record):
-                    problems.append(f"{self.folder.name}/{name}: {record.key} {difference}")
         return problems
 
+    def _differences(self, number: int, shard: Shard, where: str) -> list[str]:
+        found = ((record.key, _difference(shard, record)) for record in self._in_shard[number])
+        return [f"{where}: {key} {difference}" for key, difference in found if difference]
+
     def unused(self) -> list[Path]:
-        """Shards that the manifest does not name."""
+        """Shards in the folder that the manifest does not name."""
         return sorted(set(self.folder.glob("shard-*")) - {shard_path(self.folder, shard) for shard in self._in_shard})
+
+    def unused_behind_url(self) -> list[str]:
+        """Files where the shards lie that the manifest does not name; empty if that is the folder."""
+        named = {shard_path(self.folder, shard).name for shard in self._in_shard}
+        return [] if self._remote is None else sorted(set(self._remote.sizes()) - named)
+
+
+def _oldest_first(folder: Path, shards: Iterable[int]) -> list[Path]:
+    """Those of some shards that are in the folder."""
+    found = [path for path in (shard_path(folder, shard) for shard in shards) if path.is_file()]
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
 _CHECKED: set[tuple[object, ...]] = set()

@@ -184,14 +184,14 @@ def working(
                 name = click.get_current_context().command.name
                 raise click.UsageError(f"{name} draws no random numbers: it has no --seed")
             minutes, plan = (options.pop("minutes"), options.pop("plan")) if trains else (None, None)
-            more, log = options.pop("more", None), options.pop("log", None)
+            more, log, store = (options.pop(name, None) for name in ("more", "log", "store"))
             exclusive = {"--steps": steps, "--minutes": minutes, "--more": more}
             given = [name for name, value in exclusive.items() if value is not None]
             if len(given) > 1 or (more is not None and plan is not None):
                 raise click.UsageError(f"{' and '.join([*given, '--plan'][:2])} exclude each other")
             budget = {"steps": steps, "minutes": minutes}
             texts = [f"{trains}.{key}={value}" for key, value in budget.items() if value is not None]
-            compute = Compute(device, threads, Terminal() if here().first else SILENT, log is not None)
+            compute = Compute(device, threads, Terminal() if here().first else SILENT, log is not None, store)
             common = Common([*overrides, *texts], seed, compute, json_output, Budget(plan=plan, more=more).begin())
             function(common=common, **options)
 
@@ -216,6 +216,12 @@ def sounds_and_preset(without: str) -> Callable[[Command], Command]:
         ),
         click.option(
             "--run", "run_name", default=None, help="Name under runs/, or a path. Default: <folder>-<preset>."
+        ),
+        click.option(
+            "--store",
+            metavar="URL",
+            default=None,
+            help="Where corpus and latents lie, such as s3://bucket/folder. Default: in the run.",
         ),
         click.option(
             "--include-generated",
