@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -560,7 +561,7 @@ class LoadedRun:
         sound, device = self._read(source.sound, reporter), self.codec.device
         self.codec.require_short(len(sound), "the sound")
         gain = self._gain(sound)
-        model = make_prior(self.run, "random-walk", str(device), self.config)
+        model = self._walk
         mean, variance = self.codec.encode([sound * np.float32(gain)])[0]
         prior = Vary(
             torch.from_numpy(mean).to(device),
@@ -571,6 +572,11 @@ class LoadedRun:
         length = {"seconds": None, "max_seconds": self._natural_seconds(prior), "min_seconds": 0.0}
         resolved = self._resolve(model, request, **length, after_end="ignore")
         return generate(self.codec, prior, replace(resolved, gain=gain))
+
+    @cached_property
+    def _walk(self) -> LabelledPrior[Any]:
+        """A random walk as the latents of the corpus go, which are all read for it."""
+        return make_prior(self.run, "random-walk", str(self.codec.device), self.config)
 
     def _natural_seconds(self, prior: Interpolate | Vary) -> float:
         return (prior.natural_frames + 1) / self.codec.autoencoder.latent_rate

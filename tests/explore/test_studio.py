@@ -21,6 +21,7 @@ from actseq.explore.generated import CLIPS, GeneratedSounds
 from actseq.explore.jobs import Message
 from actseq.explore.shelf import Shelf, ShelfSound
 from actseq.explore.studio import Studio
+from actseq.inference import loaded_run
 from actseq.inference.loaded_run import LoadedRun
 from actseq.progress import SILENT
 from actseq.registry import EFFECTS
@@ -127,6 +128,13 @@ def test_a_clip_can_be_continued_and_varied(studio: Studio) -> None:
         "label": clip.label,
         "latents": studio.catalog.fingerprint,
     }
+
+
+def test_the_latents_are_read_for_the_first_variation_alone(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = orders.NewClip(start="vary", sound=studio.catalog.clips[0].id, amount=0.4, seed=1)
+    first = made(studio, studio.generate(order))
+    monkeypatch.setattr(loaded_run, "make_prior", None)
+    np.testing.assert_array_equal(made(studio, studio.generate(order)).waveform, first.waveform)
 
 
 def test_a_continuation_begins_with_its_recording_before_anything_is_made(
