@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from actseq.pages.sounds import colours
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 
 def asset(name: str) -> str:
@@ -33,7 +35,15 @@ def environment(*packages: str) -> Environment:
         loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     made.globals |= {"asset": asset, "colours": colours}
+    made.filters["breakable"] = breakable
     return made
+
+
+def breakable(text: str) -> Markup:
+    """A text, escaped, whose long names may be broken behind `_` and `-`."""
+    from markupsafe import Markup
+
+    return Markup("<wbr>").join(re.split(r"(?<=[-_])(?=\w)", text))
 
 
 def render(template: str, *packages: str, **values: Any) -> str:

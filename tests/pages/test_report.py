@@ -21,12 +21,13 @@ from actseq.evaluation import sounds
 from actseq.evaluation.sounds import KeptRow, KeptSound
 from actseq.evaluation.verdict import verdict
 from actseq.pages import report as pages
+from actseq.pages.rendering import breakable
 
 RATE = 8000
 HERE = pipeline.Compute("cpu", 1)
 QUICK = ["vocoder.kind=griffin-lim", "vocoder.n_iter=1", "generate.max_seconds=0.3"]
 HOSTILE = "<img src=x onerror=alert(1)>&'\".wav"
-VOID = {"meta", "link", "img", "br", "hr", "input"}
+VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +211,8 @@ def test_without_labels_and_measures_the_verdict_says_so() -> None:
     assert verdict({"generation": figures(rows={"generated": {}, "real": {}})}) == (
         "Whether generated clips are like real ones was not measured, since there were too few clips."
     )
+
+
+def test_a_long_name_may_be_broken_and_is_escaped() -> None:
+    assert breakable("a_<b>-c 0.2 s") == "a_&lt;b&gt;-<wbr>c 0.2 s"
+    assert breakable("kit__open_hat") == "kit_<wbr>_<wbr>open_<wbr>hat"

@@ -8,7 +8,7 @@ const MOST_CORNERS = 512;
 const MOST_WAYPOINTS = 16;
 const HINTS = {
   listen: "Press a dot to hear it and take it in hand; drag the ground to move the map. With the keyboard: arrows, then Enter.",
-  path: "Drag over the map, or press corner after corner. You hear a PATH, which is no sound of the corpus.",
+  path: "Drag over the map, or press corner after corner. You hear a PATH, so it is none of these clips.",
   waypoints: "Press two dots or more. You hear an interpolation from the first to the last.",
 };
 const $ = (id) => document.getElementById(id);
