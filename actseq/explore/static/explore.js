@@ -8,7 +8,7 @@ const MOST_CORNERS = 512;
 const MOST_WAYPOINTS = 16;
 const HINTS = {
   listen: "Press a dot to hear it and take it in hand; drag the ground to move the map. With the keyboard: arrows, then Enter.",
-  path: "Drag over the map, or press corner after corner. You hear a PATH, so it is none of these clips.",
+  path: "Drag over the map, or press corner after corner; with Shift, dragging moves the map. You hear a PATH, so it is none of these clips.",
   waypoints: "Press two dots or more. You hear an interpolation from the first to the last.",
 };
 const $ = (id) => document.getElementById(id);
@@ -281,12 +281,13 @@ function watchMap() {
   let moving = null;
 
   canvas.addEventListener("pointerdown", (event) => {
+    if (event.button > 1) return;
     const here = at(event);
     down.set(event.pointerId, here);
-    if (event.button > 1) return;
     canvas.setPointerCapture(event.pointerId);
     if (down.size > 1) {
       // Two fingers magnify; what the first one has begun is no drawing and no press.
+      if (drawing) map.path = drawing.before;
       drawing = null;
       moving = { pinching: true };
       return;
@@ -294,7 +295,7 @@ function watchMap() {
     const item = map.nearest(here);
     const drags = event.shiftKey || event.button === 1;
     if (event.button === 1) event.preventDefault();
-    if (tool === "path" && !drags) drawing = { begun: here, moved: false };
+    if (tool === "path" && !drags) drawing = { begun: here, moved: false, before: map.path };
     else if (item && !drags && event.pointerType === "mouse") press(item, null, performance.now());
     // A finger presses where it is lifted, unless it has moved the map.
     else moving = { begun: here, moved: false, item: drags ? null : item };

@@ -3,7 +3,7 @@ const MARGIN = 26;
 const REACH = 22;
 const STEP = 4;
 const WIDEST = 0.5;
-const NEAREST = 64;
+const CLOSEST = 64;
 
 // Hues that can be told apart, then further turns of the golden angle.
 const HUES = [250, 45, 145, 325, 95, 200, 15, 285, 120, 70, 350, 225];
@@ -50,7 +50,7 @@ export class SoundMap {
   // Magnifies; what was at `from` on the screen is at `to` afterwards.
   zoomBy(ratio, from, to = from) {
     const held = this.toPlane(from);
-    this.zoom = Math.min(NEAREST, Math.max(WIDEST, this.zoom * ratio));
+    this.zoom = Math.min(CLOSEST, Math.max(WIDEST, this.zoom * ratio));
     const now = this.toPlane(to);
     this.moveTo([this.centre[0] + held[0] - now[0], this.centre[1] + held[1] - now[1]]);
   }
