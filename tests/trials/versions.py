@@ -66,6 +66,14 @@ def environment(folder: Path, wanted: list[str], sources: list[Path]) -> Path:
     return python
 
 
+def installed(python: Path, wanted: list[str]) -> str:
+    """The versions of packages in an environment, by name."""
+    names = [Requirement(text).name for text in wanted] + list(SHARED)
+    program = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
+    found = subprocess.run([python, "-c", program, *names], check=True, capture_output=True, text=True).stdout.split()
+    return ", ".join(f"{name} {version}" for name, version in zip(names, found, strict=True))
+
+
 def failure(python: Path, folder: Path) -> str:
     """The last line of the first command that fails; empty if none does."""
     # The sources must not come from elsewhere.
@@ -108,8 +116,10 @@ def trial() -> Iterator[Row]:
     for end in ("lowest", "newest"):
         with tempfile.TemporaryDirectory() as name:
             folder, wanted = Path(name), packages(end)
-            found = failure(environment(folder / "venv", wanted, [TOP, TOP / "cli"]), folder)
-            yield Row(f"The {end} versions train and generate.", 1, int(not found), found or f"{len(wanted)} packages")
+            python = environment(folder / "venv", wanted, [TOP, TOP / "cli"])
+            found = failure(python, folder)
+            figure = found or installed(python, wanted)
+            yield Row(f"The {end} versions train and generate.", 1, int(not found), figure)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         python = environment(folder / "venv", ["--no-deps", str(wheel(folder))], [])
