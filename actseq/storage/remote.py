@@ -113,11 +113,16 @@ class Remote:
             self._files.put_file(str(path), self._at(path.name))
 
     def download(self, path: Path) -> None:
-        """Get the file of this name, whole or not at all."""
-        with TemporaryDirectory(prefix=".", suffix=".part", dir=path.parent) as folder:
-            got = Path(folder) / path.name
-            self._get(path.name, got)
-            got.replace(path)
+        """Get the file of this name, whole or not at all; in a folder, one process at a time does so."""
+        part = path.with_name(".fetched.part")
+        # What a killed process left, or a link that a stranger has put there.
+        part.unlink(missing_ok=True)
+        try:
+            with named_after(path):
+                self._get(path.name, part)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     @contextmanager
     def copy(self, name: str) -> Iterator[Path]:
@@ -165,7 +170,7 @@ class Remote:
         return f"{self._root}/{name}"
 
     def _get(self, name: str, path: Path) -> None:
-        with self._asked(name), named_after(path):
+        with self._asked(name):
             self._files.get_file(self._at(name), str(path))
 
     @contextmanager

@@ -246,6 +246,17 @@ def test_a_damaged_copy_is_fetched_again(url: str, tmp_path: Path) -> None:
         assert path.read_bytes() == content
 
 
+def test_what_a_killed_fetch_left_is_not_written_through(url: str, tmp_path: Path) -> None:
+    place(tmp_path / "kit", url)
+    fill(tmp_path / "kit")
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "kit" / ".fetched.part").symlink_to(tmp_path / "mine.txt")
+    shard_path(tmp_path / "kit", 1).unlink()
+    np.testing.assert_array_equal(SequenceStore(tmp_path / "kit").read(1), values(1))
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert not list((tmp_path / "kit").glob(".*.part"))
+
+
 def test_a_shard_that_is_gone_and_one_that_nobody_needs_are_named(url: str, tmp_path: Path) -> None:
     place(tmp_path, url)
     fill(tmp_path)
