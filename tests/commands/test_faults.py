@@ -169,8 +169,7 @@ def doctor():
 if place == "importing":
     sys.meta_path.insert(0, Finder())
 else:
-    import actseq
-from actseq import pipeline
+    from actseq import pipeline
     pipeline.doctor = doctor
 start()
 """
