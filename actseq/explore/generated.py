@@ -39,6 +39,7 @@ class GeneratedSounds:
                 action="use the run that it was packed from, or name a prior with --prior",
             )
         self.sample_rate, self.fingerprints = loaded.sample_rate, loaded.fingerprints
+        self.settings = loaded.config.generate.model_dump(mode="json")
         self.clips: list[Generated] = []
         self.labels: list[str] = []
         labels: list[str | None] = [*loaded.usable_labels] or [None]
@@ -54,7 +55,7 @@ class GeneratedSounds:
 
     def catalog(self) -> Catalog:
         """The clips and their places."""
-        fingerprint = content_hash([self.fingerprints, SEED, len(self.clips)])
+        fingerprint = content_hash([self.fingerprints, self.settings, SEED, len(self.clips)])
         clips = [
             CatalogClip(
                 content_hash([fingerprint, row])[:16],
@@ -91,5 +92,6 @@ class GeneratedSounds:
             "seed": SEED,
             "number": row % self.each + 1,
             "n": self.each,
+            "settings": self.settings,
             "fingerprints": self.fingerprints,
         }

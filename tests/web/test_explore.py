@@ -216,6 +216,14 @@ def test_two_fingers_magnify_and_one_finger_presses(browser: Any, server: Server
         fingers("touchStart", dot)
         fingers("touchEnd")
         status(page, server.studio.catalog.clips[1].key.rsplit("/", 1)[-1])
+        page.click("[data-tool=path]")
+        page.locator("#map").scroll_into_view_if_needed()
+        x, y = page.locator("#map").bounding_box()["x"] + 60, page.locator("#map").bounding_box()["y"] + 60
+        fingers("touchStart", (x, y))
+        fingers("touchMove", (x + 40, y))
+        fingers("touchStart", (x + 40, y), (x + 80, y))
+        fingers("touchEnd")
+        assert page.is_disabled("#hear-path"), "what one finger has begun to draw before a pinch is no path"
 
 
 def test_a_path_is_drawn_and_decoded_and_labelled(page: Any, server: Server) -> None:
