@@ -23,7 +23,7 @@ from actseq.inference.loading import load_codec, stage_config
 from actseq.progress import Silent
 from actseq.storage.artifacts import load_tensors, read_json, write_artifact, write_json
 from actseq.storage.run_folder import RunFolder
-from actseq.training import loop
+from actseq.training import timing
 from actseq.vocoders.magnitude import LearnedMagnitude
 from actseq.vocoders.neural import Neural
 from actseq.vocoders.phase import Phase
@@ -217,7 +217,7 @@ def test_a_cut_training_ends_as_one_that_ran_through(run: Path) -> None:
 
 def test_a_finished_one_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The better of both is kept, and the vocoders of the run are compared again."""
-    monkeypatch.setattr(loop, "CALIBRATION_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "CALIBRATION_SECONDS", 0.0)
     model = run / "vocoders" / "default" / "model.json"
     before, choice = read_json(model), read_json(run / "vocoders" / "choice.json")
     command = ["train-vocoder", str(run), "--more", "0.01", "--device", "cpu", "--threads", "1", "--json"]
