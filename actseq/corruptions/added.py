@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actseq import units
-from actseq.corruptions.base import Damage, peak, require_bounds, uniform
+from actseq.corruptions.base import Damage, dying_away, peak, require_bounds, uniform
 from actseq.corruptions.noise import at_ratio, filtered
 from actseq.errors import require
 
@@ -53,6 +53,7 @@ class Notes(Damage):
         count: number of notes.
         decay_seconds: bounds of the time in which a note falls by 60 dB.
         harmonics: number of harmonics.
+        slope: as for `hum`.
     """
 
     def __init__(
@@ -61,15 +62,17 @@ class Notes(Damage):
         *,
         snr_db: tuple[float, float] = (-5.0, 20.0),
         frequency_hz: tuple[float, float] = (40.0, 1500.0),
-        count: int = 4,
+        count: int = 6,
         decay_seconds: tuple[float, float] = (0.1, 4.0),
-        harmonics: int = 12,
+        harmonics: int = 24,
+        slope: tuple[float, float] = (0.5, 4.0),
     ) -> None:
         super().__init__(sample_rate)
         require(1, count=count, harmonics=harmonics)
         require_bounds(1, frequency_hz=frequency_hz)
         require_bounds(0.001, decay_seconds=decay_seconds)
-        require_bounds(-60, snr_db=snr_db)
+        require_bounds(-60, snr_db=snr_db, slope=slope)
+        self.slope = slope
         self.snr_db, self.frequency_hz, self.count = snr_db, frequency_hz, count
         self.decay_seconds, self.harmonics = decay_seconds, harmonics
 
@@ -84,9 +87,9 @@ class Notes(Damage):
         for _ in range(self.count):
             # Some have begun before the segment does.
             after = at - uniform((-0.5 * seconds, seconds), waveform)
-            falling = torch.exp(-6.9 * after / uniform(self.decay_seconds, waveform)) * (after >= 0)
+            falling = dying_away(after, uniform(self.decay_seconds, waveform))
             frequency = 2 ** uniform((octaves[0], octaves[1]), waveform)
-            notes = notes + falling * tone(at, frequency, self.harmonics, uniform((1.0, 4.0), waveform))
+            notes = notes + falling * tone(at, frequency, self.harmonics, uniform(self.slope, waveform))
         return waveform + at_ratio(notes, waveform, uniform(self.snr_db, waveform))
 
 
@@ -121,7 +124,7 @@ class Crackle(Damage):
         # Loud clicks are rare.
         height = torch.rand_like(waveform).square() * torch.randn_like(waveform).sign()
         at = torch.arange(waveform.shape[1], device=waveform.device) / self.sample_rate
-        shape = torch.randn_like(waveform) * torch.exp(-6.9 * at / uniform(self.click_seconds, waveform))
+        shape = torch.randn_like(waveform) * dying_away(at, uniform(self.click_seconds, waveform))
         clicks = filtered(there * height, shape / shape.abs().amax(1, keepdim=True).clamp(min=1e-12))
         loudest = clicks.abs().amax(1, keepdim=True)
         wanted = peak(waveform) * units.db_to_amplitude(uniform(self.level_db, waveform))
@@ -144,8 +147,14 @@ def tone(
     """
     most = 0.5 / float(at[1] - at[0]) if len(at) > 1 else 0.0
     made = torch.zeros(len(frequency_hz), len(at), device=at.device)
+    # A harmonic is a power of the fundamental, as complex numbers; a product takes a tenth of the time of a sine.
+    angle = 2 * torch.pi * (frequency_hz * at).frac()
+    fundamental = torch.polar(torch.ones_like(angle), angle)
+    harmonic = torch.ones_like(fundamental)
     for number in range(1, harmonics + 1):
         phase, change = torch.rand(2, len(frequency_hz), 1, device=at.device)
         level = number ** (-slope / 2) * units.db_to_amplitude(12 * change - 6) * (number * frequency_hz < most)
-        made = made + level * torch.sin(2 * torch.pi * (number * frequency_hz * at + phase))
+        harmonic = harmonic * fundamental
+        turn = 2 * torch.pi * phase
+        made = made + level * (harmonic.real * turn.cos() + harmonic.imag * turn.sin())
     return made

@@ -4,6 +4,7 @@ A corruption works on whole segments, or on single frames of a granular represen
 global generator, which the training loop seeds for every step. A constructor is given the sample rate in Hz.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -106,6 +107,18 @@ def chosen(share: float, like: Float[Tensor, "batch samples"]) -> Bool[Tensor, "
 def peak(waveform: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch 1"]:
     """Peak of every row, at least `QUIET_PEAK`."""
     return waveform.abs().amax(1, keepdim=True).clamp(min=QUIET_PEAK)
+
+
+def dying_away(
+    after: Float[Tensor, "*batch samples"], decay_seconds: Float[Tensor, "batch 1"]
+) -> Float[Tensor, "batch samples"]:
+    """Levels from 1 at time 0, falling by 60 dB in `decay_seconds`; 0 before.
+
+    Args:
+        after: seconds since the beginning, below 0 before it.
+        decay_seconds: of every row.
+    """
+    return torch.exp(-math.log(1000) * after.clamp(min=0) / decay_seconds) * (after >= 0)
 
 
 def require_bounds(least: float, **bounds: tuple[float, float]) -> None:

@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actseq import units
-from actseq.corruptions.base import Damage, peak, require_bounds, uniform
+from actseq.corruptions.base import Damage, dying_away, peak, require_bounds, uniform
 from actseq.corruptions.noise import filtered
 from actseq.errors import require
 
@@ -131,7 +131,6 @@ class Reverb(Damage):
         """The sound in a room of its own in every row."""
         at = torch.arange(waveform.shape[1], device=waveform.device) / self.sample_rate
         after = at - uniform((0.0, self.delay_seconds), waveform)
-        room = torch.randn_like(waveform) * torch.exp(-6.9 * after / uniform(self.decay_seconds, waveform))
-        room = room * (after >= 0)
+        room = torch.randn_like(waveform) * dying_away(after, uniform(self.decay_seconds, waveform))
         level = units.db_to_amplitude(uniform(self.wet_db, waveform))
         return waveform + filtered(waveform, room * level / room.norm(dim=1, keepdim=True).clamp(min=1e-12))

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ PARTS: dict[str, type[Damage]] = {
 """In the order in which a recording suffers them: in the room, on the way, in the device, in the archive."""
 SHARES = {
     "reverb": 0.1,
-    "notes": 0.2,
+    "notes": 0.35,
     "noise": 0.7,
     "hum": 0.15,
     "crackle": 0.15,
@@ -89,9 +88,9 @@ class Mix(Damage):
         self, waveform: Float[Tensor, "batch samples"], noise: Float[Tensor, "batch samples"] | None
     ) -> Float[Tensor, "batch samples"]:
         """Each damage in its share of the rows."""
-        dirty = waveform
+        dirty = waveform.clone()
         for name, part in self.parts.items():
-            rows = chosen(self.shares[name], dirty)
+            rows = chosen(self.shares[name], dirty)[:, 0]
             if bool(rows.any()):
-                dirty = torch.where(rows, part.damage(dirty, noise), dirty)
+                dirty[rows] = part.damage(dirty[rows], None if noise is None else noise[rows])
         return dirty

@@ -391,7 +391,7 @@ def decode(run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, k
 @overwrite_option
 @working("vocoder.kind=griffin-lim", draws=False)
 def restore(run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, common: Common) -> None:
-    """Remove noise from files or folders. The run must have been trained to restore, as with preset restore."""
+    """Take noise and other damage away from files or folders, with a run of preset restore or repair."""
     result = pipeline.restore(
         run_name, paths, out=out, overwrite=overwrite, overrides=common.overrides, compute=common.compute
     )

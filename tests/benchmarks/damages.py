@@ -41,12 +41,13 @@ Harm = Callable[[Waveform, np.random.Generator], Waveform]
 
 def in_a_row(folder: Path, rate: int) -> Callable[[int, np.random.Generator], Waveform]:
     """So many samples of the sounds of a folder, in a drawn order."""
-    sounds = [audio.load(path, rate)[0][: int(MOST_SECONDS * rate)] for path in audio.find(folder)]
+    paths = audio.find(folder)
 
     def drawn(samples: int, rng: np.random.Generator) -> Waveform:
         row: list[Waveform] = []
         while sum(map(len, row)) < samples:
-            row.append(sounds[int(rng.integers(len(sounds)))])
+            sound, own_rate = audio.beginning(paths[int(rng.integers(len(paths)))], MOST_SECONDS)
+            row.append(audio.resample(sound[: int(MOST_SECONDS * own_rate)], own_rate, rate))
         return np.concatenate(row)[:samples]
 
     return drawn
@@ -103,15 +104,15 @@ def scores(clean: Waveform, made: Waveform, rate: int) -> tuple[float, float]:
     return np.nan if pesq is None else pesq, metrics.mel_l1_db(clean, made, rate)
 
 
-def main() -> None:
-    """Print a row for every damage, and means over the unseen noises."""
+def main(words: list[str] | None = None) -> None:
+    """Print a row for every damage, and the gains with unseen noises."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", default="test")
     parser.add_argument("--clips", type=int, help="most sentences")
     parser.add_argument("--sheet", type=Path)
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     run = load_run(given.run, device="cpu")
     corpus = Corpus(run.run.corpus, run.config.corpus.level_dbfs)
     clips = spread(corpus.indices(given.split, run.config.train_ae.targets), given.clips)

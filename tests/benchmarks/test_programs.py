@@ -242,3 +242,23 @@ def test_timbre_transfer_is_measured(run: Path, capsys: pytest.CaptureFixture[st
     assert sheet.stat().st_size > 5000
     with pytest.raises(SystemExit, match="has 1 test clips; expected at least 5: --clips 1"):
         program("transfer").main(["measure", str(run), "--clips", "5"])
+
+
+def test_damage_is_measured_before_and_after_restoration(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sounds" / "voice").mkdir(parents=True)
+    for path in sorted((data_dir / "speech").rglob("*.*"))[:12]:
+        waveform, rate = soundfile.read(path, frames=30000)
+        soundfile.write(tmp_path / "sounds" / "voice" / f"{path.stem}.wav", waveform, rate)
+    tiny = ("corpus.sample_rate=16000", "train_ae.steps=2", "train_ae.minutes=null", "train_ae.validations=1")
+    small = ("autoencoder.network.width=16", "autoencoder.network.inner=16")
+    words = {"run": str(tmp_path / "run"), "overrides": (*tiny, *small), "compute": Compute("cpu", 1)}
+    pipeline.train_ae(tmp_path / "sounds", "repair", **words)
+    sheet = tmp_path / "sheet.png"
+    program("damages").main([str(tmp_path / "run"), str(data_dir), "--clips", "1", "--sheet", str(sheet)])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if re.search(r"\[[+-]\d", line)]
+    assert len(rows) == 5 * 2 + 5
+    assert lines[-1].startswith("unseen noises: PESQ-wb ")
+    assert sheet.stat().st_size > 10_000
