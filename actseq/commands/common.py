@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from actseq.progress import SILENT, Reporter
 from actseq.storage.artifacts import WEIGHTS, Artifact, read_json, same_settings, write_json
 from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
-from actseq.training.conduct import Budget
+from actseq.training.conduct import THREAD_VARIABLES, Budget
 
 if TYPE_CHECKING:
     from actseq.effects import Process
     from actseq.training.loop import Outcome
 
 Result = dict[str, Any]
+ONE_THREAD = 1
+"""Commands that make or pass single sounds compute with one thread: several gain little on what is small, and take many
+times as long where other programs use the cores."""
 GAIN_DB = (-3.0, 2.0)
 """Range of the random gain of training segments: peaks of −6 to −1 dBFS at the default level of the corpus."""
 
@@ -32,7 +36,7 @@ class Compute:
 
     Attributes:
         device: `auto`, `cpu`, `cuda` or `mps`.
-        threads: threads that torch computes with; None leaves torch's default.
+        threads: threads that torch computes with; None: one where single sounds are made, elsewhere torch's default.
         reporter: receives progress and messages.
         events: trainings also write their figures for TensorBoard, into `events/` of their folders.
         store: URL of a folder behind which the shards of a new run lie, under its name; see `actseq.storage.remote`.
@@ -45,14 +49,36 @@ class Compute:
     events: bool = False
     store: str | None = None
 
-    def use_threads(self) -> None:
-        """Tell torch how many threads to compute with."""
-        if self.threads is not None:
-            import torch
+    def use_threads(self, usual: int | None = None) -> None:
+        """Tell torch how many threads to compute with.
 
-            torch.set_num_threads(self.threads)
+        Args:
+            usual: number for commands that the user gave none; None: torch's own. An environment variable that says how
+                many decides too.
+        """
+        import torch
+
+        said = self.threads is not None or any(os.environ.get(name) for name in THREAD_VARIABLES)
+        wanted = self.threads if said else usual
+        if _usual.set is not None and _usual.set == torch.get_num_threads():
+            torch.set_num_threads(_usual.before)
+        _usual.set = None
+        if wanted is None:
+            return
+        if not said:
+            _usual.before, _usual.set = torch.get_num_threads(), wanted
+        torch.set_num_threads(wanted)
 
 
+@dataclass
+class _Usual:
+    """The number of threads that a command set without being told, and the one that torch had before."""
+
+    set: int | None = None
+    before: int = 1
+
+
+_usual = _Usual()
 AUTO = Compute()
 NO_BUDGET = Budget()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, TurnedDown, check_written, effects_of, make_folder
+from actseq.commands.common import AUTO, ONE_THREAD, Compute, TurnedDown, check_written, effects_of, make_folder
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.errors import ArtifactError
 from actseq.inference.activations import check_activations, decode_activations
@@ -61,7 +61,7 @@ def decode(
         ArtifactError: a file holds no activations, or those of another autoencoder; nothing is written then.
         AudioError: a result would replace a file, two results would have the same name, or a sound cannot be written.
     """
-    compute.use_threads()
+    compute.use_threads(ONE_THREAD)
     reporter, opened = compute.reporter, RunFolder.open(run)
     require_generative(opened)
     config = stage_config(opened, overrides, "generate")

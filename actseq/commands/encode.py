@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, Result, check_written, make_folder
+from actseq.commands.common import AUTO, ONE_THREAD, Compute, Result, check_written, make_folder
 from actseq.commands.outputs import require_free
 from actseq.commands.reconstruct import inputs, measure_all
 from actseq.errors import ConfigError
@@ -69,7 +69,7 @@ def encode(
         AudioError: a path does not exist, no file can be read, a file of a result's name exists, or two results would
             have the same name.
     """
-    compute.use_threads()
+    compute.use_threads(ONE_THREAD)
     reporter, opened = compute.reporter, RunFolder.open(run)
     require_generative(opened)
     if npz and compressed:

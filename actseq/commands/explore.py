@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from pathlib import Path
 
-from actseq.commands.common import AUTO, Compute
+from actseq.commands.common import AUTO, ONE_THREAD, Compute
 from actseq.errors import ConfigError
 from actseq.inference.loaded_run import LoadedRun
 
@@ -45,7 +45,7 @@ def explore(
         ) from error
     from actseq.explore.studio import Studio
 
-    compute.use_threads()
+    compute.use_threads(ONE_THREAD)
     reporter = compute.reporter
     _check_address(address)
     with bind(address, port) as listening:

@@ -13,7 +13,7 @@ from actseq import audio, units
 from actseq.audio.origin import is_made, safe_name
 from actseq.commands import kit
 from actseq.commands.clip_writer import IN_THE_RUN, Batch, ClipWriter, Output
-from actseq.commands.common import AUTO, Compute, Result, check_written
+from actseq.commands.common import AUTO, ONE_THREAD, Compute, Result, check_written
 from actseq.commands.outputs import Target, claim, effect_files, numbered
 from actseq.config import Config
 from actseq.errors import ConfigError
@@ -70,7 +70,7 @@ def generate(
         ArtifactError: something that is needed has not been trained.
         AudioError: a given sound cannot be read, or the clips cannot be written: a file of that name exists.
     """
-    compute.use_threads()
+    compute.use_threads(ONE_THREAD)
     reporter, source = compute.reporter, request.source
     opened = RunFolder.open(run)
     require_generative(opened)

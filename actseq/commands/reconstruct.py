@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from actseq import audio
-from actseq.commands.common import AUTO, Compute, Result, TurnedDown, check_written, effects_of, make_folder
+from actseq.commands.common import AUTO, ONE_THREAD, Compute, Result, TurnedDown, check_written, effects_of, make_folder
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.data.corpus import level_gain
 from actseq.errors import AudioError
@@ -54,7 +54,7 @@ def reconstruct(
             the same name.
         ConfigError: the run cannot give a sound another label, or not this one.
     """
-    compute.use_threads()
+    compute.use_threads(ONE_THREAD)
     reporter = compute.reporter
     opened, overrides = RunFolder.open(run), list(overrides)
     config = stage_config(opened, overrides, "generate")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from actseq.commands.common import AUTO, Compute, Result
+from actseq.commands.common import AUTO, ONE_THREAD, Compute, Result
 from actseq.inference.loaded_run import LoadedRun
 from actseq.pages.report import write_report
 from actseq.storage.run_folder import RunFolder
@@ -27,7 +27,7 @@ def report(
         n: number of clips of each label; None: about 20 clips in all.
         seed: seed of generation.
     """
-    compute.use_threads()
+    compute.use_threads(ONE_THREAD)
     opened = RunFolder.open(run)
     opened.require_corpus()
     loaded = LoadedRun.open(opened, prior=prior, device=compute.device, overrides=overrides)

@@ -160,7 +160,12 @@ def working(
         click.option(
             "--device", default="auto", show_default=True, help="Device to compute on: auto, cpu, cuda or mps."
         ),
-        click.option("--threads", type=COUNT, default=None, help="Number of CPU threads; default: torch's own choice."),
+        click.option(
+            "--threads",
+            type=COUNT,
+            default=None,
+            help="Number of CPU threads; see the docs for the default.",
+        ),
         as_json,
     ]
 
