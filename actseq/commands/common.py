@@ -13,7 +13,7 @@ from actseq import units
 from actseq.config import Config
 from actseq.errors import AudioError, ConfigError
 from actseq.progress import SILENT, Reporter
-from actseq.storage.artifacts import WEIGHTS, Artifact, read_json, same_settings, write_json
+from actseq.storage.artifacts import BUDGET, WEIGHTS, Artifact, read_json, same_settings, write_json
 from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.training.conduct import THREAD_VARIABLES, Budget
@@ -124,11 +124,14 @@ def _begun(
 
     plan = folder / "settings.json"
     if plan.is_file():
+        command = run.training_command(what, folder.name)
+        finished = (folder / "model.json").is_file()
         same_settings(
             without_previews(build.with_defaults(read_json(plan))),
             without_previews(settings),
             f"{what} {folder.name} of run {run.name}",
-            f"give the new one another --name, or delete {folder}",
+            f"give the new one another name: {run.training_command(what, 'NAME')}; or delete {folder}",
+            f"it is finished; {command} --more 5 trains five minutes more" if finished else "",
         )
     if is_trained(folder, reporter):
         if more:
@@ -138,6 +141,39 @@ def _begun(
         return False
     write_json(plan, settings)
     return True
+
+
+def own_budget(run: RunFolder, what: str, name: str, config: Config, reporter: Reporter) -> list[str]:
+    """Overrides with the budget that a prior or vocoder was begun with by itself, where it is not that of the run.
+
+    Args:
+        run: a run with a finished autoencoder.
+        what: `prior` or `vocoder`.
+        name: name of the prior or vocoder.
+        config: configuration of the run.
+        reporter: is told of such a budget.
+    """
+    models, section = (run.priors, "train_prior") if what == "prior" else (run.vocoders, "train_vocoder")
+    plan = models.path / name / "settings.json"
+    if not plan.is_file():
+        return []
+    made = read_json(plan)
+    recorded = made.get(section)
+    others = made.get("autoencoder", run.trained_autoencoder.fingerprint) != run.trained_autoencoder.fingerprint
+    if others or not isinstance(recorded, dict) or all(recorded.get(key) is None for key in BUDGET):
+        return []
+    own, usual = recorded, getattr(config, section).model_dump(mode="json")
+    if all(own.get(key) == usual[key] for key in BUDGET):
+        return []
+    then = "it stays as it is" if (plan.parent / "model.json").is_file() else "it goes on with them"
+    reporter.say(f"{what} {name} was begun with {_budget(own)}, where the run has {_budget(usual)}: {then}")
+    return [f"{section}.{key}={'null' if own.get(key) is None else own[key]}" for key in BUDGET]
+
+
+def _budget(section: Mapping[str, Any]) -> str:
+    """The budget of a training in words."""
+    minutes = section.get("minutes")
+    return f"{section.get('steps')} steps" if minutes is None else f"{minutes:g} minutes"
 
 
 def is_trained(folder: Path, reporter: Reporter) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from actseq import audio, build, registry, units
 from actseq import config as configuration
-from actseq.commands.common import AUTO, NO_BUDGET, Compute, Result, compared
+from actseq.commands.common import AUTO, NO_BUDGET, Compute, Result, compared, own_budget
 from actseq.commands.extract_latents import extract_latents
 from actseq.commands.train_ae import stored_preset, train_configured
 from actseq.commands.train_prior import train_prior
@@ -22,7 +22,7 @@ from actseq.evaluation.first_look import first_look
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.progress import Reporter
-from actseq.storage.artifacts import same_settings
+from actseq.storage.artifacts import BUDGET, same_settings
 from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.training.conduct import Budget
@@ -89,7 +89,7 @@ def run_all(
     config = configured(folder, preset, run, minutes, vocoder, overrides, compute.reporter)
     clock = StageClock.of(budget, config, minutes, vocoder)
     if minutes is not None:
-        name = run or f"{folder.resolve().name}-{Path(config.preset).stem}"
+        name = _name(run, folder, config)
         _same_minutes(config, name, minutes)
         clock.whole = not (RunFolder.locate(name).path / "config.yaml").is_file()
         budget = clock.budget("train_ae")
@@ -106,9 +106,14 @@ def run_all(
     if config.generate.prior in registry.UNTRAINED_PRIORS:
         compute.reporter.say(f"prior: {config.generate.prior}, which needs no training")
     else:
-        prior = train_prior(made, name=config.generate.prior or "default", compute=compute, budget=budget)
+        name = config.generate.prior or "default"
+        own = own_budget(RunFolder(Path(made)), "prior", name, config, compute.reporter)
+        prior = train_prior(made, name=name, overrides=own, compute=compute, budget=budget)
     budget = clock.budget("train_vocoder")
-    trained = train_vocoder(made, compute=compute, budget=budget) if vocoder else None
+    trained = None
+    if vocoder:
+        own = own_budget(RunFolder(Path(made)), "vocoder", "default", config, compute.reporter)
+        trained = train_vocoder(made, overrides=own, compute=compute, budget=budget)
     if not here().first:
         return RunResult(made, config.preset, first, latents, prior, trained)
     loaded = LoadedRun.open(made, device=compute.device, need_prior=True)
@@ -198,6 +203,8 @@ def configured(
             shares = {name: share / sum(whole.values()) for name, share in whole.items()}
         overrides = [f"{section}.minutes={share * minutes:g}" for section, share in shares.items()] + overrides
     config = configuration.load_preset(preset, overrides)
+    if minutes is None:
+        config = _budgets_of(config, run, folder, reporter)
     if vocoder:
         # A representation that no vocoder can be trained on is refused before hours of training.
         completed = build.complete(config)
@@ -217,6 +224,28 @@ def _fitting_preset(folder: Path, run: str | None, overrides: list[str], reporte
     return seen.preset
 
 
+def _name(run: str | None, folder: Path, config: Config) -> str:
+    """The run that is meant: the one that was named, or that of the folder and the preset."""
+    return run or f"{folder.resolve().name}-{Path(config.preset).stem}"
+
+
+def _budgets_of(config: Config, run: str | None, folder: Path, reporter: Reporter) -> Config:
+    """The configuration with the steps and minutes of a run that exists, where other ones are not given by key."""
+    made = RunFolder.locate(_name(run, folder, config))
+    if not (made.path / "config.yaml").is_file():
+        return config
+    stored, sections = made.read_config(), {}
+    for name in MINUTES_SHARE_WITH_VOCODER:
+        before, now = (getattr(one, name) for one in (stored, config))
+        budget = {key: getattr(before, key) for key in BUDGET}
+        changed = now.model_copy(update=budget)
+        if changed != now and not config.given & {f"{name}.{key}" for key in BUDGET}:
+            sections[name] = changed
+    if sections:
+        reporter.say(f"run {made.name} goes on with the steps and minutes that it was begun with")
+    return config.model_copy(update=sections)
+
+
 def _same_minutes(config: Config, run: str, minutes: float) -> None:
     """Refuse other minutes than those that a run was made with, in the numbers that the user knows.
 
@@ -234,10 +263,11 @@ def _same_minutes(config: Config, run: str, minutes: float) -> None:
     changed = [name for name in sections if before[name] != asked[name]]
     total = sum(before[name] for name in changed) / sum(asked[name] for name in changed) * minutes
     more = max(1.0, minutes - total)
+    prior, autoencoder = (f"{made.training_command(kind)} --more {more:.3g}" for kind in ("prior", "autoencoder"))
     raise ConfigError(
         f"run {made.name} was made with --minutes {total:.3g}, and --minutes {minutes:g} is asked for",
-        action=f"a finished stage goes on with --more: actseq train-prior {made.argument} --more {more:.3g}, or "
-        f"actseq train-ae FOLDER --run {made.argument} --more {more:.3g}; or name another run with --run",
+        action="the same command without --minutes goes on as the run was begun, and a finished stage goes on with "
+        f"--more: {prior}, or {autoencoder}; or name another run with --run",
     )
 
 

@@ -227,6 +227,9 @@ def request_autoencoder(folder: Path, config: Config, run: str | None, compute: 
             sections | {"seed": config.seed},
             f"run {made.name}",
             "name another with --run, or delete it",
+            f"{made.training_command('autoencoder')} --more 5 trains five minutes more"
+            if (made.autoencoder / "model.json").is_file()
+            else "",
         )
     elif made.path.exists() and (not made.path.is_dir() or any(made.path.glob("[!.]*"))):
         raise ConfigError(f"{made.path} exists and is no run", action="name another with --run")

@@ -28,6 +28,8 @@ WEIGHTS = "model.safetensors"
 """In the folder of a model: its weights."""
 _LARGEST_JSON = 16 * 2**20
 """Largest JSON in bytes."""
+BUDGET = ("steps", "minutes")
+"""Keys of a section that say how long a training lasts."""
 MOST_HOLES, SMALL = 16, 2**26
 """Weights on the disk are at least a sixteenth of their length, apart from so many bytes: a file system may compress
 them a little, but a hole takes memory and no room on the disk.
@@ -210,16 +212,30 @@ class Artifact:
         return load_tensors(self.folder / WEIGHTS, str(self.meta["weights_sha256"]))
 
 
-def same_settings(made: Mapping[str, Any], asked: Mapping[str, Any], what: str, remedy: str) -> None:
+def same_settings(
+    made: Mapping[str, Any], asked: Mapping[str, Any], what: str, remedy: str, of_budget: str = ""
+) -> None:
     """Check that the settings are those that something was made with.
+
+    Args:
+        made: the settings that it was made with.
+        asked: those that are asked for.
+        what: its name in messages.
+        remedy: what to do where they differ.
+        of_budget: what to do where only steps or minutes differ; empty: as `remedy`.
 
     Raises:
         ConfigError: they differ; the message names the keys.
     """
-    differing = [f"{key} ({old} → {new})" for key, old, new in _differences(dict(made), dict(asked))]
-    if differing:
-        shown = ", ".join(differing[:4]) + (f" and {len(differing) - 4} more" if len(differing) > 4 else "")
-        raise ConfigError(f"{what} was made with other settings: {shown}", action=remedy)
+    found = list(_differences(dict(made), dict(asked)))
+    if not found:
+        return
+    differing = [f"{key} {old} instead of {new}" for key, old, new in found]
+    shown = ", ".join(differing[:4]) + (f" and {len(differing) - 4} more" if len(differing) > 4 else "")
+    only_budget = all(key.rpartition(".")[2] in BUDGET for key, _, _ in found)
+    raise ConfigError(
+        f"{what} was made with other settings: {shown}", action=of_budget if only_budget and of_budget else remedy
+    )
 
 
 def begin_store(folder: Path, inputs: Mapping[str, Any], what: str) -> dict[str, Any] | None:

@@ -140,6 +140,17 @@ class RunFolder:
         named = self.path == RUNS / self.name or self.path.parent == VOICES
         return quote(self.name if named else str(self.path))
 
+    def training_command(self, kind: str, name: str = "default") -> str:
+        """The command that trains a model of this run.
+
+        Args:
+            kind: `autoencoder`, `prior` or `vocoder`.
+            name: name of the prior or vocoder.
+        """
+        if kind == "autoencoder":
+            return f"actseq train-ae {quote(str(self.read_provenance()['source']))} --run {self.argument}"
+        return f"actseq train-{kind} {self.argument}" + ("" if name == "default" else f" --name {quote(name)}")
+
     @cached_property
     def trained_autoencoder(self) -> Artifact:
         """The autoencoder.

@@ -613,6 +613,29 @@ def test_a_new_autoencoder_asks_for_the_stages_behind_it(here: Path) -> None:
     assert "already trained" in good("train-prior", "made", *USE).stderr
 
 
+def test_a_stage_that_was_begun_with_a_budget_of_its_own_keeps_it(here: Path) -> None:
+    folder, steps = here / "runs" / "made" / "priors" / "default", ["--steps", 3, *USE]
+    good("train-vocoder", "made", *steps)
+    shutil.rmtree(folder)
+    good("train-prior", "made", *steps)
+    made = (folder / "model.json").read_bytes()
+    said = bad("train-prior", "made", "--steps", 4, *USE)
+    assert "train_prior.steps 3 instead of 4" in said
+    assert "actseq train-prior made --more 5" in said
+    for preset in ([], ["--preset", "smoke"]):
+        said = good("run", "sounds", *preset, "--run", "made", "--vocoder", *USE).stderr
+        assert "prior default was begun with 3 steps, where the run has 20 steps: it stays as it is" in said
+        assert "vocoder default was begun with 3 steps, where the run has 20 steps: it stays as it is" in said
+        assert (folder / "model.json").read_bytes() == made
+    (folder / "model.json").unlink()
+    assert "it goes on with them" in good("run", "sounds", "--run", "made", *USE).stderr
+    assert json.loads((folder / "model.json").read_text())["total_steps"] == 3
+    good("train-ae", "sounds", *SMOKE, "--run", "short", *steps)
+    result = good("run", "sounds", *SMOKE, "--run", "short", "--json")
+    assert "run short goes on with the steps and minutes that it was begun with" in result.stderr
+    assert json.loads(result.stdout)["autoencoder"]["total_steps"] == 3
+
+
 def test_a_single_short_file_trains_with_warnings(here: Path) -> None:
     Path("one").mkdir()
     shutil.copy(next(Path("sounds/tom").iterdir()), "one")
@@ -630,6 +653,7 @@ def test_other_minutes_are_refused_in_the_numbers_that_were_typed(
     said = bad("run", "sounds", "--preset", "smoke", "--run", "timed", "--minutes", 12)
     assert "made with --minutes 6, and --minutes 12 is asked for" in said
     assert "actseq train-prior timed --more 6" in said
+    assert "actseq train-ae x --run timed --more 6" in said
 
 
 def test_going_on_needs_a_finished_training(here: Path) -> None:
@@ -751,16 +775,19 @@ def test_folder_that_changed(here: Path) -> None:
         (["train-ae", "sounds", "--preset", "gone.yaml"], "no configuration at gone.yaml"),
         (["train-ae", "sounds", *SMOKE, "--set", "train_ae.stpes=3"], "did you mean 'steps'"),
         (["train-ae", "sounds", *SMOKE, "--set", "corpus.sample_rate=x"], "'corpus.sample_rate' is 'x'"),
-        (["train-ae", "sounds", *SMOKE, "--run", "made", "--steps", 3], "train_ae.steps (20 → 3)"),
-        (["train-ae", "sounds", *SMOKE, "--run", "made", "--seed", 3], "seed (0 → 3)"),
+        (["train-ae", "sounds", *SMOKE, "--run", "made", "--steps", 3], "train_ae.steps 20 instead of 3"),
+        (["train-ae", "sounds", *SMOKE, "--run", "made", "--seed", 3], "seed 0 instead of 3"),
         (["train-ae", "sounds", "--preset", "smoke", "--device", "tpu", "--run", "new"], "device 'tpu'"),
-        (["run", "sounds", *SMOKE, "--run", "made", "--set", "prior.condition_dim=9"], "prior.condition_dim (8 → 9)"),
+        (
+            ["run", "sounds", *SMOKE, "--run", "made", "--set", "prior.condition_dim=9"],
+            "prior.condition_dim 8 instead of 9",
+        ),
         (["train-ae", "sounds", *SMOKE, "--run", "sounds/kick"], "exists and is no run"),
         (["train-ae", "sounds", *SMOKE, "--run", "sounds/kick/kick-000.wav"], "kick-000.wav"),
         (["extract-latents", "mdae"], "did you mean 'made'"),
         (["extract-latents", "made", "--set", "train_ae.steps=3"], "extract-latents cannot set 'train_ae'"),
-        (["extract-latents", "made", "--set", "latents.dtype=float16"], "latents.dtype (float32 → float16)"),
-        (["train-prior", "made", "--steps", 3], "train_prior.steps (20 → 3)"),
+        (["extract-latents", "made", "--set", "latents.dtype=float16"], "latents.dtype float32 instead of float16"),
+        (["train-prior", "made", "--steps", 3], "train_prior.steps 20 instead of 3"),
         (["generate", "made", "--label", "snair"], "did you mean 'snare'"),
         (["generate", "made", "--prior", "defautl"], "did you mean 'default'"),
         (["generate", "made", "--seconds", 1, "--until-stop"], "exclude each other"),

@@ -146,7 +146,7 @@ def test_a_rate_that_was_found_can_be_taken_up_until_the_training_has_begun(soun
     read(*command, "train_ae.learning_rate=0.002", "--find-lr")
     read(*command, "train_ae.learning_rate=0.001")
     assert "learning_rate: 0.001" in Path("runs/taken/config.yaml").read_text()
-    assert "train_ae.learning_rate (0.001 → 0.002)" in refused(*command, "train_ae.learning_rate=0.002")
+    assert "train_ae.learning_rate 0.001 instead of 0.002" in refused(*command, "train_ae.learning_rate=0.002")
     assert "train_ae.learning_rate" in refused(*command, "train_ae.learning_rate=0.002", "--find-lr")
 
 

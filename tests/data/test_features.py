@@ -223,7 +223,7 @@ def test_done_with_the_same_inputs_nothing_is_made_again(corpus: Corpus, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert store(folder, corpus, representation).fingerprint() == first.fingerprint()
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    with pytest.raises(ConfigError, match=r"features of run r .*corpus \(a test → another\).*delete .*features"):
+    with pytest.raises(ConfigError, match=r"features of run r .*corpus a test instead of another.*delete .*features"):
         store(folder, corpus, representation, "another")
 
 

@@ -363,8 +363,12 @@ def test_other_settings_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         same_settings(made, made | {"a": {"x": 2, "y": [1, 2]}, "b": {"kind": "gru"}}, "run r", "delete it")
     assert str(caught.value) == (
-        "run r was made with other settings: a.x (1 → 2), b.kind (lstm → gru), b.width (3 → None); delete it"
+        "run r was made with other settings: a.x 1 instead of 2, b.kind lstm instead of gru, b.width 3 instead of "
+        "None; delete it"
     )
+    for other, then in (({"t": {"minutes": 2}}, "go on"), ({"t": {"minutes": 2}, "seed": 2}, "delete it")):
+        with pytest.raises(ConfigError, match=f"t.minutes 1 instead of 2; {then}|seed.*{then}"):
+            same_settings({"seed": 1, "t": {"minutes": 1}}, {"seed": 1} | other, "run r", "delete it", "go on")
     with pytest.raises(ConfigError, match="and 2 more"):
         same_settings({str(i): 0 for i in range(6)}, {str(i): 1 for i in range(6)}, "it", "")
 
