@@ -287,7 +287,8 @@ def _train(asked: AutoencoderRequest, corpus_fingerprint: str, compute: Compute,
         },
     )
     if budget.more is not None:
-        reporter.say(f"latents and priors of the old one no longer fit; next: actseq extract-latents {run.argument}")
+        then = f"{run.extraction_command}, then {run.training_command('prior')}"
+        reporter.say(f"latents and priors of the old one no longer fit; next: {then}")
     if few := few_active(figures, model.latent_dim):
         reporter.warn(few)
 

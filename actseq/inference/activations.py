@@ -61,7 +61,7 @@ def check_activations(activations: Activations, codec: Codec, autoencoder: str, 
     """
     if activations.autoencoder != autoencoder:
         raise ArtifactError(
-            f"{name} was encoded by another autoencoder ({activations.autoencoder[:12]}, here is {autoencoder[:12]})",
+            f"{name} was encoded by another autoencoder than that of this run",
             action="use the run that encoded it, or encode the sound with this one: actseq encode RUN PATH… --out DIR",
         )
     dims = activations.mean.shape[1]

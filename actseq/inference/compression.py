@@ -215,8 +215,7 @@ def decompress(path: Path, codec: Codec, autoencoder: str, tables: Tables) -> Ac
     _, _, made_by, coded_by, samples, frames, gain, _ = HEADER.unpack(header)
     if made_by != bytes.fromhex(autoencoder)[:8] or coded_by != tables.fingerprint[:4]:
         raise ArtifactError(
-            f"{path} was encoded by another autoencoder ({made_by.hex()[:12]}, here is {autoencoder[:12]}), "
-            "or with tables of other latents",
+            f"{path} was encoded by another autoencoder than that of this run, or with tables of other latents",
             action="use the run that encoded it",
         )
     library = _library()

@@ -159,8 +159,8 @@ def load_vocoder(run: RunFolder, name: str, representation: Representation, conf
     for what, made_from in artifact.meta["inputs"].items():
         if made_from != inputs[what]:
             raise ArtifactError(
-                f"vocoder {name} was trained with another {what} ({made_from[:12]}, here is {inputs[what][:12]})",
-                action=f"train one for this run: actseq train-vocoder {run.argument} --name NAME",
+                f"vocoder {name} was trained with another {what} than run {run.name} has now",
+                action=f"train one under another name: {run.training_command('vocoder', 'NAME')}",
             )
     config = as_trained(config, artifact, "train-vocoder")
     tensors = artifact.weights()
@@ -200,13 +200,13 @@ def load_prior(run: RunFolder, name: str | None, device_name: str, config: Confi
     Raises:
         ArtifactError: none of this name, damaged, or trained on the latents of another autoencoder.
     """
-    artifact, here = run.priors.read(name), run.trained_autoencoder.fingerprint
+    artifact = run.priors.read(name)
     meta, folder = artifact.meta, artifact.folder
-    if meta["inputs"]["autoencoder"] != here:
+    if meta["inputs"]["autoencoder"] != run.trained_autoencoder.fingerprint:
         raise ArtifactError(
-            f"prior {folder.name} was trained on the latents of another autoencoder "
-            f"({meta['inputs']['autoencoder'][:12]}, here is {here[:12]})",
-            action=f"train one for this run: actseq train-prior {run.argument} --name NAME",
+            f"prior {folder.name} was trained on the latents of another autoencoder than the one that run {run.name} "
+            "has now",
+            action=f"make it again: {_again(run, folder.name)}" if run.packed is None else "copy the run again",
         )
     config = as_trained(config, artifact, "train-prior")
     tensors = artifact.weights()
@@ -215,6 +215,14 @@ def load_prior(run: RunFolder, name: str | None, device_name: str, config: Confi
     _load_state(model, tensors, "prior", folder)
     model.to(resolve_device(device_name)).eval()
     return model, folder
+
+
+def _again(run: RunFolder, prior: str) -> str:
+    """The commands that train a prior for the present autoencoder: the latents come first, unless they are there."""
+    marker, train = run.latents / "latents.json", run.training_command("prior", prior)
+    if marker.is_file() and read_json(marker)["inputs"]["autoencoder"] == run.trained_autoencoder.fingerprint:
+        return train
+    return f"{run.extraction_command}, then {train}"
 
 
 def tuned_codec(codec: Codec, run: RunFolder, prior: str) -> Codec:
@@ -265,12 +273,11 @@ def load_latents(run: RunFolder) -> tuple[LatentSequences, dict[str, Any]]:
     run.require_corpus()
     marker = run.latents / "latents.json"
     if not marker.is_file():
-        raise ArtifactError(f"run {run.name} has no latents", action=f"run actseq extract-latents {run.argument} first")
-    meta, here = read_json(marker), run.trained_autoencoder.fingerprint
-    if meta["inputs"]["autoencoder"] != here:
+        raise ArtifactError(f"run {run.name} has no latents", action=f"run {run.extraction_command} first")
+    meta = read_json(marker)
+    if meta["inputs"]["autoencoder"] != run.trained_autoencoder.fingerprint:
         raise ArtifactError(
-            f"the latents of run {run.name} were made by another autoencoder "
-            f"({meta['inputs']['autoencoder'][:12]}, here is {here[:12]})",
-            action=f"run actseq extract-latents {run.argument} again",
+            f"the latents of run {run.name} were made by another autoencoder than the one that it has now",
+            action=f"make them again: {run.extraction_command}",
         )
     return LatentSequences(run.latents, meta["latent_dim"]), meta

@@ -140,6 +140,11 @@ class RunFolder:
         named = self.path == RUNS / self.name or self.path.parent == VOICES
         return quote(self.name if named else str(self.path))
 
+    @property
+    def extraction_command(self) -> str:
+        """The command that makes the latents of this run."""
+        return f"actseq extract-latents {self.argument}"
+
     def training_command(self, kind: str, name: str = "default") -> str:
         """The command that trains a model of this run.
 

@@ -606,8 +606,16 @@ def test_a_new_autoencoder_asks_for_the_stages_behind_it(here: Path) -> None:
     said = good("train-ae", "sounds", "--run", "made", "--more", 0.002, *USE).stderr
     assert "the new one is taken" in said
     assert "actseq extract-latents made" in bad("train-prior", "made", "--name", "new", *USE)
-    assert "another autoencoder" in bad("generate", "made", *USE)
+    shutil.copytree(here / "runs" / "made" / "priors" / "default", here / "runs" / "made" / "priors" / "mine")
+    both, alone = "again: actseq extract-latents made, then actseq train-prior made", "again: actseq train-prior made"
+    assert said.splitlines()[-1].endswith(both.removeprefix("again: "))
+    for prior, name in (("default", ""), ("mine", " --name mine")):
+        assert bad("generate", "made", "--prior", prior, *USE).endswith(both + name)
     assert "they are made again" in good("extract-latents", "made", *USE).stderr
+    for prior, name in (("default", ""), ("mine", " --name mine")):
+        said = bad("generate", "made", "--prior", prior, *USE)
+        assert said.endswith(alone + name)
+        assert not re.search(r"[0-9a-f]{8}", said), "a fingerprint says nothing to a person"
     assert "made for another autoencoder: it is trained again" in good("train-prior", "made", *USE).stderr
     good("generate", "made", "--seconds", 0.1, *USE)
     assert "already trained" in good("train-prior", "made", *USE).stderr
