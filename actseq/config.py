@@ -342,6 +342,10 @@ def preset_folder() -> Path:
     return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
 
 
+FITTING_PRESETS = ("drums", "music", "ambience", "speech", "digits")
+"""Presets that a look at the sounds chooses among, as `actseq.data.survey` does."""
+
+
 def preset_names() -> list[str]:
     """Names of the shipped presets."""
     return sorted(path.stem for path in preset_folder().glob("*.yaml") if not path.stem.startswith("_"))

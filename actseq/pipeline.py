@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from actseq.commands.evaluate import evaluation_lines as evaluation_lines
     from actseq.commands.explore import explore as explore
     from actseq.commands.export import export as export
+    from actseq.commands.export import export_lines as export_lines
     from actseq.commands.extract_latents import extract_latents as extract_latents
     from actseq.commands.generate import generate as generate
     from actseq.commands.info import info as info
+    from actseq.commands.kit import MAPS as MAPS
     from actseq.commands.pack import pack as pack
     from actseq.commands.pack import pack_lines as pack_lines
     from actseq.commands.plot import plot as plot
@@ -64,10 +66,11 @@ _NAMES = {
     "actseq.commands.encode": ("encode",),
     "actseq.commands.evaluate": ("evaluate", "evaluation_lines"),
     "actseq.commands.explore": ("explore",),
-    "actseq.commands.export": ("export",),
+    "actseq.commands.export": ("export", "export_lines"),
     "actseq.commands.extract_latents": ("extract_latents",),
     "actseq.commands.generate": ("generate",),
     "actseq.commands.info": ("info",),
+    "actseq.commands.kit": ("MAPS",),
     "actseq.commands.pack": ("pack", "pack_lines"),
     "actseq.commands.plot": ("plot", "plot_lines"),
     "actseq.commands.pull": ("pull",),

@@ -87,7 +87,7 @@ def test_the_installed_package_runs_in_another_folder(installed: Path, tmp_path:
     assert "all as it was written" in actseq("verify", "voice:drumkit")
     before = sorted((installed / "actseq" / "voices").rglob("*"))
     shown = actseq("demo", "--n", "1", "--out", "kit", "--threads", "1", "--device", "cpu")
-    assert "5 new sounds and kit.sfz in kit" in shown
+    assert "5 new sounds in kit, and kit.sfz and kit.dspreset for samplers" in shown
     for label in ("clap", "hat", "kick", "snare", "tom"):
         waveform, rate = soundfile.read(tmp_path / "kit" / f"{label}_01.wav")
         assert (rate, np.abs(waveform).max() > 0.5, len(waveform) > 0.02 * rate) == (22050, True, True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from actseq.commands.clip_writer import Output
 from actseq.commands.common import AUTO, Compute
 from actseq.commands.generate import GenerationResult, generate
+from actseq.commands.kit import MAPS
 from actseq.inference.request import GenerationRequest
 from actseq.storage.run_folder import RunFolder
 
@@ -33,7 +34,7 @@ def demo(*, out: Path | None = None, n: int = 2, seed: int = 0, compute: Compute
 def demo_lines(result: GenerationResult) -> list[str]:
     """The result of `demo` as lines for a person."""
     return [
-        f"{len(result.files)} new sounds and kit.sfz in {result.folder}",
+        f"{len(result.files)} new sounds in {result.folder}, and {' and '.join(MAPS)} for samplers",
         f"next: actseq generate {DEMO} --label snare --n 8",
         "or learn from sounds of your own: actseq run FOLDER",
     ]

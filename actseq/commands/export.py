@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 from actseq.commands.common import AUTO, Compute, Result, make_folder
 from actseq.errors import AudioError
-from actseq.exports.onnx import export_onnx, require_onnx
+from actseq.exports.onnx import PROGRAM, export_onnx, require_onnx
 from actseq.exports.torchscript import export_torchscript
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import require_generative
@@ -57,6 +58,19 @@ def export(
         raise
     files = sorted(path.name for path in folder.iterdir())
     return {"run": str(opened.path), "folder": str(folder), "files": files, "prior": loaded.prior_name} | made
+
+
+def export_lines(result: Result) -> list[str]:
+    """What to do with the result of `export`, as lines for a person."""
+    folder = Path(result["folder"])
+    if PROGRAM not in result["files"]:
+        modules = " or ".join(str(folder / name) for name in result["files"])
+        return [f"next: give {modules} to the external nn~ of Max or Pure Data"]
+    program = quote(str(folder / PROGRAM))
+    needs = "onnxruntime and numpy are all that it needs"
+    if result["prior"] is None:
+        return [f"next: python {program} --latents FILE.npz --out sounds  (of actseq encode --npz; {needs})"]
+    return [f"next: python {program} --n 4 --out sounds  ({needs})"]
 
 
 def _written(loaded: LoadedRun, to: Kind, folder: Path) -> Result:

@@ -122,7 +122,7 @@ def _claim(run: RunFolder, request: GenerationRequest, output: Output, reporter:
         kit.require_empty(output.kit)
         return []
     folder = output.folder or _unused(run.generated / f"{time.strftime('%Y%m%d-%H%M%S')}-{request.seed}")
-    name = safe_name(request.label)
+    name = safe_name(request.called)
     clips = [Target(folder / f"{one}.{output.format}", output.keep_dry) for one in numbered(name, request.n)]
     compiled = [] if output.compile_to is None else [Target(output.compile_to)]
     for target in compiled:

@@ -21,6 +21,8 @@ from actseq.errors import AudioError, ConfigError
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.request import FromPrior, GenerationRequest
 
+MAPS = ("kit.sfz", "kit.dspreset")
+"""Files of a kit for samplers."""
 PEAK_DBFS = -1.0
 START_DB, END_DB = -40.0, -60.0
 """A sound of a kit begins and ends at these levels, relative to its peak."""
@@ -58,7 +60,7 @@ def batches(loaded: LoadedRun, request: GenerationRequest, output: Output) -> li
         labels = loaded.usable_labels or [None]
     found = []
     finish = partial(finished, sample_rate=loaded.sample_rate)
-    names = _names(labels)
+    names = _names([replace(request, label=label).called for label in labels])
     for label, name, key in zip(labels, names, keys(names), strict=True):
         files = [output.kit / f"{one}.{output.format}" for one in numbered(name, request.n, "_")]
         targets = [Target(file, output.keep_dry) for file in files]
@@ -72,7 +74,7 @@ def write_maps(folder: Path, made: Sequence[Batch]) -> dict[str, int]:
         Pad(batch.about["pad"], batch.about["key"], tuple(target.sound.name for target in batch.targets))
         for batch in made
     ]
-    for name, text in (("kit.sfz", sfz(pads)), ("kit.dspreset", dspreset(pads))):
+    for name, text in zip(MAPS, (sfz(pads), dspreset(pads)), strict=True):
         with replacing(folder / name) as partial_path:
             partial_path.write_text(text, encoding="utf-8", newline="\n")
     return {pad.name: pad.key for pad in pads}
@@ -93,7 +95,7 @@ def finished(waveform: Waveform, sample_rate: int) -> Waveform:
     return faded * np.float32(units.db_to_amplitude(PEAK_DBFS) / peak) if peak else faded
 
 
-def _names(labels: Sequence[str | None]) -> list[str]:
+def _names(labels: Sequence[str]) -> list[str]:
     """A name for the files of each label; no two are the same on a disk that ignores case."""
     names: list[str] = []
     for label in labels:

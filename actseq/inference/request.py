@@ -188,6 +188,14 @@ class GenerationRequest:
                     option = f"--{name.replace('_', '-')}"
                     raise ConfigError(f"--redo and {option} exclude each other: the recording keeps its length")
 
+    @property
+    def called(self) -> str:
+        """What the clips are called: the label, or else the files that they are made from; empty for neither."""
+        latents = self.source.seed_latents if isinstance(self.source, FromPrior) else None
+        given = (*self.source.sounds, latents)
+        files = [one.stem for one in given if isinstance(one, Path)]
+        return self.label or "-".join(dict.fromkeys((*files[:1], *files[-1:])))
+
     @classmethod
     def of(cls, n: int = 1, **given: Any) -> GenerationRequest:
         """A request from plain names: attributes of this class and of `FromPrior`; all others are controls.

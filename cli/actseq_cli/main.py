@@ -18,6 +18,7 @@ import click
 
 from actseq import pipeline
 from actseq.errors import ActseqError, ConfigError, Interrupted
+from actseq_cli.numbers import Whole
 from actseq_cli.options import (
     COUNT,
     PATH,
@@ -38,6 +39,7 @@ from actseq_cli.options import (
 )
 from actseq_cli.progress import printable
 from actseq_cli.signals import stopping
+from actseq_cli.usage import usage_line
 
 if TYPE_CHECKING:
     from actseq.pipeline import GenerationRequest, Output, Transfer
@@ -79,6 +81,9 @@ class _Group(click.Group):
         except ActseqError as error:
             click.echo(printable(f"error: {error}"), err=True)
             ctx.exit(1)
+        except click.UsageError as error:
+            click.echo(printable(f"error: {usage_line(error)}"), err=True)
+            ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             ctx.exit(130)
         except Interrupted as stop:
@@ -155,6 +160,11 @@ def show(result: Any, json_output: bool, *lines: str) -> None:
             click.echo(printable(line))
 
 
+def counted(n: int, what: str) -> str:
+    """A number of things: `1 clip`, `2 clips`."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def _figures(figures: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
@@ -162,6 +172,14 @@ def _figures(figures: Mapping[str, float]) -> str:
 def _next(run: str, generative: bool, command: str) -> str:
     """The command to give next; a run that only restores has no latents to learn from."""
     return f"next: actseq {command}" if generative else f"next: actseq restore {quote(run)} PATH… --out DIR"
+
+
+def _kit_lines(folder: str, keys: Mapping[str, int]) -> list[str]:
+    maps = (str(Path(folder) / name) for name in pipeline.MAPS)
+    return [
+        f"keys: {', '.join(f'{name} {key}' for name, key in keys.items())}",
+        f"next: open {' or '.join(maps)} in a sampler",
+    ]
 
 
 def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
@@ -302,10 +320,10 @@ def generate(run_name: str, request: GenerationRequest, output: Output, common: 
     show(
         result,
         common.json_output,
-        f"{len(result.files)} clips in {result.folder}",
+        f"{counted(len(result.files), 'clip')} in {result.folder}",
         f"seed: {result.seed}; --seed {result.seed} makes the same clips again",
         *([f"compiled: {result.compiled}"] if result.compiled else []),
-        *([f"keys: {', '.join(f'{name} {key}' for name, key in result.keys.items())}"] if result.keys else []),
+        *(_kit_lines(result.folder, result.keys) if result.keys else []),
     )
 
 
@@ -337,7 +355,12 @@ def reconstruct(
         overrides=common.overrides,
         compute=common.compute,
     )
-    show(result, common.json_output, f"{len(result['files'])} files in {result['folder']}")
+    show(
+        result,
+        common.json_output,
+        f"{counted(len(result['files']), 'file')} in {result['folder']}",
+        f"next: compare by ear; actseq explore {quote(run_name)} shows the run in a browser",
+    )
 
 
 @main.command()
@@ -360,7 +383,8 @@ def encode(
     result = pipeline.encode(
         run_name, paths, out=out, as_seed=as_seed, npz=npz, compressed=compressed, compute=common.compute
     )
-    show(result, common.json_output, f"{len(result.files)} files of {result.frames} latent frames in {result.folder}")
+    files = f"{counted(len(result.files), 'file')} of {counted(result.frames, 'latent frame')} in {result.folder}"
+    show(result, common.json_output, files)
 
 
 @main.command()
@@ -381,7 +405,9 @@ def decode(run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, k
         overrides=common.overrides,
         compute=common.compute,
     )
-    show(result, common.json_output, f"{len(result.files)} files, {result.seconds:.1f} s, in {result.folder}")
+    show(
+        result, common.json_output, f"{counted(len(result.files), 'file')}, {result.seconds:.1f} s, in {result.folder}"
+    )
 
 
 @main.command()
@@ -395,7 +421,7 @@ def restore(run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, 
     result = pipeline.restore(
         run_name, paths, out=out, overwrite=overwrite, overrides=common.overrides, compute=common.compute
     )
-    show(result, common.json_output, f"{len(result['files'])} files in {result['folder']}")
+    show(result, common.json_output, f"{counted(len(result['files']), 'file')} in {result['folder']}")
 
 
 # -- looking at a run --------------------------------------------------------------------------------------------------
@@ -404,7 +430,7 @@ def restore(run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, 
 @main.command()
 @run_argument
 @click.option("--prior", default=None, help="Prior that new clips come from; default: the run's usual one.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8765, show_default=True, help="First port to try.")
+@click.option("--port", type=Whole(1, 65535), default=8765, show_default=True, help="First port to try.")
 @click.option("--address", default="127.0.0.1", show_default=True, help="IP address to listen on.")
 @working("generate.level=free", draws=False)
 def explore(run_name: str, prior: str | None, port: int, address: str, common: Common) -> None:
@@ -537,6 +563,7 @@ def export(
         f"{', '.join(result['files'])} in {result['folder']}",
         *(f"difference of {name}: {value:.2g}" for name, value in result["parity"].items()),
         *(f"{name} is late by {samples} samples" for name, samples in result.get("latency", {}).items()),
+        *pipeline.export_lines(result),
     )
 
 
@@ -603,7 +630,7 @@ def demo(out: Path | None, n: int, common: Common) -> None:
 @main.command()
 @click.argument("folder", type=PATH)
 @click.option("--n-per-kind", type=COUNT, default=60, show_default=True, help="Number of hits of each kind.")
-@click.option("--sample-rate", type=click.IntRange(min=8000), default=22050, show_default=True, help="In Hz.")
+@click.option("--sample-rate", type=Whole(min=8000), default=22050, show_default=True, help="In Hz.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed for all random numbers.")
 @as_json
 def drumkit(folder: Path, n_per_kind: int, sample_rate: int, seed: int, json_output: bool) -> None:
@@ -611,21 +638,29 @@ def drumkit(folder: Path, n_per_kind: int, sample_rate: int, seed: int, json_out
     from actseq.data.drumkit import write_drumkit
 
     files = write_drumkit(folder, n_per_kind=n_per_kind, sample_rate=sample_rate, seed=seed)
-    show({"folder": str(folder), "files": [str(path) for path in files]}, json_output, f"{len(files)} hits in {folder}")
+    show(
+        {"folder": str(folder), "files": [str(path) for path in files]},
+        json_output,
+        f"{counted(len(files), 'hit')} in {folder}",
+        f"next: actseq run {quote(str(folder))} --dry-run",
+    )
 
 
 @main.command()
 @as_json
 def presets(json_output: bool) -> None:
     """List the shipped presets."""
-    from actseq.config import preset_folder, preset_names
+    from actseq.config import FITTING_PRESETS, preset_folder, preset_names
 
     first = {
         name: (preset_folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        for name in preset_names()
+        for name in (*FITTING_PRESETS, *(name for name in preset_names() if name not in FITTING_PRESETS))
     }
     width = max(map(len, first))
-    show(first, json_output, *(f"{name:{width}}  {text}" for name, text in first.items()))
+    lines = [f"{name:{width}}  {text}" for name, text in first.items()]
+    usual = len(FITTING_PRESETS)
+    title = "Without --preset, actseq run takes one of these, whichever fits the sounds:"
+    show(first, json_output, title, *lines[:usual], "", "For other purposes, with --preset NAME:", *lines[usual:])
 
 
 @main.command()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from actseq.errors import ConfigError
+from actseq_cli.numbers import Number, Whole
 
 if TYPE_CHECKING:
     from actseq.inference.request import Source
@@ -26,21 +26,10 @@ F = TypeVar("F", bound=Command)
 PATH = click.Path(path_type=Path)
 
 
-class Number(click.FloatRange):
-    """A finite number within bounds."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number; NaN and infinity are refused."""
-        found = super().convert(value, param, ctx)
-        if not math.isfinite(found):
-            self.fail(f"{value} is not a finite number", param, ctx)
-        return found
-
-
 POSITIVE = Number(min=0, min_open=True)
 NOT_NEGATIVE = Number(min=0)
-COUNT = click.IntRange(min=1, max=2**31 - 1)
-SEED = click.IntRange(min=0, max=2**63 - 1)
+COUNT = Whole(min=1, max=2**31 - 1)
+SEED = Whole(min=0, max=2**63 - 1)
 
 
 def _existing_run(context: click.Context, parameter: click.Parameter, run: str) -> str:

@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 
 from actseq.commands.run import configured
-from actseq.config import preset_names
+from actseq.config import FITTING_PRESETS, preset_names
 from actseq.evaluation import set_distances
 from actseq.inference.joins import CROSSFADE_SECONDS
 from actseq.progress import SILENT
@@ -80,9 +80,11 @@ def bad(*arguments: object) -> str:
 
 
 def wrong_usage(*arguments: object) -> str:
+    """What is wrong with a command line: one line, unless there is no command, which shows the help."""
     result = call(*arguments)
     assert result.exit_code == 2, result.output
     assert "Traceback" not in result.output
+    assert not arguments or (result.stderr.startswith("error: ") and result.stderr.count("\n") == 1), result.stderr
     return result.stderr
 
 
@@ -141,7 +143,10 @@ def test_help_describes_every_command() -> None:
 
 
 def test_presets_and_doctor() -> None:
-    assert set(read("presets")) == set(preset_names())
+    listed = list(read("presets"))
+    assert sorted(listed) == preset_names()
+    assert listed[: len(FITTING_PRESETS)] == list(FITTING_PRESETS)
+    assert all(name in good("presets").stdout for name in listed)
     result = call("doctor", "--json")
     found = json.loads(result.stdout)
     assert result.exit_code == (1 if found["problems"] else 0)
@@ -291,7 +296,7 @@ def test_through_sounds(workplace: Path) -> None:
     found = read("generate", "made", "--through", f"{a},{b}", "--out", "through", *USE)
     natural = sound(found["files"][0])
     assert len(natural) == pytest.approx((len(sound(a)) + len(sound(b))) / 2, abs=300)
-    beside = json.loads(Path("through/clip-01.json").read_text())
+    beside = json.loads(next(Path("through").glob("*-01.json")).read_text())
     assert (beside["prior"], beside["stopped"], beside["settings"]["through"]) == ("interpolate", True, [a, b])
     found = read("generate", "made", "--through", f"{a},{b},{a}", "--seconds", 0.9, "--out", "through-long", *USE)
     assert len(sound(found["files"][0])) == 0.9 * RATE
@@ -830,10 +835,25 @@ def test_one_line_says_what_is_wrong(workplace: Path, arguments: list[Any], expe
         (["evaluate", "made", "--split", "train"], "--split"),
         (["reconstruct", "made", "--out", "x"], "PATH"),
         (["extract-latents", "made", "--seed", 1], "--seed"),
+        (["run", "sounds", "--minutes", "4m"], "'4m' is not a number; expected digits alone, such as 4 or 0.5"),
+        (["run", "sounds", "--minutes", 0], "0 is out of bounds; expected a number above 0"),
+        (["generate", "made", "--n", 1.5], "'1.5' is not a whole number"),
+        (["generate", "made", "--amount", 2], "expected a number from 0 up to 1"),
+        (["generate", "made", "--top-p", 0], "expected a number above 0, up to 1"),
+        (["run", "sounds", "more", "--dry-run"], "too many words: more; expected FOLDER; a name with blanks needs"),
     ],
 )
 def test_wrong_usage(workplace: Path, arguments: list[Any], expected: str) -> None:
     assert expected in wrong_usage(*arguments)
+
+
+@pytest.mark.parametrize("words", [["run", "My", "Own", "Drums"], ["drumkit", "My", "Own", "Drums"]])
+def test_a_name_with_blanks_is_shown_in_quotation_marks(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("My Own Drums").mkdir()
+    assert 'needs quotation marks: "My Own Drums"' in wrong_usage(*words)
 
 
 def test_a_stage_asks_for_the_one_before(here: Path) -> None:

@@ -185,8 +185,8 @@ def test_before_the_join_is_the_decoding(folder: Path, tmp_path: Path) -> None:
     pipeline.decode(folder / "run", [latents], out=tmp_path / "decoded", overrides=blocks, compute=CPU)
     request = GenerationRequest.of(1, seed_latents=latents, seconds=0.2)
     pipeline.generate(folder / "run", request, Output(tmp_path / "new"), overrides=blocks, compute=CPU)
-    about = json.loads((tmp_path / "new" / "clip-01.json").read_text())
-    before, made = sound(tmp_path / "decoded" / "snare-001.wav"), sound(tmp_path / "new" / "clip-01.wav")
+    about = json.loads((tmp_path / "new" / "snare-001-01.json").read_text())
+    before, made = sound(tmp_path / "decoded" / "snare-001.wav"), sound(tmp_path / "new" / "snare-001-01.wav")
     assert about["settings"]["seed_latents"] == str(latents)
     assert about["join_seconds"] == len(before) / RATE
     assert len(made) == len(before) + round(0.2 * RATE)
@@ -195,7 +195,7 @@ def test_before_the_join_is_the_decoding(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(made[:settled], before[:settled])
     half = GenerationRequest.of(1, seed_latents=latents, seed_seconds=0.05, seconds=0.1)
     pipeline.generate(folder / "run", half, Output(tmp_path / "half"), compute=CPU)
-    assert len(sound(tmp_path / "half" / "clip-01.wav")) == round(0.15 * RATE)
+    assert len(sound(tmp_path / "half" / "snare-001-01.wav")) == round(0.15 * RATE)
 
 
 def test_activations_in_python(folder: Path, tmp_path: Path) -> None:

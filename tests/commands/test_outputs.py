@@ -119,24 +119,26 @@ def test_a_file_of_the_user_is_never_replaced(run: Path, tmp_path: Path, what: s
 
 
 def test_an_input_is_never_replaced_even_if_actseq_made_it(run: Path, tmp_path: Path) -> None:
-    generate(run, tmp_path)
+    generate(run, tmp_path, GenerationRequest(FromPrior("iid"), n=2, label="kick", seconds=0.2))
     before = everything(tmp_path)
-    given = tmp_path / "clip-01.wav"
+    given = tmp_path / "kick-01.wav"
     (tmp_path / "link").symlink_to(tmp_path)
     os.link(given, tmp_path / "again.wav")
-    seeded = GenerationRequest(FromPrior("iid", given), seconds=0.2)
+    seeded = GenerationRequest(FromPrior("iid", given), label="kick", seconds=0.2)
+    varied = GenerationRequest(Variations(tmp_path / "again.wav"), label="kick")
+    through = GenerationRequest(Through((tmp_path / "kick-02.wav", given)))
     calls: list[Callable[[], object]] = [
         lambda: generate(run, tmp_path, seeded, overwrite=True),
         lambda: generate(run, tmp_path / "link", seeded, overwrite=True),
-        lambda: generate(run, tmp_path, GenerationRequest(Variations(tmp_path / "again.wav")), overwrite=True),
+        lambda: generate(run, tmp_path, varied, overwrite=True),
         lambda: generate(run, tmp_path / "new", GenerationRequest(Variations(given)), compile_to=given, overwrite=True),
-        lambda: generate(run, tmp_path, GenerationRequest(Through((tmp_path / "clip-02.wav", given))), overwrite=True),
+        lambda: generate(run, tmp_path / "new", through, compile_to=given, overwrite=True),
         lambda: reconstruct(run, tmp_path, given, overwrite=True),
     ]
     for call in calls:
         with pytest.raises(AudioError, match="is an input of this call"):
             call()
-        assert everything(tmp_path) == before | {"again.wav": before["clip-01.wav"]}
+        assert everything(tmp_path) == before | {"again.wav": before["kick-01.wav"]}
 
 
 def test_overwrite_replaces_what_actseq_made(run: Path, tmp_path: Path) -> None:
@@ -190,6 +192,24 @@ def test_results_of_one_name_are_refused(run: Path, tmp_path: Path) -> None:
 )
 def test_a_label_becomes_the_name_of_a_file(label: str | None, name: str) -> None:
     assert safe_name(label) == name
+
+
+@pytest.mark.parametrize(
+    ("request_", "called"),
+    [
+        (GenerationRequest(), ""),
+        (GenerationRequest(label="snare"), "snare"),
+        (GenerationRequest(FromPrior(seed_audio=Path("a/my kick.wav"))), "my kick"),
+        (GenerationRequest(FromPrior(seed_audio=Path("a/my kick.wav")), label="snare"), "snare"),
+        (GenerationRequest(FromPrior(seed_latents=Path("hat.safetensors"))), "hat"),
+        (GenerationRequest(Variations(Path("tom.flac"))), "tom"),
+        (GenerationRequest(Variations(np.zeros(9, np.float32))), ""),
+        (GenerationRequest(Through((Path("a.wav"), Path("b.wav"), Path("c.wav")))), "a-c"),
+        (GenerationRequest(Through((Path("a.wav"), Path("b.wav"), Path("a.wav")))), "a"),
+    ],
+)
+def test_clips_are_called_after_their_label_or_their_sound(request_: GenerationRequest, called: str) -> None:
+    assert request_.called == called
 
 
 @pytest.mark.parametrize(("kind", "bits"), [(kind, bits) for kind in FORMATS for bits in (16, 24, 32)])

@@ -8,6 +8,7 @@ import pytest
 import soundfile  # type: ignore[import-untyped, unused-ignore]
 
 from actseq.audio import SoundFolder
+from actseq.config import FITTING_PRESETS
 from actseq.data.survey import HEARD, hear, little, survey
 from actseq.errors import AudioError
 
@@ -31,6 +32,7 @@ from actseq.errors import AudioError
 def test_the_preset_fits_the_sounds(data_dir: Path, folder: str, preset: str, kind: str, words: list[str]) -> None:
     found = survey(SoundFolder(data_dir / folder))
     assert found.preset == preset
+    assert preset in FITTING_PRESETS
     assert found.kinds[0][0] == kind
     assert len(found.heard) <= HEARD
     said = found.lines()

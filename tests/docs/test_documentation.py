@@ -1,5 +1,6 @@
 """What the documentation says can be done is done, and what can be done is said."""
 
+import inspect
 import os
 import pkgutil
 import re
@@ -14,6 +15,7 @@ from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner
 
 from actseq.config import preset_names
+from actseq.data.drumkit import KINDS, write_drumkit
 
 TOP = Path(__file__).parents[2]
 README = TOP / "README.md"
@@ -96,6 +98,14 @@ def test_the_readme_works_from_top_to_bottom(folder: Path) -> None:
     for text in programs:
         scope: dict[str, Any] = {}
         exec(compile(text, str(README), "exec"), scope)
+
+
+def test_the_tutorial_counts_the_hits_that_its_command_writes() -> None:
+    given = inspect.signature(write_drumkit).parameters["n_per_kind"].default
+    options = {one.name: one.default for one in main.commands["drumkit"].params}
+    text = (TOP / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    assert f"an example folder of {options['n_per_kind'] * len(KINDS)} drum hits" in text
+    assert options["n_per_kind"] == given
 
 
 def test_commands_can_be_given_to_every_shell() -> None:

@@ -63,6 +63,8 @@ def drums(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = json.loads(result.stdout)
     assert set(made["parity"]) == {"generated latents", "decoded features", "encoded latents"}
     assert max(made["parity"].values()) < 1e-4
+    [line] = pipeline.export_lines(made)
+    assert line.startswith(f"next: python {made['folder']}/generate.py --n 4")
     assert made["files"] == sorted(path.name for path in folder.iterdir())
     return folder
 

@@ -43,6 +43,7 @@ def test_the_export_says_how_far_it_is_from_the_run(exported: tuple[dict[str, An
     assert found["parity"]["latents"] < 1e-4
     assert found["parity"]["features"] < 1e-4
     assert 0 < found["parity"]["sound in dB"] < 3
+    assert f"give {found['folder']}/{found['files'][0]} to" in pipeline.export_lines(found)[0]
     assert found["latency"]["encode"] > 0 < found["latency"]["decode"]
 
 
