@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actseq import units
-from actseq.config import Config
+from actseq.config import Config, TrainingConfig
 from actseq.errors import AudioError, ConfigError
 from actseq.progress import SILENT, Reporter
 from actseq.storage.artifacts import BUDGET, WEIGHTS, Artifact, read_json, same_settings, write_json
@@ -141,6 +141,12 @@ def _begun(
         return False
     write_json(plan, settings)
     return True
+
+
+def longer_command(run: RunFolder, kind: str, name: str, section: TrainingConfig) -> str:
+    """The command by which a finished training goes on for as many minutes again as it had, or for five."""
+    minutes = 5 if section.minutes is None else max(1, round(section.minutes))
+    return f"{run.training_command(kind, name)} --more {minutes}"
 
 
 def own_budget(run: RunFolder, what: str, name: str, config: Config, reporter: Reporter) -> list[str]:

@@ -12,6 +12,7 @@ import torch
 from actseq import audio, build, units
 from actseq.arrays import Waveform
 from actseq.autoencoders.base import Autoencoder
+from actseq.commands.common import longer_command
 from actseq.config import Config
 from actseq.data.corpus import Corpus
 from actseq.data.excerpts import spread
@@ -83,12 +84,12 @@ def watch_autoencoder(
     def remark(figures: Mapping[str, float], progress: float) -> str:
         return few_active(figures, model.latent_dim) if progress >= 0.5 else ""
 
-    minutes = config.train_ae.preview_minutes
+    minutes, longer = config.train_ae.preview_minutes, longer_command(run, "autoencoder", "", config.train_ae)
     if minutes is None:
-        return Watch(remark=remark, advice=True)
+        return Watch(remark=remark, advice=True, longer=longer)
     vocoder = build.build_vocoder(build.untrained_vocoder(representation), representation)
     codec = Codec(representation, model, vocoder, config.corpus.level_dbfs, device)
-    return Watch(Previews(run, "autoencoder", codec, _real(codec, corpus, config)), 60 * minutes, remark, True)
+    return Watch(Previews(run, "autoencoder", codec, _real(codec, corpus, config)), 60 * minutes, remark, True, longer)
 
 
 def watch_prior(run: RunFolder, config: Config, model: LabelledPrior[Any], name: str, device: str) -> Watch:
@@ -101,9 +102,9 @@ def watch_prior(run: RunFolder, config: Config, model: LabelledPrior[Any], name:
         name: its name.
         device: where to compute.
     """
-    minutes = config.train_prior.preview_minutes
+    minutes, longer = config.train_prior.preview_minutes, longer_command(run, "prior", name, config.train_prior)
     if minutes is None or not (run.corpus / "corpus.json").is_file():
-        return Watch(advice=True)
+        return Watch(advice=True, longer=longer)
     codec, config = load_codec(run, device, config)
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     loaded = LoadedRun(run, codec, config, run.trained_autoencoder.fingerprint, model, name, None, codec)
@@ -119,7 +120,7 @@ def watch_prior(run: RunFolder, config: Config, model: LabelledPrior[Any], name:
         return [clip for label in labels or [None] for clip in loaded.generate(each, label=label, seed=0, **length)]
 
     previews = Previews(run, f"prior-{name}", codec, _real(codec, corpus, config), generate)
-    return Watch(previews, 60 * minutes, advice=True)
+    return Watch(previews, 60 * minutes, advice=True, longer=longer)
 
 
 def few_active(figures: Mapping[str, float], latent_dim: int) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from actseq import audio, build, registry, units
 from actseq import config as configuration
-from actseq.commands.common import AUTO, NO_BUDGET, Compute, Result, compared, own_budget
+from actseq.commands.common import AUTO, NO_BUDGET, Compute, Result, compared, longer_command, own_budget
 from actseq.commands.extract_latents import extract_latents
 from actseq.commands.train_ae import stored_preset, train_configured
 from actseq.commands.train_prior import train_prior
@@ -17,12 +18,12 @@ from actseq.commands.train_vocoder import train_vocoder
 from actseq.config import Config
 from actseq.data.corpus import Corpus
 from actseq.data.survey import survey
-from actseq.errors import ConfigError
-from actseq.evaluation.first_look import first_look
+from actseq.errors import ArtifactError, ConfigError
+from actseq.evaluation.first_look import FILE, FirstLook, fingerprints, first_look
 from actseq.inference.loaded_run import LoadedRun
-from actseq.inference.loading import load_latents
+from actseq.inference.loading import as_trained, load_latents
 from actseq.progress import Reporter
-from actseq.storage.artifacts import BUDGET, same_settings
+from actseq.storage.artifacts import BUDGET, read_json, same_settings, write_json
 from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.training.conduct import Budget
@@ -46,6 +47,8 @@ class RunResult:
             needs no training.
         vocoder: result of `train_vocoder`; None where none was requested.
         verdict: a sentence about what the run generates; None for an autoencoder that only restores.
+        longer: where the verdict asks for more time, the commands that train the prior longer, and those that train
+            the autoencoder longer and the prior again, under the names of these models; None otherwise.
     """
 
     run: str
@@ -55,6 +58,7 @@ class RunResult:
     prior: Result | None = None
     vocoder: Result | None = None
     verdict: str | None = None
+    longer: dict[str, list[str]] | None = None
 
 
 def run_all(
@@ -119,9 +123,35 @@ def run_all(
     loaded = LoadedRun.open(made, device=compute.device, need_prior=True)
     corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
     compute.reporter.say("generating some clips, to see what they are like")
-    said = first_look(loaded, corpus, load_latents(loaded.run)[0])
+    seen = first_look(loaded, corpus, load_latents(loaded.run)[0])
+    _keep(seen, loaded.run, loaded.prior_name)
     clock.say(compute.reporter)
-    return RunResult(made, config.preset, first, latents, prior, trained, said)
+    longer = _longer(loaded.run, loaded.prior_name) if seen.poor else None
+    return RunResult(made, config.preset, first, latents, prior, trained, seen.verdict, longer)
+
+
+def _keep(seen: FirstLook, run: RunFolder, prior: str | None) -> None:
+    """Write down what was seen, for the report, unless that stands there already."""
+    path = run.path / FILE
+    kept = asdict(seen) | {"prior": prior, "fingerprints": fingerprints(run, prior)}
+    known: Result = {}
+    if path.is_file():
+        # One that is damaged is written again.
+        with suppress(ArtifactError):
+            known = read_json(path)
+    if known != kept:
+        write_json(path, kept)
+
+
+def _longer(run: RunFolder, prior: str | None) -> dict[str, list[str]]:
+    """The commands that train a prior longer, and those that train the autoencoder longer and the prior again."""
+    autoencoder = longer_command(run, "autoencoder", "", run.read_config().train_ae)
+    if prior is None or prior not in run.priors.names:
+        return {"autoencoder": [autoencoder, run.extraction_command]}
+    section = as_trained(run.read_config(), run.priors.read(prior), "train-prior").train_prior
+    alone = longer_command(run, "prior", prior, section)
+    again = [run.extraction_command, run.training_command("prior", prior)]
+    return {"prior": [alone], "autoencoder": [autoencoder, *again]}
 
 
 @dataclass

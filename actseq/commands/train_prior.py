@@ -11,7 +11,17 @@ from typing import Any
 import torch
 
 from actseq import build, registry
-from actseq.commands.common import AUTO, NO_BUDGET, Compute, Result, begin_training, check_name, trained_result, won
+from actseq.commands.common import (
+    AUTO,
+    NO_BUDGET,
+    Compute,
+    Result,
+    begin_training,
+    check_name,
+    longer_command,
+    trained_result,
+    won,
+)
 from actseq.commands.previews import watch_prior
 from actseq.commands.tune_decoder import TrainedPrior, prior_budget, tune_decoder, tuning_in_time, without_decoder
 from actseq.config import Config
@@ -158,11 +168,14 @@ def train_prior(
             )
             opened.seal(folder)
     if here().first:
-        _compare_with_baseline(model, latents, seed, reporter)
+        longer = longer_command(opened, "prior", name, section)
+        _compare_with_baseline(model, latents, seed, longer, reporter)
     return _result(RunFolder(opened.path), name)
 
 
-def _compare_with_baseline(model: LabelledPrior[Any], latents: LatentSequences, seed: int, reporter: Reporter) -> None:
+def _compare_with_baseline(
+    model: LabelledPrior[Any], latents: LatentSequences, seed: int, longer: str, reporter: Reporter
+) -> None:
     """Warn of a prior that predicts held-out latents no better than a linear prediction from the last frame does."""
     if not model.prior.has_likelihood or not latents.indices("validation"):
         return
@@ -170,7 +183,8 @@ def _compare_with_baseline(model: LabelledPrior[Any], latents: LatentSequences, 
     if found["prior"] >= found["var1"]:
         reporter.warn(
             f"the prior is behind a simple baseline: {found['prior']:.3g} bits per dimension on held-out clips, and a "
-            f"linear prediction from the last frame has {found['var1']:.3g}; more time (--more) or more sound may help"
+            f"linear prediction from the last frame has {found['var1']:.3g}; more time ({longer}) or more "
+            "sound may help"
         )
 
 

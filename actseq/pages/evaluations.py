@@ -10,6 +10,7 @@ from typing import Any
 from actseq import audio
 from actseq.errors import ArtifactError
 from actseq.evaluation import tables
+from actseq.evaluation.first_look import FILE, FirstLook, fingerprints
 from actseq.evaluation.sounds import KeptRow, KeptSound
 from actseq.evaluation.verdict import verdict
 from actseq.storage.artifacts import read_json
@@ -48,6 +49,25 @@ def evaluations(run: RunFolder) -> list[ShownEvaluation]:
     """
     of_reconstruction = [run.path / FIDELITY] if (run.path / FIDELITY).is_file() else []
     return [_evaluation(run, path) for path in (*sorted(run.path.glob("evaluation-*.json")), *of_reconstruction)]
+
+
+def kept_first_look(run: RunFolder, prior: str | None) -> FirstLook | None:
+    """What `run` saw at its end of what a prior generates; None where it did not, or a model is another one by now.
+
+    Raises:
+        ArtifactError: what it wrote is damaged.
+    """
+    path = run.path / FILE
+    if not path.is_file():
+        return None
+    kept = read_json(path)
+    if kept.get("prior") != prior or kept.get("fingerprints") != fingerprints(run, prior):
+        return None
+    try:
+        seen = FirstLook(str(kept.get("verdict")), int(kept.get("clips", "")), bool(kept.get("poor")))
+    except (TypeError, ValueError):
+        raise ArtifactError(f"{path} is damaged", "what run saw at its end", f"delete {path}") from None
+    return seen if seen.clips else None
 
 
 def _evaluation(run: RunFolder, path: Path) -> ShownEvaluation:

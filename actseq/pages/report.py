@@ -13,7 +13,7 @@ from actseq import units
 from actseq.evaluation.sounds import KeptRow
 from actseq.inference.loaded_run import LoadedRun
 from actseq.pages import run_facts
-from actseq.pages.evaluations import ShownEvaluation, evaluations
+from actseq.pages.evaluations import ShownEvaluation, evaluations, kept_first_look
 from actseq.pages.examples import KINDS, LONGEST, Example, Examples, LabelExamples, make_examples
 from actseq.pages.rendering import render
 from actseq.pages.sounds import ShownSound
@@ -98,6 +98,7 @@ def write_report(loaded: LoadedRun, folder: Path, n_per_label: int | None, seed:
         columns=[kind for kind in KINDS if examples.of_kind(kind)],
         labels=labels,
         evaluations=measured,
+        first_look=kept_first_look(run, loaded.prior_name) if loaded.prior is not None else None,
         kept=kept,
         notes=notes,
         settings=run_facts.settings(run),

@@ -39,13 +39,14 @@ def by_heart(rows: Sequence[Mapping[str, str]], monitor: str) -> str:
     )
 
 
-def outlook(rows: Sequence[Mapping[str, str]], monitor: str, first: float | None) -> str:
+def outlook(rows: Sequence[Mapping[str, str]], monitor: str, first: float | None, longer: str) -> str:
     """Whether more time or more sound would help, after the last step; empty if nothing was held out.
 
     Args:
         rows: the rows of `metrics.csv`.
         monitor: name of the figure that is watched.
         first: the figure before the first step; None: it is not known.
+        longer: the command that trains longer.
     """
     held_out = _column(rows, f"validation/{monitor}")
     if len(held_out) < 2:
@@ -54,8 +55,9 @@ def outlook(rows: Sequence[Mapping[str, str]], monitor: str, first: float | None
     best_step, best = min(held_out, key=lambda row: row[1])
     last_step = held_out[-1][0]
     gained = start - best
+    few = f"{last_step} steps are too few for a usable result: more time is needed ({longer})"
     if gained <= 0 and last_step < FEW_STEPS:
-        return f"{last_step} steps are too few for a usable result: more time is needed (--more)"
+        return few
     if gained <= 0:
         return f"the held-out {monitor} is no better than before the training: look at the settings and the sounds"
     if best_step < 0.7 * last_step and held_out[-1][1] - best > WORSE * gained:
@@ -63,11 +65,13 @@ def outlook(rows: Sequence[Mapping[str, str]], monitor: str, first: float | None
             f"more sound would help, more time would not: the held-out {monitor} was best at step {best_step} of "
             f"{last_step} and rose afterwards"
         )
+    if last_step < FEW_STEPS:
+        return few
     half = min((value for step, value in held_out if step <= last_step / 2), default=start)
     # The weight of a regulariser grows at first, and the figure may grow with it.
     late = (half - best) / (max(start, *(value for _, value in held_out)) - best)
     if late > LATE:
-        return f"more time would help (--more): {late:.0%} of what was learned came in the second half"
+        return f"more time would help ({longer}): {late:.0%} of what was learned came in the second half"
     return f"more time would change little: {late:.0%} of what was learned came in the second half; more sound may help"
 
 

@@ -75,12 +75,14 @@ class Watch:
         preview_seconds: time between previews.
         remark: a warning about held-out figures and the progress of the training, from 0 to 1; empty if all is well.
         advice: whether the training says in words what its figures mean.
+        longer: the command by which the training goes on when it has finished.
     """
 
     preview: Callable[[int], None] | None = None
     preview_seconds: float = 180.0
     remark: Callable[[Mapping[str, float], float], str] | None = None
     advice: bool = False
+    longer: str = "--more"
 
 
 @dataclass(frozen=True)

@@ -360,7 +360,7 @@ class Trainer:
                 f"{name} ended {units.duration(abs(missed))} {'later' if missed > 0 else 'earlier'} than the "
                 f"{units.duration(budget)} that were asked for"
             )
-        text = advice.outlook(self.folder.read_metrics(), self.objective.monitor, self.first)
+        text = advice.outlook(self.folder.read_metrics(), self.objective.monitor, self.first, self.watch.longer)
         if text and self.watch.advice:
             self.reporter.say(f"{name}: {text}")
 

@@ -237,6 +237,10 @@ def run(
         *([f"verdict: {result.verdict}"] if result.verdict else []),
         *([f"vocoder: {result.vocoder['choice']['reason']}"] if result.vocoder else []),
         _next(result.run, result.latents is not None, f"report {quote(result.run)}"),
+        *(
+            f"to train the {what} longer: {', then '.join(commands)}"
+            for what, commands in (result.longer or {}).items()
+        ),
     )
 
 

@@ -27,6 +27,7 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 from actseq.commands.run import configured
 from actseq.config import FITTING_PRESETS, preset_names
 from actseq.evaluation import set_distances
+from actseq.evaluation.first_look import FILE, FirstLook
 from actseq.inference.joins import CROSSFADE_SECONDS
 from actseq.progress import SILENT
 from actseq.storage.run_folder import RunFolder
@@ -161,11 +162,31 @@ def test_a_run_is_skipped_when_it_is_done(workplace: Path) -> None:
         assert what in result.stderr
     assert {path: path.stat().st_mtime_ns for path in before} == before
     found = json.loads(result.stdout)
-    assert set(found) == {"run", "preset", "autoencoder", "latents", "prior", "verdict"}
+    assert set(found) - {"longer"} == {"run", "preset", "autoencoder", "latents", "prior", "verdict"}
     assert found["preset"] == "smoke"
     assert re.match(r"\d+ of 24 generated clips are recognised by their label \(of real clips \d", found["verdict"])
     assert found["latents"]["n_sequences"] == 50 + 40, "50 clips and a copy of those to train on"
     assert found["prior"]["labels"] == ["clap", "hat", "kick", "snare", "tom"]
+
+
+def test_a_run_that_needs_more_time_writes_out_the_commands(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actseq.commands.run.first_look", lambda *_: FirstLook("3 of 24", 24, True))
+    ends = ("extract-latents made", "train-prior made")
+    assert read("run", "sounds", *USE, "--run", "made")["longer"] == {
+        "prior": ["actseq train-prior made --more 5"],
+        "autoencoder": ["actseq train-ae sounds --run made --more 5", *(f"actseq {end}" for end in ends)],
+    }
+    said = good("run", "sounds", *USE, "--run", "made").stdout
+    assert said.splitlines()[-2] == "to train the prior longer: actseq train-prior made --more 5"
+    kept = json.loads((here / "runs" / "made" / FILE).read_text())
+    assert (kept["verdict"], kept["clips"], kept["prior"]) == ("3 of 24", 24, "default")
+    monkeypatch.setattr("actseq.commands.run.first_look", lambda *_: FirstLook("24 of 24", 24))
+    assert "longer" not in read("run", "sounds", *USE, "--run", "made")
+    # What a training says of itself names the command too.
+    shutil.rmtree(here / "runs" / "made" / "priors")
+    said = good("run", "sounds", *USE, "--run", "made").stderr
+    assert "prior default: 20 steps are too few for a usable result" in said
+    assert "(actseq train-prior made --more 5)" in said
 
 
 def test_a_dry_run_says_what_a_run_does_and_writes_nothing(workplace: Path) -> None:

@@ -18,10 +18,13 @@ from actseq import pipeline
 from actseq.data.drumkit import write_drumkit
 from actseq.errors import ArtifactError
 from actseq.evaluation import sounds
+from actseq.evaluation.first_look import FILE, fingerprints
 from actseq.evaluation.sounds import KeptRow, KeptSound
 from actseq.evaluation.verdict import verdict
 from actseq.pages import report as pages
+from actseq.pages.evaluations import kept_first_look
 from actseq.pages.rendering import breakable
+from actseq.storage.run_folder import RunFolder
 
 RATE = 8000
 HERE = pipeline.Compute("cpu", 1)
@@ -186,6 +189,45 @@ def test_an_evaluation_is_shown_with_its_sounds_until_the_model_changes(run: Pat
     path.write_text(json.dumps(result | {"fingerprints": prints, "generation": {"rows": 3}}))
     with pytest.raises(ArtifactError, match="evaluate the run again"):
         made(run)
+
+
+def test_a_first_look_is_shown_until_there_is_more_or_a_model_changes(run: Path) -> None:
+    opened = RunFolder(run)
+    prints = fingerprints(opened, "default")
+    kept = {
+        "verdict": "6 of 24 are <i>right</i>",
+        "clips": 24,
+        "poor": True,
+        "prior": "default",
+        "fingerprints": prints,
+    }
+    path, evaluated = run / FILE, run / "evaluation-default.json"
+    evaluated.unlink(missing_ok=True)
+
+    def seen(**other: object) -> bool:
+        path.write_text(json.dumps(kept | other))
+        return kept_first_look(opened, "default") is not None
+
+    assert seen()
+    said = " ".join(made(run)[0].shown.split())
+    assert "In a first look at 24 generated clips: 6 of 24 are <i>right</i>." in said
+    assert "is not measured yet" not in said
+    assert "actseq evaluate run --prior default measures more" in said
+    assert not any(seen(fingerprints=prints | {name: "another"}) for name in prints)
+    assert not seen(prior="other")
+    assert not seen(clips=0)
+    with pytest.raises(ArtifactError, match=r"first-look\.json is damaged"):
+        seen(clips="many")
+    assert seen()
+    evaluated.write_text(
+        json.dumps({"run": "run", "prior": "default", "split": "test", "clips_in_split": 5, "notes": [], "sounds": [],
+                    "fingerprints": prints, "generation": figures()})
+    )  # fmt: skip
+    said = made(run)[0].shown
+    assert "first look" not in said
+    assert "is not measured yet" not in said
+    path.unlink()
+    evaluated.unlink()
 
 
 @pytest.mark.parametrize(
