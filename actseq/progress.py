@@ -11,13 +11,16 @@ HELD_OUT = "held-out "
 class Reporter(Protocol):
     """Receives progress and messages. The command line shows them; the library's default drops them."""
 
-    def begin(self, task: str, total: int, done: int = 0, unit: str = "steps") -> None:
-        """A task of `total` units starts; an earlier call has already finished `done` units."""
+    def begin(self, task: str, total: float, done: float = 0, unit: str = "steps") -> None:
+        """A task of `total` units starts, such as steps, or seconds, which need not be whole.
 
-    def resize(self, total: int) -> None:
+        An earlier call has already finished `done` units.
+        """
+
+    def resize(self, total: float) -> None:
         """The task has another number of units than was thought."""
 
-    def advance(self, done: int, figures: Mapping[str, float] | None = None) -> None:
+    def advance(self, done: float, figures: Mapping[str, float] | None = None) -> None:
         """`done` units are finished; `figures` holds the latest values by name."""
 
     def end(self) -> None:
@@ -33,13 +36,13 @@ class Reporter(Protocol):
 class Silent:
     """A reporter that drops everything."""
 
-    def begin(self, task: str, total: int, done: int = 0, unit: str = "steps") -> None:
+    def begin(self, task: str, total: float, done: float = 0, unit: str = "steps") -> None:
         """Do nothing."""
 
-    def resize(self, total: int) -> None:
+    def resize(self, total: float) -> None:
         """Do nothing."""
 
-    def advance(self, done: int, figures: Mapping[str, float] | None = None) -> None:
+    def advance(self, done: float, figures: Mapping[str, float] | None = None) -> None:
         """Do nothing."""
 
     def end(self) -> None:

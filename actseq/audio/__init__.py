@@ -14,6 +14,7 @@ from actseq.audio.recording import (
     resample,
     trim_bounds,
 )
+from actseq.audio.similar import similar
 from actseq.audio.worker import Reading, in_workers, n_workers
 from actseq.audio.writing import SUBTYPES, Writer, as_flac, check_writable, subtype, write
 
@@ -45,6 +46,7 @@ __all__ = [
     "remove_offset",
     "resample",
     "search",
+    "similar",
     "subtype",
     "trim_bounds",
     "write",

@@ -1,7 +1,6 @@
 """The sound files of a folder: find them, read their labels, and find out why a file cannot be used."""
 
 import csv
-import difflib
 import hashlib
 import unicodedata
 from collections import Counter
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from actseq.audio.formats import extensions, known_extensions
 from actseq.audio.origin import is_made, is_run
+from actseq.audio.similar import similar
 from actseq.audio.worker import Reading, in_workers, n_workers
 from actseq.audio.writing import replacing
 from actseq.errors import AudioError, ConfigError
@@ -129,7 +129,7 @@ def search(folder: Path, *, include_generated: bool) -> Found:
     if folder.is_file():
         raise AudioError(f"{folder} is a file", "a folder of sounds", f"give the folder that holds it: {folder.parent}")
     if not folder.is_dir():
-        raise AudioError(f"there is no folder {folder}", action=_similar(folder))
+        raise AudioError(f"there is no folder {folder}", action=similar(folder))
     wanted = known_extensions()
     found: list[Path] = []
     n_made = n_runs = 0
@@ -391,19 +391,3 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return ""
-
-
-def _similar(folder: Path) -> str:
-    """Advice for a folder that does not exist: similar names in its nearest existing parent."""
-    missing = folder.absolute()
-    while not missing.parent.is_dir():
-        missing = missing.parent
-    try:
-        names = sorted(entry.name for entry in missing.parent.iterdir() if not entry.name.startswith("."))
-    except OSError:
-        names = []
-    folded = {name.casefold(): name for name in reversed(names)}
-    close = [folded[name] for name in difflib.get_close_matches(missing.name.casefold(), folded, n=3)]
-    if close:
-        return f"did you mean {' or '.join(str(missing.parent / name) for name in close)}?"
-    return f"{missing.parent} exists, but has no {missing.name}"

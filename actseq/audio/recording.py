@@ -11,6 +11,7 @@ import soxr
 from jaxtyping import Float, Float32
 
 from actseq.audio.decoding import BLOCK, OFFSET_SAMPLES, is_fault, missing
+from actseq.audio.similar import similar
 from actseq.audio.worker import Reading
 from actseq.errors import AudioError
 from actseq.units import db_to_amplitude
@@ -162,6 +163,5 @@ def named(path: str | Path) -> Iterator[None]:
     try:
         yield
     except AudioError as error:
-        missing = isinstance(error.__cause__, FileNotFoundError)
-        cure = "name a file that exists" if missing else "replace it, or leave it out"
+        cure = "replace it, or leave it out" if Path(path).exists() else similar(Path(path))
         raise AudioError(f"{path}: {error.found}", error.expected, error.action or cure) from error

@@ -85,6 +85,30 @@ class Batch:
     about: Result = field(default_factory=dict)
 
 
+class Growth:
+    """Progress of all clips of a call, which several writers may write.
+
+    Args:
+        clips: number of clips.
+        seconds: length of each clip; None where it is not known, then clips are counted.
+        reporter: who is told.
+    """
+
+    def __init__(self, clips: int, seconds: float | None, reporter: Reporter) -> None:
+        self.counts_clips, self.reporter, self.done = seconds is None, reporter, 0.0
+        self.total = clips if seconds is None else clips * seconds
+        reporter.begin("generate", self.total, unit="clips" if seconds is None else "seconds of sound")
+
+    def add(self, seconds: float, whole: bool) -> None:
+        """Some seconds of a clip are written; `whole` says that they are its last."""
+        self.done += float(whole) if self.counts_clips else seconds
+        if self.done > self.total:
+            # The sound that is continued counts too.
+            self.total = self.done
+            self.reporter.resize(self.total)
+        self.reporter.advance(self.done)
+
+
 class ClipWriter:
     """Writes clips into a folder as they grow, each with its JSON once it is whole."""
 
@@ -96,40 +120,30 @@ class ClipWriter:
         self.peak = loaded.peak(request.source)
         self.common: Result = loaded.provenance(request) | batch.about
 
-    def write(self, pieces: Iterator[Piece], seconds: float | None, reporter: Reporter) -> list[Result]:
+    def write(self, pieces: Iterator[Piece], growth: Growth) -> list[Result]:
         """Write all clips; what their JSONs hold, in order.
 
         Args:
             pieces: the growing clips.
-            seconds: length of each clip, to show progress; None where it is not known.
-            reporter: receives progress, and a warning if clips were turned down.
+            growth: receives progress, and a warning if clips were turned down.
         """
         make_folder(self.targets[0].sound.parent)
-        total = self.common["of"] if seconds is None else round(self.common["of"] * seconds)
-        reporter.begin("generate", total, unit="clips" if seconds is None else "seconds of sound")
         growing: dict[int, tuple[ExitStack, audio.Writer, int]] = {}
         made: dict[int, Result] = {}
-        done, lowered = 0, TurnedDown()
+        lowered = TurnedDown()
         for piece in pieces:
             if piece.clip not in growing:
                 growing[piece.clip] = self._begin(piece.clip)
             stack, writer, frames = growing[piece.clip]
             writer.write(piece.waveform)
             growing[piece.clip] = (stack, writer, frames + len(piece.latents))
-            done += len(piece.waveform)
             if piece.end is not None:
                 stack.close()
                 lowered.note(writer.path, writer.gain if self.peak is None else 1.0, writer.through_gain)
                 made[piece.clip] = self._describe(piece, writer, growing.pop(piece.clip)[2])
                 write_json(self.targets[piece.clip].about, made[piece.clip])
-            finished = len(made) if seconds is None else done // self.sample_rate
-            if finished > total:
-                # The sound that is continued counts too.
-                total = finished
-                reporter.resize(total)
-            reporter.advance(finished)
-        reporter.end()
-        lowered.warn(reporter)
+            growth.add(len(piece.waveform) / self.sample_rate, whole=piece.end is not None)
+        lowered.warn(growth.reporter)
         return [made[i] for i in sorted(made)]
 
     def _begin(self, clip: int) -> tuple[ExitStack, audio.Writer, int]:

@@ -89,7 +89,7 @@ def encode(
     tables = run_tables(opened, make=True) if compressed else None
     labels, autoencoder = _labels(opened), opened.trained_autoencoder.fingerprint
     total = sum(recording.samples for recording, _ in recordings)
-    reporter.begin("encode", round(total / codec.sample_rate), unit="seconds of sound")
+    reporter.begin("encode", total / codec.sample_rate, unit="seconds of sound")
     frames, done = 0, 0
     for recording, target in recordings:
         if as_seed:
@@ -102,7 +102,7 @@ def encode(
             make_folder(target.parent)
             write_file(target, compress(made, tables))
         frames, done = frames + len(made.mean), done + recording.samples
-        reporter.advance(done // codec.sample_rate)
+        reporter.advance(done / codec.sample_rate)
     reporter.end()
     check_written(target for _, target in recordings)
     return EncodeResult(str(opened.path), str(out), [str(target) for _, target in recordings], frames, failed)

@@ -12,7 +12,7 @@ import numpy as np
 from actseq import audio, units
 from actseq.audio.origin import is_made, safe_name
 from actseq.commands import kit
-from actseq.commands.clip_writer import IN_THE_RUN, Batch, ClipWriter, Output
+from actseq.commands.clip_writer import IN_THE_RUN, Batch, ClipWriter, Growth, Output
 from actseq.commands.common import AUTO, ONE_THREAD, Compute, Result, check_written
 from actseq.commands.outputs import Target, claim, effect_files, numbered
 from actseq.config import Config
@@ -93,11 +93,13 @@ def generate(
     if length is None and isinstance(source, FromPrior) and source.redo is None and not request.until_stop:
         length = loaded.config.generate.seconds
     begun = time.perf_counter()
+    growth = Growth(sum(batch.request.n for batch in batches), length, reporter)
     made = [
         clip
         for writer, batch in zip(writers, batches, strict=True)
-        for clip in writer.write(loaded.stream(batch.request, reporter), length, reporter)
+        for clip in writer.write(loaded.stream(batch.request, reporter), growth)
     ]
+    reporter.end()
     elapsed = time.perf_counter() - begun
     if length is None:
         _warn_of_endless(made, reporter)

@@ -76,7 +76,7 @@ def reconstruct(
     for recording, _ in recordings:
         codec.require_short(recording.samples, str(recording.path))
     total = sum(recording.samples for recording, _ in recordings)
-    reporter.begin("reconstruct", round(total / codec.sample_rate), unit="seconds of sound")
+    reporter.begin("reconstruct", total / codec.sample_rate, unit="seconds of sound")
     common = {
         "run": opened.name,
         **made_by,
@@ -92,7 +92,7 @@ def reconstruct(
             for block in recording.blocks():
                 writer.write(stream.push(block * gain) / gain)
                 done += len(block)
-                reporter.advance(done // codec.sample_rate)
+                reporter.advance(done / codec.sample_rate)
             writer.write(stream.finish() / gain)
         lowered.note(target.sound, writer.gain, writer.through_gain)
         about = {
@@ -131,25 +131,27 @@ def measure_all(
         The recordings, and for each file that was left out its name and the reason.
 
     Raises:
-        AudioError: no file can be read.
+        AudioError: no file can be read; for a single file the reason.
     """
     reporter.begin("read", len(sources), unit="files")
-    recordings, failed = [], []
+    recordings, failed, failed_with = [], [], list[AudioError]()
     for i, (path, kept) in enumerate(sources):
         try:
             recording = audio.measure(path, sample_rate)
         except AudioError as error:
             failed.append({"file": str(path), "reason": str(error)})
-            reporter.warn(f"skipped {error}")
+            failed_with.append(error)
             continue
         report_changes(path, recording.offset, recording.own_rate, sample_rate, reporter)
         recordings.append((recording, kept))
         reporter.advance(i + 1)
     reporter.end()
+    if len(failed) == 1 and not recordings:
+        raise failed_with[0]
+    for reason in failed_with:
+        reporter.warn(f"skipped {reason}")
     if not recordings:
-        raise AudioError(
-            "none of the given files could be read", action=failed[0]["reason"] if failed else "give audio files"
-        )
+        raise AudioError("none of the given files could be read", "files of sound", "the warnings say what each is")
     return recordings, failed
 
 
@@ -162,5 +164,5 @@ def inputs(given: Path) -> list[tuple[Path, Path]]:
     if given.is_dir():
         return [(path, path.relative_to(given)) for path in audio.find(given)]
     if not given.is_file():
-        raise AudioError(f"no file or folder {given}")
+        raise AudioError(f"no file or folder {given}", action=audio.similar(given))
     return [(given, Path(given.name))]

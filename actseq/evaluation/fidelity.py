@@ -159,7 +159,7 @@ def fidelity(measured: ComparedSystems, indices: list[int], reporter: Reporter) 
     scores: dict[str, list[dict[str, float]]] = {name: [{} for _ in indices] for name in measured.renders}
     done = 0
     total = len(measured.renders) * sum(lengths)
-    reporter.begin("fidelity", total // codec.sample_rate, unit="seconds of sound")
+    reporter.begin("fidelity", total / codec.sample_rate, unit="seconds of sound")
     for group in _groups(codec, corpus, [indices[at] for at in order]):
         chosen = [indices[order[at]] for at in group]
         originals = [corpus.waveform(index) for index in chosen]
@@ -167,7 +167,7 @@ def fidelity(measured: ComparedSystems, indices: list[int], reporter: Reporter) 
             for at, original, made in zip(group, originals, render(chosen, originals), strict=True):
                 scores[name][order[at]] = _score(original, made, codec.sample_rate, measured.speech)
                 done += len(original)
-                reporter.advance(done // codec.sample_rate)
+                reporter.advance(done / codec.sample_rate)
     reporter.end()
     figures = {
         name: {measure: _mean([row[measure] for row in rows]) for measure in rows[0]} for name, rows in scores.items()

@@ -361,8 +361,8 @@ class LoadedRun:
 
     @property
     def _latents(self) -> str:
-        """Fingerprint of the run's latents."""
-        return str(load_latents(self.run)[1]["fingerprint"])
+        """Fingerprint of the run's latents, which variations need."""
+        return str(load_latents(self.run, "--vary")[1]["fingerprint"])
 
     def provenance(self, request: GenerationRequest) -> dict[str, Any]:
         """How clips of a request are made, for the JSON beside each."""

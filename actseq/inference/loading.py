@@ -258,19 +258,23 @@ def make_prior(run: RunFolder, name: str, device_name: str, config: Config) -> L
     Raises:
         ArtifactError: no latents, or those of another autoencoder.
     """
-    latents, _ = load_latents(run)
+    latents, _ = load_latents(run, f"--prior {name}")
     frames, labels = latents.training_frames()
     frames = replace(frames, deviation=build.prior_deviation(config))
     return build.build_untrained_prior(name, frames, labels).to(resolve_device(device_name))
 
 
-def load_latents(run: RunFolder) -> tuple[LatentSequences, dict[str, Any]]:
+def load_latents(run: RunFolder, option: str = "") -> tuple[LatentSequences, dict[str, Any]]:
     """The latents of a run and their JSON.
+
+    Args:
+        run: its folder.
+        option: what needs them, if the command works without it.
 
     Raises:
         ArtifactError: no latents, or those of another autoencoder.
     """
-    run.require_corpus()
+    run.require_corpus(option)
     marker = run.latents / "latents.json"
     if not marker.is_file():
         raise ArtifactError(f"run {run.name} has no latents", action=f"run {run.extraction_command} first")

@@ -170,17 +170,23 @@ class RunFolder:
         """What `pack` said about a packed run; None for a run that has its corpus and latents."""
         return read_json(self.path / PACKED) if hashes.present(self.path / PACKED) else None
 
-    def require_corpus(self) -> None:
+    def require_corpus(self, option: str = "") -> None:
         """Refuse a packed run, before anything that needs the sounds or latents that it was trained on.
+
+        Args:
+            option: what was asked for, if the command works without it.
 
         Raises:
             ArtifactError: the run is packed.
         """
         if self.packed is not None:
-            works = "generate, explore, reconstruct, encode and decode work with a voice"
+            generate, needs = (
+                (f"generate without {option}", f"{option} needs latents: ") if option else ("generate", "")
+            )
+            works = f"{generate}, explore, reconstruct, encode and decode work with a voice"
             instead = f"{works}; actseq run FOLDER makes a whole run"
             raise ArtifactError(
-                f"run {self.name} is packed: it has no corpus and no latents",
+                f"{needs}run {self.name} is packed: it has no corpus and no latents",
                 action=instead
                 if self.path.parent == VOICES
                 else f"use the run that it was packed from ({self.packed['run']})",

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FIRST_LINE_SECONDS = 1.5
 LINE_SECONDS = 10.0
+DIVIDED = 10
+"""Fewer units are shown with a tenth."""
 SPACE = "  "
 """Between the parts of a line."""
 
@@ -37,6 +39,19 @@ def _duration(seconds: float) -> str:
     return f"{minutes}:{rest:02d}"
 
 
+def _amount(value: float, total: float) -> str:
+    """A number of units: whole, and with a tenth where there are few and they can be divided."""
+    return f"{value:.1f}" if total < DIVIDED and total != int(total) else f"{value:.0f}"
+
+
+def _speed(per_second: float) -> list[str]:
+    """The speed in the unit of time in which it is one or more; nothing where there is none yet."""
+    for factor, unit in ((1, "s"), (60, "min"), (3600, "h")):
+        if per_second * factor >= 0.95:
+            return [f"{per_second * factor:.1f}/{unit}"]
+    return []
+
+
 @dataclass
 class _Task:
     """A task that is being worked on.
@@ -52,10 +67,10 @@ class _Task:
     """
 
     name: str
-    total: int
+    total: float
     unit: str
-    first: int
-    done: int
+    first: float
+    done: float
     figures: Mapping[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
@@ -68,10 +83,11 @@ class _Task:
         """Count, remaining time, speed, then the figures, those of held-out data last."""
         speed = (self.done - self.first) / max(self.seconds, 1e-9)
         eta = [f"ETA {_duration((self.total - self.done) / speed)}"] if self.total and speed > 0 else []
-        of = f"/{self.total}" if self.total else ""
+        of = f"/{_amount(self.total, self.total)}" if self.total else ""
         held_out = {name: value for name, value in self.figures.items() if name.startswith(HELD_OUT)}
         others = {name: value for name, value in self.figures.items() if name not in held_out}
-        return [f"{self.done}{of} {self.unit}", *eta, f"{speed:.1f}/s", *_figures(others), *_figures(held_out)]
+        count = f"{_amount(self.done, self.total)}{of} {self.unit}"
+        return [count, *eta, *_speed(speed), *_figures(others), *_figures(held_out)]
 
     def fitting(self, width: int) -> str:
         """As many parts as fit into a line, at least the first three: the last ones are left out first."""
@@ -90,17 +106,17 @@ class Terminal:
         self.task = _Task("", 0, "steps", 0, 0)
         self.next_line = 0.0
 
-    def begin(self, task: str, total: int, done: int = 0, unit: str = "steps") -> None:
+    def begin(self, task: str, total: float, done: float = 0, unit: str = "steps") -> None:
         self.task = _Task(printable(task), total, unit, done, done)
         self.next_line = self.task.started + FIRST_LINE_SECONDS
         if self.live:
             self.bar = _bar(self.task)
             self.bar.start()
 
-    def resize(self, total: int) -> None:
+    def resize(self, total: float) -> None:
         self.task.total = total
 
-    def advance(self, done: int, figures: Mapping[str, float] | None = None) -> None:
+    def advance(self, done: float, figures: Mapping[str, float] | None = None) -> None:
         self.task.done, self.task.figures = done, figures or {}
         now = time.perf_counter()
         if self.bar is not None:
@@ -114,7 +130,8 @@ class Terminal:
             self.bar.stop()
             self.bar = None
         else:
-            self._line(f"{self.task.name}  {self.task.done} {self.task.unit} in {_duration(self.task.seconds)}")
+            done = self.task.done
+            self._line(f"{self.task.name}  {_amount(done, done)} {self.task.unit} in {_duration(self.task.seconds)}")
 
     def say(self, text: str) -> None:
         self._line(text)
@@ -156,5 +173,5 @@ def _bar(task: _Task) -> Progress:
 
     bar_width = max(8, min(24, console.width // 8))
     bar = Progress(Name(), BarColumn(bar_width=bar_width), Rest(), console=console, refresh_per_second=4)
-    bar.add_task(task.name, total=task.total or None, completed=task.done)
+    bar.update(bar.add_task(task.name, total=task.total or None), completed=task.done)
     return bar

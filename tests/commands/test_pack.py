@@ -16,6 +16,7 @@ import actseq
 from actseq import audio, pipeline
 from actseq.commands import pack as packing
 from actseq.errors import ArtifactError, ConfigError
+from actseq.inference.request import Source
 from actseq.pipeline import Compute, FromPrior, GenerationRequest, Output, Variations
 from actseq.storage import run_folder
 from actseq.storage.artifacts import load_tensors
@@ -102,6 +103,12 @@ def test_what_needs_the_sounds_refuses_a_packed_run(run: Path, use: Callable[[Pa
     with pytest.raises(ArtifactError, match=r"drums-packed is packed: it has no corpus.*packed from \(drums\)$"):
         use(packed)
     assert contents(packed) == before
+
+
+@pytest.mark.parametrize(("source", "option"), [(FromPrior(prior="iid"), "--prior iid"), (Variations(SOUND), "--vary")])
+def test_the_option_that_a_voice_cannot_carry_out_is_named(source: Source, option: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=rf"^{option} needs latents: run .*; generate without {option}, explore"):
+        pipeline.generate("voice:drumkit", GenerationRequest(source), Output(tmp_path / "new"), compute=CPU)
 
 
 def test_a_changed_packed_run_is_noticed(run: Path) -> None:

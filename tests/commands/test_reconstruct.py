@@ -42,18 +42,18 @@ class Recorder:
     """A reporter that remembers."""
 
     def __init__(self) -> None:
-        self.tasks: list[tuple[str, int, str]] = []
-        self.done: list[int] = []
+        self.tasks: list[tuple[str, float, str]] = []
+        self.done: list[float] = []
         self.lines: list[str] = []
 
-    def begin(self, task: str, total: int, done: int = 0, unit: str = "steps") -> None:
+    def begin(self, task: str, total: float, done: float = 0, unit: str = "steps") -> None:
         self.tasks.append((task, total, unit))
         self.done = []
 
-    def resize(self, total: int) -> None:
+    def resize(self, total: float) -> None:
         pass
 
-    def advance(self, done: int, figures: Mapping[str, float] | None = None) -> None:
+    def advance(self, done: float, figures: Mapping[str, float] | None = None) -> None:
         self.done.append(done)
 
     def end(self) -> None:
@@ -122,16 +122,23 @@ def test_a_file_becomes_what_its_waveform_does(folder: Path, spoken: list[np.nda
     for words in ("skipped", "long.flac: resampled from 11025 to 8000 Hz", "shifted.wav: a constant offset of 0.5"):
         assert words in said
     assert "loud.wav was turned down" in said
-    assert reporter.tasks == [("read", 4, "files"), ("reconstruct", round(samples / RATE), "seconds of sound")]
+    assert reporter.tasks == [("read", 4, "files"), ("reconstruct", samples / RATE, "seconds of sound")]
     assert reporter.done == sorted(reporter.done)
-    assert reporter.done[-1] == samples // RATE
+    assert reporter.done[-1] == samples / RATE
     assert len(set(reporter.done)) > len(sounds)
 
 
 def test_nothing_to_reconstruct(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "no.wav").write_text("no sound")
-    with pytest.raises(AudioError, match="none of the given files could be read"):
-        pipeline.reconstruct(folder / "run", [tmp_path / "no.wav"], out=tmp_path / "out", compute=CPU)
+    for names, expected, warned in ((["no.wav"], r"no\.wav: cannot be decoded", 0), (["a.wav", "b.wav"], "none of", 2)):
+        paths = [tmp_path / name for name in names]
+        for path in paths:
+            path.write_text("no sound")
+        reporter = Recorder()
+        with pytest.raises(AudioError, match=expected):
+            pipeline.reconstruct(
+                folder / "run", paths, out=tmp_path / "out", compute=pipeline.Compute("cpu", 1, reporter)
+            )
+        assert len(reporter.lines) == warned
     assert not (tmp_path / "out").exists()
 
 

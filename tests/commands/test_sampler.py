@@ -18,6 +18,7 @@ from actseq.commands.kit import FADE_OUT_SECONDS, PEAK_DBFS, finished
 from actseq.data.drumkit import write_drumkit
 from actseq.errors import AudioError, ConfigError
 from actseq.inference.request import FromPrior, GenerationRequest, Through, Variations
+from actseq.progress import Silent
 from actseq.units import db_to_amplitude
 
 CPU = pipeline.Compute("cpu", 1)
@@ -56,6 +57,19 @@ def test_a_kit_has_every_label_on_its_key_with_its_sounds_in_turn(run: Path, tmp
         assert waveform[0] == waveform[-1] == 0
         about = json.loads((tmp_path / "kit" / f"{sound}.json").read_text())
         assert (about["settings"]["seed"], about["key"]) == (3, made.keys[sound[:-3]])
+
+
+def test_a_kit_has_one_count_of_all_its_sounds(run: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, float, str]] = []
+
+    class Told(Silent):
+        def begin(self, task: str, total: float, done: float = 0, unit: str = "steps") -> None:
+            told.append((task, total, unit))
+
+    compute = pipeline.Compute("cpu", 1, Told())
+    request = GenerationRequest(FromPrior("iid"), n=2, until_stop=True)
+    pipeline.generate(run, request, pipeline.Output(kit=tmp_path / "kit"), overrides=QUICK, compute=compute)
+    assert [one for one in told if one[0] == "generate"] == [("generate", 8, "clips")]
 
 
 def test_a_kit_of_one_label_or_of_a_sound(run: Path, tmp_path: Path) -> None:

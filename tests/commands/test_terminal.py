@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from actseq_cli.options import _files  # type: ignore[import-untyped, unused-ignore]
-from actseq_cli.progress import Terminal, printable  # type: ignore[import-untyped, unused-ignore]
+from actseq_cli.progress import Terminal, _speed, _Task, printable  # type: ignore[import-untyped, unused-ignore]
 
 
 def test_control_characters_of_names_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +63,21 @@ def test_bar_steps_eta_and_speed_are_always_shown(
     line = last_line(monkeypatch, columns, figures)
     assert len(line) <= columns
     assert re.match(r"autoencoder +[━╸╺─-]{7,} +300/1000 steps +ETA \d+:\d\d +[\d.]+/s", line), line
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "count"),
+    [(1.5, 0, "0.0/1.5"), (1.5, 0.75, "0.8/1.5"), (3, 1, "1/3"), (119.6, 119.6, "120/120"), (0, 4, "4")],
+)
+def test_counts_are_whole_unless_there_are_few_seconds(total: float, done: float, count: str) -> None:
+    assert _Task("t", total, "units", 0, done).parts()[0] == f"{count} units"
+
+
+@pytest.mark.parametrize(
+    ("per_second", "shown"), [(300, ["300.0/s"]), (1, ["1.0/s"]), (0.04, ["2.4/min"]), (0.002, ["7.2/h"]), (0, [])]
+)
+def test_a_speed_is_shown_in_a_unit_that_says_something(per_second: float, shown: list[str]) -> None:
+    assert _speed(per_second) == shown
 
 
 def test_held_out_figures_give_way_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,7 +197,7 @@ class Cut(Silent):
     def __init__(self, at: int) -> None:
         self.at = at
 
-    def advance(self, done: int, figures: Any = None) -> None:
+    def advance(self, done: float, figures: Any = None) -> None:
         if done == self.at:
             raise RuntimeError("power cut")
 
