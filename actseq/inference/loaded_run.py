@@ -16,7 +16,7 @@ from actseq import config as configuration
 from actseq.arrays import LatentArray, Waveform, one_channel
 from actseq.config import Config, GenerateConfig
 from actseq.data.corpus import level_gain
-from actseq.errors import ArtifactError, AudioError, ConfigError
+from actseq.errors import AudioError, ConfigError
 from actseq.inference.activations import (
     check_activations,
     decode_activations,
@@ -487,9 +487,7 @@ class LoadedRun:
     def _trained(self) -> LabelledPrior[Any]:
         """The prior, which there must be."""
         if self.prior is None:
-            raise ArtifactError(
-                f"run {self.run.name} has no finished prior", action=f"run actseq train-prior {self.run.argument} first"
-            )
+            raise self.run.priors.missing
         return self.prior
 
     def _new(self, prior: LabelledPrior[Any], request: GenerationRequest) -> ResolvedRequest:

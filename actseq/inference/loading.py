@@ -277,7 +277,7 @@ def load_latents(run: RunFolder, option: str = "") -> tuple[LatentSequences, dic
     run.require_corpus(option)
     marker = run.latents / "latents.json"
     if not marker.is_file():
-        raise ArtifactError(f"run {run.name} has no latents", action=f"run {run.extraction_command} first")
+        raise run.not_yet("latents", run.extraction_command, run.latents)
     meta = read_json(marker)
     if meta["inputs"]["autoencoder"] != run.trained_autoencoder.fingerprint:
         raise ArtifactError(

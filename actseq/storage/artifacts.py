@@ -172,6 +172,11 @@ def write_artifact(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[st
     write_json(folder / "model.json", {"format": FORMAT, **meta, "weights_sha256": sha256})
 
 
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a finished model, or has lost the JSON of one."""
+    return (folder / "model.json").is_file() or "model.json" in hashes.listed(folder)
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A finished model, its JSON read and its weights not yet.
@@ -194,7 +199,7 @@ class Artifact:
             ArtifactError: `made_by`, a command, has not finished; or the JSON is damaged or has another format.
         """
         path = folder / "model.json"
-        if not path.is_file() and path.name not in hashes.listed(folder):
+        if not is_finished(folder):
             raise ArtifactError(f"{folder} holds no finished model", action=f"run {made_by} first")
         meta = read_json(path)
         if meta.get("format") != FORMAT:

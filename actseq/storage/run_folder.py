@@ -19,7 +19,7 @@ import yaml
 from actseq.config import LARGEST_YAML, Config, Member, parse, parse_yaml, suggest_name
 from actseq.errors import ArtifactError, ConfigError
 from actseq.storage import hashes
-from actseq.storage.artifacts import Artifact, content_hash, read_json
+from actseq.storage.artifacts import Artifact, content_hash, is_finished, read_json
 from actseq.storage.files import read_whole
 from actseq.storage.processes import here
 from actseq.storage.store import write_file
@@ -153,7 +153,9 @@ class RunFolder:
             name: name of the prior or vocoder.
         """
         if kind == "autoencoder":
-            return f"actseq train-ae {quote(str(self.read_provenance()['source']))} --run {self.argument}"
+            known = (self.path / "config.yaml").is_file()
+            folder = quote(str(self.read_provenance()["source"])) if known else "FOLDER"
+            return f"actseq train-ae {folder} --run {self.argument}"
         return f"actseq train-{kind} {self.argument}" + ("" if name == "default" else f" --name {quote(name)}")
 
     @cached_property
@@ -163,7 +165,24 @@ class RunFolder:
         Raises:
             ArtifactError: it is unfinished or damaged.
         """
-        return Artifact.read(self.autoencoder, f"actseq train-ae … --run {self.argument}")
+        if not is_finished(self.autoencoder):
+            raise self.not_yet("finished autoencoder", self.training_command("autoencoder"), self.path)
+        return Artifact.read(self.autoencoder)
+
+    def not_yet(self, what: str, command: str, *stages: Path) -> ArtifactError:
+        """The error about something that the run does not have yet.
+
+        Args:
+            what: what is missing.
+            command: the command that makes it.
+            stages: folders that are locked while it is made.
+        """
+        found = f"run {self.name} has no {what}"
+        if any(is_locked(stage) for stage in stages):
+            return ArtifactError(
+                f"{found} yet: another command is still training the run", action="wait until it has ended, or stop it"
+            )
+        return ArtifactError(found, action=f"run {command} first")
 
     @cached_property
     def packed(self) -> dict[str, Any] | None:
@@ -290,6 +309,23 @@ class RunFolder:
             yield
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether another process works in a folder; see `exclusive`."""
+    from filelock import FileLock, Timeout
+
+    path = folder / ".lock"
+    if not path.is_file():
+        return False
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        # Where nothing can be written, nothing is being made.
+        return False
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Keep other processes from working in a folder, and delete what a killed one left half written.
@@ -355,11 +391,7 @@ class Models:
     def names(self) -> list[str]:
         """Names of the finished models, sorted; also of one whose JSON is missing though it was finished."""
         folders = self.path.iterdir() if self.path.is_dir() else ()
-        return sorted(
-            folder.name
-            for folder in folders
-            if (folder / "model.json").is_file() or "model.json" in hashes.listed(folder)
-        )
+        return sorted(folder.name for folder in folders if is_finished(folder))
 
     @property
     def usual(self) -> str | None:
@@ -373,13 +405,23 @@ class Models:
         Raises:
             ArtifactError: there is none, or none of this name; the message names those that exist.
         """
-        known, command = self.names, f"actseq train-{self.kind} {self.run.argument}"
+        known = self.names
         if not known:
-            raise ArtifactError(f"run {self.run.name} has no finished {self.kind}", action=f"run {command} first")
+            raise self.missing
         if name is None:
             name = self.usual or "default"
+        command = self.run.training_command(self.kind, name)
+        if name not in known and is_locked(self.path / name):
+            raise self.run.not_yet(f"finished {self.kind} '{name}'", command, self.path / name)
         if name not in known:
             raise ArtifactError(f"run {self.run.name} has no {self.kind} '{name}'", action=suggest_name(name, known))
         if name not in self._read:
-            self._read[name] = Artifact.read(self.path / name, f"{command} --name {name}")
+            self._read[name] = Artifact.read(self.path / name, command)
         return self._read[name]
+
+    @property
+    def missing(self) -> ArtifactError:
+        """The error about a run that has no finished model of this kind."""
+        begun = self.path.iterdir() if self.path.is_dir() else ()
+        command = self.run.training_command(self.kind)
+        return self.run.not_yet(f"finished {self.kind}", command, self.run.path, self.run.latents, *begun)

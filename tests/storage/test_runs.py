@@ -20,7 +20,7 @@ from actseq.errors import ArtifactError, ConfigError
 from actseq.inference import loading
 from actseq.storage import artifacts, run_folder
 from actseq.storage.artifacts import Artifact, content_hash, load_tensors, same_settings, write_artifact
-from actseq.storage.run_folder import RunFolder
+from actseq.storage.run_folder import RunFolder, is_locked
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.count": torch.tensor(3), "b": torch.zeros(0, 2)}
 META = {"kind": "autoencoder", "figures": {"loss": 0.25}, "inputs": {"corpus": "abc"}}
@@ -263,7 +263,7 @@ def test_a_prior_is_chosen_by_name(trained: Path, tmp_path: Path) -> None:
 
 def test_an_open_run_keeps_what_it_read_and_a_new_one_reads_again(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    with pytest.raises(ArtifactError, match="no finished model"):
+    with pytest.raises(ArtifactError, match=r"no finished autoencoder; run actseq train-ae FOLDER --run .* first"):
         _ = run.trained_autoencoder
     write_artifact(run.autoencoder, TENSORS, META)
     write_artifact(run.priors.path / "a", TENSORS, META)
@@ -392,6 +392,33 @@ def holder(tmp_path: Path) -> Iterator[tuple[Path, Any]]:
     yield tmp_path / "stage", process
     process.kill()
     process.join(60)
+
+
+def test_what_another_process_still_makes_is_not_asked_for(holder: tuple[Path, Any]) -> None:
+    stage, process = holder
+    run, other = RunFolder(stage), RunFolder(stage.parent / "other")
+    among = RunFolder(stage.parent).priors
+    among.path = stage.parent
+
+    def wanted() -> list[str]:
+        said: list[str] = []
+        for ask in (lambda: run.trained_autoencoder, run.priors.read, lambda: among.read("stage")):
+            with pytest.raises(ArtifactError) as caught:
+                ask()
+            said.append(str(caught.value))
+        return said
+
+    assert is_locked(stage)
+    assert not is_locked(other.path)
+    assert all("yet: another command is still training the run; wait until it has ended" in one for one in wanted())
+    write_artifact(stage.parent / "done", TENSORS, META)
+    with pytest.raises(ArtifactError, match="no finished prior 'stage' yet"):
+        among.read("stage")
+    shutil.rmtree(stage.parent / "done")
+    process.kill()
+    process.join(60)
+    assert not is_locked(stage)
+    assert all("; run actseq train-" in one and "…" not in one for one in wanted())
 
 
 def test_a_second_process_is_refused_until_the_first_is_gone(holder: tuple[Path, Any]) -> None:
