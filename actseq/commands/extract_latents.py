@@ -127,7 +127,7 @@ def _extract(
     whole = sum(one.samples for one in passes)
     seconds = round(whole / codec.sample_rate)
     finished = whole - sum(passes[j].samples for shard in mine for j in shards[shard])
-    unit = "seconds of sound, with copies" if section.copies else "seconds of sound"
+    unit = "seconds of sound and of its altered copies" if section.copies else "seconds of sound"
     reporter.begin("latents", seconds, finished // codec.sample_rate, unit=unit)
     begun, at_start = time.perf_counter(), finished
 

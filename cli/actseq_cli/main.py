@@ -40,6 +40,7 @@ from actseq_cli.options import (
 from actseq_cli.progress import printable
 from actseq_cli.signals import stopping
 from actseq_cli.usage import usage_line
+from actseq_cli.wrapping import wrapped
 
 if TYPE_CHECKING:
     from actseq.pipeline import GenerationRequest, Output, Transfer
@@ -79,10 +80,10 @@ class _Group(click.Group):
             sys.stdout.flush()
             return result
         except ActseqError as error:
-            click.echo(printable(f"error: {error}"), err=True)
+            _say_error(str(error))
             ctx.exit(1)
         except click.UsageError as error:
-            click.echo(printable(f"error: {usage_line(error)}"), err=True)
+            _say_error(usage_line(error))
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             ctx.exit(130)
@@ -92,7 +93,7 @@ class _Group(click.Group):
         except OSError as error:
             _drop_output()
             if not isinstance(error, BrokenPipeError):
-                click.echo(f"error: {_disk_error(error)}", err=True)
+                _say_error(_disk_error(error))
             ctx.exit(1)
 
     def resolve_command(
@@ -108,6 +109,10 @@ class _Group(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+
+def _say_error(text: str) -> None:
+    click.echo(wrapped(printable(f"error: {text}"), sys.stderr), err=True)
 
 
 def _drop_output() -> None:
@@ -157,7 +162,7 @@ def show(result: Any, json_output: bool, *lines: str) -> None:
         click.echo(json.dumps(result, indent=2, default=lambda one: vars(one) if is_dataclass(one) else str(one)))
     else:
         for line in lines:
-            click.echo(printable(line))
+            click.echo(wrapped(printable(line), sys.stdout))
 
 
 def counted(n: int, what: str) -> str:
@@ -273,8 +278,8 @@ def extract_latents(run_name: str, common: Common) -> None:
     show(
         result,
         common.json_output,
-        f"latents: {result['n_sequences']} sequences, {result['n_frames']} frames of "
-        f"{result['latent_dim']} at {result['latent_rate']:.4g} Hz",
+        f"latents: {result['n_sequences']} sequences, one of each clip and of each altered copy; "
+        f"{result['n_frames']} frames of {result['latent_dim']} numbers, {result['latent_rate']:.4g} frames a second",
         f"next: actseq train-prior {quote(result['run'])}",
     )
 

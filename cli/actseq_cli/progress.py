@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from actseq.progress import HELD_OUT
+from actseq_cli.wrapping import wrapped
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -140,9 +141,9 @@ class Terminal:
         self._line(f"warning: {text}")
 
     def _line(self, text: str) -> None:
-        text = printable(text)
+        text = wrapped(printable(text), sys.stderr)
         if self.bar is not None:
-            self.bar.console.print(text, markup=False, highlight=False)
+            self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 

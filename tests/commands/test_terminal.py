@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from actseq_cli.options import _files  # type: ignore[import-untyped, unused-ignore]
 from actseq_cli.progress import Terminal, _speed, _Task, printable  # type: ignore[import-untyped, unused-ignore]
+from actseq_cli.wrapping import wrap  # type: ignore[import-untyped, unused-ignore]
 
 
 def test_control_characters_of_names_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +64,28 @@ def test_bar_steps_eta_and_speed_are_always_shown(
     line = last_line(monkeypatch, columns, figures)
     assert len(line) <= columns
     assert re.match(r"autoencoder +[━╸╺─-]{7,} +300/1000 steps +ETA \d+:\d\d +[\d.]+/s", line), line
+
+
+LONG = "verdict: " + "the sounds are near the real ones, " * 5 + "so train on: actseq train-ae x --run mine --more 4"
+TABLE = "drums        " + "One-shots of several kinds at 44.1 kHz, with short windows for sharp attacks. " * 2
+
+
+@pytest.mark.parametrize("columns", [40, 80, 120])
+@pytest.mark.parametrize("line", [LONG, TABLE, "    indented: " + "words and more " * 20, "short"])
+def test_lines_break_at_words_and_never_within_a_command(line: str, columns: int) -> None:
+    broken = wrap(line, columns).split("\n")
+    assert " ".join(" ".join(broken).split()) == " ".join(line.split())
+    assert all(len(one) <= columns or "actseq train-ae" in one for one in broken)
+    assert not line.count("actseq") or any("actseq train-ae x --run mine --more 4" in one for one in broken)
+    assert line != TABLE or columns == 40 or all(one.startswith(13 * " ") or one == broken[0] for one in broken)
+
+
+def test_only_a_terminal_gets_broken_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    for stream, lines in ((FakeTerminal(), 5), (io.StringIO(), 1)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        Terminal().warn(LONG)
+        assert len(stream.getvalue().splitlines()) == lines
 
 
 @pytest.mark.parametrize(
