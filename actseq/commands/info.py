@@ -67,7 +67,19 @@ def info(run: str | Path) -> Result:
             result["chosen vocoder"] = "untrained" if chosen is None else chosen.options["name"]
         except ArtifactError as error:
             result["chosen vocoder"] = str(error)
+    if begun := _begun(opened):
+        result["begun, not finished"] = begun
     return result
+
+
+def _begun(run: RunFolder) -> list[str]:
+    """Trainings that have begun and are not finished, because they go on or were stopped."""
+    folders = [(run.autoencoder, "autoencoder")]
+    for models, what in ((run.priors, "prior"), (run.vocoders, "vocoder")):
+        inside = sorted(models.path.iterdir()) if models.path.is_dir() else []
+        folders += [(folder, f"{what} {folder.name}") for folder in inside]
+    started = [(folder, what) for folder, what in folders if (folder / "plan.json").exists()]
+    return [what for folder, what in started if not (folder / "model.json").exists()]
 
 
 def _stored(folder: Path, *keys: str) -> Result:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 10
 _N_TIMES = 320
 _SILENCE = 1e-7
+CLIPPED = ", red beyond full scale (files of sound are turned down so as not to clip)"
+"""What is said where a waveform goes beyond full scale."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def contact_sheet(
         for name, panels in rows.items()
     }
 
+    loud = any(np.abs(waveform).max(initial=0.0) > 1 for row in waveforms.values() for waveform in row)
+
     # Lines of equal length: twelve panels look better as six and six than as ten and two.
     n_widest = max(map(len, rows.values()))
     columns = ceil(n_widest / ceil(n_widest / MAX_COLUMNS))
@@ -117,7 +121,7 @@ def contact_sheet(
     _colour_bar(axes(width - right - 1.1, top - 0.27, 1.1, 0.07))
     style.text(
         figure, (width - right - 1.22) / width, 1 - (top - 0.235) / height,
-        "peak above each panel, red beyond full scale; colours relative to it, dB", 6.0, color=style.SOFT,
+        f"peak above each panel{CLIPPED if loud else ''}; colours relative to it, dB", 6.0, color=style.SOFT,
         ha="right", va="center",
     )  # fmt: skip
 

@@ -188,14 +188,17 @@ def _kit_lines(folder: str, keys: Mapping[str, int]) -> list[str]:
 
 
 def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
+    """A result as indented lines for a person: without what is not there, and without fingerprints."""
     lines: list[str] = []
     for key, item in value.items():
-        if isinstance(item, Mapping):
+        if item is None or key == "fingerprint":
+            continue
+        if isinstance(item, Mapping) and item:
             lines += [f"{indent}{key}:", *_tree(item, indent + "  ")]
             continue
         if isinstance(item, float):
             item = f"{item:.4g}"
-        elif isinstance(item, list):
+        elif isinstance(item, list | Mapping):
             item = ", ".join(map(str, item)) or "none"
         lines.append(f"{indent}{key}: {item}")
     return lines

@@ -553,8 +553,21 @@ def test_info_and_verify(workplace: Path) -> None:
     assert info["corpus"]["clips"] == {"train": 40, "validation": 5, "test": 5}
     assert info["autoencoder"]["total_steps"] == 20
     assert len(read("verify", "made")["checked"]) >= 4
+    shown = good("info", "made").stdout
+    assert info["autoencoder"]["fingerprint"] not in shown
+    assert "None" not in shown
+    assert "vocoders: none" in shown.splitlines()
     for command in ("info", "verify", "presets"):
         assert good(command, *(["made"] if command != "presets" else [])).stdout
+
+
+def test_info_names_trainings_that_are_not_finished(here: Path) -> None:
+    assert "begun, not finished" not in read("info", "made")
+    for folder in ("priors/half", "vocoders/new"):
+        Path("runs/made", folder).mkdir(parents=True)
+        shutil.copy("runs/made/priors/default/plan.json", Path("runs/made", folder, "plan.json"))
+    assert read("info", "made")["begun, not finished"] == ["prior half", "vocoder new"]
+    assert "begun, not finished: prior half, vocoder new" in good("info", "made").stdout
 
 
 def test_complex_features_all_the_way(workplace: Path) -> None:

@@ -1,6 +1,7 @@
 """Pictures: what they show where it can be measured, and that odd input never breaks them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ import soundfile
 from matplotlib.image import imread
 
 from actseq.errors import ArtifactError, ConfigError
-from actseq.plots.contact_sheet import MAX_COLUMNS, Panel, contact_sheet
+from actseq.plots import style
+from actseq.plots.contact_sheet import CLIPPED, MAX_COLUMNS, Panel, contact_sheet
 from actseq.plots.spectra import FLOOR_DB, LogBands
 from actseq.plots.style import DPI, fit
 from actseq.plots.training_curves import training_curves as draw_curves
@@ -256,3 +258,20 @@ def test_real_clips(tmp_path: Path, data_dir: Path) -> None:
         panels.append(Panel(file.stem, waveform))
     path = contact_sheet(tmp_path / "digits.png", {"real": panels}, sample_rate, seconds=1.0)
     assert count_colour(path, (0x3B, 0x4A, 0x6B)) > 1000
+
+
+@pytest.mark.parametrize(("amplitude", "said"), [(0.9, False), (1.2, True)])
+def test_a_sheet_with_a_peak_beyond_full_scale_says_what_becomes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, amplitude: float, said: bool
+) -> None:
+    words: list[str] = []
+    drawn = style.text
+
+    def noted(where: Any, x: float, y: float, text: str, *rest: Any, **more: Any) -> Any:
+        words.append(text)
+        return drawn(where, x, y, text, *rest, **more)
+
+    monkeypatch.setattr(style, "text", noted)
+    loud = tone() * np.float32(amplitude / np.abs(tone()).max())
+    contact_sheet(tmp_path / "sheet.png", {"generated": [Panel("loud", loud)]}, RATE)
+    assert any(CLIPPED in one for one in words) is said

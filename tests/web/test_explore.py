@@ -1,6 +1,7 @@
 """The page of `actseq explore` in a browser, as a user goes through it."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -272,7 +273,7 @@ def test_a_sound_of_the_user_is_continued_and_changed_by_effects(page: Any, serv
     wave = 0.4 * np.sin(2 * np.pi * 220 * np.arange(8820) / 44100).astype(np.float32)
     audio.write(tmp_path / "mine.wav", wave, 44100)
     page.set_input_files("#file", tmp_path / "mine.wav")
-    assert "resampled from 44100 to 8000 Hz" in status(page, "is in hand")
+    assert "resampled from 44100 to 8000 Hz" in status(page, "is the chosen sound")
     page.check("[value=continue]")
     page.fill("[name=seconds]", "0.2")
     page.click("text=Generate")
@@ -320,6 +321,7 @@ def test_a_packed_run_has_a_map_of_generated_clips(browser: Any, tmp_path: Path)
     with serving(Studio(LoadedRun.open(tmp_path / "drums-packed", device="cpu"))) as server:
         for page in opened(browser, server):
             assert "generated clips" in page.inner_text("#about")
+            assert re.search(r"The map shows \d+ % of the differences", page.inner_text("#about"))
             assert page.is_hidden("[value=vary]")
             page.mouse.click(*places(page, server)[0])
             assert "generated" in status(page, "first sound after")

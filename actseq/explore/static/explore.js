@@ -1,4 +1,4 @@
-// The page: what is in hand, the tools of the map, new sounds, effects, and the sounds of this session.
+// The page: the chosen sound, the tools of the map, new sounds, effects, and the sounds of this session.
 import { SoundMap, colour } from "./map.js";
 import { blob, bytes, messages, post, read, send, sentence } from "./server.js";
 import * as sound from "./sound.js";
@@ -7,7 +7,7 @@ const LARGEST_FILE = 50e6;
 const MOST_CORNERS = 512;
 const MOST_WAYPOINTS = 16;
 const HINTS = {
-  listen: "Press a dot to hear it and take it in hand; drag the ground to move the map. With the keyboard: arrows, then Enter.",
+  listen: "Press a dot to hear it and choose it; drag the ground to move the map. With the keyboard: arrows, then Enter.",
   path: "Drag over the map, or press corner after corner; with Shift, dragging moves the map. You hear a PATH, so it is none of these clips.",
   waypoints: "Press two dots or more. You hear an interpolation from the first to the last.",
 };
@@ -201,7 +201,7 @@ function row(made) {
   title.append(Object.assign(document.createElement("b"), { textContent: name }));
   title.append(Object.assign(document.createElement("span"), { textContent: `${shownSeconds(made.seconds)} · ${made.how}` }));
   title.addEventListener("click", () => take(made));
-  title.setAttribute("aria-label", `Take ${name} in hand`);
+  title.setAttribute("aria-label", `Choose ${name}`);
   const keep = button("Keep", guarded(() => keepSound(made, keep)), `Keep ${name}`);
   keep.className = "keep";
   if (!made.made) keep.hidden = true;
@@ -530,7 +530,7 @@ const upload = guarded(async (file) => {
   add(answer);
   const item = shelf.get(answer.sound.id);
   take(item);
-  say(sentence([`${item.title} is in hand`, ...answer.notes].join("; ")));
+  say(sentence([`${item.title} is the chosen sound`, ...answer.notes].join("; ")));
 });
 
 function watchFiles() {
@@ -618,8 +618,8 @@ async function begin() {
     (run.generated
       ? `${clips.length} generated clips, the same at each start: this run is packed and has no corpus. `
       : `${clips.length} clips. `) +
-    `The map is the plane of two principal components of their mean latents, ` +
-    `which hold ${explained} % of the variance: near dots tend to sound alike.`;
+    `Near dots tend to sound alike. The map shows ${explained} % of the differences that the run hears between sounds; ` +
+    `the rest does not fit on a plane.`;
   sound.setRate(run.sample_rate);
   map = new SoundMap($("map"), clips);
   fillForms();
