@@ -104,6 +104,8 @@ def contact_sheet(
     left, right, top, bottom = 0.72, 0.15, 0.6 if title else 0.4, 0.3
     gap, row_gap, head, wave_height, band_height = 0.09, 0.16, 0.2, 0.36, 0.95
     panel_width = min(2.8, max(1.3, (13.0 - left - right) / columns - gap))
+    titles = {name: [_title(panel.title, panel_width - 0.42) for panel in panels] for name, panels in rows.items()}
+    head += 0.1 * any(len(title) > 1 for row in titles.values() for title in row)
     line_height = head + wave_height + 0.02 + band_height + 0.06
     width = max(left + columns * (panel_width + gap) - gap + right, 4.2)
     height = top + len(lines) * line_height + (len(rows) - 1) * row_gap + bottom
@@ -144,9 +146,8 @@ def contact_sheet(
             upper = axes(x, y + head, panel_width, wave_height)
             lower = axes(x, y + head + wave_height + 0.02, panel_width, band_height)
             loudest = float(np.abs(waveform).max(initial=0.0))
-            style.text(
-                figure, x / width, 1 - (y + head - 0.05) / height, style.fit(panel.title, panel_width - 0.42, 6.5), 6.5
-            )
+            for above, words in enumerate(reversed(titles[name][start + column])):
+                style.text(figure, x / width, 1 - (y + head - 0.05 - 0.1 * above) / height, words, 6.5)
             if loudest > _SILENCE:
                 level = round(units.amplitude_to_db(loudest), 1) + 0.0  # no −0.0
                 style.text(
@@ -183,6 +184,15 @@ def contact_sheet(
                     )
         y += line_height
     return style.write(figure, path)
+
+
+def _title(words: str, inches: float) -> list[str]:
+    """A title in one line, or in two where it is long; the middle of a longer one is left out."""
+    if style.fit(words, inches, 6.5) == style.fit(words, 2 * inches, 6.5):
+        return [style.fit(words, inches, 6.5)]
+    fitted = style.fit(words, 2 * inches - 0.1, 6.5)
+    half = (len(fitted) + 1) // 2
+    return [fitted[:half], fitted[half:]]
 
 
 def _draw_waveform(

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from actseq.errors import ArtifactError, ConfigError
 from actseq.plots import style
-from actseq.plots.contact_sheet import CLIPPED, MAX_COLUMNS, Panel, contact_sheet
+from actseq.plots.contact_sheet import CLIPPED, MAX_COLUMNS, Panel, _title, contact_sheet
 from actseq.plots.spectra import FLOOR_DB, LogBands
 from actseq.plots.style import DPI, fit
 from actseq.plots.training_curves import training_curves as draw_curves
@@ -275,3 +275,12 @@ def test_a_sheet_with_a_peak_beyond_full_scale_says_what_becomes_of_it(
     loud = tone() * np.float32(amplitude / np.abs(tone()).max())
     contact_sheet(tmp_path / "sheet.png", {"generated": [Panel("loud", loud)]}, RATE)
     assert any(CLIPPED in one for one in words) is said
+
+
+@pytest.mark.parametrize("words", ["kick", "frankensnare__hit_vl4_rr1", "a very long name of a sound, " * 4])
+def test_a_title_has_two_lines_where_one_is_too_short(words: str) -> None:
+    inches = 0.9
+    lines = _title(words, inches)
+    assert [fit(line, inches, 6.5) for line in lines] == lines
+    assert len(lines) == (1 if len(words) < 10 else 2)
+    assert "…" in "".join(lines) if len(words) > 40 else "".join(lines) == words
