@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from actseq.commands.extract_latents import extract_latents as extract_latents
     from actseq.commands.generate import generate as generate
     from actseq.commands.info import info as info
-    from actseq.commands.kit import MAPS as MAPS
+    from actseq.commands.kit import kit_lines as kit_lines
     from actseq.commands.pack import pack as pack
     from actseq.commands.pack import pack_lines as pack_lines
     from actseq.commands.plot import plot as plot
@@ -70,7 +70,7 @@ _NAMES = {
     "actseq.commands.extract_latents": ("extract_latents",),
     "actseq.commands.generate": ("generate",),
     "actseq.commands.info": ("info",),
-    "actseq.commands.kit": ("MAPS",),
+    "actseq.commands.kit": ("kit_lines",),
     "actseq.commands.pack": ("pack", "pack_lines"),
     "actseq.commands.plot": ("plot", "plot_lines"),
     "actseq.commands.pull": ("pull",),

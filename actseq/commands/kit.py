@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,14 @@ def batches(loaded: LoadedRun, request: GenerationRequest, output: Output) -> li
         targets = [Target(file, output.keep_dry) for file in files]
         found.append(Batch(replace(request, label=label), targets, finish, {"pad": name, "key": key}))
     return found
+
+
+def kit_lines(folder: str, keys: Mapping[str, int]) -> list[str]:
+    """A kit as lines for a person: the keys of its pads, and what to do with it."""
+    return [
+        f"keys: {', '.join(f'{name} {key}' for name, key in keys.items())}",
+        f"next: open {' or '.join(str(Path(folder) / name) for name in MAPS)} in a sampler",
+    ]
 
 
 def write_maps(folder: Path, made: Sequence[Batch]) -> dict[str, int]:

@@ -179,14 +179,6 @@ def _next(run: str, generative: bool, command: str) -> str:
     return f"next: actseq {command}" if generative else f"next: actseq restore {quote(run)} PATH… --out DIR"
 
 
-def _kit_lines(folder: str, keys: Mapping[str, int]) -> list[str]:
-    maps = (str(Path(folder) / name) for name in pipeline.MAPS)
-    return [
-        f"keys: {', '.join(f'{name} {key}' for name, key in keys.items())}",
-        f"next: open {' or '.join(maps)} in a sampler",
-    ]
-
-
 def _tree(value: Mapping[str, Any], indent: str = "") -> list[str]:
     """A result as indented lines for a person: without what is not there, and without fingerprints."""
     lines: list[str] = []
@@ -335,7 +327,7 @@ def generate(run_name: str, request: GenerationRequest, output: Output, common: 
         f"{counted(len(result.files), 'clip')} in {result.folder}",
         f"seed: {result.seed}; --seed {result.seed} makes the same clips again",
         *([f"compiled: {result.compiled}"] if result.compiled else []),
-        *(_kit_lines(result.folder, result.keys) if result.keys else []),
+        *(pipeline.kit_lines(result.folder, result.keys) if result.keys else []),
     )
 
 

@@ -88,9 +88,10 @@ def test_the_readme_works_from_top_to_bottom(folder: Path) -> None:
     found = commands(README)
     assert len(found) >= 8
     [program] = entry_points(group="console_scripts", name="actseq")
+    assert program.value == "actseq_cli.program:start", "which calls `main`"
     for words in found:
         assert words[0] == "actseq", f"`{' '.join(words)}` is nothing that this test can run"
-        result = CliRunner().invoke(program.load(), quick(words[1:]))
+        result = CliRunner().invoke(main, quick(words[1:]))
         allowed = (0, 1) if words[1] == "doctor" else (0,)
         assert result.exit_code in allowed, f"{' '.join(words)}\n{result.output}\n{result.exception!r}"
     programs = blocks(README, "python")
