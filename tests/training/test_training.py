@@ -778,7 +778,7 @@ def test_previews_leave_no_trace(uninterrupted: tuple[Outcome, Path], tmp_path: 
     assert seen == list(range(1, STEPS + 1))
     assert listener.lines.count("warning: look") == 1
     assert [line for line in listener.lines if "no preview at step 2: the disk is full" in line]
-    assert listener.lines[-1].startswith("line: more ")
+    assert listener.lines[-1].startswith(f"line: {STEPS} steps are too few ")
 
 
 # -- devices -----------------------------------------------------------------------------------------------------------
