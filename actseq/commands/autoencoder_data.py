@@ -49,9 +49,9 @@ def divide_labels(
             )
     others = [] if targets is None else sorted(set(labels) - set(targets))
     corruption = objective.corruption
-    if isinstance(corruption, Damage) and corruption.uses_noise_clips and not others:
+    if corruption is not None and corruption.uses_noise_clips and not others:
         found = f"only clips of {', '.join(targets)}" if targets else "train_ae.targets is null: all clips are learned"
-        if corruption.do_without_noise_clips():
+        if isinstance(corruption, Damage) and corruption.do_without_noise_clips():
             reporter.say(
                 f"all noise is synthesised, since there is none of other classes ({found}); recorded noise in a folder "
                 "of its own helps: then name the other folders, --set 'train_ae.targets=[…]'"
@@ -62,7 +62,7 @@ def divide_labels(
             "training clips of labels that are not learned",
             "name those that are (here are: "
             + ", ".join(sorted(labels))
-            + "), --set 'train_ae.targets=[…]', or synthesise noise: --set train_ae.corruption.white_weight=1",
+            + "), --set 'train_ae.targets=[…]', or give the noise a white_weight or coloured_weight above 0",
         )
     return targets, others
 

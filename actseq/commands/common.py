@@ -164,11 +164,11 @@ def own_budget(run: RunFolder, what: str, name: str, config: Config, reporter: R
     if not plan.is_file():
         return []
     made = read_json(plan)
-    recorded = made.get(section)
+    own = made.get(section)
     others = made.get("autoencoder", run.trained_autoencoder.fingerprint) != run.trained_autoencoder.fingerprint
-    if others or not isinstance(recorded, dict) or all(recorded.get(key) is None for key in BUDGET):
+    if others or not isinstance(own, dict) or all(own.get(key) is None for key in BUDGET):
         return []
-    own, usual = recorded, getattr(config, section).model_dump(mode="json")
+    usual = getattr(config, section).model_dump(mode="json")
     if all(own.get(key) == usual[key] for key in BUDGET):
         return []
     then = "it stays as it is" if (plan.parent / "model.json").is_file() else "it goes on with them"

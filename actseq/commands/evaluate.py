@@ -9,6 +9,7 @@ from shlex import quote
 from actseq import build
 from actseq.commands.common import AUTO, Compute, Result, aligned
 from actseq.commands.restore import restores
+from actseq.corruptions.base import Damage
 from actseq.data.corpus import Corpus
 from actseq.data.excerpts import spread
 from actseq.data.latents import LatentSequences
@@ -80,8 +81,9 @@ def evaluate(
         others = [] if targets is None else corpus.indices(split, set(corpus.labels) - set(targets))
         corruption = build.build_corruption(loaded.config)
         # Where there are no other labels at all, the run was trained without their clips.
-        alone = targets is None or set(corpus.labels) <= set(targets)
-        if corruption.uses_noise_clips and not others and not (alone and corruption.do_without_noise_clips()):
+        if isinstance(corruption, Damage) and (targets is None or set(corpus.labels) <= set(targets)):
+            corruption.do_without_noise_clips()
+        if corruption.uses_noise_clips and not others:
             result["notes"].append(f"restoration is left out: there are no clips of other labels in the {split} split")
         else:
             result["restoration"] = fidelity.restoration(measured, corruption, indices, others, seed, reporter)

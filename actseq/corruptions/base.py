@@ -5,6 +5,7 @@ global generator, which the training loop seeds for every step. A constructor is
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -48,7 +49,7 @@ class Corruption(Protocol):
         """A change that the vocoder may make to an output; the result must still sound like the target."""
 
 
-class Damage(nn.Module):
+class Damage(nn.Module, ABC):
     """A corruption of segments whose target is the sound as it was.
 
     A damaged recording is brought to the peak level of the corpus before it is restored. So input and target are
@@ -74,11 +75,11 @@ class Damage(nn.Module):
         """Use no segments of other classes from now on; False if nothing would be left."""
         return not self.uses_noise_clips
 
+    @abstractmethod
     def damage(
         self, waveform: Float[Tensor, "batch samples"], noise: Float[Tensor, "batch samples"] | None
     ) -> Float[Tensor, "batch samples"]:
         """Damaged segments, with separate draws for every row; `noise` holds segments of other classes."""
-        raise NotImplementedError
 
     def corrupt(
         self, waveform: Float[Tensor, "batch samples"], noise: Float[Tensor, "batch samples"] | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from actseq import units
 from actseq.corruptions.base import Damage
 from actseq.data.corpus import Corpus
 from actseq.data.excerpts import spread
@@ -14,6 +15,8 @@ from actseq.progress import Reporter
 
 CLIPS = 12
 """Number of clips for each kind of damage."""
+LONGEST_SECONDS = 10.0
+"""Of longer clips only the middle is damaged."""
 Distances = dict[str, dict[str, float]]
 """For each kind of damage, the log-mel L1 distance in dB to the undamaged clips, `before` and `after`."""
 
@@ -33,11 +36,12 @@ def distances(
     wanted, others = spread(clips[0], CLIPS), clips[1]
     kinds = {name: kind for name, kind in kinds.items() if others or not kind.uses_noise_clips}
     found: Distances = {}
+    longest = units.seconds_to_samples(LONGEST_SECONDS, codec.sample_rate)
     reporter.begin("kinds of damage", len(kinds))
     for done, (name, kind) in enumerate(kinds.items(), 1):
         before, after = 0.0, 0.0
         for index in wanted:
-            target, given = corrupted(kind, corpus, index, others, 0)
+            target, given = corrupted(kind, corpus, index, others, 0, longest)
             before += metrics.mel_l1_db(target, given, codec.sample_rate) / len(wanted)
             after += metrics.mel_l1_db(target, restored(codec, given), codec.sample_rate) / len(wanted)
         found[name] = {"before": round(before, 4), "after": round(after, 4)}

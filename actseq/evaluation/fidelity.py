@@ -216,10 +216,22 @@ def restoration(
 
 
 def corrupted(
-    corruption: Corruption, corpus: Corpus, index: int, others: list[int], seed: int
+    corruption: Corruption, corpus: Corpus, index: int, others: list[int], seed: int, longest: int | None = None
 ) -> tuple[Waveform, Waveform]:
-    """A clip as a target, and corrupted: a pure function of (seed, index). `others` are clips of other classes."""
-    clean = corpus.waveform(index)
+    """A clip as a target, and corrupted: a pure function of (seed, index).
+
+    Args:
+        corruption: what is done to the clip.
+        corpus: its corpus.
+        index: the clip.
+        others: clips of other classes.
+        seed: seed of the draws.
+        longest: number of samples; of a longer clip only the middle is taken. None: any number.
+    """
+    length = corpus.store.records[index].length
+    samples = length if longest is None else min(length, longest)
+    begin = (length - samples) // 2
+    clean = corpus.waveform(index, begin, begin + samples)
     rng = np.random.default_rng([seed, index])
     noise = None
     if corruption.uses_noise_clips:
@@ -238,8 +250,12 @@ def restored(codec: Codec, given: Waveform) -> Waveform:
 
 def other_sound(corpus: Corpus, others: list[int], samples: int, rng: np.random.Generator) -> Waveform:
     """`samples` of a random clip from a random position; a clip that is too short is repeated."""
-    sound = corpus.waveform(others[int(rng.integers(len(others)))])
-    return np.resize(np.roll(sound, -int(rng.integers(len(sound)))), samples)
+    index = others[int(rng.integers(len(others)))]
+    length = corpus.store.records[index].length
+    begin = int(rng.integers(length))
+    if begin + samples <= length:
+        return corpus.waveform(index, begin, begin + samples)
+    return np.resize(np.roll(corpus.waveform(index), -begin), samples)
 
 
 def shown_clips(

@@ -11,8 +11,13 @@ import soundfile  # type: ignore[import-untyped, unused-ignore]
 import torch
 from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner, Result
+from torch import Tensor, nn
 
-from actseq import audio, pipeline
+from actseq import audio, build, pipeline, registry
+from actseq.commands.autoencoder_data import divide_labels
+from actseq.config import Config, load_preset
+from actseq.corruptions.base import Corrupted
+from actseq.errors import ConfigError
 from actseq.evaluation import metrics
 from actseq.inference.loaded_run import LoadedRun
 from actseq.storage.artifacts import read_json
@@ -183,6 +188,32 @@ def test_one_folder_of_clean_sounds_is_enough(folder: Path, tmp_path: Path) -> N
     assert after > before + 2
     found = invoke("evaluate", tmp_path / "run", "--split", "validation", *USE, "--json")
     assert set(json.loads(found.stdout)["restoration"]) == {"corrupted", "restored"}
+
+
+def test_a_corruption_of_another_kind_that_needs_noise_is_refused_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Foreign(nn.Module):
+        works_on_grains, uses_noise_clips = False, True
+
+        def __init__(self, sample_rate: int) -> None:
+            super().__init__()
+
+        def corrupt(self, waveform: Tensor, noise: Tensor) -> Corrupted:
+            return Corrupted(waveform + noise, waveform)
+
+        def perturb(self, output: Tensor) -> Tensor:
+            return output
+
+    monkeypatch.setitem(registry.CORRUPTIONS, "foreign", Foreign)
+    config = build.complete(load_preset("restore", ["train_ae.corruption={kind: foreign}"]))
+    analysis = build.build_representation(config)
+    objective = build.build_autoencoding(config, build.build_autoencoder(config, analysis), analysis, 256)
+    with pytest.raises(ConfigError, match="no noise of other classes"):
+        divide_labels(["voice"], config, objective)
+    assert divide_labels(["voice", "rain"], with_targets(config), objective) == (("voice",), ["rain"])
+
+
+def with_targets(config: Config) -> Config:
+    return config.model_copy(update={"train_ae": config.train_ae.model_copy(update={"targets": ("voice",)})})
 
 
 def test_a_damage_that_a_run_does_not_help_against_is_named(folder: Path, tmp_path: Path) -> None:
