@@ -49,12 +49,14 @@ class CorpusConfig(Section):
     """`onset` cuts what precedes the first sample within 60 dB of the peak, so one-shots start at frame 0."""
     level_dbfs: float | None = -3.0
     """Peak level at which the models see every clip; results return to the clip's own level. null: unchanged."""
-    validation: float = Field(0.1, gt=0, lt=0.5)
-    """Fraction of the files of each label that is held out for validation, above 0 and below 0.5."""
-    test: float = Field(0.1, gt=0, lt=0.5)
-    """Fraction of the files of each label that is held out for the test, above 0 and below 0.5."""
+    validation: float = Field(0.1, ge=0, lt=0.5)
+    """Fraction of each label's files that picks the best weights, below 0.5. 0: none; the last weights are kept."""
+    test: float = Field(0.1, ge=0, lt=0.5)
+    """Fraction of each label's files that is held out for the test, below 0.5. 0: none, and nothing is measured."""
     segment_seconds: float = Field(1.0, gt=0)
     """Length of a training segment, and of the guard between splits of one file."""
+    repeat_seconds: float | None = Field(None, gt=0)
+    """For loops: no file is cut into blocks, and a shorter one is repeated until it lasts this long. null: neither."""
     labels: Path | None = None
     """CSV with the columns `file` and `label`, instead of folder names."""
     include_generated: bool = False

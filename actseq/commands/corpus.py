@@ -105,7 +105,10 @@ def make_corpus(
         + ", ".join(f"{summary.get(split, 0)} {split}" for split in ("train", "validation", "test"))
         + " clips"
     )
-    missing = [split for split in ("validation", "test") if not summary.get(split)]
+    shares = {"validation": config.corpus.validation, "test": config.corpus.test}
+    missing = [split for split, share in shares.items() if share and not summary.get(split)]
+    if chosen := [f"corpus.{split} is 0" for split, share in shares.items() if not share]:
+        reporter.say(f"{' and '.join(chosen)}: nothing is held out there, and memorisation will not be noticed")
     if words := little(scan.seconds, len(scan.usable)):
         reporter.warn(words)
     if missing:

@@ -57,7 +57,11 @@ def evaluate(
     targets = loaded.config.train_ae.targets
     whole = corpus.indices(split, targets)
     if not whole:
-        raise ArtifactError(f"run {loaded.run.name} has no clips in its {split} split", action="train on more files")
+        chosen = getattr(loaded.config.corpus, split) == 0
+        raise ArtifactError(
+            f"run {loaded.run.name} has no clips in its {split} split",
+            action=f"make a run with --set corpus.{split}=0.1" if chosen else "train on more files",
+        )
     if prior is not None:
         return _evaluate_prior(loaded, corpus, split, n, seed, reporter)
     latents = None if loaded.prior is None else load_latents(loaded.run)[0]

@@ -75,8 +75,10 @@ def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: i
     If a label has fewer than ten files, its long files (six segments or more) are cut into a training, a validation and
     a test block, with a guard of one segment between them, and its short files are for training. Blocks are cut from
     where the file has sound; a quiet block is not used. Copies of a file are in the same split, that of training where
-    they would be in several. If that leaves no clip for validation or test, a file of any label is held out.
+    they would be in several. If that leaves no clip for validation or test, a file of any label is held out. A split
+    whose fraction is 0 gets nothing. Loops (`repeat_seconds`) are not cut: a part of a loop does not repeat.
     """
+    held_out = _held_out(config)
     by_label: dict[str, list[audio.ScanRow]] = defaultdict(list)
     for row in rows:
         by_label[row.label].append(row)
@@ -87,21 +89,24 @@ def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: i
             len(members)
         )
         if len(members) >= FEW_FILES:
-            n_validation = max(1, round(config.validation * len(members)))
-            n_test = max(1, round(config.test * len(members)))
-            for rank, i in enumerate(order):
-                split = "validation" if rank < n_validation else "test" if rank < n_validation + n_test else "train"
-                clips.append(_whole(members[i], split))
+            splits = [split for split, share in held_out.items() for _ in range(max(1, round(share * len(members))))]
+            splits += ["train"] * (len(members) - len(splits))
+            clips.extend(_whole(members[i], split) for i, split in zip(order, splits, strict=True))
         else:
             for row in members:
                 clips.extend(_blocks(row, config))
     clips, copied = _copies_together(clips, rows)
-    for missing in ("validation", "test"):
+    for missing in held_out:
         candidates = [i for i, clip in enumerate(clips) if clip.split == "train" and clip.source not in copied]
         if not any(clip.split == missing for clip in clips) and len(candidates) > 1:
             chosen = candidates[int(np.random.default_rng([seed, len(clips)]).integers(len(candidates)))]
             clips[chosen] = Clip(**{**asdict(clips[chosen]), "split": missing})
     return sorted(clips, key=lambda clip: clip.key)
+
+
+def _held_out(config: CorpusConfig) -> dict[str, float]:
+    """The fractions of validation and test, without those that are 0."""
+    return {split: share for split, share in (("validation", config.validation), ("test", config.test)) if share}
 
 
 def _whole(row: audio.ScanRow, split: str) -> Clip:
@@ -114,16 +119,17 @@ def _blocks(row: audio.ScanRow, config: CorpusConfig) -> list[Clip]:
     last = None if end is None else units.seconds_to_samples(end, config.sample_rate)
     total = units.seconds_to_samples(row.seconds if end is None else end, config.sample_rate) - first
     guard = units.seconds_to_samples(config.segment_seconds, config.sample_rate)
-    if total < LONG_IN_SEGMENTS * guard:
+    held_out = _held_out(config)
+    if not held_out or config.repeat_seconds is not None or total < LONG_IN_SEGMENTS * guard:
         return [_whole(row, "train")]
-    usable = total - 2 * guard
-    n_validation, n_test = round(config.validation * usable), round(config.test * usable)
-    n_train = first + usable - n_validation - n_test
-    bounds = [
-        ("train", first, n_train),
-        ("validation", n_train + guard, n_train + guard + n_validation),
-        ("test", n_train + 2 * guard + n_validation, last),
-    ]
+    usable = total - len(held_out) * guard
+    lengths = {split: round(share * usable) for split, share in held_out.items()}
+    stop = first + usable - sum(lengths.values())
+    bounds: list[tuple[str, int, int | None]] = [("train", first, stop)]
+    for split, length in lengths.items():
+        start, stop = stop + guard, stop + guard + length
+        bounds.append((split, start, stop))
+    bounds[-1] = (*bounds[-1][:2], last)
     return [
         Clip(
             f"{row.path}#{split}",
@@ -134,7 +140,7 @@ def _blocks(row: audio.ScanRow, config: CorpusConfig) -> list[Clip]:
             start,
             stop,
             split == "train",
-            split == "test",
+            split == bounds[-1][0],
         )
         for split, start, stop in bounds
         if not _is_quiet(row, start / config.sample_rate, None if stop is None else stop / config.sample_rate)
@@ -215,7 +221,8 @@ def build_corpus(
     rows = {row.path: row for row in scan.usable}
     # Clips of one file follow each other and are in one shard: it is decoded once.
     files = [list(group) for _, group in groupby(clips, key=lambda clip: clip.source)]
-    shards = group_shards([int(2 * config.sample_rate * rows[group[0].source].seconds) for group in files])
+    seconds = [max(rows[group[0].source].seconds, config.repeat_seconds or 0.0) for group in files]
+    shards = group_shards([int(2 * config.sample_rate * length) for length in seconds])
     writer, left = unfinished(out, len(shards), processes)
     mine = set(processes.mine(left))
     n_done = len(clips) - sum(len(files[i]) for number in mine for i in shards[number])
@@ -294,13 +301,15 @@ class _WaitingClip:
         # above 1, so that the values of 16-bit files stay as they are.
         most = max(float(-self.low), float(self.high) * 32768 / 32767)
         self.scale = most if most > 1 else 2.0 ** np.ceil(np.log2(most)) if most > 0 else 1.0
+        wanted = units.seconds_to_samples(self.config.repeat_seconds or 0.0, self.config.sample_rate)
+        self.repeats = max(1, -(-wanted // max(1, self.samples - self.first)))
 
     def stored(self) -> Pieces:
         """The samples as they are stored."""
         return Pieces(
-            (self.samples - self.first,),
+            (self.repeats * (self.samples - self.first),),
             np.dtype(self.config.dtype),
-            lambda: (self._as_stored(block) for block in self._blocks(self.first)),
+            lambda: (self._as_stored(block) for _ in range(self.repeats) for block in self._blocks(self.first)),
         )
 
     def record(self) -> dict[str, str | float | int | bool]:
@@ -315,6 +324,7 @@ class _WaitingClip:
             "scale": float(self.scale),
             "begins": self.clip.begins,
             "ends": self.clip.ends,
+            **({"repeats": self.repeats} if self.repeats > 1 else {}),
             **self.of_file,
         }
 
@@ -383,8 +393,9 @@ class Corpus:
 
     def place(self, index: int, start: int = 0) -> str:
         """The file of a clip, and the time in it of sample `start` of the clip."""
-        extra = self.store.records[index].extra
-        seconds = units.samples_to_seconds(int(extra["start"]) + max(0, start), int(extra["sample_rate"]))
+        record = self.store.records[index]
+        extra, once = record.extra, max(1, record.length // int(record.extra.get("repeats", 1)))
+        seconds = units.samples_to_seconds(int(extra["start"]) + max(0, start) % once, int(extra["sample_rate"]))
         return f"{extra['source']} at {seconds:.2f} s"
 
     def waveform(self, index: int, start: int = 0, stop: int | None = None) -> Waveform:

@@ -547,6 +547,28 @@ def test_nothing_to_evaluate_on(here: Path, split: str) -> None:
     )
 
 
+@pytest.mark.parametrize("prior", ["lstm", "clip-flow"])
+def test_all_sounds_can_be_for_training(workplace: Path, prior: str) -> None:
+    name, none = f"all-{prior}", ["--set", "corpus.validation=0", "--set", "corpus.test=0"]
+    if prior == "clip-flow":
+        for pair in (
+            "prior.network={kind: clip-flow, width: 32, inner: 32, layers: 1}",
+            "prior.head=null",
+            "train_prior.objective={kind: flow-matching}",
+            "train_prior.decoder={share: 0.2}",
+        ):
+            none += ["--set", pair]
+    result = good("run", "sounds", *SMOKE, "--run", name, *none)
+    assert "corpus.validation is 0 and corpus.test is 0: nothing is held out there" in result.stderr
+    assert "too few clips" not in result.stderr
+    assert read("info", name)["corpus"]["clips"] == {"train": 50}
+    good("train-vocoder", name, "--steps", 2, *USE)
+    for stage in ("autoencoder", "priors/default", "vocoders/default"):
+        model = json.loads(Path("runs", name, stage, "model.json").read_text(encoding="utf-8"))
+        assert model["best_step"] == model["total_steps"], stage
+    assert "in its test split; make a run with --set corpus.test=0.1" in bad("evaluate", name, *USE)
+
+
 def test_info_and_verify(workplace: Path) -> None:
     info = read("info", "made")
     assert (info["preset"], info["source"], info["seed"]) == ("smoke", "sounds", 0)

@@ -71,6 +71,34 @@ def test_labels_with_enough_files_are_split_by_file_and_stratified() -> None:
     assert splits(assign_splits(tuple(rows("a", 20)), shares, 0)) == {"train": 7, "validation": 5, "test": 8}
 
 
+@pytest.mark.parametrize("none", [["validation"], ["test"], ["validation", "test"]])
+def test_a_split_whose_share_is_zero_gets_nothing(none: list[str]) -> None:
+    shares = CONFIG.model_copy(update=dict.fromkeys(none, 0.0))
+    held_out = {"validation", "test"} - set(none)
+    for scanned in (rows("a", 40), rows("a", 3, 30.0), rows("a", 3, 0.1)):
+        clips = assign_splits(tuple(scanned), shares, 0)
+        assert set(splits(clips)) == {"train"} | held_out
+        assert {clip.source for clip in clips} == {row.path for row in scanned}
+        # What is at a file's end is used.
+        assert all(any(clip.ends for clip in clips if clip.source == row.path) for row in scanned)
+
+
+def test_loops_are_repeated_and_not_cut(tmp_path: Path) -> None:
+    short, long = noise(3000, seed=1), noise(30000, seed=2)
+    save(tmp_path / "loops" / "short.wav", short)
+    save(tmp_path / "loops" / "long.wav", long)
+    shares = {"repeat_seconds": 1.0, "validation": 0.0, "test": 0.0}
+    corpus = build(tmp_path / "loops", CONFIG.model_copy(update=shares))
+    assert sorted(by_key(corpus)) == ["long.wav", "short.wav"]
+    repeated = corpus.waveform(by_key(corpus)["short.wav"])
+    # 8,000 samples are a second: three times is the fewest that lasts as long.
+    np.testing.assert_array_equal(repeated, np.tile(np.round(short * 32767).astype(np.float32) / 32768, 3))
+    assert len(corpus.waveform(by_key(corpus)["long.wav"])) == 30000
+    assert corpus.place(by_key(corpus)["short.wav"], 3800) == "short.wav at 0.10 s"
+    held_out = build(tmp_path / "loops", CONFIG.model_copy(update={"repeat_seconds": 1.0}), seed=1)
+    assert sorted(by_key(held_out)) == ["long.wav", "short.wav"]
+
+
 def test_splits_depend_on_the_seed_and_not_on_the_order() -> None:
     scanned = (*rows("a", 40), *rows("b", 5))
     first = assign_splits(scanned, CONFIG, 3)
