@@ -89,7 +89,7 @@ class FlowMatching(nn.Module):
         dice = torch.rand(3, len(lengths), device=lengths.device)
         label = data["label"] * (dice[0] >= self.label_dropout)
         known = regions(lengths, data["mean"].shape[1], dice[1] < self.given, dice[2] < 0.5)
-        times = self._times(torch.rand((), device=lengths.device), len(lengths))
+        times = self.times(torch.rand((), device=lengths.device), len(lengths))
         times = times[torch.randperm(len(times), device=times.device)]
         values = drawn(data) if self.posterior else data["mean"]
         window = self.prior.window(data, self.prior.standardiser.standardise(values), self.summary_dropout)
@@ -102,11 +102,11 @@ class FlowMatching(nn.Module):
         data, n = batch.data, len(batch.data["lengths"])
         values = self.prior.standardiser.standardise(drawn(data))
         window = self.prior.window(data, values, 0.0)
-        times = self._times(torch.tensor(0.5, device=values.device), N_CHECKS)
+        times = self.times(torch.tensor(0.5, device=values.device), N_CHECKS)
         losses = [self._error(window, time.expand(n), data["label"]) for time in times]
         return {"loss": torch.stack(losses).mean()}
 
-    def _times(self, shift: Tensor, n: int) -> Float[Tensor, " n"]:
+    def times(self, shift: Tensor, n: int) -> Float[Tensor, " n"]:
         """Evenly spread over their distribution, in order."""
         share = (torch.arange(n, device=shift.device) + shift) / n
         logit = self.time_mean + self.time_deviation * torch.special.ndtri(share.clamp(1e-4, 1 - 1e-4))

@@ -8,6 +8,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from actseq import pipeline
 from actseq.commands.common import Compute
@@ -262,3 +263,62 @@ def test_damage_is_measured_before_and_after_restoration(
     assert len(rows) == 5 * 2 + 5
     assert lines[-1].startswith("unseen noises: PESQ-wb ")
     assert sheet.stat().st_size > 10_000
+
+
+def test_halves_are_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["prior.network.kind=lstm", "prior.network.width=16", "train_prior.steps=2"]
+    pipeline.train_prior(str(run), name="lstm", overrides=small, compute=Compute("cpu", 1))
+    capsys.readouterr()
+    program("halves").main([str(run), "default", "lstm", "--gap", "0", "--gap", "0.5"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.search(r"(default|lstm) test, gap (0|0\.5) s", line)[0] for line in lines] == [
+        f"{name} test, gap {gap} s" for name in ("default", "lstm") for gap in ("0", "0.5")
+    ]
+    with pytest.raises(SystemExit, match="prior iid has neither"):
+        program("halves").main([str(run), "iid"])
+
+
+def test_halves_that_belong_together_are_recognised() -> None:
+    """A measure that likes a half near the mean of the first, and halves that differ in how likely they are."""
+    halves, rng = program("halves"), np.random.default_rng(0)
+    clips = [torch.from_numpy(k + 0.1 * k * rng.standard_normal((40, 1))) for k in range(1, 6)]
+
+    def measure(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        score = -second.square().sum(1)
+        return score - 0.1 * (second - first.mean(0)).square().sum(1) if len(first) else score
+
+    cut = halves.cut(clips, 4)
+    assert [(len(first), len(second)) for first, second in cut] == [(16, 16)] * 5
+    raw, gained = halves.compare(measure, cut)
+    assert len(raw) == len(gained) == 20
+    assert (gained > 0).all()
+    assert 0.3 < (raw > 0).mean() < 0.7
+    wrong = [(first, halves_of[1]) for (first, _), halves_of in zip(cut, cut[1:] + cut[:1], strict=True)]
+    assert (halves.compare(measure, wrong)[1] > 0).mean() < 0.75
+
+
+def test_levels_are_measured(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recording = tmp_path / "dark" / "recording.wav"
+    recording.parent.mkdir()
+    soundfile.write(recording, sound(0, 16.0, 0), RATE)
+    sheet = tmp_path / "sheet.png"
+    program("levels").main([str(run), str(recording), "default", "--minutes", "0.6", "--sheet", str(sheet)])
+    rows = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in rows] == ["recording", "reconstructed", "blocks", "shuffled", "default"]
+    assert re.search(r" 2 stretches: .* apart \d\.\d\d near, \d\.\d\d far, each \d\.\d\d$", rows[-1])
+    assert sheet.stat().st_size > 5000
+
+
+def test_swells_are_told_from_noise() -> None:
+    levels = program("levels")
+    at, rng = np.arange(180) * levels.STEP_SECONDS, np.random.default_rng(0)
+    swell = 6 * np.sin(2 * np.pi * at / 8)
+    course = levels.levels((10 ** (swell.repeat(2000) / 20) * 0.1).astype(np.float32), RATE)
+    assert np.allclose(course + 20, swell, atol=0.01)
+    found = levels.autocorrelation(swell, levels.FAR_SECONDS)
+    seconds = np.arange(5, 15.01, levels.STEP_SECONDS)
+    assert np.allclose(found, np.cos(2 * np.pi * seconds / 8) * (1 - seconds / 45), atol=0.05)
+    rows = [levels.row("x", own, swell) for own in ([swell + rng.normal(0, 1, 180)], [rng.permutation(swell)])]
+    far = [float(re.search(r"([\d.]+) far", line)[1]) for line in rows]
+    assert far[0] < 0.05 < 0.3 < far[1]
+    assert " 8.0 swells a minute" in rows[0]

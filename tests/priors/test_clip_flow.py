@@ -546,11 +546,11 @@ def test_regions_leave_something_to_learn() -> None:
 
 def test_times_are_spread_evenly() -> None:
     trained = FlowMatching(conditioned(), time_mean=0.5, time_deviation=0.8)
-    times = torch.cat([trained._times(torch.rand(()), 32) for _ in range(200)])
+    times = torch.cat([trained.times(torch.rand(()), 32) for _ in range(200)])
     logits = torch.logit(times)
     assert float(logits.mean()) == pytest.approx(0.5, abs=0.02)
     assert float(logits.std()) == pytest.approx(0.8, abs=0.03)
-    assert (trained._times(torch.tensor(0.5), 8).diff() > 0).all()
+    assert (trained.times(torch.tensor(0.5), 8).diff() > 0).all()
 
 
 class _Toy:
