@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from actseq.commands.pack import pack_lines as pack_lines
     from actseq.commands.plot import plot as plot
     from actseq.commands.plot import plot_lines as plot_lines
+    from actseq.commands.plot import plot_steps as plot_steps
     from actseq.commands.pull import pull as pull
     from actseq.commands.push import push as push
     from actseq.commands.reconstruct import reconstruct as reconstruct
@@ -72,7 +73,7 @@ _NAMES = {
     "actseq.commands.info": ("info",),
     "actseq.commands.kit": ("kit_lines",),
     "actseq.commands.pack": ("pack", "pack_lines"),
-    "actseq.commands.plot": ("plot", "plot_lines"),
+    "actseq.commands.plot": ("plot", "plot_lines", "plot_steps"),
     "actseq.commands.pull": ("pull",),
     "actseq.commands.push": ("push",),
     "actseq.commands.reconstruct": ("reconstruct",),

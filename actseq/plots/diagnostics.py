@@ -23,7 +23,7 @@ from actseq.plots import latent_charts, latent_statistics, sound_charts
 from actseq.plots import spectra as bands
 from actseq.plots.latent_statistics import LatentValues
 from actseq.plots.observation import choose_excerpts, observe
-from actseq.plots.training_curves import training_curves
+from actseq.plots.training_curves import Steps, read_metrics, training_curves
 from actseq.progress import Reporter
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_file, write_table
@@ -136,15 +136,53 @@ def write_diagnostics(
     return Diagnostics(figures, sheet.pictures, notes)
 
 
+def write_losses(run: RunFolder, folder: Path, steps: Steps) -> list[Path]:
+    """Draw a part of the trainings of a run, each with a table; the pictures.
+
+    Args:
+        run: the run.
+        folder: folder of the pictures and their tables.
+        steps: what is drawn of each training.
+
+    Raises:
+        ArtifactError: no training has values there, or nothing was trained.
+    """
+    sheet = _Folder(folder, run.name)
+    missing = None
+    for title, model in _logged(run).items():
+        try:
+            curves = read_metrics(model / "metrics.csv", steps)
+        except ArtifactError as error:
+            missing = error
+            continue
+        name, about = _losses(title, steps), f"{run.name}: {title}, steps {steps[0]} to {steps[1]}"
+        training_curves(sheet.picture(name), model / "metrics.csv", title=about, steps=steps)
+        at = sorted({step for points in curves.values() for step, _ in points})
+        values = {column: dict(points) for column, points in curves.items()}
+        cells = {column: [found.get(step, "") for step in at] for column, found in values.items()}
+        sheet.table(name, {"step": [int(step) for step in at], **cells})
+    if not sheet.pictures:
+        raise missing or ArtifactError(f"run {run.name} has no losses", action="train first: actseq train-ae")
+    return sheet.pictures
+
+
+def _losses(title: str, steps: Steps | None) -> str:
+    return f"losses-{title}" if steps is None else f"losses-{title}-{steps[0]}-{steps[1]}"
+
+
+def _logged(run: RunFolder) -> dict[str, Path]:
+    return {title: model for title, model in _trainings(run).items() if (model / "metrics.csv").is_file()}
+
+
 PICTURES = (
     "code-distributions", "code-quantiles", "code-correlations", "code-dimensions", "code-kl", "latent-map", "frames",
     "spectrum", "octaves",
 )  # fmt: skip
 
 
-def picture_names(run: RunFolder) -> list[str]:
-    """Names, without ending, of all pictures and tables that may be drawn of a run."""
-    return [*(f"losses-{title}" for title in _trainings(run)), *PICTURES]
+def picture_names(run: RunFolder, steps: Steps | None = None) -> list[str]:
+    """Names, without ending, of all pictures and tables that may be drawn of a run; of the losses alone with steps."""
+    return [*(_losses(title, steps) for title in _trainings(run)), *(PICTURES if steps is None else ())]
 
 
 class _Folder:

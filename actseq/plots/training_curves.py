@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 _COLOURS = {"train": style.BLUE, "validation": style.ORANGE}
 
 
-def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
+Steps = tuple[int, int]
+"""First and last step that are drawn."""
+
+
+def training_curves(path: Path, metrics_csv: Path, *, title: str = "", steps: Steps | None = None) -> Path:
     """Draw one small chart for each metric of a training, with its last values above it.
 
     `train/loss` and `validation/loss` share the chart `loss`. Positive metrics that span more than a factor of 30
@@ -28,16 +32,17 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
         metrics_csv: a column `step` and numeric ones; empty cells are skipped. Where a step occurs twice, as after
             resuming, the later row counts.
         title: text above the charts.
+        steps: what is drawn; None for the whole training.
 
     Returns:
         `path`.
 
     Raises:
-        ArtifactError: `metrics_csv` is missing or without values, or a row does not fit its header.
+        ArtifactError: `metrics_csv` is missing or without values there, or a row does not fit its header.
     """
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
-    charts = read_curves(metrics_csv)
+    charts = read_curves(metrics_csv, steps)
     columns = min(4, len(charts))
     lines = ceil(len(charts) / columns)
     left, right, top, bottom = 0.55, 0.2, 0.75 if title else 0.5, 0.4
@@ -54,8 +59,8 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
         if any(part in parts for parts in charts.values()):
             style.text(figure, end / width, 1 - (top - 0.26) / height, part, 7.0, color=_COLOURS[part], ha="right")
             end -= len(part) * 7 * 0.62 / 72 + 0.1
-    steps = [step for parts in charts.values() for points in parts.values() for step, _ in points]
-    first, last = min(steps), max(steps)
+    drawn = [step for parts in charts.values() for points in parts.values() for step, _ in points]
+    first, last = min(drawn), max(drawn)
     for index, (measure, parts) in enumerate(charts.items()):
         x = left + index % columns * (chart_width + gap)
         y = top + index // columns * (chart_height + line_gap)
@@ -95,13 +100,13 @@ def training_curves(path: Path, metrics_csv: Path, *, title: str = "") -> Path:
     return style.write(figure, path)
 
 
-def read_curves(metrics_csv: Path) -> dict[str, dict[str, list[tuple[float, float]]]]:
+def read_curves(metrics_csv: Path, steps: Steps | None = None) -> dict[str, dict[str, list[tuple[float, float]]]]:
     """The curves of a training: metric → `train`, `validation` or "" → points (step, value), ordered by step.
 
     Args, Raises: as `training_curves`.
     """
     charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for column, points in _read_metrics(metrics_csv).items():
+    for column, points in read_metrics(metrics_csv, steps).items():
         part, _, measure = column.partition("/")
         if part not in _COLOURS or not measure:
             part, measure = "", column
@@ -129,8 +134,15 @@ def _draw_curve(
     axes.plot(step, value[0] + (sums[stop] - sums[start]) / (stop - start), color=colour, linewidth=1.1)
 
 
-def _read_metrics(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """Finite values of each column as (step, value), ordered by step; columns without any are left out."""
+def read_metrics(path: Path, steps: Steps | None = None) -> dict[str, list[tuple[float, float]]]:
+    """Finite values of each column as (step, value), ordered by step; columns without any are left out.
+
+    Args:
+        path: `metrics.csv` of a training.
+        steps: what is read; None for the whole training.
+
+    Raises: as `training_curves`.
+    """
     action = "check the file or train again"
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -165,4 +177,15 @@ def _read_metrics(path: Path) -> dict[str, list[tuple[float, float]]]:
                 figures.setdefault(name, {})[step] = value
     if not figures:
         raise ArtifactError(f"{path} holds no values", "a column beside step with numbers", "train first")
-    return {name: sorted(figures[name].items()) for name in header if name in figures}
+    curves = {name: sorted(figures[name].items()) for name in header if name in figures}
+    if steps is None:
+        return curves
+    first, last = steps
+    inside = {name: [point for point in points if first <= point[0] <= last] for name, points in curves.items()}
+    if not any(inside.values()):
+        logged = sorted({step for points in curves.values() for step, _ in points})
+        raise ArtifactError(
+            f"{path} has no values from step {first} to {last}",
+            f"steps with values: there are {len(logged)} such from {logged[0]:g} to {logged[-1]:g}",
+        )
+    return {name: points for name, points in inside.items() if points}

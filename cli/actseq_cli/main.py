@@ -34,6 +34,7 @@ from actseq_cli.options import (
     run_argument,
     sounds_and_preset,
     split_option,
+    step_range,
     transferring,
     working,
 )
@@ -505,12 +506,19 @@ def report(run_name: str, prior: str | None, n: int | None, common: Common) -> N
 @overwrite_option
 @split_option
 @click.option("--n", type=COUNT, default=None, help="Number of clips; default: up to 200, one minute in all.")
+@click.option("--steps", "part", metavar="A:B", default=None, help="Draw the losses alone, from step A to step B.")
 @working("vocoder.kind=griffin-lim")
-def plot(run_name: str, out: Path | None, overwrite: bool, split: str, n: int | None, common: Common) -> None:
+def plot(
+    run_name: str, out: Path | None, overwrite: bool, split: str, n: int | None, part: str | None, common: Common
+) -> None:
     """Draw what a run does to held-out clips.
 
     The pictures show training, latents, frames, spectra and errors, each with its values as CSV.
     """
+    if part is not None:
+        result = pipeline.plot_steps(run_name, step_range(part), out=out, overwrite=overwrite)
+        show(result, common.json_output, *pipeline.plot_lines(result))
+        return
     result = pipeline.plot(
         run_name,
         out=out,

@@ -477,6 +477,15 @@ def _redo(text: str | None) -> tuple[float, float | None] | None:
         raise ConfigError(f"--redo is '{text}'", "FROM:TO in seconds, such as 0.4:0.9 or 0.4:-") from None
 
 
+def step_range(text: str) -> tuple[int, int]:
+    """A:B, two steps of a training."""
+    first, _, last = text.partition(":")
+    try:
+        return int(first), int(last)
+    except ValueError:
+        raise ConfigError(f"--steps is '{text}'", "A:B, the first and the last step, such as 0:1000") from None
+
+
 def _files(text: str) -> list[Path]:
     """Paths that are separated by commas; a comma belongs to a name if only then there is such a file."""
     found: list[Path] = []

@@ -112,6 +112,41 @@ def test_plot_needs_a_trained_run(run: Path, tmp_path: Path) -> None:
     assert not (unfinished / "plots").exists()
 
 
+def test_plot_zooms_into_the_losses(run: Path, tmp_path: Path) -> None:
+    whole = rows(run / "autoencoder" / "metrics.csv")
+    result = read("plot", "plain", *USE, "--steps", "2:3", "--out", tmp_path / "zoom")
+    assert [Path(path).name for path in result["pictures"]] == ["losses-autoencoder-2-3.png"]
+    assert result["steps"] == [2, 3]
+    assert imread(result["pictures"][0]).shape[0] > 200
+    heading, *found = rows(tmp_path / "zoom" / "losses-autoencoder-2-3.csv")
+    assert heading[0] == "step"
+    assert set(heading) <= set(whole[0])
+    expected = {row[0]: dict(zip(whole[0], row, strict=True)) for row in whole[1:] if 2 <= int(row[0]) <= 3}
+    assert [row[0] for row in found] == list(expected)
+    for row in found:
+        for name, cell in zip(heading, row, strict=True):
+            assert float(cell or "nan") == pytest.approx(float(expected[row[0]][name] or "nan"), nan_ok=True)
+    assert sorted(path.name for path in (tmp_path / "zoom").iterdir()) == [
+        "losses-autoencoder-2-3.csv", "losses-autoencoder-2-3.png", "plot.json",
+    ]  # fmt: skip
+    assert "losses-autoencoder-2-3.png" in refused("plot", "plain", *USE, "--steps", "2:3", "--out", tmp_path / "zoom")
+    again = call("plot", "plain", *USE, "--steps", "2:3", "--out", tmp_path / "zoom", "--overwrite")
+    assert again.stdout.splitlines()[-1].startswith("1 picture, ")
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("7:9", "no values from step 7 to 9; expected steps with values: there are"),
+        ("3:2", "steps 3 to 2; expected a first step and a later one"),
+        ("-1:2", "steps -1 to 2"),
+        ("all", "--steps is 'all'; expected A:B, the first and the last step, such as 0:1000"),
+    ],
+)
+def test_plot_says_which_steps_there_are(run: Path, steps: str, message: str) -> None:
+    assert message in refused("plot", "plain", *USE, f"--steps={steps}")
+
+
 def kept(run: Path) -> dict[str, bytes]:
     """All of a run but its settings' time and place, and its pictures."""
     files = [
