@@ -156,8 +156,9 @@ def older(bottleneck: str, **more: float) -> dict[str, object]:
     """What the configuration of a run used to say: all keys in the objective, whatever the bottleneck."""
     tree = build.complete(load_preset("smoke", [f"autoencoder.bottleneck.kind={bottleneck}"])).model_dump(mode="json")
     del tree["train_ae"]["regulariser"]
-    options = [build.options_model(member) for member in registry.REGULARISERS.values()]
-    tree["train_ae"]["objective"] |= {key: field.default for one in options for key, field in one.model_fields.items()}
+    fields = [build.options_model(registry.REGULARISERS[kind]).model_fields for kind, _ in config.MOVED.values()]
+    for (_, keys), own in zip(config.MOVED.values(), fields, strict=True):
+        tree["train_ae"]["objective"] |= {key: own[key].default for key in keys}
     tree["train_ae"]["objective"] |= more
     return tree
 
@@ -175,7 +176,11 @@ def test_old_runs_name_what_is_now_the_regulariser() -> None:
     assert config.parse(Config, older("plain", kl_weight=0.7)).train_ae.regulariser is None
     for bottleneck in ("variational", "adversarial", "plain"):
         found = config.parse(Config, older(bottleneck))
-        assert build.complete(found) == found
+        completed = build.complete(found)
+        old, new = found.train_ae.regulariser, completed.train_ae.regulariser
+        assert (old is None) == (new is None)
+        assert old is None or new is None or old.model_dump().items() <= new.model_dump().items()
+        assert completed.model_copy(update={"train_ae": found.train_ae}) == found
 
 
 def test_old_presets_and_overrides_are_understood(tmp_path: Path) -> None:

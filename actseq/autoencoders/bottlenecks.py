@@ -41,12 +41,11 @@ class Plain(nn.Module):
 class Adversarial(nn.Module):
     """`adversarial`: the values are the latents, and a discriminator pushes their distribution to N(0, deviation²).
 
-    After training, what is left of mean, scale and correlation is removed with statistics of the training clips, which
-    are stored in the model.
-
     Args:
         latent_dim: values per latent frame.
         deviation: standard deviation of the prior in every dimension.
+        whiten: after training, remove what is left of mean, scale and correlation with statistics of the training
+            clips, which are stored in the model.
 
     Source: Makhzani et al., Adversarial Autoencoders (2015).
     """
@@ -57,10 +56,10 @@ class Adversarial(nn.Module):
     whitening: Tensor
     colouring: Tensor
 
-    def __init__(self, latent_dim: int, *, deviation: float = 5.0) -> None:
+    def __init__(self, latent_dim: int, *, deviation: float = 5.0, whiten: bool = True) -> None:
         super().__init__()
         require(1e-3, deviation=deviation)
-        self.deviation = deviation
+        self.deviation, self.whiten = deviation, whiten
         self.register_buffer("centre", torch.zeros(latent_dim))
         self.register_buffer("whitening", torch.eye(latent_dim))
         self.register_buffer("colouring", torch.eye(latent_dim))
@@ -74,10 +73,12 @@ class Adversarial(nn.Module):
         return latents / self.deviation @ self.colouring + self.centre
 
     def calibrate(self, codes: Iterator[Float[Tensor, "frames latent_dim"]]) -> None:
-        """Give the latents zero mean, the prior's standard deviation, and no correlation.
+        """Give the latents zero mean, the prior's standard deviation, and no correlation, if they are to be whitened.
 
         Of all such maps it is the one that moves the latents least. Equal latents only get zero mean.
         """
+        if not self.whiten:
+            return
         numbers = self.decode(torch.cat(list(codes))).double()
         centred = numbers - numbers.mean(0)
         variances, vectors = torch.linalg.eigh(centred.T @ centred / len(numbers))

@@ -18,7 +18,7 @@ from actseq.errors import require
 from actseq.losses import masked_delta_l1, masked_l1
 from actseq.modules.frames import frame_mask
 from actseq.objectives.base import Batch, Loss
-from actseq.objectives.regularisers import Regulariser
+from actseq.objectives.regularisers import Regulariser, TakesTurns
 from actseq.representations.base import Features, Granular, HasMagnitude, Representation
 
 LABEL_DROPOUT = 0.1
@@ -32,10 +32,12 @@ class _Measured:
     Attributes:
         figures: scalars to be shown; `loss` is to be lowered.
         posterior: the latents; None beside skip connections.
+        given: what the encoder has seen.
     """
 
     figures: dict[str, Tensor]
     posterior: Posterior | None
+    given: Features
 
 
 class Autoencoding(nn.Module):
@@ -88,15 +90,21 @@ class Autoencoding(nn.Module):
         self.value_weight, self.delta_weight, self.magnitude_weight = value_weight, delta_weight, magnitude_weight
         # The word of checkpoints.
         self.adjudication = regulariser
+        self.in_turn = isinstance(regulariser, TakesTurns) and regulariser.in_turn
 
     def exported(self) -> nn.Module:
         """The model, without its regulariser."""
         return self.model
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """All of the autoencoder; then the groups of the regulariser."""
+        """All of the autoencoder; once more for a regulariser in turn; then the groups of the regulariser."""
         groups = {"autoencoder": list(self.model.parameters())}
-        return groups if self.adjudication is None else groups | self.adjudication.parameter_groups()
+        if self.adjudication is None:
+            return groups
+        if self.in_turn:
+            # The decoder has no gradient there, and is left as it is.
+            groups["encoder"] = list(self.model.parameters())
+        return groups | self.adjudication.parameter_groups()
 
     @torch.no_grad()
     def pair(self, batch: Batch) -> tuple[Features, Features]:
@@ -132,6 +140,7 @@ class Autoencoding(nn.Module):
 
     def _measure(self, batch: Batch, progress: float | None) -> _Measured:
         given, target = self.pair(batch)
+        training = progress is not None
         frames = target.values.shape[2]
         posterior = None
         if isinstance(self.model.network, Skipping):
@@ -139,7 +148,7 @@ class Autoencoding(nn.Module):
         else:
             posterior = self.model.encode_normalised(given.values, given.lengths)
             latents: Latents = posterior.mode() if progress is None else posterior.sample()
-            condition = self._condition(batch, progress is not None, latents.values.shape[1])
+            condition = self._condition(batch, training, latents.values.shape[1])
             output = self.model.decode_normalised(latents, condition)[:, :, :frames]
         inside = decoded_frames(target.lengths, self.model.stride, frames)
         error = masked_l1(output, target.values, inside)
@@ -161,11 +170,11 @@ class Autoencoding(nn.Module):
             magnitude = self.representation.magnitude_distance(restore(heard), restore(target.values), inside)
             loss = loss + self.magnitude_weight * magnitude
             figures["magnitude_error"] = magnitude
-        if posterior is not None and self.adjudication is not None:
+        if posterior is not None and self.adjudication is not None and not (training and self.in_turn):
             penalty = self.adjudication.penalty(posterior, progress)
             loss = loss + penalty.total
             figures |= penalty.figures
-        return _Measured({"loss": loss, **figures}, posterior)
+        return _Measured({"loss": loss, **figures}, posterior, given)
 
     def _condition(self, batch: Batch, training: bool, frames: int) -> Tensor | None:
         """What the decoder is given beside the latents; in training some clips have no label."""
@@ -177,14 +186,16 @@ class Autoencoding(nn.Module):
         return self.model.condition(rows, frames)
 
     def losses(self, batch: Batch) -> dict[str, Loss]:
-        """The loss with the regulariser's penalty; and the losses of the regulariser's own groups."""
+        """The loss with the regulariser's penalty, or each by itself; and the losses of the regulariser's groups."""
         measured = self._measure(batch, batch.progress)
         figures, posterior = measured.figures, measured.posterior
-        own = {} if posterior is None or self.adjudication is None else self.adjudication.losses(posterior)
-        return {
-            "autoencoder": Loss(figures["loss"], {name: value.detach() for name, value in figures.items()}),
-            **own,
-        }
+        losses = {"autoencoder": Loss(figures["loss"], {name: value.detach() for name, value in figures.items()})}
+        if posterior is None or self.adjudication is None:
+            return losses
+        if self.in_turn:
+            again = self.model.encode_normalised(measured.given.values, measured.given.lengths)
+            losses["encoder"] = self.adjudication.penalty(again, batch.progress)
+        return losses | self.adjudication.losses(posterior)
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, Tensor]:

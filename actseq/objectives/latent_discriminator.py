@@ -15,8 +15,6 @@ from actseq.errors import require
 from actseq.modules.frames import valid_frames
 from actseq.objectives.base import Loss
 
-PENALTY = 0.1
-"""Weight of the discriminator's squared gradient at latents and draws (Mescheder et al. 2018, equation 9)."""
 DIRECTIONS = 64
 
 
@@ -29,6 +27,10 @@ class LatentDiscriminator(nn.Module):
         matching_weight: weight there of the distance between the sorted latents of a batch and sorted draws of the
             prior.
         adjudicator_width: units in each hidden layer of the discriminator.
+        gradient_penalty: weight of the discriminator's squared gradient at latents and draws in its own loss
+            (Mescheder et al. 2018, equation 9).
+        in_turn: the encoder learns what is weighted here by an optimiser of its own, beside the one for the
+            reconstruction, in place of a weighted sum.
 
     Sources: Makhzani et al., Adversarial Autoencoders (2015); Kolouri et al., Sliced Wasserstein Auto-Encoders (2018).
     """
@@ -40,13 +42,17 @@ class LatentDiscriminator(nn.Module):
         adversarial_weight: float = 1.0,
         matching_weight: float = 1.0,
         adjudicator_width: int = 1000,
+        gradient_penalty: float = 0.1,
+        in_turn: bool = False,
     ) -> None:
         super().__init__()
         require(0, adversarial_weight=adversarial_weight, matching_weight=matching_weight)
+        require(0, gradient_penalty=gradient_penalty)
         require(1, adjudicator_width=adjudicator_width)
         assert model.bottleneck.deviation is not None
         self.deviation, width = model.bottleneck.deviation, adjudicator_width
         self.adversarial_weight, self.matching_weight = adversarial_weight, matching_weight
+        self.gradient_penalty, self.in_turn = gradient_penalty, in_turn
         # The word of checkpoints.
         self.adjudicator = nn.Sequential(
             nn.Linear(model.latent_dim, width),
@@ -65,26 +71,35 @@ class LatentDiscriminator(nn.Module):
         if progress is None:
             matching = self.matching(latents)
             return Loss(self.matching_weight * matching, {"matching": matching})
-        self.adjudicator.requires_grad_(False)
-        fooled = F.softplus(-self.adjudicator(latents / self.deviation)).mean()
-        self.adjudicator.requires_grad_(True)
         matching = self.matching(latents)
-        total = self.adversarial_weight * fooled + self.matching_weight * matching
-        return Loss(total, {"fooled": fooled.detach(), "matching": matching.detach()})
+        total, figures = self.matching_weight * matching, {"matching": matching.detach()}
+        if self.adversarial_weight:
+            self.adjudicator.requires_grad_(False)
+            fooled = F.softplus(-self.adjudicator(latents / self.deviation)).mean()
+            self.adjudicator.requires_grad_(True)
+            total, figures = self.adversarial_weight * fooled + total, {"fooled": fooled.detach(), **figures}
+        return Loss(total, figures)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """The discriminator, under the name that checkpoints have for it."""
         return {"adjudicator": list(self.parameters())}
 
     def losses(self, posterior: Posterior) -> dict[str, Loss]:
-        """What the discriminator loses by mistaking latents for draws and draws for latents."""
+        """What the discriminator loses by mistaking latents for draws and draws for latents.
+
+        Nothing where its score has no weight: it need not learn then.
+        """
+        if not self.adversarial_weight:
+            return {}
         latents = valid_frames(posterior.mean, posterior.lengths).detach()
         both = torch.cat([torch.randn_like(latents), latents / self.deviation]).requires_grad_()
         score = self.adjudicator(both)[:, 0]
-        (slope,) = torch.autograd.grad(score.sum(), both, create_graph=True)
         drawn, encoded = score.chunk(2)
         told = F.softplus(-drawn).mean() + F.softplus(encoded).mean()
-        loss = told + PENALTY * slope.square().sum(1).mean()
+        loss = told
+        if self.gradient_penalty:
+            (slope,) = torch.autograd.grad(score.sum(), both, create_graph=True)
+            loss = told + self.gradient_penalty * slope.square().sum(1).mean()
         return {"adjudicator": Loss(loss, {"adjudicator": told.detach()})}
 
     def matching(self, latents: Float[Tensor, "frames latent_dim"]) -> Float[Tensor, ""]:

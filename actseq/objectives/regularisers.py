@@ -21,7 +21,7 @@ class Regulariser(Protocol):
     """An `nn.Module`. It may have parameters of its own, which learn beside the autoencoder."""
 
     def penalty(self, posterior: Posterior, progress: float | None) -> Loss:
-        """What is added to the autoencoder's loss.
+        """What is added to the autoencoder's loss, or learned in turn with it.
 
         Args:
             posterior: latents of a batch, with the gradient of the encoder.
@@ -34,6 +34,14 @@ class Regulariser(Protocol):
 
     def losses(self, posterior: Posterior) -> dict[str, Loss]:
         """A loss for each of its groups, without a gradient for the autoencoder."""
+
+
+@runtime_checkable
+class TakesTurns(Regulariser, Protocol):
+    """A regulariser whose penalty may be learned apart from the reconstruction."""
+
+    in_turn: bool
+    """Whether the encoder learns from the penalty by an optimiser of its own, in place of a sum with other losses."""
 
 
 class KlPrice(nn.Module):

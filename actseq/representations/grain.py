@@ -1,7 +1,8 @@
 """`grain`: the raw samples of overlapping windows.
 
 Grains are cut with a rectangular window: the smooth window is applied once, at synthesis. Frame t holds the samples
-around t · hop_length.
+around t · hop_length; where less than half of a grain is shared with the next one, it begins closer to t · hop_length,
+so that the last grain reaches the end of a clip. Without overlap it begins there.
 """
 
 import math
@@ -63,8 +64,8 @@ class Grain(nn.Module):
 
     @property
     def context_samples(self) -> int:
-        """Half a grain."""
-        return -(-self.grain_length // 2)
+        """Half a grain; more if grains overlap by less than half."""
+        return self.grain_length - lead(self.grain_length, self.hop_length)
 
     def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         """Features (batch, grain_length, frames) of clips of the given lengths in samples."""
@@ -121,12 +122,17 @@ def hop_of(grain_length: int, overlap: float) -> int:
     return max(1, round(grain_length * (1 - overlap)))
 
 
+def lead(grain_length: int, hop_length: int) -> int:
+    """Samples of frame t before t · hop_length: half a grain, or all that it shares with the grain before, if less."""
+    return min(grain_length // 2, grain_length - hop_length)
+
+
 def cut_grains(
     waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"], grain_length: int, hop_length: int
 ) -> Float[Tensor, "batch grain_length frames"]:
     """Samples around every hop, silent outside the lengths."""
     inside = torch.arange(waveform.shape[1], device=waveform.device) < lengths[:, None]
-    before = grain_length // 2
+    before = lead(grain_length, hop_length)
     padded = F.pad(torch.where(inside, waveform, 0.0), (before, grain_length - before))
     return padded.unfold(1, grain_length, hop_length).transpose(1, 2)
 

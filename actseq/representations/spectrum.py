@@ -15,7 +15,7 @@ from actseq import units
 from actseq.errors import require
 from actseq.losses import masked_l1
 from actseq.representations.base import Features
-from actseq.representations.grain import cut_grains, hop_of
+from actseq.representations.grain import cut_grains, hop_of, lead
 
 SILENT = 1e-10
 """Magnitudes below this are set to zero, with phase zero: the slopes of root and angle are unbounded there."""
@@ -58,8 +58,8 @@ class Spectrum(nn.Module):
 
     @property
     def context_samples(self) -> int:
-        """Half a grain."""
-        return self.grain_length // 2
+        """Half a grain; more if grains overlap by less than half."""
+        return self.grain_length - lead(self.grain_length, self.hop_length)
 
     def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         """Features (batch, 2 · bins, frames) of clips of the given lengths in samples."""

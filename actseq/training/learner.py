@@ -134,7 +134,10 @@ class Learner:
             )
             if norm is not None and not bool(torch.isfinite(norm)):
                 raise NotFiniteError(f"the gradient of '{name}' became {norm.item()}", number)
-        for name in gradients:
+        for name, found in gradients.items():
+            # Groups may share parameters: each is stepped with its own gradients, which are clipped now.
+            for parameter, gradient in zip(self.groups[name], found, strict=True):
+                parameter.grad = gradient
             for group in self.optimisers[name].param_groups:
                 group["lr"] = rate
             self.optimisers[name].step()

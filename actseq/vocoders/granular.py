@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from actseq.errors import require
 from actseq.representations.base import Granular, Representation
-from actseq.representations.grain import rotate_grains
+from actseq.representations.grain import lead, rotate_grains
 from actseq.vocoders.base import BlockBuffer, Stream
 
 LEAST_WEIGHT = 0.05
@@ -26,10 +26,11 @@ SLOPE = 1.25
 
 
 class GrainSynthesis(nn.Module):
-    """Overlap-add of grains under a Blackman window.
+    """Overlap-add of grains under a Blackman window, which is flat in the middle if grains overlap by less than half.
 
-    Each sample is divided by the sum of the windows that cover it. Rotated grains have no common phase and add in
-    power, so their samples are divided by the root of the sum of squared windows.
+    Without overlap the window is rectangular, and grains follow each other as they are. Each sample is divided by the
+    sum of the windows that cover it. Rotated grains have no common phase and add in power, so their samples are divided
+    by the root of the sum of squared windows.
 
     Args:
         representation: one of grains, such as `grain` or `spectrum`.
@@ -40,6 +41,7 @@ class GrainSynthesis(nn.Module):
         place_jitter: largest displacement of a grain, in hops.
         length_jitter: largest fraction by which a window is shorter than a grain.
         low_pass_hz: cutoff of a low-pass filter on each grain; None for no filter.
+        zeroed_bins: fraction of the bins of each grain's spectrum, the highest ones, that are set to zero.
         block_frames: frames rendered at a time.
 
     Raises:
@@ -55,11 +57,15 @@ class GrainSynthesis(nn.Module):
         place_jitter: float = 0.0,
         length_jitter: float = 0.0,
         low_pass_hz: float | None = None,
+        zeroed_bins: float = 0.0,
         block_frames: int = 64,
     ) -> None:
         super().__init__()
         require(0, loop_fade=loop_fade, place_jitter=place_jitter, length_jitter=length_jitter, low_pass_hz=low_pass_hz)
         require(1, block_frames=block_frames)
+        require(0, zeroed_bins=zeroed_bins)
+        if zeroed_bins > 1:
+            raise ValueError(f"zeroed_bins is {zeroed_bins}, expected at most 1")
         if loop_fade > 0.5:
             raise ValueError(f"loop_fade is {loop_fade}, expected at most 0.5")
         if length_jitter > 0.9:
@@ -69,7 +75,7 @@ class GrainSynthesis(nn.Module):
         self.representation, self.hop_length = representation, representation.hop_length
         self.loop_fade = loop_fade
         self.rotate, self.place_jitter, self.length_jitter = rotate, place_jitter, length_jitter
-        self.low_pass_hz, self.block_frames = low_pass_hz, block_frames
+        self.low_pass_hz, self.zeroed_bins, self.block_frames = low_pass_hz, zeroed_bins, block_frames
         self.reach = round(place_jitter * self.hop_length)
 
     def stream(self) -> Stream:
@@ -77,13 +83,17 @@ class GrainSynthesis(nn.Module):
         return _GrainStream(self)
 
     def low_passed(self, grains: Float[Tensor, "frames samples"]) -> Float[Tensor, "frames samples"]:
-        """Grains after the low-pass filter."""
-        if self.low_pass_hz is None:
+        """Grains after the low-pass filter, without the bins that are set to zero."""
+        if self.low_pass_hz is None and not self.zeroed_bins:
             return grains
         spectrum = torch.fft.rfft(grains)
-        frequency = torch.fft.rfftfreq(grains.shape[1], 1 / self.representation.sample_rate, device=grains.device)
-        fall = ((frequency / max(self.low_pass_hz, 1e-9) - 1) / (SLOPE - 1)).clamp(0, 1)
-        passed: Tensor = torch.fft.irfft(spectrum * (0.5 + 0.5 * (math.pi * fall).cos()), grains.shape[1])
+        if self.low_pass_hz is not None:
+            frequency = torch.fft.rfftfreq(grains.shape[1], 1 / self.representation.sample_rate, device=grains.device)
+            fall = ((frequency / max(self.low_pass_hz, 1e-9) - 1) / (SLOPE - 1)).clamp(0, 1)
+            spectrum = spectrum * (0.5 + 0.5 * (math.pi * fall).cos())
+        bins = spectrum.shape[1]
+        spectrum[:, bins - round(self.zeroed_bins * bins) :] = 0
+        passed: Tensor = torch.fft.irfft(spectrum, grains.shape[1])
         return passed
 
 
@@ -94,7 +104,7 @@ class _GrainStream:
         self.vocoder = vocoder
         self.size, self.hop = vocoder.representation.grain_length, vocoder.hop_length
         self.buffer = BlockBuffer(vocoder.block_frames)
-        self.early = self.size // 2 + vocoder.reach
+        self.early = lead(self.size, self.hop) + vocoder.reach
         self.drop = self.early
         self.tail: Tensor | None = None
         self.rng = np.random.default_rng(0)
@@ -123,7 +133,7 @@ class _GrainStream:
         if vocoder.rotate:
             grains = rotate_grains(grains, turned, vocoder.loop_fade) * self._signs(flipped)[:, None]
         length = size * (1 - vocoder.length_jitter * shortened)
-        window = blackman(size, length)
+        window = blackman(size, length, size - self.hop)
         place = ((2 * placed - 1) * vocoder.reach).round().long() + vocoder.reach
         at = (torch.arange(n) * self.hop + place)[:, None] + torch.arange(size)
         sums = torch.zeros(2, n * self.hop + size + 2 * vocoder.reach)
@@ -150,8 +160,19 @@ class _GrainStream:
         return sums[0, dropped:] / weight.clamp(min=LEAST_WEIGHT)
 
 
-def blackman(size: int, length: Float[Tensor, " frames"]) -> Float[Tensor, "frames size"]:
-    """Blackman windows of different lengths, centred in `size` samples."""
+def blackman(size: int, length: Float[Tensor, " frames"], shared: int) -> Float[Tensor, "frames size"]:
+    """Blackman windows of different lengths, centred in `size` samples.
+
+    Args:
+        size: samples of a grain.
+        length: samples of each window.
+        shared: samples that a grain shares with the next one. If they are less than half of a window, its slopes are so
+            long, and it is flat in between.
+    """
     place = (torch.arange(size, device=length.device) - (size - 1) / 2) / length[:, None]
+    if 2 * shared < size:
+        # From the edge inwards, a slope of so many samples is half a Blackman window.
+        inwards = (0.5 - place.abs()) * length[:, None]
+        place = torch.where(inwards < shared, 0.5 - inwards / max(1, 2 * shared), 0.0).where(place.abs() < 0.5, 0.5)
     window = 0.42 + 0.5 * (2 * math.pi * place).cos() + 0.08 * (4 * math.pi * place).cos()
     return torch.where(place.abs() < 0.5, window, 0.0)

@@ -75,6 +75,31 @@ def test_the_discriminator_and_the_encoder_learn_against_each_other() -> None:
     assert all(parameter.requires_grad for parameter in judged.parameters())
 
 
+def test_without_a_weight_the_discriminator_does_not_learn() -> None:
+    model = members.autoencoder("dense", "adversarial", {"width": 4}, DIM)
+    idle = LatentDiscriminator(model, adversarial_weight=0.0, adjudicator_width=8)
+    assert not idle.losses(posterior(draws(16)))
+    assert "fooled" not in idle.penalty(posterior(draws(16)), 0.5).figures
+
+
+def test_the_gradient_penalty_is_part_of_the_discriminators_loss() -> None:
+    judged, steep = judge(), judge()
+    steep.gradient_penalty, latents = 0.0, draws(64, 2.0)
+    torch.manual_seed(0)
+    one = judged.losses(posterior(latents))["adjudicator"]
+    torch.manual_seed(0)
+    other = steep.losses(posterior(latents))["adjudicator"]
+    assert float(other.total.detach()) == float(other.figures["adjudicator"]) == float(one.figures["adjudicator"])
+    assert float(one.total.detach()) > float(other.total.detach())
+
+
+def test_codes_stay_as_they_are_unless_they_are_whitened() -> None:
+    bottleneck = Adversarial(DIM, whiten=False)
+    numbers = 2 * draws(3000, 1.0)[None] + 1
+    bottleneck.calibrate(iter([bottleneck.encode(numbers, torch.tensor([3000])).mean[0]]))
+    torch.testing.assert_close(bottleneck.encode(numbers, torch.tensor([3000])).mean, 5 * numbers)
+
+
 def test_calibration_makes_codes_of_the_prior_and_decoding_undoes_it() -> None:
     bottleneck = Adversarial(DIM, deviation=5.0)
     mix = torch.tensor([[1.0, 0.8, 0, 0], [0, 0.5, 0.2, 0], [0, 0, 2.0, 0], [0.3, 0, 0, 1.0]])

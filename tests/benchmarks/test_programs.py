@@ -206,6 +206,78 @@ def test_loops_are_played_with_recorded_sounds(data_dir: Path) -> None:
         assert found.chords == found.true(first)
 
 
+GRAINS = [
+    "corpus.sample_rate=8000",
+    "corpus.segment_seconds=0.5",
+    "representation.grain_length=200",
+    "autoencoder.network.width=12",
+    *(f"train_{stage}.{text}" for stage in ("ae", "prior") for text in ("minutes=null", "steps=2")),
+    "train_ae.batch_size=4",
+    "train_ae.validation_batches=1",
+    "prior.network.width=8",
+    "train_prior.frames=16",
+    "generate.seconds=0.5",
+]
+
+
+@pytest.fixture(scope="module")
+def textures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two labels of six files, two seconds each."""
+    folder = tmp_path_factory.mktemp("textures")
+    for kind, label in enumerate(("dark", "bright")):
+        (folder / label).mkdir()
+        for number in range(6):
+            soundfile.write(folder / label / f"{label}-{number}.wav", sound(kind, 2.0, 6 * kind + number), RATE)
+    return folder
+
+
+@pytest.mark.parametrize("preset", ["grain-aae", "grain-aae-original", "grain-ae", "spectrum-ae"])
+def test_grains_go_from_training_to_sound_and_are_measured(
+    preset: str, textures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run")
+    pipeline.run_all(textures, preset, run=run, overrides=GRAINS, compute=Compute("cpu", 1))
+    capsys.readouterr()
+    program("grains").main(["measure", run, "--sheet", str(tmp_path / "sheet.png")])
+    text = capsys.readouterr().out
+    exact = re.findall(r"true grains, (.*): error (-?\d+\.\d) dB", text)
+    assert [name for name, _ in exact] == ["run", "without overlap", "90 %, upper bins 0"]
+    assert float(exact[1][1]) < -90
+    assert float(exact[2][1]) > -20
+    assert len(re.findall(r"line at the hop rate, .*: -?\d+\.\d dB \(original -?\d+\.\d\)", text)) == 3
+    assert re.search(r"flatness above 1 kHz: original -\d+\.\d dB, output -\d+\.\d dB, error -\d+\.\d dB", text)
+    assert re.search(r"^KS  .*, median 0\.\d+$", text, flags=re.M)
+    assert re.search(r"drawn over reconstructed: MMD² \d+\.\d\d", text)
+    assert (tmp_path / "sheet.png").stat().st_size > 5000
+
+
+def test_what_shapes_latents_is_compared(textures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = [one for one in GRAINS if not one.startswith(("train_prior", "generate", "prior", "train_ae.steps"))]
+    words = [word for one in small for word in ("--set", one)]
+    program("grains").main(
+        ["ablate", str(textures), str(tmp_path / "runs"), "--steps", "2", "--seeds", "0", "1", *words]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    numbers = r"(?: +\d+\.\d+ → \d+\.\d+){4}"
+    names = ["blog post", "neither", "adversary", "matching", "both"]
+    wanted = [f"{name}, {what}" for name in names for what in ("seed 0", "seed 1", "median")]
+    found = [line for line in lines if re.fullmatch(rf".*(?:seed \d|median){numbers}", line)]
+    assert [re.split(r"  +", line)[0] for line in found] == wanted
+    assert len({line.split("seed")[1].split(maxsplit=1)[1] for line in found if "seed 0" in line}) == len(names)
+
+
+def test_white_noise_is_flat_and_a_repeated_grain_has_a_line() -> None:
+    grains = program("grains")
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal(8 * 44100).astype(np.float32)
+    repeated = np.tile(noise[:1000], 350)
+    hop_hz = 44100 / 1000
+    assert grains.line_db(grains.spectrum([repeated], grains.LINE_N_FFT), 44100, hop_hz) > 20
+    assert abs(grains.line_db(grains.spectrum([noise], grains.LINE_N_FFT), 44100, hop_hz)) < 3
+    assert grains.error_db([noise], [1.1 * noise]) == pytest.approx(-20, abs=0.01)
+    assert grains.error_db([noise], [noise]) == -400
+
+
 def test_growth_is_linear_or_not(tmp_path: Path) -> None:
     growth = program("growth")
     for power in (1.0, 2.0):

@@ -1,4 +1,4 @@
-"""What an autoencoder learns of a clip whose last latent frame lasts longer than the clip."""
+"""What an autoencoder learns: the end of a clip, and what a regulariser asks in turn."""
 
 import pytest
 import torch
@@ -60,3 +60,51 @@ def test_stored_features_are_followed_by_silence(kind: str) -> None:
     silence = representation.analyse(quiet, torch.tensor([quiet.shape[1]])).values
     expected = torch.cat([found, silence[:, :, : FRAMES - found.shape[2]]], dim=2)
     torch.testing.assert_close(target.values, learner.model.normaliser.normalise(expected))
+
+
+def grains(in_turn: bool) -> Autoencoding:
+    torch.manual_seed(0)
+    overrides = [
+        f"train_ae.regulariser.in_turn={str(in_turn).lower()}",
+        "train_ae.regulariser.adjudicator_width=8",
+        "autoencoder.network.width=12",
+        "representation.grain_length=64",
+    ]
+    config = build.complete(load_preset("grain-aae-original", overrides))
+    representation = build.build_representation(config)
+    model = build.build_autoencoder(config, representation)
+    made: Autoencoding = build.build_autoencoding(config, model, representation, 64)
+    return made
+
+
+def test_an_encoder_learns_from_its_regulariser_in_turn_or_in_sum() -> None:
+    waveform = torch.randn(3, 64 + 2 * 64)
+    batch = Batch({"waveform": waveform, "n_samples": torch.full((3,), 64)}, 0.5)
+    summed, turned = grains(False), grains(True)
+    torch.manual_seed(1)
+    together = summed.losses(batch)
+    torch.manual_seed(1)
+    apart = turned.losses(batch)
+    assert list(together) == ["autoencoder", "adjudicator"]
+    assert list(apart) == ["autoencoder", "encoder", "adjudicator"]
+    assert list(apart) == list(turned.parameter_groups())
+    total = apart["autoencoder"].total + apart["encoder"].total
+    assert float(together["autoencoder"].total.detach()) == pytest.approx(float(total.detach()), rel=1e-5)
+    assert "fooled" in apart["encoder"].figures
+    apart["autoencoder"].total.backward()
+    assert all(parameter.grad is not None for parameter in turned.model.parameters())
+    turned.zero_grad()
+    apart["encoder"].total.backward()
+    learning = {name.split(".")[1] for name, one in turned.model.named_parameters() if one.grad is not None}
+    assert learning == {"encoder"}
+    assert all(one.grad is None for one in turned.adjudication.parameters())  # type: ignore[union-attr]
+
+
+def test_what_is_validated_does_not_depend_on_turns() -> None:
+    batch = Batch({"waveform": torch.randn(2, 64 + 2 * 64), "n_samples": torch.full((2,), 64)}, 1.0)
+    figures = []
+    for in_turn in (False, True):
+        learner = grains(in_turn)
+        torch.manual_seed(2)
+        figures.append({name: float(value) for name, value in learner.validate(batch).items()})
+    assert figures[0] == figures[1]

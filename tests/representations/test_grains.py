@@ -80,13 +80,65 @@ def test_grains_left_alone_add_up_to_the_sound(analysis: Grain | Spectrum, data_
         np.testing.assert_allclose(made, waveform, atol=2e-4)
 
 
+def below(made: np.ndarray, waveform: np.ndarray) -> float:
+    """Power of the difference to that of the sound, dB."""
+    return float(10 * np.log10(np.sum((made - waveform) ** 2) / np.sum(waveform**2) + 1e-40))
+
+
+@pytest.mark.parametrize("samples", [7, 1002, 1503, 40_000])
+def test_true_grains_that_do_not_overlap_come_back(samples: int) -> None:
+    waveform = noise(samples)
+    for analysis, most in ((Grain(44100, overlap=0.0), -140), (Spectrum(44100, overlap=0.0), -90)):
+        made = synthesise(GrainSynthesis(analysis), analysed(analysis, waveform))[0, :samples].numpy()
+        assert below(made, waveform) < most
+
+
+def test_grains_that_do_not_overlap_follow_each_other() -> None:
+    analysis = Grain(RATE, grain_length=100, overlap=0.0)
+    waveform = noise(750)
+    values = analysed(analysis, waveform).values[0].T.reshape(-1).numpy()
+    np.testing.assert_array_equal(values, np.pad(waveform, (0, 50)))
+    assert analysis.context_samples == 100
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.3, 0.45])
+def test_little_overlap_leaves_the_middle_of_a_clip_exact(overlap: float) -> None:
+    analysis = Grain(RATE, grain_length=200, overlap=overlap)
+    waveform = noise(3000)
+    made = synthesise(GrainSynthesis(analysis), analysed(analysis, waveform))[0, : len(waveform)].numpy()
+    np.testing.assert_allclose(made[:-200], waveform[:-200], atol=1e-5)
+
+
+def test_the_highest_bins_are_set_to_zero() -> None:
+    analysis = Grain(RATE, grain_length=200, overlap=0.0)
+    waveform = noise(2000)
+    made = synthesise(GrainSynthesis(analysis, zeroed_bins=0.85), analysed(analysis, waveform))[0, :2000].numpy()
+    before, after = (np.fft.rfft(rows.reshape(10, 200)) for rows in (waveform, made))
+    # 101 bins, of which 86 go.
+    np.testing.assert_allclose(after[:, :15], before[:, :15], atol=1e-4)
+    assert np.abs(after[:, 15:]).max() < 1e-4
+    with pytest.raises(ValueError, match=r"zeroed_bins is 1\.2, expected at most 1"):
+        GrainSynthesis(analysis, zeroed_bins=1.2)
+
+
 def test_the_window_is_scipys() -> None:
-    window = blackman(101, torch.tensor([101.0, 51.0]))
+    window = blackman(101, torch.tensor([101.0, 51.0]), 60)
     expected = signal.windows.blackman(103, sym=True)[1:-1]
     assert np.abs(window[0].numpy() - expected).max() < 0.02
     assert window[0].argmax() == window[1].argmax() == 50
     assert not window[1, :24].any()
     assert (window >= -1e-6).all()
+
+
+def test_the_window_is_flat_where_grains_are_not_shared() -> None:
+    window = blackman(100, torch.tensor([100.0, 80.0]), 20).numpy()
+    np.testing.assert_allclose(window[0, 20:80], 1, atol=1e-6)
+    slope = signal.windows.blackman(41, sym=True)[:20]
+    np.testing.assert_allclose(window[0, :20], (slope + signal.windows.blackman(41, sym=True)[1:21]) / 2, atol=0.01)
+    assert not window[1, :10].any()
+    np.testing.assert_allclose(window[1, 30:70], 1, atol=1e-6)
+    np.testing.assert_allclose(window[1, 10:30], window[0, :20], atol=1e-6)
+    np.testing.assert_allclose(blackman(100, torch.tensor([100.0]), 0).numpy(), 1, atol=1e-6)
 
 
 def octave_levels(waveform: np.ndarray) -> np.ndarray:

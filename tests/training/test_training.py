@@ -25,6 +25,7 @@ from actseq.storage.artifacts import write_artifact
 from actseq.training import timing
 from actseq.training.conduct import THREAD_VARIABLES, Budget, Conduct, Watch
 from actseq.training.devices import resolve_device
+from actseq.training.learner import Learner
 from actseq.training.loop import Outcome, train
 from actseq.training.sources import step_seed
 from actseq.training.trainer import Trainer
@@ -493,6 +494,41 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     run(tmp_path / "free", free, clip_norm=1e9)
     run(tmp_path / "held", held, clip_norm=1e-3)
     assert not torch.equal(free.model[0].get_parameter("weight"), held.model[0].get_parameter("weight"))
+
+
+class Shared(nn.Module):
+    """Two losses that pull one weight in opposite directions; one alone has a second weight."""
+
+    monitor = "loss"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.one = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+    def exported(self) -> nn.Module:
+        return self
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        return {"down": [self.both, self.one], "up": [self.both, self.one]}
+
+    def losses(self, batch: Batch) -> dict[str, Loss]:
+        return {"down": Loss(self.both + self.one), "up": Loss(-0.01 * self.both)}
+
+    def validate(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": torch.zeros(())}
+
+
+def test_groups_that_share_a_weight_have_optimisers_of_their_own() -> None:
+    objective = Shared()
+    learner = Learner(objective, settings(), torch.device("cpu"))
+    losses = learner.losses(Batch({}, 0.0))
+    learner.step({name: learner.backward(name, loss, 0) for name, loss in losses.items()}, 0.1, 0)
+    # The first step of Adam is as long as the rate, whatever the size of the gradient.
+    assert float(objective.both.detach()) == pytest.approx(0.0, abs=1e-4)
+    assert float(objective.one.detach()) == pytest.approx(-0.1, abs=1e-4)
+    again = Learner(Shared(), settings(), torch.device("cpu"))
+    again.load_state(learner.state())
+    assert all(torch.equal(value, again.state()[name]) for name, value in learner.state().items())
 
 
 def test_a_training_that_diverges_is_no_success(tmp_path: Path) -> None:
