@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from actseq.commands.push import push as push
     from actseq.commands.reconstruct import reconstruct as reconstruct
     from actseq.commands.report import report as report
+    from actseq.commands.restore import GapFilling as GapFilling
     from actseq.commands.restore import restore as restore
     from actseq.commands.run import run_all as run_all
     from actseq.commands.train_ae import find_learning_rate as find_learning_rate
@@ -78,7 +79,7 @@ _NAMES = {
     "actseq.commands.push": ("push",),
     "actseq.commands.reconstruct": ("reconstruct",),
     "actseq.commands.report": ("report",),
-    "actseq.commands.restore": ("restore",),
+    "actseq.commands.restore": ("GapFilling", "restore"),
     "actseq.commands.run": ("run_all",),
     "actseq.commands.train_ae": ("find_learning_rate", "learning_rate_lines", "train_ae"),
     "actseq.commands.train_prior": ("train_prior",),

@@ -3,6 +3,7 @@
 from actseq.audio.decoding import BLOCK, SILENCE, SPAN
 from actseq.audio.files import Scan, ScanRow, SoundFolder, file_digest, find, left_out, read_labels, search
 from actseq.audio.formats import extensions
+from actseq.audio.gaps import find_gaps
 from actseq.audio.recording import (
     Recording,
     beginning,
@@ -36,6 +37,7 @@ __all__ = [
     "extensions",
     "file_digest",
     "find",
+    "find_gaps",
     "in_workers",
     "left_out",
     "load",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from actseq import audio
+from actseq.arrays import Waveform
 from actseq.commands.common import AUTO, ONE_THREAD, Compute, Result, TurnedDown, check_written, effects_of, make_folder
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.data.corpus import level_gain
@@ -22,6 +24,22 @@ from actseq.storage.artifacts import write_json
 from actseq.storage.run_folder import RunFolder
 
 T = TypeVar("T")
+
+
+class Mending(Protocol):
+    """What is still done to one reconstructed recording, on its way to its file.
+
+    Attributes:
+        about: what the JSON beside the file says of it.
+    """
+
+    about: Result
+
+    def push(self, waveform: Waveform) -> Waveform:
+        """Take more samples; return those that are now final."""
+
+    def finish(self) -> Waveform:
+        """Return the rest."""
 
 
 def reconstruct(
@@ -54,9 +72,45 @@ def reconstruct(
             the same name.
         ConfigError: the run cannot give a sound another label, or not this one.
     """
+    way = Way(transfer, keep_dry=keep_dry)
+    return pass_through(
+        RunFolder.open(run), paths, way, out=out, overwrite=overwrite, overrides=overrides, compute=compute
+    )
+
+
+@dataclass(frozen=True)
+class Way:
+    """What happens to recordings beside encoder, decoder and vocoder.
+
+    Attributes:
+        transfer: as in `reconstruct`.
+        mend: begins what is still done to each reconstructed recording; None: nothing.
+        keep_dry: as in `reconstruct`.
+    """
+
+    transfer: Transfer | None = None
+    mend: Callable[[audio.Recording], Mending] | None = None
+    keep_dry: bool = False
+
+
+def pass_through(
+    opened: RunFolder,
+    paths: Sequence[Path],
+    way: Way,
+    *,
+    out: Path,
+    overwrite: bool,
+    overrides: Iterable[str],
+    compute: Compute,
+) -> Result:
+    """`reconstruct`, with what else happens to the recordings.
+
+    Raises:
+        AudioError, ConfigError: as `reconstruct`.
+    """
     compute.use_threads(ONE_THREAD)
     reporter = compute.reporter
-    opened, overrides = RunFolder.open(run), list(overrides)
+    overrides, transfer, keep_dry = list(overrides), way.transfer, way.keep_dry
     config = stage_config(opened, overrides, "generate")
     through_effects = effects_of(config, keep_dry)
     jobs = [(path, relative) for given in paths for path, relative in inputs(given)]
@@ -86,14 +140,16 @@ def reconstruct(
     files, done, lowered = [], 0, TurnedDown()
     for recording, target in recordings:
         gain = np.float32(level_gain(recording.peak, codec.level_dbfs))
-        stream = start()
+        stream, mending = start(), None if way.mend is None else way.mend(recording)
         make_folder(target.sound.parent)
         with audio.Writer(target.sound, codec.sample_rate, through=through_effects, dry=target.dry) as writer:
             for block in recording.blocks():
-                writer.write(stream.push(block * gain) / gain)
+                made = np.asarray(stream.push(block * gain) / gain, np.float32)
+                writer.write(made if mending is None else mending.push(made))
                 done += len(block)
                 reporter.advance(done / codec.sample_rate)
-            writer.write(stream.finish() / gain)
+            made = np.asarray(stream.finish() / gain, np.float32)
+            writer.write(made if mending is None else np.concatenate([mending.push(made), mending.finish()]))
         lowered.note(target.sound, writer.gain, writer.through_gain)
         about = {
             "file": target.sound.name,
@@ -102,7 +158,7 @@ def reconstruct(
             "gain": writer.gain,
             "effects_gain": writer.through_gain,
         }
-        write_json(target.about, common | about)
+        write_json(target.about, common | about | ({} if mending is None else mending.about))
         files.append(str(target.sound))
     reporter.end()
     lowered.warn(reporter)

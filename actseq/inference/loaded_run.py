@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from actseq.inference.activations import (
     own_samples,
 )
 from actseq.inference.codec import Codec
+from actseq.inference.gaps import FillingStream, gaps_of
 from actseq.inference.generation import (
     BATCH_CLIPS,
     Generated,
@@ -46,7 +47,7 @@ from actseq.inference.loading import (
     tuned_codec,
 )
 from actseq.inference.loops import loops
-from actseq.inference.redo import Region, regenerate, require_suffix
+from actseq.inference.redo import Region, part_in_samples, regenerate, require_suffix
 from actseq.inference.request import (
     TRANSFER_AMOUNT,
     FromPrior,
@@ -224,6 +225,41 @@ class LoadedRun:
         pieces = [stream.push(waveform * np.float32(gain)), stream.finish()]
         made: Waveform = np.concatenate(pieces)
         return made / np.float32(gain)
+
+    def fill(
+        self, waveform: Waveform, gaps: Sequence[tuple[float, float | None]] | None = None, seed: int = 0
+    ) -> Waveform:
+        """A waveform (samples,) with sound of the prior in its gaps; the rest and its length stay.
+
+        Args:
+            waveform: at `sample_rate`.
+            gaps: where they begin and end in seconds, an end of None being that of the waveform; None: as
+                `actseq.audio.find_gaps` finds them.
+            seed: seed of what the prior draws.
+
+        Raises:
+            ConfigError: the prior takes no suffix, or a gap is not inside the waveform.
+            ArtifactError: no prior was trained.
+        """
+        waveform, rate = one_channel(waveform), self.sample_rate
+        if gaps is None:
+            parts = list(audio.find_gaps([waveform], rate, float(np.abs(waveform).max(initial=0.0))))
+        else:
+            parts = [part_in_samples("gap", gap, len(waveform), rate) for gap in gaps]
+        stream = self.filling_stream(parts, len(waveform), seed)
+        return np.concatenate([stream.push(waveform), stream.finish()])
+
+    def filling_stream(self, parts: Sequence[tuple[int, int]], n_samples: int, seed: int = 0) -> FillingStream:
+        """A stream that fills parts of one recording, each given by its first sample and the one after its last.
+
+        Raises:
+            ConfigError: the prior takes no suffix.
+            ArtifactError: no prior was trained.
+        """
+        prior = self._trained
+        require_suffix(prior.prior, self.prior_name)
+        wanted = self._new(prior, GenerationRequest(seed=seed))
+        return FillingStream(self.prior_codec, prior.prior, wanted, gaps_of(self.codec, parts, n_samples))
 
     def transfer_stream(self, wanted: Transfer) -> ReconstructionStream | SkippingStream:
         """A stream that reconstructs one clip with another label; see `Transfer`.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 
 from actseq import registry, units
 from actseq.arrays import LatentArray, Waveform
@@ -55,13 +56,20 @@ class Region:
         Raises:
             ConfigError: the part is not inside the recording.
         """
-        rate, size = codec.sample_rate, codec.samples_per_latent
-        start = units.seconds_to_samples(begin, rate)
-        last = n_samples if end is None else units.seconds_to_samples(end, rate)
-        if start >= n_samples or last > n_samples:
-            found = f"--redo {begin:g}:{'-' if end is None else f'{end:g}'} is not inside the recording"
-            length = units.samples_to_seconds(n_samples, rate)
-            raise ConfigError(found, f"seconds from 0 to {length:.3f}", "end it with - for the recording's end")
+        rate = codec.sample_rate
+        return Region.around(codec, n_samples, *part_in_samples("--redo", (begin, end), n_samples, rate))
+
+    @staticmethod
+    def around(codec: Codec, n_samples: int, start: int, last: int) -> Region:
+        """A part given in samples, rounded outward to latent frames.
+
+        Args:
+            codec: its latent frames.
+            n_samples: length of the recording.
+            start: first sample of the part.
+            last: the sample after its last.
+        """
+        size = codec.samples_per_latent
         first, stop = start // size, units.n_hops(last, size)
         if stop * size >= n_samples:
             # A frame may be centred just after the last sample.
@@ -69,6 +77,28 @@ class Region:
                 units.n_frames(n_samples, codec.representation.hop_length), codec.autoencoder.stride
             )
         return Region(first, stop, (first * size, min(stop * size, n_samples)))
+
+
+def part_in_samples(option: str, part: tuple[float, float | None], n_samples: int, rate: int) -> tuple[int, int]:
+    """First sample of a part of a recording that is given in seconds, and the one after its last.
+
+    Args:
+        option: what the part was given by, for the message.
+        part: where it begins and ends in seconds; an end of None is that of the recording.
+        n_samples: length of the recording.
+        rate: sample rate in Hz.
+
+    Raises:
+        ConfigError: the part is not inside the recording.
+    """
+    begin, end = part
+    start = units.seconds_to_samples(begin, rate)
+    last = n_samples if end is None else units.seconds_to_samples(end, rate)
+    if start >= n_samples or last > n_samples:
+        found = f"{option} {begin:g}:{'-' if end is None else f'{end:g}'} is not inside the recording"
+        length = units.samples_to_seconds(n_samples, rate)
+        raise ConfigError(found, f"seconds from 0 to {length:.3f}", "end it with - for the recording's end")
+    return start, last
 
 
 def require_suffix(prior: Prior, name: str | None) -> None:
@@ -101,32 +131,54 @@ def regenerate(codec: Codec, prior: Prior, wanted: ResolvedRequest, region: Regi
     seed = wanted.seed_audio
     assert isinstance(seed, SeedAudio)
     latents = codec.encode([seed.waveform * np.float32(seed.gain)])[0][0]
-    given = torch.from_numpy(latents).to(codec.device)[None]
-    prompt, suffix = given[:, : region.first], given[:, region.stop :]
     for first in range(0, wanted.n, BATCH_CLIPS):
-        n, frames = min(BATCH_CLIPS, wanted.n - first), region.stop - region.first
-        request = sampling_request(
-            codec, prior, wanted, prompt if region.first else None, n, derived_seed(wanted.seed, first)
-        )
-        request = replace(
-            request,
-            max_frames=frames,
-            min_frames=frames,
-            until_stop=False,
-            suffix=suffix if suffix.shape[1] else None,
-        )
-        chunks = [chunk.latents for chunk in candidates(prior, request, wanted.settings.best_of)]
-        for row, new in enumerate(torch.cat(chunks, dim=1).cpu().numpy()):
+        n = min(BATCH_CLIPS, wanted.n - first)
+        for row, new in enumerate(between(codec, prior, replace(wanted, n=n), latents, region, first)):
             yield Piece(first + row, _inserted(codec, seed, latents, new, region), new, End(True, None, region.samples))
+
+
+def between(
+    codec: Codec, prior: Prior, wanted: ResolvedRequest, latents: LatentArray, region: Region, *path: int
+) -> Float32[np.ndarray, "n frames latent_dim"]:
+    """Latents that a prior makes for a region, given those around it.
+
+    Args:
+        codec: autoencoder and device.
+        prior: a prior that takes a suffix.
+        wanted: how many to draw, and how.
+        latents: those of the recording; those inside the region are not used.
+        region: the region.
+        path: numbers that the draw's seed is derived from, beside that of `wanted`.
+
+    Raises:
+        ConfigError: the prior does not support the request.
+    """
+    given = torch.from_numpy(latents).to(codec.device)[None]
+    prompt, suffix, frames = given[:, : region.first], given[:, region.stop :], region.stop - region.first
+    seed = derived_seed(wanted.seed, *path)
+    request = sampling_request(codec, prior, wanted, prompt if region.first else None, wanted.n, seed)
+    request = replace(
+        request,
+        max_frames=frames,
+        min_frames=frames,
+        until_stop=False,
+        suffix=suffix if suffix.shape[1] else None,
+    )
+    chunks = [chunk.latents for chunk in candidates(prior, request, wanted.settings.best_of)]
+    return torch.cat(chunks, dim=1).cpu().numpy()
 
 
 def _inserted(codec: Codec, seed: SeedAudio, latents: LatentArray, new: LatentArray, region: Region) -> Waveform:
     """The recording with the sound of new latents in a region."""
+    made, offset = decoded_around(codec, latents, new, region)
+    whole = patch(seed.waveform, made / np.float32(seed.gain), offset, region.samples, codec.sample_rate)
+    return fade_out(whole, codec.sample_rate) if region.samples[1] == len(whole) else whole
+
+
+def decoded_around(codec: Codec, latents: LatentArray, new: LatentArray, region: Region) -> tuple[Waveform, int]:
+    """The sound of new latents in a region and of those around it as far as they matter, and its first sample."""
     reach = settling_frames(codec)
     start = 0 if reach is None else max(0, region.first - reach)
     stop = len(latents) if reach is None else region.stop + reach
     [made] = codec.decode([np.concatenate([latents[start : region.first], new, latents[region.stop : stop]])])
-    whole = patch(
-        seed.waveform, made / np.float32(seed.gain), start * codec.samples_per_latent, region.samples, codec.sample_rate
-    )
-    return fade_out(whole, codec.sample_rate) if region.samples[1] == len(whole) else whole
+    return made, start * codec.samples_per_latent

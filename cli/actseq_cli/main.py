@@ -28,6 +28,7 @@ from actseq_cli.options import (
     TitledCommand,
     as_json,
     effects,
+    filling_gaps,
     generation,
     overwrite_option,
     paths_argument,
@@ -44,7 +45,7 @@ from actseq_cli.usage import usage_line
 from actseq_cli.wrapping import wrapped
 
 if TYPE_CHECKING:
-    from actseq.pipeline import GenerationRequest, Output, Transfer
+    from actseq.pipeline import GapFilling, GenerationRequest, Output, Transfer
 
 
 TOGETHER = ("run", "train-ae", "extract-latents", "train-prior", "train-vocoder")
@@ -415,16 +416,25 @@ def decode(run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, k
     )
 
 
-@main.command()
+@main.command(cls=TitledCommand)
 @run_argument
 @paths_argument
 @click.option("--out", type=PATH, required=True, help="Folder for the results; relative names are kept.")
 @overwrite_option
-@working("vocoder.kind=griffin-lim", draws=False)
-def restore(run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, common: Common) -> None:
+@filling_gaps
+@working("vocoder.kind=griffin-lim")
+def restore(
+    run_name: str, paths: tuple[Path, ...], out: Path, overwrite: bool, filling: GapFilling | None, common: Common
+) -> None:
     """Take noise and other damage away from files or folders, with a run of preset restore or repair."""
     result = pipeline.restore(
-        run_name, paths, out=out, overwrite=overwrite, overrides=common.overrides, compute=common.compute
+        run_name,
+        paths,
+        out=out,
+        filling=filling,
+        overwrite=overwrite,
+        overrides=common.overrides,
+        compute=common.compute,
     )
     show(result, common.json_output, f"{counted(len(result['files']), 'file')} in {result['folder']}")
 

@@ -434,7 +434,8 @@ def _source(options: dict[str, Any]) -> Source:
     through, vary, amount = (options.pop(name) for name in ("through", "vary", "amount"))
     of_prior = ("prior", "seed_audio", "seed_seconds", "include_seed", "seed_latents")
     named = {name: options.pop(name) for name in of_prior}
-    from_prior = pipeline.FromPrior(**named, redo=_redo(options.pop("redo")))
+    redo = options.pop("redo")
+    from_prior = pipeline.FromPrior(**named, redo=None if redo is None else _part("--redo", redo))
     if through:
         return pipeline.Through(tuple(_files(through)))
     return pipeline.Variations(vary, amount) if vary else from_prior
@@ -466,15 +467,47 @@ def transferring(function: Command) -> Command:
     return _transfer(command)
 
 
-def _redo(text: str | None) -> tuple[float, float | None] | None:
+_filling = _titled(
+    "Gaps",
+    _option("--gaps", metavar="RUN2", help="Fill gaps with this generative run; default: the network fills them."),
+    _option(
+        "--gap",
+        "parts",
+        multiple=True,
+        metavar="FROM:TO",
+        help="Where a gap is, in seconds; `-` for TO is the end. May be repeated. Default: gaps are looked for.",
+    ),
+    _option("--prior", help="The prior of RUN2 that fills gaps; default: its usual one."),
+)
+
+
+def filling_gaps(function: Command) -> Command:
+    """`--gaps`, `--gap`, `--prior` and the common `--seed`, which become one `filling`."""
+
+    @functools.wraps(function)
+    def command(gaps: str | None, parts: tuple[str, ...], prior: str | None, seed: int | None, **options: Any) -> None:
+        from actseq import pipeline
+
+        if gaps is None:
+            given = {"--gap": parts or None, "--prior": prior, "--seed": seed}
+            for name, value in given.items():
+                if value is not None:
+                    raise click.UsageError(f"{name} without --gaps RUN2, the run that fills gaps")
+            function(filling=None, seed=None, **options)
+            return
+        where = tuple(_part("--gap", part) for part in parts)
+        function(filling=pipeline.GapFilling(gaps, prior, where, seed or 0), seed=seed, **options)
+
+    return _filling(command)
+
+
+def _part(option: str, text: str) -> tuple[float, float | None]:
     """FROM:TO in seconds; `-` for TO is the end of the recording."""
-    if text is None:
-        return None
     begin, _, end = text.partition(":")
     try:
         return float(begin), None if end == "-" else float(end)
     except ValueError:
-        raise ConfigError(f"--redo is '{text}'", "FROM:TO in seconds, such as 0.4:0.9 or 0.4:-") from None
+        raise ConfigError(f"{option} is '{text}'", "FROM:TO in seconds, such as 0.4:0.9 or 0.4:-") from None
 
 
 def step_range(text: str) -> tuple[int, int]:

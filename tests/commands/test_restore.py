@@ -232,6 +232,117 @@ def test_a_damage_that_a_run_does_not_help_against_is_named(folder: Path, tmp_pa
         assert (f"does not help against {name} (log-mel distance" in " ".join(made.output.split())) == (name in worse)
 
 
+# -- gaps filled by a generative run -----------------------------------------------------------------------------------
+
+FLOW = ["prior.network.kind=clip-flow", "prior.network.width=16", "prior.network.layers=1", "prior.network.heads=2"]
+FLOW += ["prior.network.inner=24", "prior.network.steps=2", "train_prior.steps=2", "train_ae.steps=2"]
+
+
+@pytest.fixture(scope="module")
+def generative(folder: Path) -> Path:
+    """A run with two priors: `default` takes a suffix, `lstm` takes none."""
+    made, compute = folder / "generative", pipeline.Compute("cpu", 1)
+    pipeline.run_all(folder / "sounds" / "voice", "smoke", run=str(made), overrides=FLOW, compute=compute)
+    pipeline.train_prior(made, name="lstm", overrides=["prior.network.kind=lstm", "train_prior.steps=1"])
+    return made
+
+
+def with_gaps(folder: Path, path: Path, rate: int = RATE) -> list[tuple[float, float]]:
+    """Write two digits with two gaps of 50 ms; where they are, in seconds."""
+    clean = np.concatenate([audio.load(file)[0] for file in audio.find(folder / "sounds" / "voice")[:2]])
+    clean = audio.resample(clean, RATE, rate)
+    loud = [int(at) for at in np.argsort(-np.abs(clean)) if 0.1 * rate < at < len(clean) - 0.2 * rate]
+    first = loud[0]
+    second = next(at for at in loud if abs(at - first) > 0.15 * rate)
+    length = round(0.05 * rate)
+    for at in (first, second):
+        clean[at : at + length] = 0
+    soundfile.write(path, clean, rate, subtype="FLOAT")
+    return [(at / rate, (at + length) / rate) for at in sorted((first, second))]
+
+
+@pytest.mark.parametrize("rate", [RATE, 11025])
+def test_gaps_are_found_printed_and_filled(folder: Path, generative: Path, tmp_path: Path, rate: int) -> None:
+    gaps = with_gaps(folder, tmp_path / "in.wav", rate)
+    words = ("restore", folder / "run", tmp_path / "in.wav", "--out")
+    plain = invoke(*words, tmp_path / "plain", *USE)
+    assert plain.exit_code == 0, plain.output
+    result = invoke(*words, tmp_path / "out", "--gaps", generative, *USE)
+    assert result.exit_code == 0, result.output
+    beside = read_json(tmp_path / "out" / "in.json")
+    found = [gap["gap_seconds"] for gap in beside["gaps"]]
+    np.testing.assert_allclose(found, gaps, atol=0.001)
+    assert (beside["gaps_filled_by"]["run"], beside["gaps_filled_by"]["prior"]) == ("generative", "default")
+    said = " ".join(result.output.split())
+    loaded = LoadedRun.open(generative, device="cpu")
+    size, fade = loaded.codec.samples_per_latent, 0.03
+    for gap, (begin, end) in zip(beside["gaps"], found, strict=True):
+        first, last = gap["regenerated_seconds"]
+        assert first * RATE % size == 0
+        assert first <= begin < end <= last
+        assert f"filling the gap from {begin:.4g} to {end:.4g} s" in said
+        assert f"{first:.4g} to {last:.4g} s, rounded outward" in said
+    made, before = (audio.load(tmp_path / name / "in.wav")[0] for name in ("out", "plain"))
+    assert len(made) == len(before)
+    at = np.arange(len(made)) / RATE
+    inside = np.any([(at >= begin) & (at < end) for begin, end in found], axis=0)
+    near = np.any([(at >= begin - fade) & (at < end + fade) for begin, end in found], axis=0)
+    assert np.abs(made - before)[inside].max() > 1e-3
+    np.testing.assert_array_equal(made[~near], before[~near])
+
+
+def test_given_gaps_are_filled_by_the_seed(folder: Path, generative: Path, tmp_path: Path) -> None:
+    with_gaps(folder, tmp_path / "in.wav")
+    made = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        words = ("--gaps", generative, "--prior", "default", "--gap", "0.3:0.35", "--gap", "0.1:0.15", "--seed", seed)
+        result = invoke("restore", folder / "run", tmp_path / "in.wav", "--out", tmp_path / name, *words, *USE)
+        assert result.exit_code == 0, result.output
+        made.append(audio.load(tmp_path / name / "in.wav")[0])
+    beside = read_json(tmp_path / "a" / "in.json")
+    assert [gap["gap_seconds"] for gap in beside["gaps"]] == [[0.1, 0.15], [0.3, 0.35]]
+    np.testing.assert_array_equal(made[0], made[1])
+    changed = np.flatnonzero(made[0] != made[2]) / RATE
+    assert ((changed > 0.07) & (changed < 0.38)).all()
+    assert len(changed)
+
+
+def test_a_sound_without_gaps_is_said_to_have_none(folder: Path, generative: Path, tmp_path: Path) -> None:
+    path = audio.find(folder / "sounds" / "voice")[0]
+    result = invoke("restore", folder / "run", path, "--out", tmp_path / "out", "--gaps", generative, *USE)
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert f"{path.name}: no gaps found (silence of 3 ms to 1 s, 80 dB under the peak" in said
+    assert read_json(tmp_path / "out" / f"{path.stem}.json")["gaps"] == []
+
+
+def test_what_cannot_fill_gaps_is_refused(folder: Path, generative: Path, tmp_path: Path) -> None:
+    path = audio.find(folder / "sounds" / "voice")[0]
+    other = tmp_path / "other"
+    words = ("train-ae", folder / "sounds" / "voice", "--preset", "smoke", "--run", other)
+    assert invoke(*words, "--set", "train_ae.steps=1", "--set", "corpus.sample_rate=11025", *USE).exit_code == 0
+    cases = {
+        ("--gaps", other): "run other makes sound at 11025 Hz, and run run restores it at 8000 Hz",
+        ("--gaps", folder / "run"): "skip connections",
+        ("--gaps", generative, "--prior", "lstm"): "prior lstm of run generative cannot fill a gap: it knows nothing "
+        "of what follows; expected one of its priors that do: default",
+        ("--gaps", generative, "--prior", "iid"): "cannot fill a gap",
+        ("--gaps", generative, "--gap", "0:100"): "--gap 0:100 is not inside the recording",
+        ("--gaps", generative, "--gap", "0.3:0.2"): "--gap is 0.3:0.2; expected 0 ≤ FROM < TO in seconds",
+        ("--gaps", generative, "--gap", "x"): "--gap is 'x'; expected FROM:TO in seconds",
+        ("--gaps", generative, path, "--gap", "0:0.1"): "--gap with several files",
+    }
+    for given, message in cases.items():
+        result = invoke("restore", folder / "run", path, "--out", tmp_path / "out", *given, *USE)
+        assert result.exit_code == 1, (given, result.output)
+        assert message in " ".join(result.output.split()), given
+    for given in (("--gap", "0:0.1"), ("--prior", "default"), ("--seed", 1)):
+        result = invoke("restore", folder / "run", path, "--out", tmp_path / "out", *given, *USE)
+        assert result.exit_code == 2
+        assert f"{given[0]} without --gaps RUN2" in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_takes_nothing_away_is_led_to_reconstruct(folder: Path, tmp_path: Path) -> None:
     plain = [word for text in ("train_ae.steps=2",) for word in ("--set", text)]
     words = ("train-ae", folder / "sounds", "--preset", "smoke", "--run", tmp_path / "plain", *plain, *USE)
