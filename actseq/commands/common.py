@@ -205,12 +205,14 @@ def won(folder: Path, outcome: Outcome, what: str, reporter: Reporter) -> bool:
 
 
 def compared(config: Config) -> dict[str, Any]:
-    """The settings that two calls with the same run must have in common.
+    """The settings that two calls with the same run must have in common, later keys than the run at their defaults.
 
     The path of the table of labels and `include_generated` are not among these: what they lead to is compared, the
     listing of the sounds and their labels.
     """
-    tree = without_previews(config.model_dump(mode="json"))
+    from actseq import build
+
+    tree = without_previews(build.with_defaults(config.model_dump(mode="json")))
     return tree | {"corpus": {k: v for k, v in tree["corpus"].items() if k not in ("labels", "include_generated")}}
 
 
