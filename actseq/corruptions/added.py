@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from actseq import units
-from actseq.corruptions.base import Damage, chosen, dying_away, peak, require_bounds, uniform
+from actseq.corruptions.base import Damage, dying_away, peak, require_bounds, uniform
 from actseq.corruptions.noise import at_ratio, filtered
 from actseq.errors import require
 
@@ -54,10 +54,6 @@ class Notes(Damage):
         decay_seconds: bounds of the time in which a note falls by 60 dB.
         harmonics: number of harmonics.
         slope: as for `hum`.
-        dulling_seconds: bounds of the time in which each harmonic falls by 60 dB relative to the one below.
-        driven: fraction of segments whose notes are overdriven, which gives them harmonics up to the highest
-            frequencies, as those of an electric bass or guitar have.
-        drive_db: bounds of the gain into the curve that overdrives them, relative to its bend.
     """
 
     def __init__(
@@ -70,19 +66,13 @@ class Notes(Damage):
         decay_seconds: tuple[float, float] = (0.1, 4.0),
         harmonics: int = 24,
         slope: tuple[float, float] = (0.5, 4.0),
-        dulling_seconds: tuple[float, float] = (1.0, 30.0),
-        driven: float = 0.4,
-        drive_db: tuple[float, float] = (0.0, 36.0),
     ) -> None:
         super().__init__(sample_rate)
         require(1, count=count, harmonics=harmonics)
-        require(0, driven=driven)
         require_bounds(1, frequency_hz=frequency_hz)
-        require_bounds(0.001, decay_seconds=decay_seconds, dulling_seconds=dulling_seconds)
-        require_bounds(-60, snr_db=snr_db, slope=slope, drive_db=drive_db)
-        if driven > 1:
-            raise ValueError(f"driven is {driven}, expected at most 1")
-        self.slope, self.dulling_seconds, self.driven, self.drive_db = slope, dulling_seconds, driven, drive_db
+        require_bounds(0.001, decay_seconds=decay_seconds)
+        require_bounds(-60, snr_db=snr_db, slope=slope)
+        self.slope = slope
         self.snr_db, self.frequency_hz, self.count = snr_db, frequency_hz, count
         self.decay_seconds, self.harmonics = decay_seconds, harmonics
 
@@ -98,12 +88,8 @@ class Notes(Damage):
             # Some have begun before the segment does.
             after = at - uniform((-0.5 * seconds, seconds), waveform)
             falling = dying_away(after, uniform(self.decay_seconds, waveform))
-            dulling = dying_away(after, uniform(self.dulling_seconds, waveform))
             frequency = 2 ** uniform((octaves[0], octaves[1]), waveform)
-            notes = notes + falling * tone(at, frequency, self.harmonics, uniform(self.slope, waveform), dulling)
-        drive = units.db_to_amplitude(uniform(self.drive_db, waveform))
-        overdriven = torch.tanh(notes * drive / notes.abs().amax(1, keepdim=True).clamp(min=1e-12))
-        notes = torch.where(chosen(self.driven, waveform), overdriven, notes)
+            notes = notes + falling * tone(at, frequency, self.harmonics, uniform(self.slope, waveform))
         return waveform + at_ratio(notes, waveform, uniform(self.snr_db, waveform))
 
 
@@ -150,7 +136,6 @@ def tone(
     frequency_hz: Float[Tensor, "batch 1"],
     harmonics: int,
     slope: Float[Tensor, "batch 1"],
-    dulling: Float[Tensor, "batch samples"] | None = None,
 ) -> Float[Tensor, "batch samples"]:
     """Tones with harmonics of random phases, whose power falls as 1 / number^slope and is changed by up to 6 dB each.
 
@@ -159,14 +144,13 @@ def tone(
         frequency_hz: fundamental of every row.
         harmonics: number of harmonics; those above half the sample rate are left out.
         slope: of every row.
-        dulling: level of each harmonic relative to the one below, at every time; None: all last equally long.
     """
     most = 0.5 / float(at[1] - at[0]) if len(at) > 1 else 0.0
     made = torch.zeros(len(frequency_hz), len(at), device=at.device)
     # A harmonic is a power of the fundamental, as complex numbers; a product takes a tenth of the time of a sine.
     angle = 2 * torch.pi * (frequency_hz * at).frac()
-    fundamental = torch.polar(torch.ones_like(angle) if dulling is None else dulling, angle)
-    harmonic = torch.polar(torch.ones_like(angle), torch.zeros_like(angle))
+    fundamental = torch.polar(torch.ones_like(angle), angle)
+    harmonic = torch.ones_like(fundamental)
     for number in range(1, harmonics + 1):
         phase, change = torch.rand(2, len(frequency_hz), 1, device=at.device)
         level = number ** (-slope / 2) * units.db_to_amplitude(12 * change - 6) * (number * frequency_hz < most)
