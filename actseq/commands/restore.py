@@ -34,12 +34,14 @@ class GapFilling:
         run: the generative run.
         prior: name of its prior; None: its usual one.
         gaps: where gaps are, in seconds, an end of None being that of the file; empty: they are looked for.
-        seed: seed of what the prior draws.
+        temperature: 0 fills a gap with the likeliest sound, 1 with a draw.
+        seed: seed of what the prior draws; nothing depends on it at temperature 0.
     """
 
     run: str | Path
     prior: str | None = None
     gaps: tuple[tuple[float, float | None], ...] = ()
+    temperature: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -152,13 +154,14 @@ def _mender(
 
     def mend(recording: audio.Recording) -> Filled:
         parts = _parts(recording, filling, compute.reporter)
-        stream = loaded.filling_stream(parts, recording.samples, filling.seed)
+        stream = loaded.filling_stream(parts, recording.samples, filling.temperature, filling.seed)
         for line in _lines(recording, stream.gaps, loaded):
             compute.reporter.say(line)
         seconds = [[at / rate for at in (gap.begin, gap.end, *gap.regenerated)] for gap in stream.gaps]
         made_by = {"run": opened.name, "prior": loaded.prior_name, "fingerprints": loaded.fingerprints}
         gaps = [{"gap_seconds": one[:2], "regenerated_seconds": one[2:]} for one in seconds]
-        return Filled(stream, {"gaps": gaps, "gaps_filled_by": {**made_by, "seed": filling.seed}})
+        draws = {"temperature": filling.temperature, "seed": filling.seed}
+        return Filled(stream, {"gaps": gaps, "gaps_filled_by": made_by | draws})
 
     return mend
 

@@ -315,6 +315,11 @@ def water_level(variances: Float[np.ndarray, " components"], bits: float) -> flo
     return float(np.exp(np.max((np.cumsum(logs) - 2 * math.log(2) * bits) / np.arange(1, len(logs) + 1))))
 
 
+def components(codec: Codec, corpus: Corpus) -> Codec:
+    """The codec with principal components of equal dimension and frame rate, those of the training clips."""
+    return replace(codec, autoencoder=_fit_pca(codec, corpus, None)[1])
+
+
 def _speech_measures(sample_rate: int, notes: list[str]) -> set[str]:
     """Measures of speech that are available at this rate with the installed packages."""
     if sample_rate > SPEECH_RATE_MAX:

@@ -227,7 +227,12 @@ class LoadedRun:
         return made / np.float32(gain)
 
     def fill(
-        self, waveform: Waveform, gaps: Sequence[tuple[float, float | None]] | None = None, seed: int = 0
+        self,
+        waveform: Waveform,
+        gaps: Sequence[tuple[float, float | None]] | None = None,
+        *,
+        temperature: float = 0.0,
+        seed: int = 0,
     ) -> Waveform:
         """A waveform (samples,) with sound of the prior in its gaps; the rest and its length stay.
 
@@ -235,6 +240,7 @@ class LoadedRun:
             waveform: at `sample_rate`.
             gaps: where they begin and end in seconds, an end of None being that of the waveform; None: as
                 `actseq.audio.find_gaps` finds them.
+            temperature: 0 fills a gap with the likeliest sound, 1 with a draw.
             seed: seed of what the prior draws.
 
         Raises:
@@ -246,11 +252,15 @@ class LoadedRun:
             parts = list(audio.find_gaps([waveform], rate, float(np.abs(waveform).max(initial=0.0))))
         else:
             parts = [part_in_samples("gap", gap, len(waveform), rate) for gap in gaps]
-        stream = self.filling_stream(parts, len(waveform), seed)
+        stream = self.filling_stream(parts, len(waveform), temperature, seed)
         return np.concatenate([stream.push(waveform), stream.finish()])
 
-    def filling_stream(self, parts: Sequence[tuple[int, int]], n_samples: int, seed: int = 0) -> FillingStream:
+    def filling_stream(
+        self, parts: Sequence[tuple[int, int]], n_samples: int, temperature: float = 0.0, seed: int = 0
+    ) -> FillingStream:
         """A stream that fills parts of one recording, each given by its first sample and the one after its last.
+
+        Args: as `fill`.
 
         Raises:
             ConfigError: the prior takes no suffix.
@@ -258,7 +268,8 @@ class LoadedRun:
         """
         prior = self._trained
         require_suffix(prior.prior, self.prior_name)
-        wanted = self._new(prior, GenerationRequest(seed=seed))
+        known = [name for name in ("temperature", "noise_temperature") if name in prior.prior.controls]
+        wanted = self._new(prior, GenerationRequest(seed=seed, controls=dict.fromkeys(known, temperature)))
         return FillingStream(self.prior_codec, prior.prior, wanted, gaps_of(self.codec, parts, n_samples))
 
     def transfer_stream(self, wanted: Transfer) -> ReconstructionStream | SkippingStream:

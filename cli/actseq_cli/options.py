@@ -478,25 +478,33 @@ _filling = _titled(
         help="Where a gap is, in seconds; `-` for TO is the end. May be repeated. Default: gaps are looked for.",
     ),
     _option("--prior", help="The prior of RUN2 that fills gaps; default: its usual one."),
+    _option("--temperature", type=NOT_NEGATIVE, help="0, the default: the likeliest sound; 1: a draw."),
 )
 
 
 def filling_gaps(function: Command) -> Command:
-    """`--gaps`, `--gap`, `--prior` and the common `--seed`, which become one `filling`."""
+    """`--gaps`, `--gap`, `--prior`, `--temperature` and the common `--seed`, which become one `filling`."""
 
     @functools.wraps(function)
-    def command(gaps: str | None, parts: tuple[str, ...], prior: str | None, seed: int | None, **options: Any) -> None:
+    def command(
+        gaps: str | None,
+        parts: tuple[str, ...],
+        prior: str | None,
+        temperature: float | None,
+        seed: int | None,
+        **options: Any,
+    ) -> None:
         from actseq import pipeline
 
         if gaps is None:
-            given = {"--gap": parts or None, "--prior": prior, "--seed": seed}
+            given = {"--gap": parts or None, "--prior": prior, "--temperature": temperature, "--seed": seed}
             for name, value in given.items():
                 if value is not None:
                     raise click.UsageError(f"{name} without --gaps RUN2, the run that fills gaps")
             function(filling=None, seed=None, **options)
             return
         where = tuple(_part("--gap", part) for part in parts)
-        function(filling=pipeline.GapFilling(gaps, prior, where, seed or 0), seed=seed, **options)
+        function(filling=pipeline.GapFilling(gaps, prior, where, temperature or 0.0, seed or 0), seed=seed, **options)
 
     return _filling(command)
 

@@ -1,6 +1,7 @@
 """Programs behind figures, in their smallest form, on a run of a few steps; and the parts that can be wrong."""
 
 import importlib.util
+import itertools
 import re
 from pathlib import Path
 from types import ModuleType
@@ -335,6 +336,42 @@ def test_damage_is_measured_before_and_after_restoration(
     assert len(rows) == 5 * 2 + 5
     assert lines[-1].startswith("unseen noises: PESQ-wb ")
     assert sheet.stat().st_size > 10_000
+
+
+def test_gaps_are_filled_in_several_ways(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    restoring, sheet = tmp_path / "restoring", tmp_path / "sheet.png"
+    tiny = ("corpus.sample_rate=8000", "train_ae.steps=2", "train_ae.minutes=null", "train_ae.validations=1")
+    small = ("autoencoder.network.width=16", "autoencoder.network.inner=16", "train_ae.targets=[dark, bright]")
+    words = {"run": str(restoring), "overrides": (*tiny, *small), "compute": Compute("cpu", 1)}
+    pipeline.train_ae(run.parent / "sounds", "repair", **words)
+    capsys.readouterr()
+    program("gaps").main([str(run), str(restoring), "--clips", "2", "--sheet", str(sheet)])
+    lines = capsys.readouterr().out.splitlines()
+    names = ["gaps", "mirrored", "generated", "codec alone", "restored", "restored, generated"]
+    assert [line[:22].strip() for line in lines[:-1]] == names
+    errors = [float(re.search(r"log-mel dB (\d+\.\d+)", line)[1]) for line in lines[:-1]]
+    assert errors[1] < errors[0]
+    assert lines[-1] == "10 gaps, of which 10 are found to the sample, and 0 others"
+    assert sheet.stat().st_size > 5000
+
+
+def test_gaps_to_be_filled_do_not_touch() -> None:
+    parts, rng = program("gaps").parts, np.random.default_rng(0)
+    for samples in (2000, 4001, 40000):
+        for _ in range(50):
+            found = parts(samples, RATE, 0.05, rng)
+            assert all(end - begin == 400 for begin, end in found)
+            assert all(end < begin for (_, end), (begin, _) in itertools.pairwise(found))
+            assert all(begin >= 400 and end <= samples - 400 for begin, end in found)
+
+
+def test_autoencoders_are_compared_with_principal_components(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program("components").main([str(run), "--clips", "2"])
+    title, waveforms, features = capsys.readouterr().out.splitlines()
+    assert re.search(r"run: \d steps, 2 test clips, 250 values a second, \d\.\d\d kbit/s$", title)
+    assert re.search(r"log-mel dB   reconstructed .*; pca 4 .*\]; pca 4 at .* kbit/s .*\]$", waveforms)
+    error, other, difference = map(float, re.findall(r"[ +-](\d\.\d{3}|[+-]\d\.\d{3})", features)[:3])
+    assert error - other == pytest.approx(difference, abs=2e-3)
 
 
 def test_halves_are_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

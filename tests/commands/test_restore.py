@@ -296,6 +296,7 @@ def test_given_gaps_are_filled_by_the_seed(folder: Path, generative: Path, tmp_p
     made = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         words = ("--gaps", generative, "--prior", "default", "--gap", "0.3:0.35", "--gap", "0.1:0.15", "--seed", seed)
+        words += ("--temperature", 1)
         result = invoke("restore", folder / "run", tmp_path / "in.wav", "--out", tmp_path / name, *words, *USE)
         assert result.exit_code == 0, result.output
         made.append(audio.load(tmp_path / name / "in.wav")[0])
@@ -336,7 +337,7 @@ def test_what_cannot_fill_gaps_is_refused(folder: Path, generative: Path, tmp_pa
         result = invoke("restore", folder / "run", path, "--out", tmp_path / "out", *given, *USE)
         assert result.exit_code == 1, (given, result.output)
         assert message in " ".join(result.output.split()), given
-    for given in (("--gap", "0:0.1"), ("--prior", "default"), ("--seed", 1)):
+    for given in (("--gap", "0:0.1"), ("--prior", "default"), ("--temperature", 1), ("--seed", 1)):
         result = invoke("restore", folder / "run", path, "--out", tmp_path / "out", *given, *USE)
         assert result.exit_code == 2
         assert f"{given[0]} without --gaps RUN2" in result.output
