@@ -138,7 +138,7 @@ def priors() -> None:
     )
     for network in (kind for kind, one in registry.PRIOR_NETWORKS.items() if not build.is_whole_sequence(one)):
         for head in heads:
-            config = load_preset("speech", [f"prior.network.kind={network}", f"prior.head={head}".replace("'", "")])
+            config = load_preset("mel-vae", [f"prior.network.kind={network}", f"prior.head={head}".replace("'", "")])
             torch.manual_seed(0)
             model = build.build_prior(build.complete(config), 48, 48, ["a"]).eval()
             weights = [weight for weight in model.prior.parameters() if weight.ndim == 2]
