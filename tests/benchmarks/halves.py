@@ -98,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("priors", nargs="+")
     parser.add_argument("--split", action="append", default=[], help="default: test")
     parser.add_argument("--gap", action="append", default=[], type=float, help="seconds; default: 0 and 1")
+    parser.add_argument("--means", action="store_true", help="means of the posteriors in place of draws")
     given = parser.parse_args(arguments)
     for name in given.priors:
         run = load_run(given.run, prior=name, device="cpu")
@@ -111,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(f"prior {name} has neither a likelihood nor the loss of a flow")
         latents = LatentSequences(run.run.latents, run.codec.autoencoder.latent_dim)
         for split in given.split or ["test"]:
-            sequences = [torch.from_numpy(latents.draw(i, 0)) for i in latents.indices(split)]
+            drawn = [latents.read(i)[0].copy() if given.means else latents.draw(i, 0) for i in latents.indices(split)]
+            sequences = [torch.from_numpy(one) for one in drawn]
             for gap in given.gap or [0.0, 1.0]:
                 halves = cut(sequences, units.seconds_to_frames(gap, rate) if gap else 0)
                 raw, gained = compare(measure, halves)

@@ -374,7 +374,7 @@ def test_autoencoders_are_compared_with_principal_components(run: Path, capsys: 
     assert error - other == pytest.approx(difference, abs=2e-3)
 
 
-def test_halves_are_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_halves_are_compared(run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     small = ["prior.network.kind=lstm", "prior.network.width=16", "train_prior.steps=2"]
     pipeline.train_prior(str(run), name="lstm", overrides=small, compute=Compute("cpu", 1))
     capsys.readouterr()
@@ -383,6 +383,9 @@ def test_halves_are_compared(run: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert [re.search(r"(default|lstm) test, gap (0|0\.5) s", line)[0] for line in lines] == [
         f"{name} test, gap {gap} s" for name in ("default", "lstm") for gap in ("0", "0.5")
     ]
+    monkeypatch.delattr("actseq.data.latents.LatentSequences.draw")
+    program("halves").main([str(run), "lstm", "--gap", "0", "--means"])
+    assert "2 clips: own half likelier in " in capsys.readouterr().out
     with pytest.raises(SystemExit, match="prior iid has neither"):
         program("halves").main([str(run), "iid"])
 
