@@ -58,7 +58,7 @@ class CorpusConfig(Section):
     repeat_seconds: float | None = Field(None, gt=0)
     """For loops: no file is cut into blocks, and a shorter one is repeated until it lasts this long. null: neither."""
     labels: Path | None = None
-    """CSV with the columns `file` and `label`, instead of folder names."""
+    """CSV with the columns `file` and `label`, instead of folder names; with `start` and `end` too, labels in time."""
     include_generated: bool = False
     """Also learn from what actseq made: sounds with a JSON of actseq beside them, and folders that hold a run."""
 

@@ -1,9 +1,10 @@
 """Sound files."""
 
 from actseq.audio.decoding import BLOCK, SILENCE, SPAN
-from actseq.audio.files import Scan, ScanRow, SoundFolder, file_digest, find, left_out, read_labels, search
+from actseq.audio.files import Scan, ScanRow, SoundFolder, file_digest, find, left_out, search
 from actseq.audio.formats import extensions
 from actseq.audio.gaps import find_gaps
+from actseq.audio.labels import Span, read_labels, spans_inside
 from actseq.audio.recording import (
     Recording,
     beginning,
@@ -29,6 +30,7 @@ __all__ = [
     "Scan",
     "ScanRow",
     "SoundFolder",
+    "Span",
     "Writer",
     "as_flac",
     "beginning",
@@ -49,6 +51,7 @@ __all__ = [
     "resample",
     "search",
     "similar",
+    "spans_inside",
     "subtype",
     "trim_bounds",
     "write",

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actseq.audio.formats import extensions, known_extensions
+from actseq.audio.labels import NO_TABLE, LabelTable, Span, plain_name, read_labels, spans_text
 from actseq.audio.origin import is_made, is_run
 from actseq.audio.similar import similar
 from actseq.audio.worker import Reading, in_workers, n_workers
@@ -28,7 +28,8 @@ class ScanRow:
 
     Args:
         path: relative to the scanned folder, with forward slashes.
-        label: from the table of labels, or the folder of the file relative to the scanned folder ("" at the top).
+        label: from the table of labels, or the folder of the file relative to the scanned folder; "" at the top, and
+            for a file with several labels.
         sample_rate: sample rate of the file in Hz; 0 if skipped.
         channels: number of channels in the file; 0 if skipped.
         seconds: length of the decoded sound, whatever the header says; 0 if skipped.
@@ -38,6 +39,7 @@ class ScanRow:
         offset: constant offset in the file; not in the table.
         envelope: largest absolute value of the mono mix, without its offset, in every `SPAN` samples of the file; not
             in the table.
+        spans: labels in time, from a table of labels with times; None where there is no such table.
     """
 
     path: str
@@ -50,6 +52,7 @@ class ScanRow:
     sha256: str
     offset: float = field(default=0.0, repr=False, compare=False)
     envelope: NDArray[np.float32] | None = field(default=None, repr=False, compare=False)
+    spans: tuple[Span, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,18 @@ class Scan:
 
     def write_csv(self, path: Path) -> None:
         """Write all rows as a table with a header line; the file appears whole or not at all."""
-        names = [column.name for column in fields(ScanRow) if column.name not in ("offset", "envelope")]
+        names = [column.name for column in fields(ScanRow) if column.name not in ("offset", "envelope", "spans")]
+        timed = any(row.spans is not None for row in self.rows)
         # A file name that is not UTF-8 is held as surrogates; they are written as the original bytes.
         with (
             replacing(path) as partial_path,
             partial_path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow(names)
-            writer.writerows([getattr(row, name) for name in names] for row in self.rows)
+            writer.writerow([*names, *(["spans"] if timed else [])])
+            for row in self.rows:
+                own = [spans_text(row.spans or ())] if timed else []
+                writer.writerow([*(getattr(row, name) for name in names), *own])
 
 
 @dataclass(frozen=True)
@@ -229,7 +235,18 @@ class SoundFolder:
             AudioError: as `search`.
             ConfigError: as `read_labels`.
         """
-        return {name: self._table.get(plain_name(name), _folder_of(name)) for name in self.files}
+        return {name: self._label(name) for name in self.files}
+
+    def _label(self, name: str) -> str:
+        plain = plain_name(name)
+        return self._table.label(plain) if plain in self._table.spans else _folder_of(name)
+
+    def spans(self, name: str) -> tuple[Span, ...] | None:
+        """Labels of a file in time; None where the table has no times. A file without a row has its folder's label."""
+        if not self._table.timed:
+            return None
+        label = _folder_of(name)
+        return self._table.spans.get(plain_name(name), (Span(0.0, None, label),) if label else ())
 
     @cached_property
     def unmatched(self) -> tuple[list[str], list[str]]:
@@ -237,8 +254,8 @@ class SoundFolder:
         if self.labels_csv is None:
             return [], []
         names = {plain_name(name): name for name in self.files}
-        rows = [name for name in self._table if name not in names]
-        return rows, [name for plain, name in names.items() if plain not in self._table]
+        rows = [name for name in self._table.spans if name not in names]
+        return rows, [name for plain, name in names.items() if plain not in self._table.spans]
 
     @cached_property
     def listing(self) -> list[Any]:
@@ -262,7 +279,9 @@ class SoundFolder:
         if not seen.keys() <= self.files.keys() or any(_ending(name) in extensions() for name in new):
             return False
         return all(
-            self.labels[name] == row["label"] and file_digest(self.files[name]) == row["sha256"]
+            self.labels[name] == row["label"]
+            and spans_text(self.spans(name) or ()) == (row.get("spans") or "")
+            and file_digest(self.files[name]) == row["sha256"]
             for name, row in seen.items()
         )
 
@@ -274,18 +293,19 @@ class SoundFolder:
 
         Raises:
             AudioError: as `search`; or none of the files can be used.
-            ConfigError: as `read_labels`; or the table names none of the files.
+            ConfigError: as `read_labels`; or the table names none of the files, or a time after the end of a file.
         """
         names = list(self.files)
-        if self._table and not any(plain_name(name) in self._table for name in names):
+        table = self._table.spans
+        if table and not any(plain_name(name) in table for name in names):
             raise ConfigError(
-                f"none of the {len(self._table)} labelled files is in {self.path} "
-                f"(the first is {next(iter(self._table))!r})",
+                f"none of the {len(table)} labelled files is in {self.path} (the first is {next(iter(table))!r})",
                 f"paths relative to that folder, like {names[0]!r}",
                 "correct the file column of the labels",
             )
         rows: list[ScanRow] = []
         for row in in_workers(lambda name: self._scan_one(name), names, n_workers(len(names), self.n_bytes)):
+            self._check_spans(row)
             rows.append(row)
             if on_file is not None:
                 on_file(len(rows), len(names))
@@ -307,8 +327,19 @@ class SoundFolder:
         """Size of all files together."""
         return sum(size for _, size, _ in self.listing[1:])
 
+    def _check_spans(self, row: ScanRow) -> None:
+        """Refuse a label that begins after the end of its file."""
+        late = [span for span in row.spans or () if span.begin >= row.seconds]
+        if late and row.status == "usable":
+            raise ConfigError(
+                f"{self.labels_csv}: in {row.path}, '{late[0].label}' begins at {late[0].begin:g} s, and the file ends "
+                f"at {row.seconds:g} s",
+                "times inside the file, in seconds",
+                "correct the times",
+            )
+
     def _scan_one(self, name: str) -> ScanRow:
-        path, label = self.files[name], self.labels[name]
+        path, label, spans = self.files[name], self.labels[name], self.spans(name)
         digest = file_digest(path)
         try:
             found = Reading(path, blocks=False).finish()
@@ -316,7 +347,7 @@ class SoundFolder:
             reason = "; ".join(
                 filter(None, (error.found, error.expected and f"expected {error.expected}", error.action))
             )
-            return ScanRow(name, label, 0, 0, 0.0, "skipped", reason, digest)
+            return ScanRow(name, label, 0, 0, 0.0, "skipped", reason, digest, spans=spans)
         seconds = samples_to_seconds(found.own_samples, found.own_rate)
         return ScanRow(
             name,
@@ -329,45 +360,12 @@ class SoundFolder:
             digest,
             found.offset,
             found.envelope,
+            spans,
         )
 
     @cached_property
-    def _table(self) -> dict[str, str]:
-        return read_labels(self.labels_csv) if self.labels_csv else {}
-
-
-def plain_name(name: str) -> str:
-    """A relative path as tables of labels are compared with: composed letters (NFC), no blanks around its parts."""
-    return unicodedata.normalize("NFC", "/".join(part.strip() for part in name.split("/")))
-
-
-def read_labels(path: Path) -> dict[str, str]:
-    """Read a CSV with the columns `file` and `label`: relative path, as from `plain_name`, → label.
-
-    Raises:
-        ConfigError: the table cannot be read, lacks a column or a label, or names a file twice.
-    """
-    labels: dict[str, str] = {}
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as table:
-            reader = csv.DictReader(table)
-            columns = reader.fieldnames or []
-            if not {"file", "label"} <= set(columns):
-                raise ConfigError(
-                    f"{path} has the columns {', '.join(columns) or 'of an empty file'}",
-                    "a first line with `file` and `label`, separated by commas",
-                    "add it",
-                )
-            for row in reader:
-                if not row["file"] or not row["file"].strip() or row["label"] is None:
-                    raise ConfigError(f"{path}, line {reader.line_num}: no file or no label", action="add it")
-                name = plain_name(PurePosixPath(row["file"].replace("\\", "/").strip()).as_posix())
-                if name in labels:
-                    raise ConfigError(f"{path}, line {reader.line_num}: {name} a second time", "each file once")
-                labels[name] = row["label"].strip()
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"{path} cannot be read as a table of labels ({error})", "a CSV file in UTF-8") from error
-    return labels
+    def _table(self) -> LabelTable:
+        return read_labels(self.labels_csv) if self.labels_csv else NO_TABLE
 
 
 def _ending(name: str) -> str:

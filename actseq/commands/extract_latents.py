@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from actseq.storage.artifacts import begin_store, read_json, write_json
 from actseq.storage.processes import here
 from actseq.storage.remote import place_beside
 from actseq.storage.run_folder import RunFolder
-from actseq.storage.store import SequenceStore, group_shards, unfinished
+from actseq.storage.store import Record, SequenceStore, group_shards, unfinished
 
 
 def extract_latents(
@@ -91,6 +92,13 @@ class _Pass:
         if self.speed == 1:
             return corpus.waveform(self.index, start, stop)
         return corpus.waveform_at_speed(self.index, self.speed, 0, start, stop)
+
+
+def _spans(record: Record, speed: float) -> dict[str, Any]:
+    """The labels of a clip in time, in seconds at another speed; nothing where the corpus has no times."""
+    if (spans := record.extra.get("spans")) is None:
+        return {}
+    return {"spans": [[round(begin / speed, 6), round(end / speed, 6), label] for begin, end, label in spans]}
 
 
 def _passes(corpus: Corpus, section: LatentsConfig, seed: int, longest: int | None) -> list[_Pass]:
@@ -170,6 +178,7 @@ def _extract(
                             "speed": one.speed,
                             "begins": record.extra["begins"],
                             "ends": record.extra["ends"],
+                            **_spans(record, one.speed),
                             "clip_sha256": record.sha256,
                         },
                     )

@@ -7,13 +7,14 @@ clips at the corpus's level; `Corpus.gain` is the gain that was applied.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, groupby
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,6 +51,7 @@ class Clip:
         stop: the sample after the last; None: to the end of the file.
         begins: the sound of the file begins in this clip.
         ends: the sound of the file ends with this clip.
+        spans: labels of the file in time, each with its end; None where there are no times.
     """
 
     key: str
@@ -61,6 +63,7 @@ class Clip:
     stop: int | None
     begins: bool = True
     ends: bool = True
+    spans: tuple[audio.Span, ...] | None = None
 
 
 ONSET_DB = -60.0
@@ -100,7 +103,7 @@ def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: i
         candidates = [i for i, clip in enumerate(clips) if clip.split == "train" and clip.source not in copied]
         if not any(clip.split == missing for clip in clips) and len(candidates) > 1:
             chosen = candidates[int(np.random.default_rng([seed, len(clips)]).integers(len(candidates)))]
-            clips[chosen] = Clip(**{**asdict(clips[chosen]), "split": missing})
+            clips[chosen] = replace(clips[chosen], split=missing)
     return sorted(clips, key=lambda clip: clip.key)
 
 
@@ -110,11 +113,19 @@ def _held_out(config: CorpusConfig) -> dict[str, float]:
 
 
 def _whole(row: audio.ScanRow, split: str) -> Clip:
-    return Clip(row.path, row.path, row.sha256, row.label, split, 0, None)
+    return Clip(row.path, row.path, row.sha256, row.label, split, 0, None, spans=_with_ends(row))
+
+
+def _with_ends(row: audio.ScanRow) -> tuple[audio.Span, ...] | None:
+    """The labels of a file in time, none of which goes on after the end of the file."""
+    if row.spans is None:
+        return None
+    return tuple(replace(span, end=min(span.last, row.seconds)) for span in row.spans)
 
 
 def _blocks(row: audio.ScanRow, config: CorpusConfig) -> list[Clip]:
     begin, end = _sounding(row, config.segment_seconds)
+    spans = _with_ends(row)
     first = units.seconds_to_samples(begin, config.sample_rate)
     last = None if end is None else units.seconds_to_samples(end, config.sample_rate)
     total = units.seconds_to_samples(row.seconds if end is None else end, config.sample_rate) - first
@@ -141,6 +152,7 @@ def _blocks(row: audio.ScanRow, config: CorpusConfig) -> list[Clip]:
             stop,
             split == "train",
             split == bounds[-1][0],
+            spans,
         )
         for split, start, stop in bounds
         if not _is_quiet(row, start / config.sample_rate, None if stop is None else stop / config.sample_rate)
@@ -312,8 +324,9 @@ class _WaitingClip:
             lambda: (self._as_stored(block) for _ in range(self.repeats) for block in self._blocks(self.first)),
         )
 
-    def record(self) -> dict[str, str | float | int | bool]:
+    def record(self) -> dict[str, Any]:
         """What the store says about the clip."""
+        timed = {} if self.clip.spans is None else {"spans": self._spans(self.clip.spans)}
         return {
             "source": self.clip.source,
             "source_sha256": self.clip.source_sha256,
@@ -325,8 +338,24 @@ class _WaitingClip:
             "begins": self.clip.begins,
             "ends": self.clip.ends,
             **({"repeats": self.repeats} if self.repeats > 1 else {}),
+            **timed,
             **self.of_file,
         }
+
+    def _spans(self, spans: Sequence[audio.Span]) -> list[list[float | str]]:
+        """Beginning, end and label of each span that the clip has a part of, in seconds of the clip.
+
+        A clip that is stored several times in a row has them as often.
+        """
+        begin, end = (
+            units.samples_to_seconds(self.clip.start + at, self.config.sample_rate) for at in (self.first, self.samples)
+        )
+        found = audio.spans_inside(spans, begin, end, begins=self.clip.begins, ends=self.clip.ends)
+        return [
+            [round(span.begin + at, 6), round(span.last + at, 6), span.label]
+            for at in (turn * (end - begin) for turn in range(self.repeats))
+            for span in found
+        ]
 
     def close(self) -> None:
         """Let the samples go."""

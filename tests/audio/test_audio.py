@@ -457,37 +457,6 @@ def test_scan_writes_a_table(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["scan.csv"]
 
 
-def test_read_labels(tmp_path: Path) -> None:
-    path = tmp_path / "labels.csv"
-    path.write_text("\ufefffile,speaker,label\r\n./a/b.wav,x,low\r\na\\c.wav,y,höher\r\n", encoding="utf-8", newline="")
-    assert audio.read_labels(path) == {"a/b.wav": "low", "a/c.wav": "höher"}
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name,label\na.wav,x\n", "has the columns name, label; expected .*`file`"),
-        ("", "an empty file"),
-        ("file,label\na.wav,x\n./a.wav,y\n", r"line 3: a\.wav a second time"),
-        ("file,label\na.wav\n", "line 2: no file or no label"),
-        ("file,label\n,x\n", "line 2: no file or no label"),
-    ],
-)
-def test_read_labels_refuses(tmp_path: Path, text: str, message: str) -> None:
-    path = tmp_path / "labels.csv"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        audio.read_labels(path)
-
-
-def test_read_labels_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.csv cannot be read"):
-        audio.read_labels(tmp_path / "none.csv")
-    (tmp_path / "latin.csv").write_bytes(b"file,label\na.wav,\xe9\n")
-    with pytest.raises(ConfigError, match="UTF-8"):
-        audio.read_labels(tmp_path / "latin.csv")
-
-
 def test_sixteen_bit_values_come_back_as_they_were(tmp_path: Path) -> None:
     every = (np.arange(-32768, 32768) / 32768).astype(np.float32)
     path = tmp_path / "new" / "a.wav"

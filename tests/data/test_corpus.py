@@ -711,3 +711,66 @@ def test_a_long_file_passes_through_the_disk_and_is_decoded_twice_in_all(
     first = corpus.store.records[by_key(corpus)["a.wav#train"]]
     begun = int(first.extra["start"])
     assert begun == audio.trim_bounds(whole[: begun + first.length])[0] > 0
+
+
+# -- labels in time ----------------------------------------------------------------------------------------------------
+
+
+def timed(tmp_path: Path, sounds: dict[str, np.ndarray], rows: str, rate: int = RATE, **settings: object) -> Corpus:
+    """The corpus of some sounds with a table of labels in time."""
+    for name, sound in sounds.items():
+        save(tmp_path / "in" / name, sound, rate=rate)
+    (tmp_path / "labels.csv").write_text(f"file,start,end,label\n{rows}")
+    folder = audio.SoundFolder(tmp_path / "in", tmp_path / "labels.csv")
+    build_corpus(folder, tmp_path / "corpus", CONFIG.model_copy(update=settings), 0, Silent())
+    return Corpus(tmp_path / "corpus", None)
+
+
+def test_clips_keep_labels_in_time(tmp_path: Path) -> None:
+    # The times are those of the file at its own rate.
+    corpus = timed(
+        tmp_path,
+        {"a.wav": noise(16000), "b.wav": noise(16000)},
+        "a.wav,0.1,0.4,one\na.wav,0.6,,two\nb.wav,0.25,2.5,one\n",
+        rate=16000,
+    )
+    found = {record.key: (record.extra["label"], record.extra["spans"]) for record in corpus.store.records}
+    assert found["a.wav"] == ("", [[0.1, 0.4, "one"], [0.6, 1.0, "two"]])
+    assert found["b.wav"] == ("one", [[0.25, 1.0, "one"]])
+    assert all(record.length == RATE for record in corpus.store.records)
+
+
+def test_labels_follow_what_is_cut_from_the_beginning(tmp_path: Path) -> None:
+    sound = np.concatenate([np.zeros(RATE // 2), noise(RATE // 2)])
+    rows = "a.wav,0,0.2,silence\na.wav,0.25,0.75,one\na.wav,0.75,,two\n"
+    corpus = timed(tmp_path, {"a.wav": sound, "b.wav": noise(RATE)}, rows, trim="onset")
+    spans = next(record.extra["spans"] for record in corpus.store.records if record.key == "a.wav")
+    np.testing.assert_allclose([span[:2] for span in spans], [[0.0, 0.25], [0.25, 0.5]], atol=2 / RATE)
+    assert [span[2] for span in spans] == ["one", "two"], "what is cut away has no label"
+
+
+def test_labels_follow_blocks_and_are_not_cut_with_them(tmp_path: Path) -> None:
+    seconds = 10.0
+    rows = "".join(f"a.wav,{k},{k + 0.75},{'ab'[k % 2]}\n" for k in range(10))
+    corpus = timed(tmp_path, {"a.wav": noise(round(seconds * RATE))}, rows)
+    assert len(corpus) == 3
+    for record in corpus.store.records:
+        start, length = record.extra["start"] / RATE, record.length / RATE
+        inside = [k for k in range(10) if k < start + length and k + 0.75 > start]
+        expected = [[k - start, k + 0.75 - start, "ab"[k % 2]] for k in inside]
+        assert [span[2] for span in record.extra["spans"]] == [span[2] for span in expected]
+        for span, wanted in zip(record.extra["spans"], expected, strict=True):
+            np.testing.assert_allclose(span[:2], wanted[:2], atol=1e-5)
+    assert any(record.extra["spans"][0][0] < 0 for record in corpus.store.records)
+
+
+def test_without_times_nothing_is_said_about_them(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "x" / "a.wav", noise(RATE))
+    assert "spans" not in build(tmp_path / "in").store.records[0].extra
+
+
+def test_labels_follow_a_clip_that_is_repeated(tmp_path: Path) -> None:
+    corpus = timed(tmp_path, {"a.wav": noise(RATE // 2)}, "a.wav,0.1,0.2,one\n", repeat_seconds=1.5, test=0.0)
+    [record] = corpus.store.records
+    assert record.length == 3 * (RATE // 2)
+    assert record.extra["spans"] == [[0.1, 0.2, "one"], [0.6, 0.7, "one"], [1.1, 1.2, "one"]]
