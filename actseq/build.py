@@ -353,8 +353,18 @@ def build_autoencoding(config: Config, model: Autoencoder, representation: Repre
     return construct(OBJECTIVES, section.objective, "train_ae.objective", *given)
 
 
-def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str]) -> LabelledPrior[Any]:
-    """A prior with its label table."""
+def build_prior(
+    config: Config, latent_dim: int, n_active: int, labels: list[str], *, timed: bool = False
+) -> LabelledPrior[Any]:
+    """A prior with its label table.
+
+    Args:
+        config: the configuration.
+        latent_dim: values per latent frame.
+        n_active: dimensions that carry information.
+        labels: the labels.
+        timed: whether it learns labels in time.
+    """
     section = config.prior
     sizes = {"latent_dim": latent_dim, "n_active": n_active, "condition_dim": section.condition_dim}
     if section.head is None:
@@ -370,7 +380,8 @@ def build_prior(config: Config, latent_dim: int, n_active: int, labels: list[str
         head = construct(HEADS, section.head, "prior.head", n_active)
         taken = sizes["condition_dim"] if section.condition == "everywhere" else 0
         prior = SequencePrior(construct(PRIOR_NETWORKS, section.network, "prior.network", taken), head, **sizes)
-    return LabelledPrior(prior, labels, nn.Embedding(len(labels) + 1, section.condition_dim))
+    table = nn.Embedding(len(labels) + 1, section.condition_dim)
+    return LabelledPrior(prior, labels, table, section.condition_dim if timed else 0)
 
 
 def build_untrained_prior(name: str, frames: TrainingFrames, labels: list[str]) -> LabelledPrior[Any]:

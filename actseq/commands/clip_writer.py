@@ -162,7 +162,7 @@ class ClipWriter:
     def _describe(self, piece: Piece, writer: audio.Writer, latent_frames: int) -> Result:
         """The JSON of a clip that is complete."""
         assert piece.end is not None
-        stopped, join, redone = piece.end
+        stopped, join, redone, spans = piece.end
         return self.common | {
             "index": piece.clip,
             "file": writer.path.name,
@@ -173,6 +173,9 @@ class ClipWriter:
             "redone_seconds": None
             if redone is None
             else [units.samples_to_seconds(at, self.sample_rate) for at in redone],
+            "spans": None
+            if spans is None
+            else [{"start": one.begin, "end": one.last, "label": one.label} for one in spans],
             "gain": writer.gain,
             "effects_gain": writer.through_gain,
             "dry": None if writer.dry is None else writer.dry.name,

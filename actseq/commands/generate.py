@@ -90,7 +90,13 @@ def generate(
     claim(written, effect_files(loaded.config.generate.effects), output.overwrite)
     writers = [ClipWriter(loaded, batch, output) for batch in batches]
     length = request.seconds
-    if length is None and isinstance(source, FromPrior) and source.redo is None and not request.until_stop:
+    if (
+        length is None
+        and request.labels is None
+        and isinstance(source, FromPrior)
+        and source.redo is None
+        and not request.until_stop
+    ):
         length = loaded.config.generate.seconds
     begun = time.perf_counter()
     growth = Growth(sum(batch.request.n for batch in batches), length, reporter)
@@ -101,7 +107,7 @@ def generate(
     ]
     reporter.end()
     elapsed = time.perf_counter() - begun
-    if length is None:
+    if length is None and request.labels is None:
         _warn_of_endless(made, reporter)
     folder = written[0].sound.parent
     files = [str(folder / clip["file"]) for clip in made]

@@ -50,10 +50,13 @@ def batches(loaded: LoadedRun, request: GenerationRequest, output: Output) -> li
         output: where the kit goes.
 
     Raises:
-        ConfigError: there are more labels than keys, or more sounds of a label than a sampler takes in turn.
+        ConfigError: there are more labels than keys, or more sounds of a label than a sampler takes in turn; or labels
+            in time are asked for.
     """
     if request.n > MOST_IN_TURN:
         raise ConfigError(f"--n is {request.n} with --kit", f"at most {MOST_IN_TURN} sounds in turn on a key")
+    if request.labels is not None:
+        raise ConfigError("--kit and --labels exclude each other: each sound of a kit has one label")
     assert output.kit is not None
     labels: Sequence[str | None] = [request.label]
     if request.label is None and isinstance(request.source, FromPrior) and not request.source.keeps_level:

@@ -96,7 +96,7 @@ def train_prior(
         labels, statistics = latents.labels, latents.statistics()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build.build_prior(config, latents.latent_dim, len(statistics.active), labels)
+            model = build.build_prior(config, latents.latent_dim, len(statistics.active), labels, timed=latents.timed)
         if isinstance(model.prior, KeepsLengths):
             model.prior.keep_lengths(*latents.known_lengths(labels), len(labels))
         standardiser = model.prior.standardiser
@@ -157,6 +157,8 @@ def train_prior(
                     "seed": seed,
                     "inputs": inputs,
                     "labels": labels,
+                    "timed": latents.timed,
+                    "durations": latents.durations(),
                     "latent_dim": latents.latent_dim,
                     "n_active": len(statistics.active),
                     "n_parameters": n_parameters,

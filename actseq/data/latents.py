@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,15 @@ from actseq.data.corpus import SPLITS, Corpus
 from actseq.data.segments import RandomWindows
 from actseq.errors import ArtifactError
 from actseq.modules.gaussian import ACTIVE_NATS, draw, kl_nats
+from actseq.priors.places import TimedRow, frame_places, frame_rows
 from actseq.priors.summaries import TrainingClip
 from actseq.priors.untrained import TrainingFrames
 from actseq.storage.store import Record, SequenceStore
 
 RUN_FRAMES = 64
 """Successive frames that are drawn together if not all frames are used."""
+N_DURATIONS = 32
+"""Durations that are kept for each label, all equally likely: the quantiles of those of its spans."""
 COPIES = "copies"
 """Split of training clips at other speeds, which only the training of priors uses."""
 
@@ -53,11 +57,12 @@ class LatentSequences:
     Args:
         folder: folder of the store.
         latent_dim: latent dimensions.
+        latent_rate: latent frames a second; needed for labels in time.
     """
 
-    def __init__(self, folder: Path, latent_dim: int) -> None:
+    def __init__(self, folder: Path, latent_dim: int, latent_rate: float = 1.0) -> None:
         self.store = SequenceStore(folder)
-        self.latent_dim = latent_dim
+        self.latent_dim, self.latent_rate = latent_dim, latent_rate
 
     @property
     def records(self) -> list[Record]:
@@ -67,7 +72,40 @@ class LatentSequences:
     @cached_property
     def labels(self) -> list[str]:
         """All labels, sorted; sequences without a label are left out."""
-        return sorted({str(record.extra["label"]) for record in self.records} - {""})
+        in_time = {str(span[2]) for record in self.records for span in record.extra.get("spans", ())}
+        return sorted(({str(record.extra["label"]) for record in self.records} | in_time) - {""})
+
+    @cached_property
+    def timed(self) -> bool:
+        """Whether labels have times."""
+        return any("spans" in record.extra for record in self.records)
+
+    def spans(self, index: int, labels: list[str]) -> list[TimedRow]:
+        """Labels of a sequence in time: beginning and end in seconds, and the row of the label table.
+
+        Where labels have no times, a sequence is one span. Labels that are not in `labels` are left out.
+        """
+        record, row = self.records[index], {label: k for k, label in enumerate(labels, 1)}
+        whole = [[0.0, record.length / self.latent_rate, record.extra["label"]]]
+        found = record.extra.get("spans", whole)
+        return [(float(begin), float(end), row[label]) for begin, end, label in found if label in row]
+
+    def durations(self) -> dict[str, list[float]]:
+        """For each label the quantiles of the durations of its training spans in seconds, shortest first.
+
+        A label whose spans are not known as a whole is left out.
+        """
+        found: dict[str, list[float]] = {}
+        for index in self.indices("train"):
+            extra = self.records[index].extra
+            if "spans" in extra or (extra["begins"] and extra["ends"]):
+                for begin, end, row in self.spans(index, self.labels):
+                    found.setdefault(self.labels[row - 1], []).append(end - begin)
+        shares = (np.arange(N_DURATIONS) + 0.5) / N_DURATIONS
+        return {
+            label: [round(float(one), 4) for one in np.quantile(found[label], shares, method="inverted_cdf")]
+            for label in sorted(found)
+        }
 
     def indices(self, split: str) -> list[int]:
         """Indices of the sequences of a split."""
@@ -134,25 +172,27 @@ class LatentSequences:
         train = [(i, self.records[i]) for i in self.indices("train")]
         if not train:
             raise ArtifactError(f"no sequence in {self.store.folder} is for training", action="train on more files")
-        names = sorted({str(record.extra["label"]) for _, record in train} - {""})
-        number = {name: k for k, name in enumerate(["", *names])}
-        runs: list[list[tuple[int, int]]] = [[] for _ in number]
+        names = self.labels if self.timed else sorted({str(record.extra["label"]) for _, record in train} - {""})
+        number = range(len(names) + 1)
+        runs: list[list[tuple[int, int, int]]] = [[] for _ in number]
         lengths: list[list[int]] = [[] for _ in number]
         for i, record in train:
-            k = number[str(record.extra["label"])]
-            runs[k] += [(i, start) for start in range(0, record.length, RUN_FRAMES)]
+            stretches = self._stretches(i, names)
+            for k, first, last in stretches:
+                runs[k] += [(i, start, min(start + RUN_FRAMES, last)) for start in range(first, last, RUN_FRAMES)]
             if record.extra["begins"] and record.extra["ends"]:
                 lengths[0].append(record.length)
-                if k:
-                    lengths[k].append(record.length)
+                for k, first, last in stretches:
+                    if k:
+                        lengths[k].append(last - first)
         share = min(1.0, most / sum(record.length for _, record in train))
         rng = np.random.default_rng(seed)
         drawn = [sorted(rng.permutation(own)[: ceil(share * len(own))].tolist()) for own in runs]
         means, log_variances, label, follows = [], [], [], []
         end = (-1, -1)
         for k, own in enumerate(drawn):
-            for index, start in own:
-                mean, log_variance = self.read(index, start, start + RUN_FRAMES)
+            for index, start, stop in own:
+                mean, log_variance = self.read(index, start, stop)
                 means.append(mean)
                 log_variances.append(log_variance)
                 label.append(np.full(len(mean), k))
@@ -166,6 +206,13 @@ class LatentSequences:
             [np.array(own, dtype=np.int64) for own in lengths],
         )
         return frames, names
+
+    def _stretches(self, index: int, labels: list[str]) -> list[tuple[int, int, int]]:
+        """Row of the label, first frame, and the frame after the last, of each stretch of frames with one label."""
+        length = self.records[index].length
+        rows = frame_rows(self.spans(index, labels), self.latent_rate, 0, length)
+        cuts = [0, *(np.flatnonzero(np.diff(rows)) + 1).tolist(), length]
+        return [(int(rows[first]), first, last) for first, last in pairwise(cuts) if first < last]
 
 
 @dataclass(frozen=True)
@@ -198,14 +245,23 @@ class SequenceSource:
         return RandomWindows(self.latents.store, indices, self.frames)
 
     def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
-        """Arrays by name, padded with zeros to the longest window; see `SequenceLikelihood`."""
+        """Arrays by name, padded with zeros to the longest window; see `SequenceLikelihood`.
+
+        Where labels have times, `frame_label (batch, frames)` and `frame_place (batch, frames, n_place)` are among
+        them, as `frame_rows` and `frame_places` make them.
+        """
         rows = [self._window(index, start) for index, start in self._drawn(step, rank)]
         longest = max(len(row["mean"]) for row in rows)
 
-        def padded(name: str) -> NDArray[Any]:
-            return np.stack([np.pad(row[name], ((0, longest - len(row[name])), (0, 0))) for row in rows])
+        def padded(name: str, **how: Any) -> NDArray[Any]:
+            def pad(values: NDArray[Any]) -> NDArray[Any]:
+                return np.pad(values, ((0, longest - len(values)), *[(0, 0)] * (values.ndim - 1)), **how)
 
-        return {
+            return np.stack([pad(row[name]) for row in rows])
+
+        # Behind the end of a sequence its last label goes on: nothing there tells that it has ended.
+        in_time = {name: padded(name, mode="edge") for name in ("frame_label", "frame_place") if name in rows[0]}
+        return in_time | {
             "mean": padded("mean"),
             "log_variance": padded("log_variance"),
             "previous_mean": np.stack([row["previous_mean"] for row in rows]),
@@ -238,7 +294,11 @@ class SequenceSource:
         mean, log_variance = self.latents.read(index, max(0, start - 1), stop)
         cut = 1 if start > 0 else 0
         label = str(record.extra["label"])
-        return {
+        in_time = {}
+        if self.latents.timed:
+            given = (self.latents.spans(index, self.labels), self.latents.latent_rate, start, stop - start)
+            in_time = {"frame_label": frame_rows(*given), "frame_place": frame_places(*given)}
+        return in_time | {
             "mean": mean[cut:],
             "log_variance": log_variance[cut:],
             "previous_mean": mean[0],

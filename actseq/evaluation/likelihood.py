@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from actseq.data.latents import LatentSequences
 from actseq.evaluation.baselines import likelihood_baselines
 from actseq.priors.labels import LabelledPrior
+from actseq.priors.places import frame_places, frame_rows
 from actseq.priors.sequence import SequencePrior
 
 
@@ -47,8 +48,14 @@ def likelihood(
         ended = torch.tensor([bool(record.extra["ends"])], device=device)
         label = str(record.extra["label"])
         shown = prior.labels.index(label) + 1 if label in prior.labels else 0
-        for row, which in ((shown, "with"), (0, "without")):
-            condition = prior.condition(torch.tensor([row], device=device))
+        given = prior.condition(torch.tensor([shown], device=device))
+        if latents.timed:
+            spans, first = latents.spans(index, prior.labels), len(values) - len(scored)
+            of_frames = (spans, latents.latent_rate, first, len(scored))
+            rows, places = (torch.from_numpy(made(*of_frames)).to(device) for made in (frame_rows, frame_places))
+            given = prior.condition(rows, places)[None]
+        bare_condition = prior.condition(torch.tensor([0], device=device))
+        for condition, which in ((given, "with"), (bare_condition, "without")):
             prediction = model.forward(tensor, condition, previous, flag)
             losses = model.losses(prediction, tensor, length, ended)
             if which == "with":

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from actseq import units
 from actseq.arrays import LatentArray, Waveform
+from actseq.audio import Span
 from actseq.config import GenerateConfig
 from actseq.errors import ConfigError
 from actseq.inference.codec import Codec
@@ -84,11 +85,12 @@ class ResolvedRequest:
             `after_end` counts only where `seconds` is given.
         n: number of clips.
         seed: seed of all random numbers.
-        condition: (1, condition_dim), or None.
+        condition: (1, condition_dim); (n, frames, condition_dim) where labels have times; or None.
         condition_end: (1, condition_dim) to glide to over the clip; None stays.
         unconditional: (1, condition_dim), the condition that stands for no label.
         label: row of the label table, for priors that keep something for each label; 0 for none.
         label_end: row of the label that `condition_end` belongs to.
+        spans: labels in time of each clip, which also say how long it is; None: one label, or none, and one length.
         decoder_label: row of the autoencoder's table of labels, for decoders that are given the label; 0 for none.
         seed_audio: recording to continue, or latents.
         gain: gain that brought a sound to the level that the model knows; it is undone in the clips.
@@ -102,9 +104,14 @@ class ResolvedRequest:
     unconditional: Tensor | None = None
     label: int = 0
     label_end: int = 0
+    spans: tuple[tuple[Span, ...], ...] | None = None
     decoder_label: int = 0
     seed_audio: SeedAudio | SeedLatents | None = None
     gain: float = 1.0
+
+    def seconds(self, clip: int) -> float | None:
+        """Length of what is new in a clip; None lets the prior end it."""
+        return self.settings.seconds if self.spans is None else self.spans[clip][-1].last
 
 
 class End(NamedTuple):
@@ -115,11 +122,13 @@ class End(NamedTuple):
             length.
         join: sample at which the continuation begins; None if nothing is continued, or the recording is left out.
         redone: the new region of a recording: its first sample and the one after its last; None if there is none.
+        spans: labels of what is new, in seconds from its beginning; None if they have no times.
     """
 
     stopped: bool
     join: int | None
     redone: tuple[int, int] | None = None
+    spans: tuple[Span, ...] | None = None
 
 
 class Piece(NamedTuple):
@@ -148,6 +157,7 @@ class Generated:
         stopped: as in `End`.
         join: as in `End`.
         redone: as in `End`.
+        spans: as in `End`.
     """
 
     waveform: Waveform
@@ -155,6 +165,7 @@ class Generated:
     stopped: bool
     join: int | None
     redone: tuple[int, int] | None = None
+    spans: tuple[Span, ...] | None = None
 
 
 def generate(codec: Codec, prior: Prior, request: ResolvedRequest) -> Iterator[Piece]:
@@ -205,12 +216,12 @@ def sampled(codec: Codec, prior: Prior, request: ResolvedRequest) -> list[Latent
 def _batch(
     codec: Codec, prior: Prior, wanted: ResolvedRequest, prompt: Tensor | None, first: int, n: int
 ) -> Iterator[Piece]:
-    clips = [_Clip(codec, wanted, prompt) for _ in range(n)]
+    clips = [_Clip(codec, wanted, prompt, first + row) for row in range(n)]
     for row, taken, stopped in _grown(codec, prior, wanted, prompt, (first, n)):
         if stopped is None:
             yield Piece(first + row, clips[row].push(taken), taken, None)
         else:
-            yield clips[row].end(first + row, stopped)
+            yield clips[row].end(stopped)
 
 
 def _grown(
@@ -225,8 +236,9 @@ def _grown(
     first, n = batch
     until_stop = wanted.settings.seconds is None
     nothing = np.zeros((0, codec.autoencoder.latent_dim), np.float32)
-    request = sampling_request(codec, prior, wanted, prompt, n, derived_seed(wanted.seed, first))
-    left, done = [request.max_frames] * n, [False] * n
+    request = sampling_request(codec, prior, wanted, prompt, n, derived_seed(wanted.seed, first), first)
+    left = [request.max_frames] * n if request.lengths is None else request.lengths.tolist()
+    done = [False] * n
     for again in itertools.count():
         grew = False
         for chunk in candidates(prior, request, wanted.settings.best_of):
@@ -250,9 +262,9 @@ def _grown(
 
 
 def sampling_request(
-    codec: Codec, prior: Prior, wanted: ResolvedRequest, prompt: Tensor | None, n: int, seed: int
+    codec: Codec, prior: Prior, wanted: ResolvedRequest, prompt: Tensor | None, n: int, seed: int, first: int = 0
 ) -> SamplingRequest:
-    """What a prior is asked for."""
+    """What a prior is asked for: `n` clips, of which the first has the number `first`."""
     rate, settings, seeded = codec.autoencoder.latent_rate, wanted.settings, wanted.seed_audio
     # Where the seed is part of the clip, there is sound without anything new.
     at_least = 0 if seeded is not None and seeded.in_output else 1
@@ -261,19 +273,27 @@ def sampling_request(
     spare = ALIGN_SECONDS if seeded is not None and settings.seconds is not None else 0.0
     max_frames = units.seconds_to_frames(seconds + spare, rate)
     min_frames = units.seconds_to_frames(settings.min_seconds, rate) if settings.min_seconds else 0
-    restart = settings.after_end == "restart" and wanted.condition_end is None
+    restart = settings.after_end == "restart" and wanted.condition_end is None and wanted.spans is None
     # A prior that keeps lengths makes one sequence of the requested one; others may end it and begin again.
     restart = restart and not isinstance(prior, KeepsLengths)
+    condition, lengths = wanted.condition, None
+    if wanted.spans is not None and condition is not None:
+        # The clips of a batch have lengths of their own.
+        own = [units.seconds_to_frames((wanted.seconds(first + row) or 0.0) + spare, rate) for row in range(n)]
+        condition, lengths, max_frames = condition[first : first + n], torch.tensor(own), max(own)
+    elif condition is not None:
+        condition = condition.expand(n, -1)
     return SamplingRequest(
         n=n,
         max_frames=max_frames,
         min_frames=min(max(at_least, min_frames), max_frames),
         until_stop=settings.seconds is None or restart,
-        condition=None if wanted.condition is None else wanted.condition.expand(n, -1),
+        condition=condition,
         condition_end=None if wanted.condition_end is None else wanted.condition_end.expand(n, -1),
         unconditional=wanted.unconditional,
         label=wanted.label,
         label_end=wanted.label_end,
+        lengths=lengths,
         prompt=prompt,
         sampling=Sampling(**{field.name: getattr(settings, field.name) for field in fields(Sampling)}),
         seed=seed,
@@ -301,7 +321,7 @@ def best(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk
     Raises:
         ConfigError: the prior has no likelihood, or the condition changes over the clip.
     """
-    if not isinstance(prior, DensityPrior) or not prior.has_likelihood or request.condition_end is not None:
+    if not isinstance(prior, DensityPrior) or not prior.has_likelihood or request.changes:
         raise ConfigError(
             "the likeliest of several cannot be chosen here",
             "a sequence prior with head mixture or gaussian, and one label",
@@ -328,8 +348,9 @@ def best(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk
 class _Clip:
     """One growing clip: decodes, joins what is new to the recording, keeps the length, fades where the clip is cut."""
 
-    def __init__(self, codec: Codec, request: ResolvedRequest, prompt: Tensor | None) -> None:
-        rate, seconds, seed = codec.sample_rate, request.settings.seconds, request.seed_audio
+    def __init__(self, codec: Codec, request: ResolvedRequest, prompt: Tensor | None, number: int) -> None:
+        rate, seconds, seed = codec.sample_rate, request.seconds(number), request.seed_audio
+        self.number, self.spans = number, None if request.spans is None else request.spans[number]
         self.rate, self.seed = rate, seed
         self.decoder, self.whole = codec.decode_stream(label=request.decoder_label), codec.autoencoder.whole_clips
         self.gain = np.float32(request.gain if seed is None else seed.gain)
@@ -356,14 +377,14 @@ class _Clip:
         """Decode latents; the samples that are final."""
         return self._shape(self.decoder.push(latents), False)
 
-    def end(self, number: int, stopped: bool) -> Piece:
+    def end(self, stopped: bool) -> Piece:
         """The last piece of the clip."""
         made = np.concatenate([self._shape(self.decoder.finish(), True), self.tail])
         if self.whole:
             made, stopped = self._ended(np.concatenate([*self.waiting, made]))
         if not stopped:
             made = fade_out(made, self.rate)
-        return Piece(number, made, self.nothing, End(stopped, self.join))
+        return Piece(self.number, made, self.nothing, End(stopped, self.join, spans=self.spans))
 
     def _shape(self, made: Waveform, last: bool) -> Waveform:
         made = made / self.gain

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from actseq import audio, registry, units
+from actseq import audio, build, registry, units
 from actseq import config as configuration
 from actseq.arrays import LatentArray, Waveform, one_channel
 from actseq.config import Config, GenerateConfig
 from actseq.data.corpus import level_gain
-from actseq.errors import AudioError, ConfigError
+from actseq.errors import ActseqError, AudioError, ConfigError
 from actseq.inference.activations import (
     check_activations,
     decode_activations,
@@ -58,8 +58,9 @@ from actseq.inference.request import (
     Transfer,
     Variations,
 )
+from actseq.inference.spans import timed, unknown_label
 from actseq.inference.streams import ReconstructionStream, SkippingStream
-from actseq.priors.base import Prior, Sampling, TransferRequest, Transfers
+from actseq.priors.base import Prior, Sampling, TakesSpans, TransferRequest, Transfers
 from actseq.priors.labels import LabelledPrior
 from actseq.priors.morphs import Given, Interpolate, Steps, Vary
 from actseq.progress import SILENT, Reporter
@@ -479,6 +480,8 @@ class LoadedRun:
             )
         if isinstance(source, FromPrior) and self.prior_name == "random-walk":
             raise ConfigError(f"{what}: there is nothing to walk through", "prior normal or iid, or a trained one")
+        if request.spans:
+            raise ConfigError(f"{what}: it cannot change its label in time", "one label", "leave --labels out")
         if len(_label_indices(request.label, self._known_labels())) > 1:
             raise ConfigError(
                 f"{what}: it cannot glide from label to label", "one label", "use --through FILE,FILE --n N for steps"
@@ -493,6 +496,14 @@ class LoadedRun:
     def _hears_labels(self, prior: Prior) -> bool:
         """Whether a label changes what is made, by the prior or by the decoder."""
         return self.codec.autoencoder.table is not None or bool(getattr(prior, "knows_labels", True))
+
+    def _require_labels(self, prior: Prior) -> None:
+        """Refuse a label that would change nothing."""
+        if not self._hears_labels(prior):
+            raise ConfigError(
+                f"prior {self.prior_name} draws the same for every label, and the decoder is not given the label",
+                action="leave out the label, or train a run with --set autoencoder.condition=label",
+            )
 
     @property
     def usable_labels(self) -> list[str]:
@@ -542,11 +553,66 @@ class LoadedRun:
         seconds = self.config.generate.seconds if request.seconds is None else request.seconds
         resolved = self._resolve(prior, request, seconds=None if request.until_stop else seconds)
         settings = resolved.settings
+        if request.spans:
+            return self._in_time(prior, request, resolved)
         if settings.seconds is None and settings.min_seconds > settings.max_seconds:
             raise ConfigError(
                 f"min_seconds is {settings.min_seconds:g}", f"at most max_seconds, {settings.max_seconds:g}"
             )
         return resolved
+
+    def _in_time(
+        self, prior: LabelledPrior[Any], request: GenerationRequest, resolved: ResolvedRequest
+    ) -> ResolvedRequest:
+        """A request with labels in time."""
+        self._require_labels(prior.prior)
+        self._require_spans(prior.prior)
+        rate = self.codec.autoencoder.latent_rate
+        durations = self._durations if any(one.seconds is None for one in request.spans) else {}
+        spans = tuple(
+            timed(request.spans, prior.labels, durations, (request.seed, clip), 1 / rate) for clip in range(request.n)
+        )
+        longest = max(own[-1].last for own in spans)
+        row = {label: k for k, label in enumerate(prior.labels, 1)}
+        clips = [[(one.begin, one.last, row.get(one.label, 0)) for one in own] for own in spans]
+        with torch.inference_mode():
+            condition = prior.condition_in_time(clips, rate, units.seconds_to_frames(longest, rate))
+        return replace(
+            resolved,
+            settings=resolved.settings.model_copy(update={"seconds": longest}),
+            condition=condition.to(self.codec.device),
+            spans=spans,
+        )
+
+    def _require_spans(self, prior: Prior) -> None:
+        """Refuse labels in time for a prior that follows one label through a whole clip; those that do are named."""
+        if not isinstance(prior, TakesSpans):
+            kinds = [
+                kind
+                for kind, made in registry.PRIOR_NETWORKS.items()
+                if hasattr(made, "takes_spans") or not build.is_whole_sequence(made)
+            ]
+            raise ConfigError(
+                f"prior {self.prior_name} cannot change its label in time",
+                f"a prior of kind {', '.join(kinds)}",
+                f"use --label, or train one: actseq train-prior {self.run.argument} --name NAME "
+                f"--set prior.network.kind={kinds[0]}",
+            )
+
+    @cached_property
+    def _durations(self) -> dict[str, list[float]]:
+        """Seconds that spans of each label last; of a prior that was trained before they were kept, if latents are."""
+        if self.prior_folder is not None:
+            found: dict[str, list[float]] | None = self.run.priors.read(self.prior_folder.name).meta.get("durations")
+            if found is not None:
+                return found
+        try:
+            return load_latents(self.run)[0].durations()
+        except ActseqError:
+            raise ConfigError(
+                f"prior {self.prior_name} does not know how long its labels last, and the run has no latents that do",
+                action='say so for each label, such as --labels "3:0.4 5:0.3"',
+            ) from None
 
     def _seed_latents(self, given: Path | Activations, source: FromPrior) -> SeedLatents:
         found, name = (given, "the seed") if isinstance(given, Activations) else (read_activations(given), str(given))
@@ -652,11 +718,8 @@ class LoadedRun:
             if field.name not in model.prior.controls and field.name not in request.given
         }
         rows = _label_indices(request.label, model.labels)
-        if request.label is not None and not self._hears_labels(model.prior):
-            raise ConfigError(
-                f"prior {self.prior_name} draws the same for every label, and the decoder is not given the label",
-                action="leave out the label, or train a run with --set autoencoder.condition=label",
-            )
+        if request.label is not None:
+            self._require_labels(model.prior)
         indices = torch.tensor([0, *rows], device=self.codec.device)
         with torch.inference_mode():
             conditions = model.condition(indices)[:, None].unbind()
@@ -706,10 +769,5 @@ def _label_indices(label: str | None, labels: list[str]) -> list[int]:
         names = list(next((pair for pair in pairs if set(pair) <= set(labels)), label.split(":", 1)))
     for name in names:
         if name not in labels:
-            raise ConfigError(
-                f"no label '{name}'",
-                action=configuration.suggest_name(name, labels)
-                if labels
-                else "this corpus has no labels: put files into folders named after their labels",
-            )
+            raise unknown_label(name, labels)
     return [labels.index(name) + 1 for name in names]

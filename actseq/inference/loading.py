@@ -211,7 +211,8 @@ def load_prior(run: RunFolder, name: str | None, device_name: str, config: Confi
     config = as_trained(config, artifact, "train-prior")
     tensors = artifact.weights()
     with _bounded(artifact):
-        model = build.build_prior(config, meta["latent_dim"], meta["n_active"], meta["labels"])
+        timed = bool(meta.get("timed", False))
+        model = build.build_prior(config, meta["latent_dim"], meta["n_active"], meta["labels"], timed=timed)
     _load_state(model, tensors, "prior", folder)
     model.to(resolve_device(device_name)).eval()
     return model, folder
@@ -284,4 +285,4 @@ def load_latents(run: RunFolder, option: str = "") -> tuple[LatentSequences, dic
             f"the latents of run {run.name} were made by another autoencoder than the one that it has now",
             action=f"make them again: {run.extraction_command}",
         )
-    return LatentSequences(run.latents, meta["latent_dim"]), meta
+    return LatentSequences(run.latents, meta["latent_dim"], meta["latent_rate"]), meta

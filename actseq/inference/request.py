@@ -12,6 +12,7 @@ from typing import Any
 
 from actseq.arrays import Waveform
 from actseq.errors import ConfigError
+from actseq.inference.spans import AskedSpan, read_spans
 from actseq.storage.activations import Activations
 
 Sound = Path | Waveform
@@ -147,6 +148,9 @@ class GenerationRequest:
         n: number of clips.
         label: a label that the prior knows, or `A:B` to glide from A to B over the clip; for variations the label whose
             statistics they move towards. None: no label.
+        labels: labels in time, split as a shell does: `3 5:0.4 "bass drum"`. A number after a last colon is the
+            duration in seconds; other durations are drawn, for each clip, from those that the label has in the corpus.
+            `:0.2` is a stretch without a label. What is new is as long as all of them together.
         seconds: length of what is new; None: the run's default.
         until_stop: let the prior end each clip, whatever the run's default.
         loop: make cycles of `seconds` that repeat without a seam.
@@ -157,12 +161,14 @@ class GenerationRequest:
 
     Raises:
         ConfigError: both lengths are given, or one beside a region that is made again, or `n` is less than 1; or `loop`
-            is given without `seconds`, or with a sound.
+            is given without `seconds`, or with a sound; or `labels` cannot be read, or is given with another label or
+            length, or where nothing new comes from a prior.
     """
 
     source: Source = FromPrior()
     n: int = 1
     label: str | None = None
+    labels: str | None = None
     seconds: float | None = None
     until_stop: bool = False
     loop: bool = False
@@ -181,6 +187,8 @@ class GenerationRequest:
             raise ConfigError("--loop without --seconds", action="say how long a cycle is")
         if self.loop and (self.source.sounds or self.source.keeps_level):
             raise ConfigError("--loop and a given sound exclude each other", action="leave the sound out")
+        if self.labels is not None:
+            self._check_labels()
         if isinstance(self.source, FromPrior) and self.source.redo is not None:
             lengths = {"seconds": self.seconds, "until_stop": self.until_stop or None} | dict(self.given)
             for name in ("seconds", "until_stop", "min_seconds", "max_seconds"):
@@ -188,13 +196,37 @@ class GenerationRequest:
                     option = f"--{name.replace('_', '-')}"
                     raise ConfigError(f"--redo and {option} exclude each other: the recording keeps its length")
 
+    def _check_labels(self) -> None:
+        """Refuse what does not go with labels in time."""
+        source = self.source
+        others = {
+            "--label": self.label,
+            "--seconds": self.seconds,
+            "--until-stop": self.until_stop or None,
+            "--loop": self.loop or None,
+            "--redo": source.redo if isinstance(source, FromPrior) else None,
+            "--through": source if isinstance(source, Through) else None,
+            "--vary": source if isinstance(source, Variations) else None,
+        }
+        for option, given in others.items():
+            if given is not None:
+                why = "the labels say what is made, and for how long"
+                raise ConfigError(f"--labels and {option} exclude each other: {why}", action=f"leave {option} out")
+        _ = self.spans
+
+    @property
+    def spans(self) -> tuple[AskedSpan, ...]:
+        """The labels in time; none where there is one label or none."""
+        return () if self.labels is None else read_spans(self.labels)
+
     @property
     def called(self) -> str:
-        """What the clips are called: the label, or else the files that they are made from; empty for neither."""
+        """What the clips are called: their labels, or else the files that they are made from; empty for neither."""
         latents = self.source.seed_latents if isinstance(self.source, FromPrior) else None
         given = (*self.source.sounds, latents)
         files = [one.stem for one in given if isinstance(one, Path)]
-        return self.label or "-".join(dict.fromkeys((*files[:1], *files[-1:])))
+        in_time = "-".join(one.label for one in self.spans if one.label)
+        return self.label or in_time or "-".join(dict.fromkeys((*files[:1], *files[-1:])))
 
     @classmethod
     def of(cls, n: int = 1, **given: Any) -> GenerationRequest:
@@ -224,6 +256,7 @@ class GenerationRequest:
         varied = source if isinstance(source, Variations) else None
         return {
             "label": self.label,
+            "labels": self.labels,
             "seconds": self.seconds,
             "until_stop": self.until_stop,
             "loop": self.loop,

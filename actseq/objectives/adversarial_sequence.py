@@ -62,17 +62,28 @@ class Discriminator(nn.Module):
         self.score = EqualizedLinear(width, 1, pace=PACE)
 
     def forward(
-        self, values: Float[Tensor, "packed dims"], places: PackedPositions, label: Int[Tensor, " batch"]
+        self,
+        values: Float[Tensor, "packed dims"],
+        places: PackedPositions,
+        label: Int[Tensor, " batch"],
+        in_time: Int[Tensor, " packed"] | None = None,
     ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " packed"]]:
-        """Scores of sequences and of frames; higher is more real."""
-        values = (
-            self.begin(torch.cat([values, places.position_features()], dim=1)) + self.begin_label(label)[places.row]
-        )
+        """Scores of sequences and of frames; higher is more real.
+
+        Args:
+            values: activations.
+            places: their places.
+            label: of each sequence.
+            in_time: label of each frame, where labels have times.
+        """
+        named = self.begin_label(label)[places.row] if in_time is None else self.begin_label(in_time)
+        values = self.begin(torch.cat([values, places.position_features()], dim=1)) + named
         for block in self.blocks:
             values = block(values, places)
         frames = F.leaky_relu(values, SLOPE)
         whole = F.leaky_relu(self.whole(places.mean(frames)), SLOPE)
-        fits = (whole * self.label(label)).sum(1) / math.sqrt(whole.shape[1])
+        wanted = self.label(label) if in_time is None else places.mean(self.label(in_time))
+        fits = (whole * wanted).sum(1) / math.sqrt(whole.shape[1])
         return self.score(whole)[:, 0] + fits, self.frame_score(frames)[:, 0]
 
 
@@ -124,11 +135,17 @@ class AdversarialSequences(nn.Module):
         """The prior, then the discriminator."""
         return {"prior": list(self.model.parameters()), "discriminator": list(self.discriminator.parameters())}
 
-    def _make(self, places: PackedPositions, label: Tensor) -> Tensor:
+    def _make(self, places: PackedPositions, condition: Float[Tensor, "batch frames_or_1 condition_dim"]) -> Tensor:
         prior, n = self.prior, len(places.row)
-        shapes = ((len(label), prior.noise_dim), (n, prior.frame_noise_dim), (n, len(prior.log_spread)))
-        noise = GeneratorNoise(*(torch.randn(shape, device=label.device) for shape in shapes))
-        return prior.generate(places, self.model.condition(label)[:, None], noise)
+        shapes = ((len(condition), prior.noise_dim), (n, prior.frame_noise_dim), (n, len(prior.log_spread)))
+        noise = GeneratorNoise(*(torch.randn(shape, device=condition.device) for shape in shapes))
+        return prior.generate(places, condition, noise)
+
+    def _in_time(self, data: Mapping[str, Tensor], places: PackedPositions, shown: Tensor) -> Tensor | None:
+        """Label of each frame; None where labels have no times."""
+        if "frame_label" not in data:
+            return None
+        return data["frame_label"][places.row, places.position] * shown[places.row]
 
     def _real(self, data: Mapping[str, Tensor], places: PackedPositions) -> tuple[Tensor, Tensor]:
         """A draw from the posteriors of the frames, without the padding, and their log-deviations; standardised."""
@@ -137,10 +154,12 @@ class AdversarialSequences(nn.Module):
         log_deviation = 0.5 * log_variance[:, standardiser.active] - standardiser.deviation.log()
         return standardiser.standardise(draw(mean, log_variance, torch.randn_like(mean))), log_deviation
 
-    def _judge(self, values: Tensor, places: PackedPositions, label: Tensor) -> tuple[list[Tensor], Tensor]:
+    def _judge(
+        self, values: Tensor, places: PackedPositions, label: Tensor, in_time: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
         """Scores of sequences and frames, and the squared gradient of either score by a sequence, on average."""
         values = values.detach().requires_grad_()
-        whole, frames = self.discriminator(values, places, label)
+        whole, frames = self.discriminator(values, places, label, in_time)
         # With random signs the square of the sum is, on average, the sum of the squares.
         signs = 2.0 * torch.randint(2, frames.shape, device=frames.device) - 1
         total = whole.sum() + (signs * frames / places.lengths[places.row].sqrt()).sum()
@@ -155,15 +174,16 @@ class AdversarialSequences(nn.Module):
         shown = torch.rand(len(lengths), device=lengths.device) >= self.label_dropout
         label = batch.data["label"] * shown
         real, log_deviation = self._real(batch.data, places)
-        made = self._make(places, label)
+        made = self._make(places, self.model.condition_of(batch.data, shown))
+        about = (places, label, self._in_time(batch.data, places, shown))
 
-        real_scores, real_slope = self._judge(real, places, label)
-        made_scores, made_slope = self._judge(made, places, label)
+        real_scores, real_slope = self._judge(real, *about)
+        made_scores, made_slope = self._judge(made, *about)
         told = _behind(made_scores, real_scores)
         slope = real_slope + made_slope
 
         self.discriminator.requires_grad_(False)
-        fooled = _behind([scores.detach() for scores in real_scores], self.discriminator(made, places, label))
+        fooled = _behind([scores.detach() for scores in real_scores], self.discriminator(made, *about))
         self.discriminator.requires_grad_(True)
         matching = energy_distance(time_courses(real, places), time_courses(made, places)[None], label)
         length, spread = self.prior.likelihood_loss(lengths, self.model.condition(label), log_deviation)
@@ -183,7 +203,8 @@ class AdversarialSequences(nn.Module):
         lengths, label = batch.data["lengths"], batch.data["label"]
         places = PackedPositions.of(lengths)
         real, log_deviation = self._real(batch.data, places)
-        made = [time_courses(self._make(places, label), places) for _ in range(DRAWS)]
+        condition = self.model.condition_of(batch.data)
+        made = [time_courses(self._make(places, condition), places) for _ in range(DRAWS)]
         length, _ = self.prior.likelihood_loss(lengths, self.model.condition(label), log_deviation)
         return {
             "distance": energy_distance(time_courses(real, places), torch.stack(made), label),

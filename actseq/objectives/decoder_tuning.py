@@ -107,7 +107,7 @@ class DecoderTuning(nn.Module):
         if len(again):
             own = {name: part[again] for name, part in data.items()}
             with torch.no_grad():
-                condition = self.model.condition(own["label"])
+                condition = self.model.condition_of(own)
                 latents[again] = self.prior.remake(own, latents[again], times[again], condition)
         at = data["crop"][:, None] + torch.arange(self.frames, device=latents.device)
         there = at < data["lengths"][:, None]

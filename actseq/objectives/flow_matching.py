@@ -35,7 +35,8 @@ class FlowMatching(nn.Module):
 
     Args:
         model: prior and label table.
-        label_dropout: fraction of sequences without their label.
+        label_dropout: fraction of sequences without their label. Where labels have times, the same fraction of the
+            others is without the places of the frames in their spans.
         given: fraction of sequences of which a part is given without noise: half have a prefix, half a prefix and a
             suffix.
         balance: the weight of a frame is the length of its sequence to the power of −balance: 0 weights all frames
@@ -87,13 +88,14 @@ class FlowMatching(nn.Module):
         """The loss with labels dropped and parts given at random."""
         data, lengths = batch.data, batch.data["lengths"]
         dice = torch.rand(3, len(lengths), device=lengths.device)
-        label = data["label"] * (dice[0] >= self.label_dropout)
+        shown = dice[0] >= self.label_dropout
         known = regions(lengths, data["mean"].shape[1], dice[1] < self.given, dice[2] < 0.5)
         times = self.times(torch.rand((), device=lengths.device), len(lengths))
         times = times[torch.randperm(len(times), device=times.device)]
         values = drawn(data) if self.posterior else data["mean"]
+        condition = self.model.condition_of(data, shown, self._placed(data))
         window = self.prior.window(data, self.prior.standardiser.standardise(values), self.summary_dropout)
-        loss = self._error(replace(window, known=known), times, label)
+        loss = self._error(replace(window, known=known), times, condition)
         return {"prior": Loss(loss, {"loss": loss.detach()})}
 
     @torch.no_grad()
@@ -103,8 +105,15 @@ class FlowMatching(nn.Module):
         values = self.prior.standardiser.standardise(drawn(data))
         window = self.prior.window(data, values, 0.0)
         times = self.times(torch.tensor(0.5, device=values.device), N_CHECKS)
-        losses = [self._error(window, time.expand(n), data["label"]) for time in times]
+        condition = self.model.condition_of(data)
+        losses = [self._error(window, time.expand(n), condition) for time in times]
         return {"loss": torch.stack(losses).mean()}
+
+    def _placed(self, data: Mapping[str, Tensor]) -> Bool[Tensor, " batch"] | None:
+        """Which sequences know the places of their frames; None where labels have no times."""
+        if self.model.place is None:
+            return None
+        return torch.rand(len(data["lengths"]), device=data["lengths"].device) >= self.label_dropout
 
     def times(self, shift: Tensor, n: int) -> Float[Tensor, " n"]:
         """Evenly spread over their distribution, in order."""
@@ -112,10 +121,14 @@ class FlowMatching(nn.Module):
         logit = self.time_mean + self.time_deviation * torch.special.ndtri(share.clamp(1e-4, 1 - 1e-4))
         return torch.sigmoid(logit)
 
-    def _error(self, whole: Window, times: Float[Tensor, " batch"], label: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
+    def _error(
+        self,
+        whole: Window,
+        times: Float[Tensor, " batch"],
+        condition: Float[Tensor, "batch frames_or_1 condition_dim"],
+    ) -> Float[Tensor, ""]:
         """Mean squared error over the values of all frames that are neither padding nor known, balanced."""
         values, noise = whole.clean, torch.randn_like(whole.clean)
-        condition = self.model.condition(label)[:, None]
         total, weights = values.new_zeros(()), values.new_zeros(())
         for rows in whole.lengths.argsort().chunk(GROUPS):
             window = whole.of(rows)
@@ -123,7 +136,7 @@ class FlowMatching(nn.Module):
             own = window.clean.masked_fill(~window.inside[..., None], 0)
             source = noise[rows, : own.shape[1]]
             place = torch.lerp(source, own, times[rows, None, None])
-            velocity = self.prior(place, times[rows], window, condition[rows])
+            velocity = self.prior(place, times[rows], window, condition[rows, : own.shape[1]])
             error = (velocity - (own - source)).square().mean(2, keepdim=True).masked_fill(~asked, 0).sum(1)
             weight = window.lengths.to(own.dtype)[:, None] ** -self.balance
             total = total + (weight * error).sum()

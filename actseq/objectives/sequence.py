@@ -19,11 +19,13 @@ class SequenceLikelihood(nn.Module):
     """Negative log-likelihood of the next latent and of the end.
 
     Batches hold `mean` and `log_variance (batch, frames, latent_dim)` (−inf where latents are points), `previous`
-    likewise with one frame, `lengths`, `begins`, `ends (batch,)` and `label (batch,)`.
+    likewise with one frame, `lengths`, `begins`, `ends (batch,)` and `label (batch,)`; and where labels have times,
+    `frame_label (batch, frames)` and `frame_place (batch, frames, n_place)`.
 
     Args:
         model: prior and label table.
-        label_dropout: fraction of sequences that are shown without their label.
+        label_dropout: fraction of sequences that are shown without their label. Where labels have times, the same
+            fraction of the others is shown without the places of the frames in their spans.
         input_noise: half of the sequences get noise of a uniformly drawn level up to this, and the prior knows the
             level.
         posterior: draw latents from their posterior for every batch; false: learn its mean.
@@ -68,14 +70,17 @@ class SequenceLikelihood(nn.Module):
             )
             for mean, log_variance in (("mean", "log_variance"), ("previous_mean", "previous_log_variance"))
         )
-        label, level, shown = data["label"], values.new_zeros(len(values)), (values, previous)
+        level, shown = values.new_zeros(len(values)), (values, previous)
+        named = placed = None
         if training:
             dice = torch.rand(3, len(values), device=values.device)
-            label = label * (dice[0] >= self.label_dropout)
+            named = dice[0] >= self.label_dropout
             if self.input_noise:
                 level = self.input_noise * dice[1] * (dice[2] < 0.5)
                 shown = (with_noise(values, level), with_noise(previous, level))
-        condition, lengths, begins = self.model.condition(label), data["lengths"], data["begins"]
+            if self.model.place is not None:
+                placed = torch.rand(len(values), device=values.device) >= self.label_dropout
+        condition, lengths, begins = self.model.condition_of(data, named, placed), data["lengths"], data["begins"]
         weights = self._weights(lengths, begins, values.shape[1], training)
         latent = end = asked = values.new_zeros(())
         groups = lengths.argsort().chunk(GROUPS)
@@ -84,7 +89,9 @@ class SequenceLikelihood(nn.Module):
             groups = (torch.arange(len(lengths), device=lengths.device),)
         for rows in groups:
             frames = int(lengths[rows].max())
-            given = (shown[0][rows, :frames], condition[rows], shown[1][rows], begins[rows], level[rows])
+            # One condition for a whole sequence has no axis of frames.
+            own = condition[rows, :frames] if condition.shape[1] > 1 else condition[rows, 0]
+            given = (shown[0][rows, :frames], own, shown[1][rows], begins[rows], level[rows])
             prediction = prior.forward(*given)
             losses = prior.losses(prediction, values[rows, :frames], lengths[rows], data["ends"][rows])
             latent = latent + (losses.latent * weights[rows, :frames]).sum()

@@ -203,7 +203,7 @@ def latent_facts(run: RunFolder) -> LatentFacts | None:
     if not (run.latents / "latents.json").is_file():
         return None
     meta = read_json(run.latents / "latents.json")
-    latents = LatentSequences(run.latents, meta["latent_dim"])
+    latents = LatentSequences(run.latents, meta["latent_dim"], meta["latent_rate"])
     whole = [i for i, record in enumerate(latents.records) if record.extra["split"] in SPLITS and record.length]
     chosen = spread(whole, MOST_DOTS)
     pairs = [latents.read(index) for index in chosen]

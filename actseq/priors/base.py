@@ -82,11 +82,13 @@ class SamplingRequest:
         max_frames: largest number of latent frames, without the prompt.
         min_frames: smallest number of latent frames; without a prompt there is at least one.
         until_stop: let the prior end sequences; otherwise each has `max_frames`.
-        condition: condition vectors (n, condition_dim), or None for no condition.
+        condition: condition vectors (n, condition_dim), or (n, frames, condition_dim) for the new frames where they
+            change in time; later frames have those of the last. None: no condition.
         condition_end: (n, condition_dim) that the condition moves to linearly over `max_frames`; None: no change.
         unconditional: (1, condition_dim), the condition "no label"; for guidance.
         label: row of the label table, for priors that keep something for each label; 0: no label.
         label_end: row of the label that `condition_end` belongs to.
+        lengths: new frames (n,) of each sequence, at most `max_frames`, where they differ; frames beyond are not used.
         prompt: latents (n or 1, prompt_frames, latent_dim) to continue; None: start from nothing.
         suffix: latents (n or 1, suffix_frames, latent_dim) to lead to; None: no such end. Only a prior that
             `TakesSuffix` knows it.
@@ -104,14 +106,27 @@ class SamplingRequest:
     unconditional: Tensor | None = None
     label: int = 0
     label_end: int = 0
+    lengths: Tensor | None = None
     prompt: Tensor | None = None
     suffix: Tensor | None = None
     sampling: Sampling = PLAIN
     seed: int = 0
     chunk_frames: int = 64
 
+    @property
+    def in_time(self) -> bool:
+        """Whether the condition is given for each frame."""
+        return self.condition is not None and self.condition.ndim == 3
+
+    @property
+    def changes(self) -> bool:
+        """Whether the condition changes over the sequence."""
+        return self.in_time or self.condition_end is not None
+
     def condition_at(self, frame: int) -> Tensor | None:
         """Condition (n, condition_dim) of a frame; frame 0 is the first new one."""
+        if self.condition is not None and self.condition.ndim == 3:
+            return self.condition[:, min(frame, self.condition.shape[1] - 1)]
         if self.condition is None or self.condition_end is None:
             return self.condition
         return torch.lerp(self.condition, self.condition_end, min(1.0, frame / max(1, self.max_frames - 1)))
@@ -145,7 +160,10 @@ class Prior(Protocol):
         """Attributes of `Sampling` that it uses."""
 
     def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
-        """Chunks in time order, until all sequences have stopped or `max_frames` is reached."""
+        """Chunks in time order, until all sequences have stopped or `max_frames` is reached.
+
+        The condition of a frame is `request.condition_at(frame)`.
+        """
 
 
 @runtime_checkable
@@ -174,6 +192,16 @@ class TakesSuffix(Protocol):
     """
 
     takes_suffix: Literal[True]
+
+
+@runtime_checkable
+class TakesSpans(Protocol):
+    """A prior that follows a condition which is given for each frame: a class that has this attribute.
+
+    So it can be asked for labels in time. Each frame follows `SamplingRequest.condition_at` of its number.
+    """
+
+    takes_spans: Literal[True]
 
 
 @dataclass(frozen=True)
@@ -223,7 +251,7 @@ class Remakes(Protocol):
         data: Mapping[str, Tensor],
         latents: Float[Tensor, "batch frames latent_dim"],
         time: Float[Tensor, " batch"],
-        condition: Float[Tensor, "batch condition_dim"],
+        condition: Float[Tensor, "batch frames_or_1 condition_dim"],
     ) -> Float[Tensor, "batch frames latent_dim"]:
         """Latents like the given ones, as the prior makes them.
 
@@ -231,7 +259,7 @@ class Remakes(Protocol):
             data: a batch of `SequenceSource`: lengths, beginnings, ends and posteriors of the windows.
             latents: draws from these posteriors.
             time: how far back: 0 is noise, at 1 the latents stay as they are.
-            condition: condition vectors.
+            condition: condition vectors, one for each frame or one for all.
         """
 
 

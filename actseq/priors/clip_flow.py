@@ -151,6 +151,7 @@ class ClipFlow(nn.Module):
     objective = "flow-matching"
     has_likelihood = False
     takes_suffix: Literal[True] = True
+    takes_spans: Literal[True] = True
     controls: tuple[str, ...] = ("temperature", "noise_temperature", "noise_clamp", "guidance")
     likely_lengths: Tensor
 
@@ -299,7 +300,7 @@ class ClipFlow(nn.Module):
         data: Mapping[str, Tensor],
         latents: Float[Tensor, "batch frames latent_dim"],
         time: Float[Tensor, " batch"],
-        condition: Float[Tensor, "batch condition_dim"],
+        condition: Float[Tensor, "batch frames_or_1 condition_dim"],
     ) -> Float[Tensor, "batch frames latent_dim"]:
         """See `Remakes.remake`."""
         values = self.standardiser.standardise(latents)
@@ -308,11 +309,11 @@ class ClipFlow(nn.Module):
             window, at = whole.of(rows), time[rows]
             clean = window.clean.masked_fill(~window.inside[..., None], 0)
             place = torch.lerp(torch.randn_like(clean), clean, at[:, None, None])
-            length = (1 - at) / REMAKING_STEPS
+            length, given = (1 - at) / REMAKING_STEPS, condition[rows, : clean.shape[1]]
             for _ in range(REMAKING_STEPS):
                 half = (length / 2)[:, None, None]
-                middle = place + half * self(place, at, window, condition[rows, None])
-                place = place + 2 * half * self(middle, at + length / 2, window, condition[rows, None])
+                middle = place + half * self(place, at, window, given)
+                place = place + 2 * half * self(middle, at + length / 2, window, given)
                 at = at + length
             again = place * self.standardiser.deviation + self.standardiser.mean
             frames = torch.arange(place.shape[1], device=rows.device)[:, None]
@@ -426,6 +427,8 @@ class ClipFlow(nn.Module):
         n, device = request.n, self.likely_lengths.device
         shares = [np.random.default_rng([request.seed, clip]).random() for clip in range(n)]
         places = [int(share * N_LENGTHS) for share in shares]
+        if request.lengths is not None:
+            return request.lengths.to(device), places
         if not request.until_stop:
             return torch.full((n,), request.max_frames, device=device), places
         likely = self.likely_lengths[request.label]
@@ -443,10 +446,10 @@ class ClipFlow(nn.Module):
         return likely[places] - since + earliest - 1, places
 
     def _summary(self, request: SamplingRequest, places: list[int]) -> Float[Tensor, "n n_summary"] | None:
-        """What each new clip follows; unknown where a recording or two labels say what it is like."""
+        """What each new clip follows; unknown where a recording, or labels in time, say what it is like."""
         if self.summaries is None:
             return None
-        if request.prompt is not None or request.suffix is not None or request.condition_end is not None:
+        if request.prompt is not None or request.suffix is not None or request.changes:
             return self.summaries.unknown(request.n)
         return self.summaries.noised(self.summaries.kept[request.label][places], self._summary_noise(request))
 
@@ -463,7 +466,7 @@ class ClipFlow(nn.Module):
         Of a glide the first window follows the first label alone, and the last window the second.
         """
         first = self._summary(request, places)
-        if self.outline is None or self.summaries is None or request.suffix is not None:
+        if self.outline is None or self.summaries is None or request.suffix is not None or request.in_time:
             return lambda start: first
         alone = request.prompt is None and request.condition_end is None
         long = (lengths > self.frames)[:, None] if alone else lengths.new_ones(request.n, 1, dtype=torch.bool)
@@ -637,8 +640,13 @@ class ClipFlow(nn.Module):
         first = request.condition_at(0)
         if first is None:
             return self.standardiser.mean.new_zeros(len(rows), 1, self.condition_dim)
-        if request.condition_end is None:
+        if not request.changes:
             return first[rows][:, None]
+        if request.condition is not None and request.in_time:
+            # Nothing is known of the frames of a prompt.
+            before = first if request.unconditional is None else request.unconditional.expand_as(first)
+            own = [before if frame < 0 else request.condition_at(frame) for frame in frames]
+            return torch.stack(own, dim=1)[rows]  # type: ignore[arg-type]
         glide = [request.condition_at(max(0, frame)) for frame in frames]
         return torch.stack(glide, dim=1)[rows]  # type: ignore[arg-type]
 

@@ -14,6 +14,7 @@ Frames of all sequences are packed, one after the other, without padding.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -172,6 +173,7 @@ class Gan(nn.Module):
 
     objective = "gan"
     has_likelihood = False
+    takes_spans: Literal[True] = True
     controls: tuple[str, ...] = ("temperature", "noise_temperature", "noise_clamp")
     lengths_seen: Tensor
 
@@ -277,7 +279,7 @@ class Gan(nn.Module):
         first = request.condition_at(0)
         if first is None:
             return self.log_spread.new_zeros(request.n, 1, self.condition_dim)
-        if request.condition_end is None:
+        if not request.changes:
             return first[:, None]
         glide = [request.condition_at(frame) for frame in range(len(self.lengths_seen))]
         return torch.stack(glide, dim=1)  # type: ignore[arg-type]

@@ -17,6 +17,7 @@ et al. 2024 (Continuous Autoregressive Models).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,8 @@ class SequencePrior(nn.Module):
         n_active: number of dimensions that carry information.
         condition_dim: size of the condition vector.
     """
+
+    takes_spans: Literal[True] = True
 
     def __init__(
         self,
@@ -227,10 +230,15 @@ class SequencePrior(nn.Module):
         return self.predict(hidden, last), state
 
     def _consume_prompt(self, values: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor, State]:
-        hidden, last, state = self._consume(None, condition, self.init_state(len(values)), len(values))
-        for piece in torch.split(values, PREFILL_FRAMES, dim=1):
-            inputs = self._added(self.read(piece), condition)
-            about = self._beside(condition, inputs)
+        in_time = condition is not None and condition.ndim == 3
+        first = condition[:, 0] if condition is not None and in_time else condition
+        hidden, last, state = self._consume(None, first, self.init_state(len(values)), len(values))
+        for at, piece in enumerate(torch.split(values, PREFILL_FRAMES, dim=1)):
+            now, begin = condition, 1 + at * PREFILL_FRAMES
+            if condition is not None and in_time:
+                now = condition[:, begin : begin + piece.shape[1]]
+            inputs = self._added(self.read(piece), now)
+            about = self._beside(now, inputs)
             hidden, state = self.network.forward(inputs, state, about)
             hidden, last = beside(hidden, about)[:, -1:], piece[:, -1:]
         return hidden, last, state
@@ -297,7 +305,7 @@ class SequencePrior(nn.Module):
     @torch.no_grad()
     def _begin(self, request: SamplingRequest) -> tuple[Prediction, State]:
         """The prediction of the first new frame. A single prompt is consumed once for all its continuations."""
-        condition = request.condition_at(0)
+        condition = self._prompt_condition(request)
         alike = condition is None or bool((condition == condition[:1]).all())
         once = request.prompt is not None and len(request.prompt) == 1 and alike and not self._guided(request)
         n = 1 if once else request.n
@@ -314,6 +322,18 @@ class SequencePrior(nn.Module):
                 _repeat(part, request.n, axis) for part, axis in ((hidden, 0), (last, 0), (state, 1))
             )
         return self.predict(*self._guide(hidden, last, request)), state
+
+    def _prompt_condition(self, request: SamplingRequest) -> Tensor | None:
+        """The condition of the first new frame, or one for each position of a prompt.
+
+        Where the condition is given for each new frame, nothing is known of the frames of a prompt. The last position
+        predicts the first new frame and has its condition.
+        """
+        first = request.condition_at(0)
+        if first is None or request.prompt is None or not request.in_time or request.unconditional is None:
+            return first
+        before = request.unconditional.expand(request.n, request.prompt.shape[1], -1)
+        return torch.cat([before, first[:, None]], dim=1)
 
     def _advance(self, value: Tensor, state: State, request: SamplingRequest, frame: int) -> tuple[Prediction, State]:
         """Consume one frame and predict the frame of the given index."""

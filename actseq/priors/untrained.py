@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
+from typing import Literal
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ class Iid(nn.Module):
     """
 
     has_likelihood = False
+    takes_spans: Literal[True] = True
     controls: tuple[str, ...] = CONTROLS
     mean: Tensor
     deviation: Tensor
@@ -146,6 +148,7 @@ class RandomWalk(nn.Module):
     """
 
     has_likelihood = False
+    takes_spans: Literal[True] = True
     controls: tuple[str, ...] = CONTROLS
     centre: Tensor
     spread: Tensor

@@ -314,6 +314,11 @@ _what = _titled(
     ),
     _option("--n", type=COUNT, default=1, show_default=True, help="Number of clips."),
     _option("--label", help="A label of the corpus (a folder name), or A:B to glide from A to B."),
+    _option(
+        "--labels",
+        metavar='"L[:S] …"',
+        help='Labels one after another, each with its seconds or as long as in the corpus, e.g. "3 5:0.4 1".',
+    ),
     _option("--seed-audio", type=PATH, help="A recording to continue."),
     _option("--seed-latents", type=PATH, help="Encoder activations to continue: a file of `actseq encode`."),
     _option("--seed-seconds", type=POSITIVE, help="Use only this much of the beginning of the seed."),

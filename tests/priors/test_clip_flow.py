@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -693,3 +694,49 @@ def test_a_run_of_real_digits(data_dir: Path, tmp_path: Path) -> None:
     trained = FlowMatching(loaded.prior)
     ready = Batch({name: torch.from_numpy(array) for name, array in source.batch(0).items()}, 0.5)
     assert trained.losses(ready)["prior"].total.isfinite()
+
+
+# -- labels in time ----------------------------------------------------------------------------------------------------
+
+
+def test_every_frame_has_its_condition() -> None:
+    prior = flow()
+    changing = numbers(2, 9, CONDITION_DIM, seed=7)
+    made = torch.cat(
+        [chunk.latents for chunk in prior.sample(SamplingRequest(n=2, max_frames=9, condition=changing))], 1
+    )
+    seen: list[Tensor] = []
+    forward = prior.forward
+
+    def record(place: Tensor, time: Tensor, window: Window, condition: Tensor) -> Tensor:
+        seen.append(condition)
+        return forward(place, time, window, condition)
+
+    prior.forward = record  # type: ignore[method-assign]
+    again = torch.cat(
+        [chunk.latents for chunk in prior.sample(SamplingRequest(n=2, max_frames=9, condition=changing))], 1
+    )
+    assert torch.equal(made, again)
+    assert all(torch.equal(condition, changing[:1]) or torch.equal(condition, changing[1:]) for condition in seen)
+
+
+def test_sequences_of_a_batch_may_have_lengths_of_their_own() -> None:
+    prior = flow()
+    changing, lengths = numbers(3, 40, CONDITION_DIM, seed=7), torch.tensor([40, 5, 17])
+    request = SamplingRequest(n=3, max_frames=40, condition=changing, lengths=lengths, seed=5)
+    chunks = list(prior.sample(request))
+    latents, stopped = torch.cat([c.latents for c in chunks], 1), torch.cat([c.stopped for c in chunks], 1)
+    assert (~stopped).sum(1).tolist() == lengths.tolist()
+    alone = replace(request, n=2, max_frames=5, condition=changing[:2], lengths=torch.tensor([5, 5]))
+    second = torch.cat([chunk.latents for chunk in prior.sample(alone)], 1)[1]
+    torch.testing.assert_close(latents[1, :5], second, atol=1e-4, rtol=1e-4)
+
+
+def test_labels_in_time_begin_after_a_prompt() -> None:
+    prior = flow()
+    changing, bare = numbers(1, 6, CONDITION_DIM, seed=7), numbers(1, CONDITION_DIM, seed=8)
+    prompt = numbers(1, 4, LATENT_DIM, seed=9)
+    request = SamplingRequest(n=1, max_frames=6, condition=changing, unconditional=bare, prompt=prompt)
+    given = prior._condition(request, torch.tensor([0]), range(-4, 6))
+    assert torch.equal(given[:, :4], bare[:, None].expand(-1, 4, -1))
+    assert torch.equal(given[:, 4:], changing)

@@ -826,3 +826,46 @@ def test_a_tiny_prior_learns_an_autoregression_and_its_length(network: str, head
     made = (~stopped).sum(1).float()
     assert abs(float(made.mean()) - frames) < 0.7
     assert float((made == frames).float().mean()) > 0.7
+
+
+@every_prior
+def test_a_condition_in_time(network: str, head: str) -> None:
+    model, frames = members.prior(network, head), 6
+    changing = numbers(BATCH, 4, CONDITION_DIM, seed=7)
+    made = values_of(model, n=BATCH, max_frames=frames, condition=changing)
+    # Later frames have the condition of the last.
+    of_frames: list[torch.Tensor | None] = [changing[:, min(frame, 3)] for frame in range(frames)]
+    torch.testing.assert_close(made, by_hand(model, frames, [of_frames], [1.0]), atol=1e-4, rtol=1e-4)
+    staying = values_of(model, n=BATCH, max_frames=frames, condition=changing[:, 0])
+    repeated = changing[:, :1].expand(-1, frames, -1)
+    assert torch.equal(values_of(model, n=BATCH, max_frames=frames, condition=repeated), staying)
+
+
+@every_prior
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_condition_in_time_begins_after_the_prompt(network: str, head: str, guidance: float) -> None:
+    """The frames of a prompt have the condition of no label; the first new frame has its own."""
+    model, frames = members.prior(network, head), 4
+    prompt, bare = numbers(1, 5, LATENT_DIM, seed=9), numbers(1, CONDITION_DIM, seed=8)
+    changing = numbers(BATCH, frames, CONDITION_DIM, seed=7)
+    settings = {"n": BATCH, "prompt": prompt, "unconditional": bare, "sampling": Sampling(guidance=guidance)}
+    made = values_of(model, max_frames=frames, condition=changing, **settings)
+    values = model.standardiser.standardise(prompt).expand(BATCH, -1, -1)
+    generator, before = torch.Generator().manual_seed(0), bare.expand(BATCH, -1)
+    with torch.no_grad():
+        worlds = []
+        for own in (changing, before[:, None].expand(-1, frames, -1)):
+            state, value = model.init_state(BATCH), None
+            for t in range(5):
+                _, state = model.step(value, before, state, BATCH)
+                value = values[:, t]
+            worlds.append((own, state))
+        rows, value, states = [], values[:, -1], [state for _, state in worlds]
+        for frame in range(frames):
+            said = torch.zeros(())
+            for k, weight in enumerate((guidance, 1 - guidance)):
+                prediction, states[k] = model.step(value, worlds[k][0][:, frame], states[k], BATCH)
+                said = said + weight * prediction.numbers[:, 0]
+            value = model.head.sample(said, PLAIN, generator)
+            rows.append(value)
+    torch.testing.assert_close(made, torch.stack(rows, dim=1), atol=1e-3, rtol=1e-3)
