@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -434,3 +435,54 @@ def test_swells_are_told_from_noise() -> None:
     far = [float(re.search(r"([\d.]+) far", line)[1]) for line in rows]
     assert far[0] < 0.05 < 0.3 < far[1]
     assert " 8.0 swells a minute" in rows[0]
+
+
+@pytest.mark.data
+def test_strings_of_digits_are_measured(tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    strings, digits = program("strings"), tmp_path / "digits"
+    for path in (data_dir / "digits_fsdd").glob("*/*_[jt]*_[56789].wav"):
+        # The takes of one digit and speaker: two that are held out, three that are not.
+        digit, speaker, number = path.stem.split("_")
+        own = digits / digit / f"{digit}_{speaker}_{int(number) + (7 if int(number) > 6 else 0)}.wav"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, own)
+    strings.main(["make", str(tmp_path), str(digits), "--strings", "12"])
+    table = (tmp_path / "labels.csv").read_text().splitlines()
+    assert table[0] == "file,start,end,label"
+    assert re.match(r"12 strings, \d+ digits", capsys.readouterr().out)
+    overrides = [*SETTINGS, f"corpus.labels={tmp_path / 'labels.csv'}"]
+    run = str(tmp_path / "run")
+    pipeline.run_all(tmp_path / "sounds", "smoke", run=run, overrides=overrides, compute=Compute("cpu", 1))
+    capsys.readouterr()
+    sheet = tmp_path / "sheet.png"
+    strings.main(["measure", run, str(digits), "--strings", "3", "--steps", "2", "--sheet", str(sheet)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("held-out takes, one by one: digits ")
+    for line, name in zip(lines[1:4], ("joined takes", "joined draws of posteriors", "generated"), strict=True):
+        assert re.match(rf"{name}: digits \d+/\d+ \(.*\), whole strings \d/3 ", line), line
+    assert sheet.is_file()
+
+
+@pytest.mark.data
+def test_the_network_of_strings_learns_digits(data_dir: Path) -> None:
+    strings = program("strings")
+    paths = [path for digit in "06" for path in sorted((data_dir / "digits_fsdd" / digit).glob("*_theo_*.wav"))]
+    sounds = [strings.audio.load(path, RATE)[0] for path in paths]
+    takes = [
+        strings.Take(path.parent.name, "theo", number, sound * np.float32(strings.PEAK / np.abs(sound).max()))
+        for number, (path, sound) in enumerate(zip(paths, sounds, strict=True))
+    ]
+    model = strings.trained(takes[::2], 20, 0)
+    names = model.named([take.waveform for take in takes[1::2]])
+    assert np.mean([name == take.digit for name, take in zip(names, takes[1::2], strict=True)]) > 0.85
+
+
+def test_joined_sounds_lie_in_their_spans() -> None:
+    strings = program("strings")
+    parts = [np.full(n, level, np.float32) for n, level in ((100, 1.0), (80, -1.0))]
+    made, spans = strings.joined(parts, [10, 20, 30])
+    assert spans == [(10, 110), (130, 210)]
+    assert len(made) == 240
+    for (begin, end), part in zip(spans, parts, strict=True):
+        np.testing.assert_array_equal(made[begin + 16 : end - 16], part[16:-16])
+    assert not made[110:130].any()
