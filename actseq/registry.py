@@ -39,12 +39,14 @@ from actseq.priors.recurrent import Gru, Lstm
 from actseq.priors.transformer import Transformer
 from actseq.priors.untrained import Iid, Normal, RandomWalk, TrainingFrames
 from actseq.representations.grain import Grain
+from actseq.representations.harmonic import Harmonic
 from actseq.representations.linear import Linear
 from actseq.representations.mel import Mel
 from actseq.representations.spectrum import Spectrum
 from actseq.representations.stft import Stft
 from actseq.vocoders.granular import GrainSynthesis
 from actseq.vocoders.griffin_lim import GriffinLim
+from actseq.vocoders.harmonic import HarmonicSynthesis
 from actseq.vocoders.istft import Istft
 from actseq.vocoders.magnitude import LearnedMagnitude
 from actseq.vocoders.neural import Neural
@@ -52,7 +54,14 @@ from actseq.vocoders.phase import Phase
 
 Table = dict[str, Callable[..., Any]]
 
-REPRESENTATIONS: Table = {"mel": Mel, "linear": Linear, "stft": Stft, "grain": Grain, "spectrum": Spectrum}
+REPRESENTATIONS: Table = {
+    "mel": Mel,
+    "linear": Linear,
+    "stft": Stft,
+    "grain": Grain,
+    "spectrum": Spectrum,
+    "harmonic": Harmonic,
+}
 NETWORKS: Table = {"conv": Conv, "dense": Dense, "recurrent": Recurrent, "pca": Pca, "unet": Unet, "clip": Clip}
 BOTTLENECKS: Table = {"plain": Plain, "variational": Variational, "adversarial": Adversarial}
 CORRUPTIONS: Table = {
@@ -87,7 +96,13 @@ OBJECTIVES: Table = {
 """What trains a network; the network names it in its attribute `objective`."""
 REGULARISERS: Table = {"kl": KlPrice, "latent-discriminator": LatentDiscriminator}
 """What a bottleneck asks of its latents in training; it names it in its attribute `regulariser`."""
-VOCODERS: Table = {"phase": Phase, "griffin-lim": GriffinLim, "istft": Istft, "granular": GrainSynthesis}
+VOCODERS: Table = {
+    "phase": Phase,
+    "griffin-lim": GriffinLim,
+    "istft": Istft,
+    "granular": GrainSynthesis,
+    "harmonic": HarmonicSynthesis,
+}
 """Best first: `vocoder: {kind: auto}` stands for the first that takes the representation."""
 VOCODER_NETWORKS: Table = {"magnitude": LearnedMagnitude, "neural": Neural}
 EFFECTS: Table = {

@@ -25,6 +25,7 @@ REPRESENTATIONS: dict[str, dict[str, Any]] = defaultdict(
         "stft": {"n_fft": 256, "hop_length": 64},
         "grain": {"grain_length": 256, "overlap": 0.75, "bands": 24},
         "spectrum": {"grain_length": 256, "overlap": 0.75},
+        "harmonic": {"n_fft": 256, "hop_length": 64, "bands": 24, "shares": 6, "f_min": 100.0},
     },
 )
 NETWORKS: dict[str, list[dict[str, Any]]] = defaultdict(
@@ -65,6 +66,7 @@ VOCODERS: dict[str, dict[str, Any]] = defaultdict(
         "griffin-lim": {"n_iter": 4, "block_frames": 16, "overlap_frames": 4},
         "istft": {"block_frames": 16},
         "granular": {"block_frames": 16},
+        "harmonic": {"n_corrections": 1, "block_frames": 16},
     },
 )
 VOCODER_NETWORKS: dict[str, dict[str, Any]] = defaultdict(

@@ -20,7 +20,7 @@ from actseq.data.segments import ClipSource, SegmentSource, WithNoiseClips, labe
 from actseq.errors import ConfigError
 from actseq.objectives.autoencoding import Autoencoding
 from actseq.progress import SILENT, Reporter
-from actseq.representations.base import Representation
+from actseq.representations.base import Representation, margin_hops
 from actseq.storage.processes import here
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import SequenceStore
@@ -188,7 +188,7 @@ def prepare_autoencoder_data(
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     config = _with_clip_seconds(config, corpus, reporter)
     hop = representation.hop_length
-    margin = units.n_hops(representation.context_samples, hop) * hop
+    margin = margin_hops(representation) * hop
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = build.build_autoencoder(config, representation, list(label_rows(corpus)))

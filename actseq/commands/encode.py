@@ -10,7 +10,7 @@ from pathlib import Path
 from actseq import audio
 from actseq.commands.common import AUTO, ONE_THREAD, Compute, Result, check_written, make_folder
 from actseq.commands.outputs import require_free
-from actseq.commands.reconstruct import inputs, measure_all
+from actseq.commands.reconstruct import inputs, measure_all, say_memory
 from actseq.errors import ConfigError
 from actseq.inference.activations import encode_as_seed, encode_sound
 from actseq.inference.compression import ENDING, compress, run_tables
@@ -54,7 +54,7 @@ def encode(
     """Write the encoder activations of files or folders, from the corpus or not; `read_activations` reads them.
 
     All files are read once before the first is encoded. A sound passes piece by piece: a long file needs as little
-    memory as a short one, unless the network's context is unbounded or `as_seed` is given.
+    memory as a short one, unless the context of the network or of the features is unbounded or `as_seed` is given.
 
     Args:
         paths: files or folders.
@@ -86,6 +86,7 @@ def encode(
     recordings, failed = measure_all(sources, codec.sample_rate, reporter)
     for recording, _ in recordings:
         codec.require_short(recording.samples, str(recording.path))
+    say_memory(codec, reporter)
     tables = run_tables(opened, make=True) if compressed else None
     labels, autoencoder = _labels(opened), opened.trained_autoencoder.fingerprint
     total = sum(recording.samples for recording, _ in recordings)

@@ -16,6 +16,7 @@ from actseq.commands.common import AUTO, ONE_THREAD, Compute, Result, TurnedDown
 from actseq.commands.outputs import Target, claim, effect_files
 from actseq.data.corpus import level_gain
 from actseq.errors import AudioError
+from actseq.inference.codec import Codec
 from actseq.inference.loaded_run import LoadedRun, report_changes
 from actseq.inference.loading import load_codec, stage_config
 from actseq.inference.request import Transfer
@@ -56,7 +57,8 @@ def reconstruct(
     """Pass files or folders, from the corpus or not, through encoder, decoder and vocoder.
 
     All files are read once before the first is reconstructed. Each file then passes piece by piece from disk to disk: a
-    long file needs as little memory as a short one, unless the network's context is unbounded or there are effects.
+    long file needs as little memory as a short one, unless the context of the network or of the features is unbounded
+    or there are effects.
 
     Args:
         paths: files or folders.
@@ -129,6 +131,7 @@ def pass_through(
     recordings, failed = measure_all(sources, codec.sample_rate, reporter)
     for recording, _ in recordings:
         codec.require_short(recording.samples, str(recording.path))
+    say_memory(codec, reporter)
     total = sum(recording.samples for recording, _ in recordings)
     reporter.begin("reconstruct", total / codec.sample_rate, unit="seconds of sound")
     common = {
@@ -171,6 +174,12 @@ def pass_through(
         "vocoder": common["vocoder"],
         "effects": common["effects"],
     }
+
+
+def say_memory(codec: Codec, reporter: Reporter) -> None:
+    """Say so where sounds are held in memory."""
+    if codec.needs_whole_sounds:
+        reporter.say("the features depend on the whole of a sound, so each sound is held in memory, one at a time")
 
 
 def measure_all(

@@ -19,6 +19,7 @@ from actseq.objectives.decoder_tuning import DecoderTuning
 from actseq.priors.base import Remakes
 from actseq.priors.labels import LabelledPrior
 from actseq.progress import Reporter
+from actseq.representations.base import margin_hops
 from actseq.storage.artifacts import read_json
 from actseq.storage.run_folder import RunFolder
 from actseq.training.conduct import Budget, Conduct
@@ -116,7 +117,7 @@ def tune_decoder(
         )
     corpus = Corpus(run.corpus, config.corpus.level_dbfs)
     hop = codec.representation.hop_length
-    margin = units.n_hops(codec.representation.context_samples, hop) * hop
+    margin = margin_hops(codec.representation) * hop
 
     def source(split: str) -> DecoderSource:
         frames = config.train_prior.frames

@@ -166,7 +166,13 @@ def clip_features(
 
 
 def clip_pieces(corpus: Corpus, index: int, representation: Representation, device: torch.device) -> Iterator[Features]:
-    """Features of one clip, `PIECE_FRAMES` at a time; together they are the features of the whole clip."""
+    """Features of one clip, `PIECE_FRAMES` at a time; together they are the features of the whole clip.
+
+    Features of unbounded context come in one piece.
+    """
+    if representation.context_samples is None:
+        yield clip_features(corpus, index, representation, device)
+        return
     hop, samples = representation.hop_length, corpus.store.records[index].length
     frames, context = units.n_frames(samples, hop), units.n_hops(representation.context_samples, hop)
     for first in range(0, frames, PIECE_FRAMES):

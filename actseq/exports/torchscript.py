@@ -294,6 +294,7 @@ class Stream(nn.Module):
     def _add_codec(self, loaded: LoadedRun) -> None:
         autoencoder, representation = loaded.prior_codec.autoencoder.eval(), loaded.codec.representation
         assert autoencoder.context_frames is not None
+        assert representation.context_samples is not None
         self.stride = autoencoder.stride
         self.context = units.n_latent_frames(autoencoder.context_frames, self.stride)
         self.reach = self.context + units.n_hops(representation.context_samples, self.ratio)

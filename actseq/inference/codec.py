@@ -65,6 +65,11 @@ class Codec:
         """Number of samples that one vector can hold, for an autoencoder of whole clips; None for all others."""
         return self.samples_per_latent - 1 if self.autoencoder.whole_clips else None
 
+    @property
+    def needs_whole_sounds(self) -> bool:
+        """Whether a frame's features depend on all of a sound, so that a stream holds the sound in memory."""
+        return self.representation.context_samples is None
+
     def require_short(self, samples: int, name: str) -> None:
         """Refuse a sound that is longer than the autoencoder's clips.
 

@@ -25,6 +25,7 @@ from actseq.inference.codec import Codec
 from actseq.inference.joins import ALIGN_SECONDS, CROSSFADE_SECONDS, splice
 from actseq.inference.streams import Encoded
 from actseq.priors.base import Chunk, DensityPrior, KeepsLengths, Prior, Sampling, SamplingRequest
+from actseq.representations.base import margin_hops
 
 END_FADE_SECONDS = 0.005
 SILENT_DB = -60.0
@@ -456,9 +457,9 @@ def encode_seed(codec: Codec, seed_audio: SeedAudio) -> Encoded:
     """
     waveform = seed_audio.waveform * np.float32(seed_audio.gain)
     frames = -(-len(waveform) // codec.samples_per_latent)
-    context = (
-        codec.autoencoder.context_frames or 64
-    ) * codec.representation.hop_length + codec.representation.context_samples
+    hop, reach = codec.representation.hop_length, codec.representation.context_samples
+    reach = margin_hops(codec.representation) * hop if reach is None else reach
+    context = (codec.autoencoder.context_frames or 64) * hop + reach
     extended = np.pad(
         waveform, (0, context + codec.samples_per_latent), mode="reflect" if len(waveform) > 1 else "edge"
     )

@@ -3,7 +3,7 @@
 A chunk is computed with enough of its surroundings to get the values that it has in the whole clip; the surroundings
 themselves are dropped. The chunks do not depend on the sizes of the pieces that are pushed: the same clip gives the
 same bytes. A network of unbounded context (`context_frames` None) works on the whole clip as one chunk, at `finish`,
-and needs the memory for it.
+and needs the memory for it. So does an encoder whose features have an unbounded context (`context_samples` None).
 
 A pushed array is not copied, but kept until its chunk is done: it must not be overwritten.
 """
@@ -94,7 +94,10 @@ def _sample_windows(
     """Windows of samples that begin where a latent frame begins."""
     size, context = _latent_windows(autoencoder, chunk_frames, passes)
     per_latent = representation.hop_length * autoencoder.stride
-    context += units.n_hops(representation.context_samples, per_latent)
+    if representation.context_samples is None:
+        size = WHOLE
+    else:
+        context += units.n_hops(representation.context_samples, per_latent)
     return ChunkedWindows(np.zeros(0, np.float32), size * per_latent, context * per_latent)
 
 

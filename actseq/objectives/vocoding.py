@@ -23,7 +23,7 @@ from actseq.losses import (
 )
 from actseq.objectives.base import Batch, Loss
 from actseq.objectives.discriminators import Discriminators, Judgement
-from actseq.representations.base import Features, Representation, magnitudes_of
+from actseq.representations.base import Features, Representation, magnitudes_of, margin_hops
 from actseq.vocoders.base import MagnitudeNetwork, WaveformNetwork
 
 UNBOUNDED_FRAMES = 64
@@ -66,7 +66,7 @@ class Crops(nn.Module):
         # Kept out of the modules: neither trained nor written into checkpoints.
         self.autoencoder = [autoencoder] if share else []
         # Analysis at the rim of what is cut from a clip sees its end where there is none: these frames are left out.
-        self.rim = units.n_hops(representation.context_samples, representation.hop_length)
+        self.rim = margin_hops(representation)
         seen = autoencoder.context_frames
         self.around = context_frames + (2 * (UNBOUNDED_FRAMES if seen is None else seen) if share else 0)
         self.margin = (self.rim + self.around) * representation.hop_length

@@ -51,11 +51,17 @@ class Representation(Protocol):
         """Frames per second."""
 
     @property
-    def context_samples(self) -> int:
-        """Samples to either side of a frame's centre that it depends on."""
+    def context_samples(self) -> int | None:
+        """Samples to either side of a frame's centre that it depends on; None: it depends on the whole clip."""
 
     def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         """Features of clips of the given lengths in samples."""
+
+
+def margin_hops(representation: Representation) -> int:
+    """Hops with which a segment is surrounded: the context, or a quarter of a second where that is unbounded."""
+    context = representation.context_samples
+    return units.n_hops(representation.sample_rate // 4 if context is None else context, representation.hop_length)
 
 
 @runtime_checkable
@@ -167,6 +173,43 @@ class ComplexSpectrum(Representation, Protocol):
 
     def spectrum(self, values: Float[Tensor, "*batch channels frames"]) -> Complex[Tensor, "*batch bins frames"]:
         """The short-time Fourier transform that features describe."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Harmonics and noise that features describe. White noise of variance 1 has a power density of 1.
+
+    Attributes:
+        pitch: (…, frames), fundamental frequency in Hz.
+        harmonic: (…, bins, frames), power density of the harmonics, smooth along the bins.
+        noise: (…, bins, frames), power density of the noise.
+    """
+
+    pitch: Float[Tensor, "*batch frames"]
+    harmonic: Float[Tensor, "*batch bins frames"]
+    noise: Float[Tensor, "*batch bins frames"]
+
+
+@runtime_checkable
+class HarmonicsAndNoise(Representation, Protocol):
+    """A representation whose frames are parameters of a synthesis by harmonics and filtered noise."""
+
+    framing: Framing
+
+    def sources(self, values: Float[Tensor, "*batch channels frames"]) -> Sources:
+        """What features describe."""
+
+    def spectrum(self, waveform: Float[Tensor, " samples"]) -> Complex[Tensor, "bins frames"]:
+        """Transform whose power is the power density."""
+
+    def comb(self, turns: Float[Tensor, " samples"]) -> Float[Tensor, "bins frames"]:
+        """Power density of harmonics of density 1, from the phase of the fundamental frequency in turns."""
+
+    def band_means(self, values: Float[Tensor, "*batch bins frames"]) -> Float[Tensor, "*batch bands frames"]:
+        """Weighted mean of the bins of each band."""
+
+    def in_bins(self, values: Float[Tensor, "*batch bands frames"]) -> Float[Tensor, "*batch bins frames"]:
+        """Values of bands, interpolated at every bin."""
 
 
 def magnitudes_of(representation: Representation) -> Magnitudes:

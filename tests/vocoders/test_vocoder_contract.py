@@ -22,11 +22,21 @@ TAKES = {
     "griffin-lim": {"mel", "linear"},
     "istft": {"stft"},
     "granular": {"grain", "spectrum"},
+    "harmonic": {"harmonic"},
     "magnitude": {"mel", "linear"},
     "neural": {"mel", "linear"},
 }
 """The representations that each vocoder, ready-made or trained, takes; the others in `AUTO` it must refuse."""
-AUTO = {"mel": "phase", "linear": "phase", "stft": "istft", "grain": "granular", "spectrum": "granular"}
+AUTO = {
+    "mel": "phase",
+    "linear": "phase",
+    "stft": "istft",
+    "grain": "granular",
+    "spectrum": "granular",
+    "harmonic": "harmonic",
+}
+FINE = {"mel": {"n_mels": 80}, "harmonic": {"bands": 64, "shares": 16}}
+"""Bands enough for speech."""
 PAIRS = [
     (vocoder, kind)
     for vocoder in sorted({*registry.VOCODERS, *registry.VOCODER_NETWORKS})
@@ -194,7 +204,7 @@ def test_nothing_comes_of_nothing(vocoder: str, kind: str) -> None:
 
 @pytest.mark.parametrize(("vocoder", "kind"), [pair for pair in LEGAL if pair[0] in registry.VOCODERS])
 def test_real_digits_survive(vocoder: str, kind: str, data_dir: Path) -> None:
-    options: dict[str, Any] = {"n_fft": 512, "hop_length": 128} | ({"n_mels": 80} if kind == "mel" else {})
+    options: dict[str, Any] = {"n_fft": 512, "hop_length": 128} | FINE.get(kind, {})
     options = {"grain_length": 182} if isinstance(members.representation(kind), Granular) else options
     analysis = members.representation(kind, **options)
     waveforms = members.digits(data_dir, 8)
