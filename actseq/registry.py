@@ -29,6 +29,7 @@ from actseq.objectives.autoencoding import Autoencoding
 from actseq.objectives.flow_matching import FlowMatching
 from actseq.objectives.latent_discriminator import LatentDiscriminator
 from actseq.objectives.regularisers import KlPrice
+from actseq.objectives.sample_likelihood import SampleLikelihood
 from actseq.objectives.sequence import SequenceLikelihood
 from actseq.objectives.vocoding import AdversarialVocoding, MagnitudeLikeness
 from actseq.priors.clip_flow import ClipFlow
@@ -51,6 +52,7 @@ from actseq.vocoders.istft import Istft
 from actseq.vocoders.magnitude import LearnedMagnitude
 from actseq.vocoders.neural import Neural
 from actseq.vocoders.phase import Phase
+from actseq.vocoders.wavenet import WaveNet
 
 Table = dict[str, Callable[..., Any]]
 
@@ -92,6 +94,7 @@ OBJECTIVES: Table = {
     "flow-matching": FlowMatching,
     "magnitude": MagnitudeLikeness,
     "adversarial-vocoding": AdversarialVocoding,
+    "sample-likelihood": SampleLikelihood,
 }
 """What trains a network; the network names it in its attribute `objective`."""
 REGULARISERS: Table = {"kl": KlPrice, "latent-discriminator": LatentDiscriminator}
@@ -104,7 +107,7 @@ VOCODERS: Table = {
     "harmonic": HarmonicSynthesis,
 }
 """Best first: `vocoder: {kind: auto}` stands for the first that takes the representation."""
-VOCODER_NETWORKS: Table = {"magnitude": LearnedMagnitude, "neural": Neural}
+VOCODER_NETWORKS: Table = {"magnitude": LearnedMagnitude, "neural": Neural, "wavenet": WaveNet}
 EFFECTS: Table = {
     "high-pass": effects.high_pass,
     "low-pass": effects.low_pass,

@@ -10,7 +10,8 @@ import pytest
 from beartype import BeartypeConf, beartype
 from jaxtyping import install_import_hook
 
-import actseq.vocoders.kernels  # noqa: F401 - before the hook: numba compiles plain functions only
+import actseq.vocoders.kernels
+import actseq.vocoders.wavenet_loop  # noqa: F401 - before the hook: numba compiles plain functions only
 
 # An int is welcome where a float is asked for, as everywhere in Python.
 check_types = beartype(conf=BeartypeConf(is_pep484_tower=True))

@@ -74,6 +74,7 @@ VOCODER_NETWORKS: dict[str, dict[str, Any]] = defaultdict(
     {
         "magnitude": {"width": 12, "inner": 16, "blocks": 1},
         "neural": {"width": 12, "inner": 16, "blocks": 1, "block_frames": 16},
+        "wavenet": {"width": 4, "layers": 4, "condition": 4, "inner": 8, "ahead": 40, "noise": 1.0, "block_frames": 16},
     },
 )
 PRIOR_NETWORKS: dict[str, dict[str, Any]] = defaultdict(

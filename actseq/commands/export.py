@@ -48,7 +48,7 @@ def export(
         require_onnx()
     require_generative(opened)
     loaded = LoadedRun.open(opened, prior=prior, device="cpu")
-    _tell(loaded, compute.reporter)
+    tell_what_is_left_out(loaded, compute.reporter)
     new = not folder.exists()
     make_folder(folder)
     try:
@@ -80,7 +80,7 @@ def _written(loaded: LoadedRun, to: Kind, folder: Path) -> Result:
     return {"parity": made.parity, "latency": made.latency}
 
 
-def _tell(loaded: LoadedRun, reporter: Reporter) -> None:
+def tell_what_is_left_out(loaded: LoadedRun, reporter: Reporter) -> None:
     """Say what is not exported."""
     if loaded.prior is None:
         reporter.warn(f"run {loaded.run.name} has no usual prior: only encoder and decoder are exported")

@@ -173,7 +173,11 @@ def _choose(
             vocoder.to(codec.device)
         if indices:
             scores = vocoder_choice.score(vocoders, codec, corpus, indices, reporter)
-            found, winner = vocoder_choice.figures(scores, first), vocoder_choice.decide(scores, first)
+            found = vocoder_choice.figures(scores, first)
+            for name, speed in vocoder_choice.speeds(vocoders, codec, corpus, indices).items():
+                found[name][vocoder_choice.SPEED] = round(speed, 2)
+            slow = [name for name, row in found.items() if vocoder_choice.is_slow(row)]
+            winner = vocoder_choice.decide(scores, first, slow)
             why = vocoder_choice.reason(found, first, winner)
         else:
             found, winner = {}, first

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,6 +18,7 @@ from actseq.evaluation import metrics
 from actseq.evaluation.fidelity import SPEECH_RATE_MAX
 from actseq.inference.codec import Codec
 from actseq.progress import Reporter
+from actseq.representations.base import Features
 from actseq.vocoders.base import Vocoder, synthesise
 
 Scores = dict[str, dict[str, dict[str, list[float | None]]]]
@@ -26,6 +28,7 @@ SECONDS = 10.0
 """Length of the beginning of a clip that is scored."""
 WAYS = ("reconstructed", "copy synthesis")
 DECIDES = "stft_log_l1_db"
+SPEED = "times_real_time"
 MEASURES: dict[str, str] = {DECIDES: "log-STFT L1, dB ↓", "mel_l1_db": "log-mel L1, dB ↓", "pesq_nb": "PESQ-nb ↑"}
 
 
@@ -68,9 +71,38 @@ def score(
     return scores
 
 
-def decide(scores: Scores, untrained: str) -> str:
-    """The candidate with the least log-STFT distance on reconstructions; `untrained` where no other has less."""
-    means = {name: _deciding(scores, name).mean() for name in scores}
+@torch.inference_mode()
+def speeds(candidates: Mapping[str, Vocoder], codec: Codec, corpus: Corpus, indices: list[int]) -> dict[str, float]:
+    """Seconds of sound that each vocoder makes in a second of one processor core, on the longest of the clips.
+
+    Args:
+        candidates: vocoders by name, on the codec's device.
+        codec: its representation is used.
+        corpus: corpus of the clips.
+        indices: clips, one at least.
+    """
+    longest = max(indices, key=lambda index: corpus.store.records[index].length)
+    length = min(corpus.store.records[longest].length, units.seconds_to_samples(SECONDS, codec.sample_rate))
+    features = codec.analyse([corpus.waveform(longest, 0, length)])
+    found = {}
+    for name, vocoder in candidates.items():
+        # The first sound waits for loops to be compiled.
+        synthesise(vocoder, Features(features.values[:, :, :2], features.lengths.clamp(max=2)))
+        begun = time.process_time()
+        synthesise(vocoder, features)
+        found[name] = length / codec.sample_rate / max(time.process_time() - begun, 1e-6)
+    return found
+
+
+def decide(scores: Scores, untrained: str, slow: Collection[str] = ()) -> str:
+    """The candidate with the least log-STFT distance on reconstructions; `untrained` where no other has less.
+
+    Args:
+        scores: scores of all candidates.
+        untrained: the one that needs no training.
+        slow: trained ones that cannot be chosen.
+    """
+    means = {name: _deciding(scores, name).mean() for name in scores if name == untrained or name not in slow}
     best = min(means, key=lambda name: means[name])
     return best if means[best] < means[untrained] else untrained
 
@@ -102,22 +134,31 @@ def reason(found: Mapping[str, Mapping[str, Any]], untrained: str, winner: str) 
             f"{difference['n']} clips)."
         )
     others = ", ".join(
-        f"{name} is {row['difference']['mean']:.3f} dB above it" for name, row in found.items() if name != untrained
+        f"{name} is {row['difference']['mean']:.3f} dB above it" + (" and too slow" if is_slow(row) else "")
+        for name, row in found.items()
+        if name != untrained
     )
     return (
-        f"chosen: {untrained}, which needs no training. No trained one has less log-STFT distance on reconstructions: "
-        f"{others}."
+        f"chosen: {untrained}, which needs no training. No trained one that is fast enough has less log-STFT distance "
+        f"on reconstructions: {others}."
     )
+
+
+def is_slow(row: Mapping[str, Any]) -> bool:
+    """Whether a candidate makes less than a second of sound in a second of one processor core."""
+    return bool(row.get(SPEED, 1.0) < 1)
 
 
 def table(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Rows of text; the first row is the heading."""
     measures = [measure for measure in MEASURES if any(measure in row["reconstructed"] for row in found.values())]
-    rows = [["", *(MEASURES[measure] for measure in measures)]]
+    timed = all(SPEED in row for row in found.values())
+    rows = [["", *(MEASURES[measure] for measure in measures), *(["× real time"] if timed else [])]]
     for way in WAYS:
         for name, row in found.items():
             cells = [row[way].get(measure) for measure in measures]
-            rows.append([f"{way}, {name}", *("-" if cell is None else f"{cell['mean']:.3f}" for cell in cells)])
+            speed = [f"{row[SPEED]:.3g}"] if timed else []
+            rows.append([f"{way}, {name}", *("-" if cell is None else f"{cell['mean']:.3f}" for cell in cells), *speed])
     return rows
 
 

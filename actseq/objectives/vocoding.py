@@ -75,14 +75,11 @@ class Crops(nn.Module):
     @torch.no_grad()
     def forward(self, batch: Batch) -> Crop:
         """Crops with true features, but for the first of the batch, a `share` of it."""
-        waveform, hop = batch.data["waveform"], self.representation.hop_length
+        waveform = batch.data["waveform"]
         whole = torch.full((len(waveform),), waveform.shape[1], device=waveform.device)
         values = self.representation.analyse(waveform, whole).values[:, :, self.rim : -self.rim]
         frames = values.shape[2]
-        # In samples from where the crop starts; a clip has frames from its first sample to its last.
-        centre = (torch.arange(frames, device=values.device) - self.around) * hop
-        before = centre < -batch.data["start"][:, None]
-        inside = ~before & (centre <= batch.data["n_samples"][:, None])
+        before, inside = self.places(batch, frames, self.around)
         n_decoded = round(self.share * len(values))
         if n_decoded:
             decoded = self._through_autoencoder(
@@ -97,6 +94,16 @@ class Crops(nn.Module):
             inside[:, self.around : last],
         )
 
+    def places(
+        self, batch: Batch, frames: int, context_frames: int
+    ) -> tuple[Bool[Tensor, "batch frames"], Bool[Tensor, "batch frames"]]:
+        """Which frames of the segments lie before their clip, and which in it; the first is `context_frames` early."""
+        start, n_samples = batch.data["start"][:, None], batch.data["n_samples"][:, None]
+        # In samples from where the crop starts; a clip has frames from its first sample to its last.
+        centre = (torch.arange(frames, device=start.device) - context_frames) * self.representation.hop_length
+        before = centre < -start
+        return before, ~before & (centre <= n_samples)
+
     def _through_autoencoder(self, values: Tensor, begins: Tensor, lengths: Tensor) -> Tensor:
         """Features as decoded from a draw of the posterior. A clip begins at frame 0 there, as it does in use."""
         longest, at = max(1, int(lengths.max())), torch.arange(values.shape[2], device=values.device)
@@ -105,17 +112,18 @@ class Crops(nn.Module):
         decoded = model.decode(model.encode(Features(moved, lengths)).sample()).values
         return torch.take_along_dim(decoded, (at - begins[:, None]).clamp(0, decoded.shape[2] - 1)[:, None], 2)
 
-    def magnitude(self, crop: Crop) -> Float[Tensor, "batch bins frames"]:
-        """The true magnitudes of a crop."""
+    def magnitude(self, crop: Crop, context_frames: int = 0) -> Float[Tensor, "batch bins frames"]:
+        """The true magnitudes of a crop, with `context_frames` to either side."""
         whole = torch.full((len(crop.waveform),), crop.waveform.shape[1], device=crop.waveform.device)
-        first = self.rim + self.around
+        first = self.rim + self.around - context_frames
         spectrum = magnitudes_of(self.representation).framing(crop.waveform, whole)[0]
-        found: Tensor = spectrum[:, :, first : first + crop.inside.shape[1]].abs()
+        found: Tensor = spectrum[:, :, first : first + crop.inside.shape[1] + 2 * context_frames].abs()
         return found
 
-    def sound(self, crop: Crop) -> Float[Tensor, "batch samples"]:
-        """The true sound of a crop."""
-        return crop.waveform[:, self.margin : crop.waveform.shape[1] - self.margin]
+    def sound(self, crop: Crop, context_frames: int = 0) -> Float[Tensor, "batch samples"]:
+        """The true sound of a crop, with `context_frames` to either side."""
+        rim = self.margin - context_frames * self.representation.hop_length
+        return crop.waveform[:, rim : crop.waveform.shape[1] - rim]
 
 
 class MagnitudeLikeness(nn.Module):

@@ -60,6 +60,35 @@ class WaveformNetwork(Protocol):
         """Waveform of all but the first and last `context_frames` + `reach` frames, hop_length samples each."""
 
 
+@runtime_checkable
+class SampleNetwork(Protocol):
+    """A network that `train-vocoder` trains to predict each sample from those before it; a vocoder by itself."""
+
+    context_frames: int
+    hop_length: int
+    sketched: bool
+    """Whether it is given a sketch of the sound; if not, its sketches are silence."""
+
+    def sketch(self, values: Float[Tensor, "channels frames"]) -> Float[Tensor, " samples"]:
+        """A sketch of whole features, hop_length samples for each frame."""
+
+    def impose(
+        self, magnitude: Float[Tensor, "bins frames"], sketch: Float[Tensor, " samples"], n_turns: int
+    ) -> Float[Tensor, " samples"]:
+        """The sound that is to be learned: a sketch with the true magnitudes, after some iterations of Griffin-Lim."""
+
+    def predict(
+        self,
+        values: Float[Tensor, "batch channels frames"],
+        sketch: Float[Tensor, "batch all_samples"],
+        sound: Float[Tensor, "batch all_samples"],
+    ) -> tuple[Float[Tensor, "batch samples"], Float[Tensor, "batch samples"], Float[Tensor, "batch samples"]]:
+        """Mean and log-deviation of each sample given those before it, and the sample, all on a scale of its own.
+
+        They are those of all but the first and last `context_frames` frames.
+        """
+
+
 class BlockBuffer:
     """Cuts frames that come in pieces into windows that overlap; where a window begins does not depend on the pieces.
 

@@ -82,7 +82,7 @@ class MagnitudeInversion(nn.Module):
         residual: Float[Tensor, "*batch bins frames"] | None = None,
     ) -> Float[Tensor, "*batch bins frames"]:
         """Magnitudes ≥ 0; `residual` is added to the log-magnitudes where the updates start."""
-        start = self.interpolation @ (values - self.log_area) if self.has_bands else values
+        start = self.interpolated(values)
         start = (start if residual is None else start + residual).exp()
         if not self.has_bands:
             return start
@@ -90,6 +90,10 @@ class MagnitudeInversion(nn.Module):
         if values.device.type != "cpu" or start.requires_grad or not fits:
             return self._update(values.exp(), start)
         return self._update_compiled(values.exp(), start)
+
+    def interpolated(self, values: Float[Tensor, "*batch channels frames"]) -> Float[Tensor, "*batch bins frames"]:
+        """Log-magnitudes where the updates start: interpolated between bands."""
+        return self.interpolation @ (values - self.log_area) if self.has_bands else values
 
     def _update(self, target: Tensor, x: Tensor) -> Tensor:
         numerator = self.basis.T @ target

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from actseq import units
 from actseq.errors import require
-from actseq.representations.base import Features, Representation, magnitudes_of
+from actseq.representations.base import Features, Framing, Representation, magnitudes_of
 from actseq.representations.mel import Mel
 from actseq.vocoders.base import BlockBuffer, Stream, synthesise
 from actseq.vocoders.inversion import Inversion, MagnitudeInversion
@@ -70,23 +71,51 @@ class Phase(nn.Module):
         """
         from actseq.vocoders import kernels
 
-        frames, n_known, hop = len(magnitude), len(known), self.hop_length
         spectra = np.empty(magnitude.shape, np.complex64)
-        kernels.integrate(magnitude, known, self.n_fft, hop, first_frame, spectra)
+        kernels.integrate(magnitude, known, self.n_fft, self.hop_length, first_frame, spectra)
+        return spectra, self.refine(magnitude, spectra, self.n_turns, len(known))
+
+    def refine(self, magnitude: Array, spectra: Array, n_turns: int, n_known: int = 0) -> Array:
+        """The signal of spectra (frames, bins) after some fast Griffin-Lim, which changes the spectra in place.
+
+        The signal starts half a window before the centre of the first frame.
+
+        Args:
+            magnitude: (frames, bins), the magnitudes to reach.
+            spectra: (frames, bins), complex, with the phases to start from.
+            n_turns: iterations.
+            n_known: number of first frames that are kept.
+        """
+        from actseq.vocoders import kernels
+
+        frames, hop = len(magnitude), self.hop_length
         signal, energy = np.empty((2, (frames - 1) * hop + self.n_fft), np.float32)
         kernels.overlap_add(np.tile(self.window, (frames, 1)), self.window, hop, energy)
         pieces = np.empty((frames, self.n_fft), np.float32)
         previous: Array | None = None
-        for turn in range(self.n_turns + 1):
+        for turn in range(n_turns + 1):
             made = torch.fft.irfft(torch.from_numpy(spectra), self.n_fft).numpy()
             kernels.overlap_add(made, self.window, hop, signal)
             signal /= energy + np.float32(1e-8)
-            if turn < self.n_turns:
+            if turn < n_turns:
                 kernels.cut(signal, self.window, hop, pieces)
                 consistent = torch.fft.rfft(torch.from_numpy(pieces)).numpy()
                 previous = consistent.copy() if previous is None else previous
                 kernels.project(magnitude, n_known, np.float32(MOMENTUM), consistent, previous, spectra)
-        return spectra, signal
+        return signal
+
+    def impose(
+        self, magnitude: Float[Tensor, "bins frames"], signal: Float[Tensor, " given"], n_turns: int
+    ) -> Float[Tensor, " samples"]:
+        """A signal of frames · hop_length samples with other magnitudes; its phases are where the iterations start."""
+        reach, hop = self.reach, self.hop_length
+        frames = magnitude.shape[1]
+        spectrum, _ = Framing(self.n_fft, hop)(signal.cpu()[None], torch.tensor([len(signal)]))
+        phases = spectrum[0, :, :frames].angle()
+        # A sound is silent before it begins and after it ends.
+        wanted, phases = (F.pad(values, (reach, reach)).T.contiguous() for values in (magnitude.cpu(), phases))
+        made = self.refine(wanted.numpy(), torch.polar(wanted, phases).numpy(), n_turns)
+        return torch.from_numpy(made[self.n_fft // 2 + reach * hop :][: frames * hop].copy()).to(signal.device)
 
 
 def compile_loops() -> float:

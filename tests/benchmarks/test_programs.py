@@ -22,6 +22,7 @@ SETTINGS = [
     *(f"prior.network.{text}" for text in ("kind=clip-flow", "width=16", "layers=1", "heads=2", "inner=24", "steps=2")),
 ]
 RATE = 8000
+NAMES = ("phase", "samples, noise 0", "samples, noise 1")
 
 
 def program(name: str) -> ModuleType:
@@ -102,6 +103,21 @@ def test_speech_is_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert windows[2] == 8
     assert float(oracle.split()[2]) < 2000
     assert real.split()[2] == "–"
+
+
+def test_vocoders_are_measured(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = "train_vocoder.network={kind: wavenet, width: 4, layers: 3, condition: 4, inner: 8, ahead: 32}"
+    settings = [small, "train_vocoder.steps=2"]
+    pipeline.train_vocoder(str(run), name="samples", overrides=settings, compute=Compute("cpu", 1))
+    capsys.readouterr()
+    program("vocoders").main([str(run), "--clips", "2", "--noise", "0", "1"])
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header == "2 clips, test"
+    ways = [f"{way}, {name}" for way in ("reconstructed", "copy synthesis") for name in NAMES]
+    assert [row.partition(":")[0] for row in rows] == ways
+    assert all(re.search(r": stft_log_l1_db \d+\.\d{3} \(.*; mel_l1_db .* × real time$", row) for row in rows)
+    assert "stft_log_l1_db" in rows[0]
+    assert "(+0.000 [+0.000, +0.000])" in rows[0]
 
 
 def test_sound_that_is_not_speech_is_further_away() -> None:

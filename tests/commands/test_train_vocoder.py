@@ -14,6 +14,7 @@ from actseq_cli.main import main  # type: ignore[import-untyped, unused-ignore]
 from click.testing import CliRunner
 
 from actseq import pipeline
+from actseq.commands.export import tell_what_is_left_out
 from actseq.data.corpus import Corpus
 from actseq.errors import ArtifactError, ConfigError
 from actseq.evaluation import vocoder_choice
@@ -27,6 +28,7 @@ from actseq.training import timing
 from actseq.vocoders.magnitude import LearnedMagnitude
 from actseq.vocoders.neural import Neural
 from actseq.vocoders.phase import Phase
+from actseq.vocoders.wavenet import WaveNet
 
 RATE = 8000
 # All principal components: the autoencoder changes nothing, so a better vocoder gives better sound.
@@ -34,6 +36,8 @@ LOSSLESS = ["autoencoder.network={kind: pca}", "autoencoder.bottleneck={kind: pl
 USE: dict[str, Any] = {"compute": pipeline.Compute("cpu", 1)}
 UNTRAINED = "phase (untrained)"
 SETTINGS = ["train_vocoder.steps=25", "train_vocoder.objective.autoencoder_share=0.5"]
+WAVENET = "train_vocoder.network={kind: wavenet, width: 4, layers: 3, condition: 4, inner: 8, ahead: 32}"
+STFT = "representation={kind: stft, n_fft: 256, hop_length: 64}"
 TINY = ["train_vocoder.network={kind: neural, width: 8, inner: 8, blocks: 1}"]
 TINY += ["train_vocoder.objective={kind: adversarial-vocoding, discriminator_width: 2}"]
 
@@ -165,6 +169,20 @@ def test_ties_go_to_what_needs_no_training() -> None:
     assert "difference" not in found["free"]
 
 
+def test_what_is_slower_than_real_time_is_not_chosen() -> None:
+    scores = made_up(a=[1.0, 1.5], free=[2.0, 2.0], b=[1.6, 1.7])
+    found = vocoder_choice.figures(scores, "free")
+    for name, speed in {"a": 0.99, "free": 0.5, "b": 1.0}.items():
+        found[name]["times_real_time"] = speed
+    assert [name for name in found if vocoder_choice.is_slow(found[name])] == ["a", "free"]
+    assert vocoder_choice.decide(scores, "free") == "a"
+    assert vocoder_choice.decide(scores, "free", ["a", "free"]) == "b"
+    assert vocoder_choice.decide(scores, "free", ["a", "b", "free"]) == "free"
+    assert "a is -0.750 dB above it and too slow" in vocoder_choice.reason(found, "free", "free")
+    rows = vocoder_choice.table(found)
+    assert [row[-1] for row in rows] == ["× real time", *(2 * ["0.99", "0.5", "1"])]
+
+
 def test_what_has_no_score_on_a_clip_is_averaged_over_the_others() -> None:
     scores = made_up(free=[2.0, 3.0])
     scores["free"]["reconstructed"]["pesq_nb"] = [None, 4.0]
@@ -267,6 +285,58 @@ def test_a_neural_one_trains_against_discriminators(run: Path) -> None:
     with pytest.raises(ConfigError, match="neural with objective magnitude; expected objective adversarial-vocoding"):
         pipeline.train_vocoder(run, name="unfit", overrides=unfit, **USE)
     assert not (run / "vocoders" / "unfit").exists()
+
+
+def test_a_wavenet_trains_resumes_and_is_used(run: Path, tmp_path: Path) -> None:
+    overrides = [WAVENET, "train_vocoder.steps=6"]
+    result = pipeline.train_vocoder(run, name="whole", overrides=overrides, **USE)
+    assert set(result["figures"]) == {"loss", "error_db"}
+    assert set(result["choice"]["candidates"]) == {UNTRAINED, "default", "whole"}
+    assert all(row["times_real_time"] > 0 for row in result["choice"]["candidates"].values())
+    with pytest.raises(RuntimeError, match="power cut"):
+        pipeline.train_vocoder(run, name="cut", overrides=overrides, compute=pipeline.Compute("cpu", 1, Cut(5)))
+    pipeline.train_vocoder(run, name="cut", overrides=overrides, **USE)
+    for name in ("model.safetensors", "model.json", "metrics.csv"):
+        assert (run / "vocoders" / "cut" / name).read_bytes() == (run / "vocoders" / "whole" / name).read_bytes()
+    asked = ["vocoder.kind=trained", "vocoder.name=whole"]
+    loaded = LoadedRun.open(run, device="cpu", overrides=asked)
+    assert isinstance(loaded.codec.vocoder, WaveNet)
+    made = loaded.decode(np.zeros((5, 48), np.float32))
+    assert made.shape == (5 * 2 * 64,)
+    assert np.array_equal(
+        made, LoadedRun.open(run, device="cpu", overrides=asked).decode(np.zeros((5, 48), np.float32))
+    )
+    settings = [word for one in asked for word in ("--set", one)]
+    sounds = tmp_path / "sounds"
+    for command in (("generate", run, "--seconds", 0.2), ("reconstruct", run, sounds / "clip-01.wav")):
+        again = []
+        for folder in (sounds, tmp_path / "again"):
+            words = [*command, "--out", folder / command[0] if command[0] == "reconstruct" else folder, *settings]
+            words += ["--device", "cpu", "--json", *(["--seed", 1] if command[0] == "generate" else [])]
+            found = CliRunner().invoke(main, list(map(str, words)), catch_exceptions=False)
+            assert found.exit_code == 0, found.output
+            again.append(Path(json.loads(found.stdout)["files"][0]).read_bytes())
+        assert again[0] == again[1]
+
+
+def test_a_wavenet_is_refused_where_its_features_have_no_magnitudes(finished: Path, tmp_path: Path) -> None:
+    sounds = finished.parent / "sounds"
+    pipeline.train_ae(sounds, "smoke", run=str(tmp_path / "run"), overrides=[*LOSSLESS, STFT], **USE)
+    with pytest.raises(ConfigError, match=r"wavenet: only log-magnitude features, such as mel and linear"):
+        pipeline.train_vocoder(tmp_path / "run", overrides=[WAVENET], **USE)
+
+
+def test_an_export_names_the_vocoder_that_it_does_not_hold(run: Path) -> None:
+    pipeline.train_vocoder(run, name="samples", overrides=[WAVENET, "train_vocoder.steps=1"], **USE)
+    loaded = LoadedRun.open(run, device="cpu", overrides=["vocoder.kind=trained", "vocoder.name=samples"])
+    said: list[str] = []
+
+    class Told(Silent):
+        def warn(self, text: str) -> None:
+            said.append(text)
+
+    tell_what_is_left_out(loaded, Told())
+    assert "vocoder samples is not exported; phase takes its place" in said
 
 
 # -- use ---------------------------------------------------------------------------------------------------------------

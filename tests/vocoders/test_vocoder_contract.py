@@ -25,6 +25,7 @@ TAKES = {
     "harmonic": {"harmonic"},
     "magnitude": {"mel", "linear"},
     "neural": {"mel", "linear"},
+    "wavenet": {"mel", "linear"},
 }
 """The representations that each vocoder, ready-made or trained, takes; the others in `AUTO` it must refuse."""
 AUTO = {
