@@ -34,7 +34,7 @@ class GapFilling:
         run: the generative run.
         prior: name of its prior; None: its usual one.
         gaps: where gaps are, in seconds, an end of None being that of the file; empty: they are looked for.
-        temperature: 0 fills a gap with the likeliest sound, 1 with a draw.
+        temperature: 0 fills a gap with the likeliest sound near what lies beside it, 1 with a draw.
         seed: seed of what the prior draws; nothing depends on it at temperature 0.
     """
 

@@ -1,9 +1,10 @@
 """Filling the gaps of a recording with sound that a prior makes, while the recording passes by.
 
 What lies in a gap says nothing of it. So before the surroundings are encoded, the sound from either side is mirrored
-into the gap: an encoder that sees silence there would find that the sound ends. Latent frames that touch the gap are
-regenerated. Of their sound only what lies in the gap is used, with crossfades on either side, so that no more of the
-recording changes than must.
+into the gap: an encoder that sees silence there would find that the sound ends. The latents of what is mirrored are a
+guess, from which the prior sets out at temperature 0; a draw at temperature 1 is free of it. Latent frames that touch
+the gap are regenerated. Of their sound only what lies in the gap is used, with crossfades on either side, so that no
+more of the recording changes than must.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from actseq.priors.base import Prior
 
 AROUND_SECONDS = 5.0
 """This much of the recording on either side of a gap is encoded: more than half a window of the priors."""
+NEARNESS = 0.6
+"""How much the guess is followed at temperature 0; with 0.3 and 0.8 gaps of 50 ms in speech are filled less well."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +171,8 @@ def fill(
     begin, end = gaps[0]
     latents = codec.encode([bridged * gain])[0][0]
     region = Region.around(codec, len(sound), begin, end)
-    [new] = between(codec, prior, replace(wanted, n=1), latents, region, number)
+    nearness = NEARNESS * max(0.0, 1 - wanted.settings.temperature)
+    [new] = between(codec, prior, replace(wanted, n=1), latents, region, number, nearness=nearness)
     made, offset = decoded_around(codec, latents, new, region)
     whole = patch(sound, made / gain, offset, (begin, end), codec.sample_rate)
     return fade_out(whole, codec.sample_rate) if end == len(sound) else whole

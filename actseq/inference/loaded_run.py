@@ -241,7 +241,7 @@ class LoadedRun:
             waveform: at `sample_rate`.
             gaps: where they begin and end in seconds, an end of None being that of the waveform; None: as
                 `actseq.audio.find_gaps` finds them.
-            temperature: 0 fills a gap with the likeliest sound, 1 with a draw.
+            temperature: 0 fills a gap with the likeliest sound near what lies beside it, 1 with a draw.
             seed: seed of what the prior draws.
 
         Raises:

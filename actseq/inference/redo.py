@@ -138,7 +138,13 @@ def regenerate(codec: Codec, prior: Prior, wanted: ResolvedRequest, region: Regi
 
 
 def between(
-    codec: Codec, prior: Prior, wanted: ResolvedRequest, latents: LatentArray, region: Region, *path: int
+    codec: Codec,
+    prior: Prior,
+    wanted: ResolvedRequest,
+    latents: LatentArray,
+    region: Region,
+    *path: int,
+    nearness: float = 0.0,
 ) -> Float32[np.ndarray, "n frames latent_dim"]:
     """Latents that a prior makes for a region, given those around it.
 
@@ -146,9 +152,10 @@ def between(
         codec: autoencoder and device.
         prior: a prior that takes a suffix.
         wanted: how many to draw, and how.
-        latents: those of the recording; those inside the region are not used.
+        latents: those of the recording.
         region: the region.
         path: numbers that the draw's seed is derived from, beside that of `wanted`.
+        nearness: how much those inside the region are followed as a guess; at 0 they are not used.
 
     Raises:
         ConfigError: the prior does not support the request.
@@ -163,6 +170,8 @@ def between(
         min_frames=frames,
         until_stop=False,
         suffix=suffix if suffix.shape[1] else None,
+        guess=given[:, region.first : region.stop] if nearness else None,
+        nearness=nearness,
     )
     chunks = [chunk.latents for chunk in candidates(prior, request, wanted.settings.best_of)]
     return torch.cat(chunks, dim=1).cpu().numpy()

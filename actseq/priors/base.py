@@ -92,6 +92,9 @@ class SamplingRequest:
         prompt: latents (n or 1, prompt_frames, latent_dim) to continue; None: start from nothing.
         suffix: latents (n or 1, suffix_frames, latent_dim) to lead to; None: no such end. Only a prior that
             `TakesSuffix` knows it.
+        guess: latents (n or 1, max_frames, latent_dim) that the new ones are to be like; None: no such guess. A hint
+            that only a flow follows.
+        nearness: how much, from 0, not at all, to 1, where they are the guess.
         sampling: how to draw.
         seed: seed of all draws.
         chunk_frames: latent frames in a chunk.
@@ -109,6 +112,8 @@ class SamplingRequest:
     lengths: Tensor | None = None
     prompt: Tensor | None = None
     suffix: Tensor | None = None
+    guess: Tensor | None = None
+    nearness: float = 0.0
     sampling: Sampling = PLAIN
     seed: int = 0
     chunk_frames: int = 64

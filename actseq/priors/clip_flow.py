@@ -539,6 +539,10 @@ class ClipFlow(nn.Module):
             about = None if summary is None else summary[rows]
             window = Window(own, torch.full_like(ends, begun), ends & ends_with_suffix, mask, clean, about)
             values, filler = self._drawn(request, rows.tolist(), block, frames)
+            if request.guess is not None:
+                guess = self._given(request.guess, n)[rows, made : made + frames - given]
+                drawn = values[:, given : given + guess.shape[1]]
+                values[:, given : given + guess.shape[1]] = torch.lerp(drawn, guess, request.nearness)
             values = self._in_groups(values, window, request, rows, made - given)
             latents = filler
             latents[..., self.standardiser.active] = values * self.standardiser.deviation + self.standardiser.mean
@@ -613,7 +617,9 @@ class ClipFlow(nn.Module):
         if request.sampling.guidance != 1 and request.condition is not None and request.unconditional is not None:
             bare = request.unconditional[:, None].expand(len(rows), condition.shape[1], -1)
         velocity = self._velocity(window, condition, bare, request.sampling.guidance)
-        place = _midpoint(velocity, noise, 0.0, self.steps)
+        # Noise that is mixed with a guess lies on the path at the time that is its share.
+        begin = 0.0 if request.guess is None else request.nearness
+        place = _midpoint(velocity, noise, begin, max(1, round(self.steps * (1 - begin))))
         return torch.where(window.known[..., None], window.clean, place)
 
     def _velocity(self, window: Window, condition: Tensor, bare: Tensor | None, guidance: float) -> Velocity:

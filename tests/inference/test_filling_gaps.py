@@ -59,9 +59,10 @@ def torn(sound: np.ndarray, *gaps: tuple[int, int]) -> np.ndarray:
 
 
 def filled(
-    codec: Codec, sound: np.ndarray, *gaps: tuple[int, int], prior: Drawn | None = None, pieces: int = 1, seed: int = 0
+    codec: Codec, sound: np.ndarray, *gaps: tuple[int, int], prior: Drawn | None = None, pieces: int = 1, **given: float
 ) -> np.ndarray:
-    wanted = ResolvedRequest(GenerateConfig(), seed=seed)
+    settings = GenerateConfig.model_validate({"temperature": given.get("temperature", 0.0)})
+    wanted = ResolvedRequest(settings, seed=int(given.get("seed", 0)))
     stream = FillingStream(codec, prior or Drawn(), wanted, gaps_of(codec, gaps, len(sound)))
     made = [stream.push(piece) for piece in np.array_split(sound, pieces)]
     return np.concatenate([*made, stream.finish()])
@@ -106,6 +107,22 @@ def test_the_prior_sees_the_sound_beside_the_gap_and_no_silence(codec: Codec) ->
     assert first.suffix is not None
     assert (first.prompt.shape[1], first.max_frames, first.min_frames) == (62, 7, 7)
     assert first.suffix.shape[1] == len(codec.encode([sound])[0][0]) - 69
+
+
+def test_the_prior_sets_out_from_what_is_mirrored_unless_it_is_to_draw(codec: Codec) -> None:
+    sound, prior = noise(2), Drawn()
+    begin, end = gap = (8000, 8800)
+    bridged = sound.copy()
+    bridged[begin:end] = mirrored(sound[:begin], sound[end:], end - begin)
+    gain = np.float32(10 ** (-3 / 20) / np.abs(bridged).max())
+    for temperature in (0.0, 0.5, 1.0):
+        filled(codec, torn(sound, gap), gap, prior=prior, temperature=temperature)
+    near, between, free = prior.asked
+    assert near.guess is not None
+    expected = codec.encode([bridged * gain])[0][0][62:69]
+    np.testing.assert_allclose(near.guess[0].numpy(), expected, atol=1e-5)
+    assert (near.nearness, between.nearness) == (filling.NEARNESS, filling.NEARNESS / 2)
+    assert free.guess is None
 
 
 @pytest.mark.parametrize("pieces", [2, 9, 400])

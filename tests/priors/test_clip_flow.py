@@ -301,6 +301,24 @@ def test_known_frames_are_returned_as_they_are_and_matter() -> None:
     assert torch.equal(made[0], made[2]), "only what is known of it is looked at"
 
 
+@pytest.mark.parametrize("new", [5, 30])
+def test_a_guess_is_followed_as_much_as_is_asked(new: int) -> None:
+    """In one window, and through several."""
+    prior = flow()
+    given = {"prompt": numbers(1, 4, LATENT_DIM, seed=1), "suffix": numbers(1, 4, LATENT_DIM, seed=2)}
+    guess = numbers(1, new, LATENT_DIM, seed=3)
+
+    def made(nearness: float) -> Tensor:
+        return sampled(prior, **given, guess=guess, nearness=nearness, max_frames=new)[0]
+
+    free = sampled(prior, **given, max_frames=new)[0]
+    torch.testing.assert_close(made(0.0), free, rtol=0, atol=0)
+    expected = guess[..., ACTIVE].expand(len(free), -1, -1)
+    torch.testing.assert_close(made(1.0)[..., ACTIVE], expected, rtol=0, atol=1e-5)
+    distances = [float((made(nearness)[..., ACTIVE] - expected).square().mean()) for nearness in (0.0, 0.5, 0.9)]
+    assert distances[0] > distances[1] > distances[2] > 0
+
+
 def test_prompts_and_suffixes_of_any_length() -> None:
     prior = flow()
     for before, new, after in itertools.product((0, 3, 6, 20), (1, 6, 7, 30), (0, 1, 20)):
