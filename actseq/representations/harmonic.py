@@ -36,6 +36,8 @@ REFINED_SEMITONES = 0.5
 """Largest change by the refinement."""
 REFINING_HARMONICS = 8
 """The lowest harmonics, whose phases refine the pitch."""
+LEVEL_UPDATES = 1
+"""Multiplicative updates of the levels."""
 MOST_SHARES = 128
 """Harmonic shares at most."""
 MOST_UPDATES = 1000
@@ -59,7 +61,7 @@ class Harmonic(nn.Module):
         f_min: lowest pitch in Hz.
         f_max: highest pitch in Hz.
         floor: standard deviation of white noise that counts as silence.
-        n_updates: number of multiplicative updates of each fit.
+        n_updates: number of multiplicative updates by which harmonics and noise are told apart.
 
     Raises:
         ValueError: the pitches do not lie below half the sample rate, or a band holds no bin.
@@ -83,7 +85,7 @@ class Harmonic(nn.Module):
         shares: int = 16,
         f_min: float = 60.0,
         f_max: float = 800.0,
-        floor: float = 3e-5,
+        floor: float = 1e-4,
         n_updates: int = 20,
     ) -> None:
         super().__init__()
@@ -164,9 +166,11 @@ class Harmonic(nn.Module):
         fraction = self.in_bins(harmonic) / self.in_bins(total)
         ratio = ratio_of(torch.where(voiced, (self.pool / self.pool.sum(0)).T @ fraction, 0.0))
         share = self.pool @ share_of(ratio)
-        # With the shares of wide bands, levels are fitted to mean magnitudes: their logarithms are what is heard.
+        # With the shares of wide bands, levels are fitted to mean magnitudes: their logarithms are what is heard. Only
+        # roughly: a full fit gives bands between harmonics any level, and such levels are hard to code.
         shape, target = share * comb + 1 - share, self.band_means(power.sqrt())
-        for _ in range(self.n_updates):
+        total = (target / self.band_means(shape.sqrt())).square()
+        for _ in range(LEVEL_UPDATES):
             total = total * (target / self.band_means((shape * self.in_bins(total)).sqrt())).square()
         level = (0.5 * (total + TINY).log() - math.log(self.floor)).clamp(min=0)
         return torch.cat([OCTAVE * (pitch / self.middle_hz).log2()[None], ratio, level])
