@@ -55,7 +55,7 @@ GRAINS = 1000
 NOISY_HZ = 1000.0
 """Above this the error is compared with white noise."""
 SHEET_SECONDS = 10.0
-APART, LOW_PASSED = "without overlap", "90 %, upper bins 0"
+APART, LOW_PASSED = "without overlap", "90 %, low-pass"
 WEIGHTS = ("train_ae.regulariser.adversarial_weight={}", "train_ae.regulariser.matching_weight={}")
 SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
     "blog post": ("grain-aae-original", ()),

@@ -259,7 +259,7 @@ def test_grains_go_from_training_to_sound_and_are_measured(
     program("grains").main(["measure", run, "--sheet", str(tmp_path / "sheet.png")])
     text = capsys.readouterr().out
     exact = re.findall(r"true grains, (.*): error (-?\d+\.\d) dB", text)
-    assert [name for name, _ in exact] == ["run", "without overlap", "90 %, upper bins 0"]
+    assert [name for name, _ in exact] == ["run", "without overlap", "90 %, low-pass"]
     assert float(exact[1][1]) < -90
     assert float(exact[2][1]) > -20
     assert len(re.findall(r"line at the hop rate, .*: -?\d+\.\d dB \(original -?\d+\.\d\)", text)) == 3
