@@ -69,6 +69,7 @@ def plot_steps(run: str | Path, steps: Steps, *, out: Path | None = None, overwr
     """Draw a part of the losses of a run, each picture with its values in a CSV. A training may still be running.
 
     Args:
+        run: a name under `runs/`, or a path.
         steps: first and last step.
         out: folder for the pictures; None: `plots/` in the run.
         overwrite: replace pictures that an earlier call wrote into `out`.
@@ -81,7 +82,7 @@ def plot_steps(run: str | Path, steps: Steps, *, out: Path | None = None, overwr
     opened = RunFolder.open(run)
     folder = opened.path / "plots" if out is None else out
     if not 0 <= steps[0] <= steps[1]:
-        raise ConfigError(f"steps {steps[0]} to {steps[1]}", "a first step and a later one")
+        raise ConfigError(f"--steps {steps[0]}:{steps[1]}", "0 ≤ A ≤ B", "name two steps, such as 0:1000")
     if out is not None:
         claim_pictures(folder, picture_names(opened, steps), overwrite)
     make_folder(folder)

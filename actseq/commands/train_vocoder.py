@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -175,7 +176,8 @@ def _choose(
             scores = vocoder_choice.score(vocoders, codec, corpus, indices, reporter)
             found = vocoder_choice.figures(scores, first)
             for name, speed in vocoder_choice.speeds(vocoders, codec, corpus, indices).items():
-                found[name][vocoder_choice.SPEED] = round(speed, 2)
+                # Rounded down: what is too slow stays so.
+                found[name][vocoder_choice.SPEED] = math.floor(100 * speed) / 100
             slow = [name for name, row in found.items() if vocoder_choice.is_slow(row)]
             winner = vocoder_choice.decide(scores, first, slow)
             why = vocoder_choice.reason(found, first, winner)

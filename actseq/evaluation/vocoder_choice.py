@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Collection, Mapping
 from importlib.util import find_spec
@@ -76,7 +77,7 @@ def speeds(candidates: Mapping[str, Vocoder], codec: Codec, corpus: Corpus, indi
     """Seconds of sound that each vocoder makes in a second of one processor core, on the longest of the clips.
 
     Args:
-        candidates: vocoders by name, on the codec's device.
+        candidates: vocoders by name; they are timed on the CPU, and stay where they are.
         codec: its representation is used.
         corpus: corpus of the clips.
         indices: clips, one at least.
@@ -84,8 +85,11 @@ def speeds(candidates: Mapping[str, Vocoder], codec: Codec, corpus: Corpus, indi
     longest = max(indices, key=lambda index: corpus.store.records[index].length)
     length = min(corpus.store.records[longest].length, units.seconds_to_samples(SECONDS, codec.sample_rate))
     features = codec.analyse([corpus.waveform(longest, 0, length)])
+    features = Features(features.values.cpu(), features.lengths.cpu())
     found = {}
-    for name, vocoder in candidates.items():
+    for name, candidate in candidates.items():
+        vocoder = copy.deepcopy(candidate)
+        vocoder.to(torch.device("cpu"))
         # The first sound waits for loops to be compiled.
         synthesise(vocoder, Features(features.values[:, :, :2], features.lengths.clamp(max=2)))
         begun = time.process_time()
@@ -134,7 +138,8 @@ def reason(found: Mapping[str, Mapping[str, Any]], untrained: str, winner: str) 
             f"{difference['n']} clips)."
         )
     others = ", ".join(
-        f"{name} is {row['difference']['mean']:.3f} dB above it" + (" and too slow" if is_slow(row) else "")
+        f"{name} is {abs(row['difference']['mean']):.3f} dB {'above' if row['difference']['mean'] > 0 else 'below'} it"
+        + (" and too slow" if is_slow(row) else "")
         for name, row in found.items()
         if name != untrained
     )

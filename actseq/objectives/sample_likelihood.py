@@ -1,7 +1,7 @@
 """`sample-likelihood`: the likelihood of each sample given those before it, of sounds with the phases of a sketch.
 
 A network that is given a sketch of the sound cannot know the true phases. So it learns the sound that the sketch would
-be with the true magnitudes: that is what is heard, and the two go together sample by sample.
+be with the true magnitudes. It is heard as the original is, and matches the sketch sample by sample.
 """
 
 import math

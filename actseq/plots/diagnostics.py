@@ -23,7 +23,7 @@ from actseq.plots import latent_charts, latent_statistics, sound_charts
 from actseq.plots import spectra as bands
 from actseq.plots.latent_statistics import LatentValues
 from actseq.plots.observation import choose_excerpts, observe
-from actseq.plots.training_curves import Steps, read_metrics, training_curves
+from actseq.plots.training_curves import NothingThere, Steps, read_metrics, training_curves
 from actseq.progress import Reporter
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import write_file, write_table
@@ -145,14 +145,14 @@ def write_losses(run: RunFolder, folder: Path, steps: Steps) -> list[Path]:
         steps: what is drawn of each training.
 
     Raises:
-        ArtifactError: no training has values there, or nothing was trained.
+        ArtifactError: no training has values there, nothing was trained, or the losses of a training are damaged.
     """
     sheet = _Folder(folder, run.name)
     missing = None
     for title, model in _logged(run).items():
         try:
             curves = read_metrics(model / "metrics.csv", steps)
-        except ArtifactError as error:
+        except NothingThere as error:
             missing = error
             continue
         name, about = _losses(title, steps), f"{run.name}: {title}, steps {steps[0]} to {steps[1]}"

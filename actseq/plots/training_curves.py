@@ -21,6 +21,10 @@ Steps = tuple[int, int]
 """First and last step that are drawn."""
 
 
+class NothingThere(ArtifactError):
+    """A training has no value in the steps that are asked for."""
+
+
 def training_curves(path: Path, metrics_csv: Path, *, title: str = "", steps: Steps | None = None) -> Path:
     """Draw one small chart for each metric of a training, with its last values above it.
 
@@ -141,7 +145,9 @@ def read_metrics(path: Path, steps: Steps | None = None) -> dict[str, list[tuple
         path: `metrics.csv` of a training.
         steps: what is read; None for the whole training.
 
-    Raises: as `training_curves`.
+    Raises:
+        NothingThere: no value lies in these steps.
+        ArtifactError: as `training_curves`.
     """
     action = "check the file or train again"
     try:
@@ -184,7 +190,7 @@ def read_metrics(path: Path, steps: Steps | None = None) -> dict[str, list[tuple
     inside = {name: [point for point in points if first <= point[0] <= last] for name, points in curves.items()}
     if not any(inside.values()):
         logged = sorted({step for points in curves.values() for step, _ in points})
-        raise ArtifactError(
+        raise NothingThere(
             f"{path} has no values from step {first} to {last}",
             f"steps with values: there are {len(logged)} such from {logged[0]:g} to {logged[-1]:g}",
         )

@@ -64,7 +64,8 @@ class Harmonic(nn.Module):
         n_updates: number of multiplicative updates by which harmonics and noise are told apart.
 
     Raises:
-        ValueError: the pitches do not lie below half the sample rate, or a band holds no bin.
+        ValueError: the highest pitch is above a quarter of the sample rate or under twice the lowest, or a band holds
+            no bin.
 
     Source: Mauch and Dixon, pYIN (2014), for the pitch; Févotte, Bertin, Durrieu (2009), section 4, for the updates.
     """
@@ -154,7 +155,7 @@ class Harmonic(nn.Module):
         Args:
             turns: phase of the fundamental frequency in turns, in double precision.
         """
-        return self.spectrum(unit_harmonics(turns)).abs().square().clamp(min=LEAST_COMB)
+        return self.spectrum(unit_harmonics(turns).to(self.basis.device)).abs().square().clamp(min=LEAST_COMB)
 
     def _clip(self, waveform: Tensor) -> Tensor:
         spectrum = self.spectrum(waveform)
@@ -266,12 +267,16 @@ def turns_of(
 ) -> Float[Tensor, " samples"]:
     """Phase in turns of every sample, in double precision; the frequency is linear from frame to frame.
 
+    It is on the CPU where the device of the pitch has no double precision.
+
     Args:
         pitch: Hz.
         hop_length: samples of a frame.
         sample_rate: Hz.
         start: phase of the first sample.
     """
+    if pitch.device.type == "mps":
+        pitch = pitch.cpu()
     following = torch.cat([pitch[1:], pitch[-1:]]).double()
     part = torch.arange(hop_length, dtype=torch.float64, device=pitch.device) / hop_length
     steps = (pitch.double()[:, None] + (following - pitch)[:, None] * part).flatten() / sample_rate

@@ -97,8 +97,8 @@ class HarmonicSynthesis(nn.Module):
     def _harmonics(self, sources: Sources, turns: Tensor) -> Tensor:
         """Sum of sinusoids whose amplitudes are linear from frame to frame."""
         rate, bins = self.representation.sample_rate, sources.harmonic.shape[0]
-        part = torch.arange(self.hop_length, device=turns.device) / self.hop_length
-        angle = (2 * math.pi * (turns - turns.floor())).float()
+        part = torch.arange(self.hop_length, device=sources.pitch.device) / self.hop_length
+        angle = (2 * math.pi * (turns - turns.floor())).float().to(sources.pitch.device)
         made = torch.zeros_like(angle)
         for number in range(1, int(rate / 2 / float(sources.pitch.detach().min())) + 1):
             place = number * sources.pitch / (rate / 2) * (bins - 1)

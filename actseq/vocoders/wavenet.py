@@ -103,7 +103,7 @@ class WaveNet(nn.Module):
         self.past_frames = 1 + -(-max(self.receptive_field, ahead) // self.hop_length)
         self.context_frames = self.past_frames + CONDITION_CONTEXT + self.phase.reach
         self.log_energy = math.log(framing.n_fft * float(framing.window.square().sum()))
-        lags = 2 * math.pi * LAG_HZ / representation.sample_rate * torch.arange(TAPS + 1, dtype=torch.float64)
+        lags = 2 * math.pi * LAG_HZ / representation.sample_rate * torch.arange(TAPS + 1)
         lag_window = (-0.5 * lags.square()).exp()
         lag_window[0] += WHITE
         self.register_buffer("lag_window", lag_window[:, None])
@@ -140,9 +140,10 @@ class WaveNet(nn.Module):
 
         Source: Makhoul, Linear Prediction: A Tutorial Review (1975), section II.
         """
-        log_power = 2 * self.inversion.interpolated(values).double()
+        # In double precision, which not every device has.
+        log_power = 2 * self.inversion.interpolated(values).cpu().double()
         power = (log_power - log_power.amax(-2, keepdim=True)).exp()
-        lags = torch.fft.irfft(power, dim=-2)[..., : TAPS + 1, :] * self.lag_window
+        lags = torch.fft.irfft(power, dim=-2)[..., : TAPS + 1, :] * self.lag_window.cpu().double()
         error, found = lags[..., 0, :], []
         predictor = lags[..., :0, :]
         for order in range(TAPS):
@@ -151,7 +152,7 @@ class WaveNet(nn.Module):
             predictor = torch.cat([predictor - one[..., None, :] * predictor.flip(-2), one[..., None, :]], dim=-2)
             error = error * (1 - one.square())
             found.append(one)
-        return torch.stack(found, dim=-2).to(values.dtype)
+        return torch.stack(found, dim=-2).to(values)
 
     def condition(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch values inner"]:
         """What the layers are given of all but the first and last `CONDITION_CONTEXT` frames."""

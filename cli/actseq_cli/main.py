@@ -30,6 +30,8 @@ from actseq_cli.options import (
     effects,
     filling_gaps,
     generation,
+    is_given,
+    only_clips,
     overwrite_option,
     paths_argument,
     run_argument,
@@ -526,6 +528,7 @@ def plot(
     The pictures show training, latents, frames, spectra and errors, each with its values as CSV.
     """
     if part is not None:
+        only_clips({"--n": n is not None, "--split": is_given("split"), "--set": bool(common.overrides)})
         result = pipeline.plot_steps(run_name, step_range(part), out=out, overwrite=overwrite)
         show(result, common.json_output, *pipeline.plot_lines(result))
         return

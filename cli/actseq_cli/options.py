@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -521,6 +521,17 @@ def _part(option: str, text: str) -> tuple[float, float | None]:
         return float(begin), None if end == "-" else float(end)
     except ValueError:
         raise ConfigError(f"{option} is '{text}'", "FROM:TO in seconds, such as 0.4:0.9 or 0.4:-") from None
+
+
+def is_given(name: str) -> bool:
+    """Whether an option of the present command was given."""
+    return click.get_current_context().get_parameter_source(name) is not ParameterSource.DEFAULT
+
+
+def only_clips(given: Mapping[str, bool]) -> None:
+    """Refuse options about clips beside `--steps`."""
+    for option in (option for option, value in given.items() if value):
+        raise ConfigError(f"{option} with --steps, which looks at no clip", action=f"leave {option} out")
 
 
 def step_range(text: str) -> tuple[int, int]:

@@ -138,13 +138,26 @@ def test_plot_zooms_into_the_losses(run: Path, tmp_path: Path) -> None:
     ("steps", "message"),
     [
         ("7:9", "no values from step 7 to 9; expected steps with values: there are"),
-        ("3:2", "steps 3 to 2; expected a first step and a later one"),
-        ("-1:2", "steps -1 to 2"),
+        ("3:2", "--steps 3:2; expected 0 ≤ A ≤ B"),
+        ("-1:2", "--steps -1:2; expected 0 ≤ A ≤ B"),
         ("all", "--steps is 'all'; expected A:B, the first and the last step, such as 0:1000"),
     ],
 )
 def test_plot_says_which_steps_there_are(run: Path, steps: str, message: str) -> None:
     assert message in refused("plot", "plain", *USE, f"--steps={steps}")
+
+
+@pytest.mark.parametrize("option", [["--n", 3], ["--split", "test"], ["--set", "vocoder.kind=phase"]])
+def test_steps_look_at_no_clip(run: Path, option: list[object]) -> None:
+    assert f"{option[0]} with --steps, which looks at no clip" in refused("plot", "plain", "--steps", "2:3", *option)
+
+
+def test_damaged_losses_are_not_passed_over(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "plain")
+    shutil.copytree(tmp_path / "plain" / "autoencoder", tmp_path / "plain" / "priors" / "damaged")
+    losses = tmp_path / "plain" / "priors" / "damaged" / "metrics.csv"
+    losses.write_text(losses.read_text() + "1,2,3,4,5,6,7,8,9,10,11,12,13,14,15\n")
+    assert "as the header" in refused("plot", tmp_path / "plain", *USE, "--steps", "1:20")
 
 
 def kept(run: Path) -> dict[str, bytes]:
