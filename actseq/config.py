@@ -359,7 +359,14 @@ def load_preset(preset: str, overrides: Iterable[str] = ()) -> Config:
     Raises:
         ConfigError: no such preset or key (the nearest one is named), or a value that does not fit.
     """
-    return resolve(read_preset(preset), overrides)
+    config = resolve(read_preset(preset), overrides)
+    # Not a rule of the section itself: runs that were made with both still load.
+    if config.corpus.trim == "onset" and config.corpus.repeat_seconds is not None:
+        raise ConfigError(
+            "corpus.trim onset with corpus.repeat_seconds: a loop whose beginning is cut does not repeat",
+            action="set corpus.trim=none",
+        )
+    return config
 
 
 def resolve(tree: Mapping[str, Any], overrides: Iterable[str] = ()) -> Config:

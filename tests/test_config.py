@@ -305,6 +305,12 @@ def test_a_value_that_a_member_cannot_use_is_a_config_error(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_loop_that_is_repeated_keeps_its_beginning() -> None:
+    with pytest.raises(ConfigError, match=r"a loop whose beginning is cut does not repeat; set corpus\.trim=none"):
+        load_preset("drums", ["corpus.repeat_seconds=5"])
+    assert load_preset("drums", ["corpus.repeat_seconds=5", "corpus.trim=none"]).corpus.repeat_seconds == 5
+
+
 def test_steps_and_minutes_exclude_each_other(tmp_path: Path) -> None:
     assert load_preset("smoke").train_ae.steps == 20
     minutes = load_preset("smoke", ["train_ae.minutes=2"]).train_ae

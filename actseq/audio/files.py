@@ -21,6 +21,9 @@ from actseq.audio.writing import replacing
 from actseq.errors import AudioError, ConfigError
 from actseq.units import samples_to_seconds
 
+LATE_SECONDS = 0.1
+"""A label may end this long after the end of its file, by rounding for example; what lies after the end is cut."""
+
 
 @dataclass(frozen=True)
 class ScanRow:
@@ -293,7 +296,8 @@ class SoundFolder:
 
         Raises:
             AudioError: as `search`; or none of the files can be used.
-            ConfigError: as `read_labels`; or the table names none of the files, or a time after the end of a file.
+            ConfigError: as `read_labels`; or the table names none of the files, or has a time that is too
+                late for its file.
         """
         names = list(self.files)
         table = self._table.spans
@@ -328,14 +332,24 @@ class SoundFolder:
         return sum(size for _, size, _ in self.listing[1:])
 
     def _check_spans(self, row: ScanRow) -> None:
-        """Refuse a label that begins after the end of its file."""
-        late = [span for span in row.spans or () if span.begin >= row.seconds]
-        if late and row.status == "usable":
+        """Refuse a label that begins after the end of its file, or ends more than `LATE_SECONDS` after it.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        if row.status != "usable":
+            return
+        for span in row.spans or ():
+            if span.begin >= row.seconds:
+                late = f"begins at {span.begin:g} s"
+            elif span.end is not None and span.end > row.seconds + LATE_SECONDS:
+                late = f"ends at {span.end:g} s"
+            else:
+                continue
             raise ConfigError(
-                f"{self.labels_csv}: in {row.path}, '{late[0].label}' begins at {late[0].begin:g} s, and the file ends "
-                f"at {row.seconds:g} s",
+                f"{self.labels_csv}: in {row.path}, '{span.label}' {late}, and the file ends at {row.seconds:g} s",
                 "times inside the file, in seconds",
-                "correct the times",
+                "correct the times; an empty end is that of the file",
             )
 
     def _scan_one(self, name: str) -> ScanRow:

@@ -28,7 +28,7 @@ class Span:
 
     @property
     def last(self) -> float:
-        """Its end, infinite where that is the end of the sound."""
+        """End in seconds; infinity for a span that lasts until the end of the sound."""
         return math.inf if self.end is None else self.end
 
 
@@ -79,7 +79,9 @@ def read_labels(path: Path) -> LabelTable:
                 name = plain_name(PurePosixPath(row["file"].replace("\\", "/").strip()).as_posix())
                 if not timed and name in found:
                     raise ConfigError(
-                        f"{where}: {name} a second time", "each file once, or the columns `start` and `end`"
+                        f"{where}: {name} a second time",
+                        "each file once, or the columns `start` and `end`",
+                        "give each file one row, or add both columns",
                     )
                 begin, end = _times(where, row) if timed else (0.0, None)
                 found.setdefault(name, []).append(Span(begin, end, row["label"].strip()))
@@ -120,10 +122,16 @@ def _times(where: str, row: Mapping[str, str | None]) -> tuple[float, float | No
     try:
         begin, end = float(texts[0] or 0), float(texts[1]) if texts[1] else None
     except ValueError:
-        raise ConfigError(f"{where}: from '{texts[0]}' to '{texts[1]}'", "seconds, such as 0.25") from None
+        raise ConfigError(
+            f"{where}: from '{texts[0]}' to '{texts[1]}'", "seconds, such as 0.25", "correct the times"
+        ) from None
     # Not a number is not in order either.
     if not 0 <= begin < (math.inf if end is None else end) or end == math.inf:
-        raise ConfigError(f"{where}: from {texts[0] or 0} to {texts[1] or 'the end'}", "0 ≤ start < end, in seconds")
+        raise ConfigError(
+            f"{where}: from {texts[0] or 0} to {texts[1] or 'the end'}",
+            "0 ≤ start < end, in seconds",
+            "correct the times",
+        )
     return begin, end
 
 

@@ -57,10 +57,10 @@ class LatentSequences:
     Args:
         folder: folder of the store.
         latent_dim: latent dimensions.
-        latent_rate: latent frames a second; needed for labels in time.
+        latent_rate: latent frames a second.
     """
 
-    def __init__(self, folder: Path, latent_dim: int, latent_rate: float = 1.0) -> None:
+    def __init__(self, folder: Path, latent_dim: int, latent_rate: float) -> None:
         self.store = SequenceStore(folder)
         self.latent_dim, self.latent_rate = latent_dim, latent_rate
 
@@ -161,7 +161,7 @@ class LatentSequences:
             yield TrainingClip(mean, row.get(str(record.extra["label"]), 0), whole)
 
     def training_frames(self, most: int = 200_000, seed: int = 0) -> tuple[TrainingFrames, list[str]]:
-        """The frames that untrained priors are made from, and their labels in order.
+        """The frames that untrained priors are made from, and the labels that these frames have, in order.
 
         If there are more than about `most` frames, runs of `RUN_FRAMES` successive frames are drawn at random, the same
         fraction of each label.
@@ -172,12 +172,13 @@ class LatentSequences:
         train = [(i, self.records[i]) for i in self.indices("train")]
         if not train:
             raise ArtifactError(f"no sequence in {self.store.folder} is for training", action="train on more files")
-        names = self.labels if self.timed else sorted({str(record.extra["label"]) for _, record in train} - {""})
-        number = range(len(names) + 1)
+        found = {i: self._stretches(i, self.labels) for i, _ in train}
+        rows = sorted({row for stretches in found.values() for row, _, _ in stretches} - {0})
+        names, number = [self.labels[row - 1] for row in rows], {row: k for k, row in enumerate([0, *rows])}
         runs: list[list[tuple[int, int, int]]] = [[] for _ in number]
         lengths: list[list[int]] = [[] for _ in number]
         for i, record in train:
-            stretches = self._stretches(i, names)
+            stretches = [(number[row], first, last) for row, first, last in found[i]]
             for k, first, last in stretches:
                 runs[k] += [(i, start, min(start + RUN_FRAMES, last)) for start in range(first, last, RUN_FRAMES)]
             if record.extra["begins"] and record.extra["ends"]:

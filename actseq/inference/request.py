@@ -203,6 +203,8 @@ class GenerationRequest:
             "--label": self.label,
             "--seconds": self.seconds,
             "--until-stop": self.until_stop or None,
+            "--min-seconds": self.given.get("min_seconds"),
+            "--max-seconds": self.given.get("max_seconds"),
             "--loop": self.loop or None,
             "--redo": source.redo if isinstance(source, FromPrior) else None,
             "--through": source if isinstance(source, Through) else None,

@@ -95,7 +95,8 @@ class AdversarialSequences(nn.Module):
 
     Args:
         model: prior and label table.
-        label_dropout: fraction of sequences that are shown without their label.
+        label_dropout: fraction of sequences that are shown without their label. Where labels have times, the same
+            fraction of the others is shown without the places of their frames.
         penalty: weight of the discriminator's squared gradient on real and generated sequences; more is more stable.
         matching_weight: weight of the energy distance between the real and the generated sequences of a batch.
         discriminator_width: channels inside the discriminator.
@@ -172,9 +173,12 @@ class AdversarialSequences(nn.Module):
         places = PackedPositions.of(lengths)
         self.prior.lengths_seen[lengths - 1] = True
         shown = torch.rand(len(lengths), device=lengths.device) >= self.label_dropout
+        placed = None
+        if self.model.place is not None:
+            placed = torch.rand(len(lengths), device=lengths.device) >= self.label_dropout
         label = batch.data["label"] * shown
         real, log_deviation = self._real(batch.data, places)
-        made = self._make(places, self.model.condition_of(batch.data, shown))
+        made = self._make(places, self.model.condition_of(batch.data, shown, placed))
         about = (places, label, self._in_time(batch.data, places, shown))
 
         real_scores, real_slope = self._judge(real, *about)

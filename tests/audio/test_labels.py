@@ -33,7 +33,10 @@ def test_read_labels(tmp_path: Path) -> None:
     [
         ("name,label\na.wav,x\n", "has the columns name, label; expected .*`file`"),
         ("", "an empty file"),
-        ("file,label\na.wav,x\n./a.wav,y\n", r"line 3: a\.wav a second time"),
+        (
+            "file,label\na.wav,x\n./a.wav,y\n",
+            r"line 3: a\.wav a second time; .*; give each file one row, or add both columns",
+        ),
         ("file,label\na.wav\n", "line 2: no file or no label"),
         ("file,label\n,x\n", "line 2: no file or no label"),
     ],
@@ -72,11 +75,11 @@ def test_rows_with_times_are_labels_in_time(tmp_path: Path) -> None:
         ("a.wav,0.1,0.5,x\na.wav,0.4,0.6,y\n", "in a.wav, 'y' begins at 0.4 s, before 'x' ends"),
         ("a.wav,0.4,0.6,y\na.wav,,,x\n", "'y' begins at 0.4 s, before 'x' ends"),
         ("a.wav,0.1,,x\na.wav,0.5,0.6,y\n", "before 'x' ends"),
-        ("a.wav,0.5,0.5,x\n", "line 2: from 0.5 to 0.5; expected 0 ≤ start < end"),
+        ("a.wav,0.5,0.5,x\n", "line 2: from 0.5 to 0.5; expected 0 ≤ start < end, in seconds; correct the times"),
         ("a.wav,-1,0.5,x\n", "0 ≤ start"),
         ("a.wav,nan,0.5,x\n", "0 ≤ start"),
         ("a.wav,0,inf,x\n", "0 ≤ start"),
-        ("a.wav,0,soon,x\n", "from '0' to 'soon'; expected seconds"),
+        ("a.wav,0,soon,x\n", "from '0' to 'soon'; expected seconds, such as 0.25; correct the times"),
     ],
 )
 def test_times_that_cannot_be_are_refused(tmp_path: Path, rows: str, message: str) -> None:
@@ -116,3 +119,15 @@ def test_a_label_after_the_end_of_its_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("file,start,end,label\na.wav,0,0.5,x\na.wav,100,400,y\n")
     with pytest.raises(ConfigError, match="'y' begins at 100 s, and the file ends at 1 s"):
         audio.SoundFolder(tmp_path / "in", tmp_path / "labels.csv").scan()
+
+
+def test_an_end_long_after_that_of_its_file_is_refused(tmp_path: Path) -> None:
+    wav(tmp_path / "in" / "a.wav")
+    for end, refused in (("1.09", False), ("1.11", True), ("2.5", True)):
+        (tmp_path / "labels.csv").write_text(f"file,start,end,label\na.wav,0.5,{end},x\n")
+        sounds = audio.SoundFolder(tmp_path / "in", tmp_path / "labels.csv")
+        if refused:
+            with pytest.raises(ConfigError, match=f"'x' ends at {end} s, and the file ends at 1 s.*correct the times"):
+                sounds.scan()
+        else:
+            assert sounds.scan().rows[0].spans == (Span(0.5, float(end), "x"),)

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measure = negative_loss(run.prior)
         else:
             raise SystemExit(f"prior {name} has neither a likelihood nor the loss of a flow")
-        latents = LatentSequences(run.run.latents, run.codec.autoencoder.latent_dim)
+        latents = LatentSequences(run.run.latents, run.codec.autoencoder.latent_dim, rate)
         for split in given.split or ["test"]:
             drawn = [latents.read(i)[0].copy() if given.means else latents.draw(i, 0) for i in latents.indices(split)]
             sequences = [torch.from_numpy(one) for one in drawn]

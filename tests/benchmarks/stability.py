@@ -32,7 +32,7 @@ def main() -> None:
     assert run.prior is not None
     rate, dims = run.codec.autoencoder.latent_rate, run.codec.autoencoder.latent_dim
     size = round(WINDOW_SECONDS * rate)
-    latents = LatentSequences(run.run.latents, dims)
+    latents = LatentSequences(run.run.latents, dims, rate)
 
     def drawn(*splits: str) -> NDArray[np.float32]:
         return np.concatenate([latents.draw(i, 0) for split in splits for i in latents.indices(split)])

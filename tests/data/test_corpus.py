@@ -453,7 +453,7 @@ def latents(tmp_path: Path) -> LatentSequences:
         extra = {"label": "ab"[k % 2], "split": split, "begins": begins, "ends": ends}
         items.append((str(k), np.concatenate([values, -values], 1).astype(np.float32), extra))
     StoreWriter(tmp_path).write_shard(0, items)
-    return LatentSequences(tmp_path, DIM)
+    return LatentSequences(tmp_path, DIM, 10.0)
 
 
 def test_windows_know_what_lies_before_and_whether_they_begin_and_end(latents: LatentSequences) -> None:
@@ -518,7 +518,7 @@ def test_statistics_are_those_of_all_training_frames(tmp_path: Path) -> None:
             ("c", outlier, extra | {"split": "test"}),
         ],
     )
-    found = LatentSequences(tmp_path, 3).statistics()
+    found = LatentSequences(tmp_path, 3, 10.0).statistics()
     assert found.active.tolist() == [0, 2]
     np.testing.assert_allclose(found.mean, mean.mean(0)[[0, 2]], rtol=1e-4)
     np.testing.assert_allclose(found.deviation, np.sqrt(mean.var(0)[[0, 2]] + [0.25, 0.01]), rtol=1e-4)
@@ -528,7 +528,7 @@ def test_draws_have_the_spread_of_the_posterior(tmp_path: Path) -> None:
     both = np.concatenate([np.full((20000, 1), 3.0), np.full((20000, 1), np.log(0.25))], 1).astype(np.float32)
     extra = {"label": "", "split": "train", "begins": True, "ends": True}
     StoreWriter(tmp_path).write_shard(0, [("a", both, extra), ("b", both[:5, :1], extra)])
-    latents = LatentSequences(tmp_path, 1)
+    latents = LatentSequences(tmp_path, 1, 10.0)
     drawn = latents.draw(0, seed=1)
     assert drawn.mean() == pytest.approx(3.0, abs=0.02)
     assert drawn.std() == pytest.approx(0.5, abs=0.02)
@@ -731,7 +731,7 @@ def test_clips_keep_labels_in_time(tmp_path: Path) -> None:
     corpus = timed(
         tmp_path,
         {"a.wav": noise(16000), "b.wav": noise(16000)},
-        "a.wav,0.1,0.4,one\na.wav,0.6,,two\nb.wav,0.25,2.5,one\n",
+        "a.wav,0.1,0.4,one\na.wav,0.6,,two\nb.wav,0.25,1.05,one\n",
         rate=16000,
     )
     found = {record.key: (record.extra["label"], record.extra["spans"]) for record in corpus.store.records}

@@ -109,6 +109,8 @@ def test_labels_that_cannot_be_read_are_refused(text: str, message: str) -> None
         ("--label", {"label": "low"}),
         ("--seconds", {"seconds": 1.0}),
         ("--until-stop", {"until_stop": True}),
+        ("--min-seconds", {"controls": {"min_seconds": 0.5}}),
+        ("--max-seconds", {"controls": {"max_seconds": 2.0}}),
         ("--redo", {"source": FromPrior(seed_audio=Path("a.wav"), redo=(0.0, 0.1))}),
         ("--through", {"source": Through((Path("a.wav"), Path("b.wav")))}),
         ("--vary", {"source": Variations(Path("a.wav"))}),

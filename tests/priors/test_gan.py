@@ -32,6 +32,7 @@ from actseq.objectives.base import Batch, Loss
 from actseq.priors.base import Prior, Sampling, SamplingRequest
 from actseq.priors.gan import Gan, GeneratorNoise, PackedPositions
 from actseq.priors.labels import LabelledPrior
+from actseq.priors.places import N_PLACE
 from actseq.progress import Silent
 from actseq.training.conduct import Conduct
 from actseq.training.loop import Outcome, train
@@ -357,6 +358,29 @@ def test_each_loss_is_for_its_own_group() -> None:
             else:
                 assert slope is None
     assert not any(name.startswith("discriminator") for name in trained.exported().state_dict())
+
+
+def test_some_sequences_are_shown_with_labels_and_without_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = build.build_prior(config(), LATENT_DIM, DIMS, ["a", "b"], timed=True)
+    trained, n, frames = AdversarialSequences(model, **SMALL_OBJECTIVE, label_dropout=0.5), 40, 4
+    given = batch([frames] * n, frames)
+    label = (torch.arange(n) % 2 + 1)[:, None].expand(n, frames)
+    place = numbers(n, frames, N_PLACE)
+    conditions: list[Tensor] = []
+
+    def generate(places: PackedPositions, condition: Tensor, noise: GeneratorNoise) -> Tensor:
+        conditions.append(condition)
+        return original(places, condition, noise)
+
+    original = trained.prior.generate
+    monkeypatch.setattr(trained.prior, "generate", generate)
+    trained.losses(Batch(dict(given.data) | {"frame_label": label, "frame_place": place}, 0.5))
+    [condition] = conditions
+    kinds = [model.condition(0 * label), model.condition(label), model.condition(label, place)]
+    of_kind = [int(sum(torch.allclose(one, own) for one, own in zip(condition, kind, strict=True))) for kind in kinds]
+    assert sum(of_kind) == n
+    assert min(of_kind) > 0, "without a label, with a label alone, and with its places"
 
 
 def test_lengths_are_noted() -> None:

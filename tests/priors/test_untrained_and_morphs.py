@@ -16,6 +16,7 @@ from actseq.errors import ArtifactError, ConfigError
 from actseq.inference import loading
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
+from actseq.inference.spans import read_spans, timed
 from actseq.priors import morphs
 from actseq.priors.base import Chunk, Prior, Sampling, SamplingRequest
 from actseq.priors.labels import LabelledPrior
@@ -195,7 +196,7 @@ def numbered(folder: Path) -> LatentSequences:
         whole = {"begins": size < 500, "ends": True}
         items.append((f"{i}", mean, {"label": label, "split": split, **whole}))
     StoreWriter(folder).write_shard(0, items)
-    return LatentSequences(folder, 2)
+    return LatentSequences(folder, 2, 10.0)
 
 
 def test_of_many_frames_an_even_share_is_taken(tmp_path: Path) -> None:
@@ -225,7 +226,26 @@ def test_nothing_to_learn_from_is_said(tmp_path: Path) -> None:
     mean = np.zeros((3, 2), np.float32)
     StoreWriter(tmp_path).write_shard(0, [("x", mean, {"label": "", "split": "test", "begins": True, "ends": True})])
     with pytest.raises(ArtifactError, match=r"no sequence .* is for training"):
-        LatentSequences(tmp_path, 2).training_frames()
+        LatentSequences(tmp_path, 2, 10.0).training_frames()
+
+
+def test_labels_that_no_training_frame_has_are_unknown(tmp_path: Path) -> None:
+    # The label `short` lies between the middles of two frames.
+    spans = {"train": [[0.0, 0.8, "high"], [0.86, 0.94, "short"], [1.0, 2.0, "low"]], "validation": [[0.0, 1.0, "end"]]}
+    items = []
+    for split, own in spans.items():
+        extra = {"label": "", "split": split, "begins": True, "ends": True, "spans": own}
+        items.append((split, np.arange(40, dtype=np.float32).reshape(20, 2), extra))
+    StoreWriter(tmp_path).write_shard(0, items)
+    latents = LatentSequences(tmp_path, 2, 10.0)
+    assert latents.labels == ["end", "high", "low", "short"]
+    frames, labels = latents.training_frames()
+    assert labels == ["high", "low"]
+    assert np.bincount(frames.label).tolist() == [2, 8, 10]
+    assert [own.tolist() for own in frames.lengths] == [[20], [8], [10]]
+    np.testing.assert_array_equal(frames.mean[frames.label == 2], latents.read(0, 10, 20)[0])
+    with pytest.raises(ConfigError, match=r"no label 'end'.*high, low"):
+        timed(read_spans("end:0.2"), labels, {}, (0, 0), 0.1)
 
 
 # -- iid ---------------------------------------------------------------------------------------------------------------
