@@ -2,7 +2,7 @@
 
 A pause is not a gap. Before a pause sound dies away or is faded out, and after it sound often begins softly; a gap cuts
 it on both sides, and lasts no longer than a second. Silence is what stays 80 dB under the peak of the recording,
-so that noise that a microphone always hears is none.
+so steady background noise does not count as silence.
 """
 
 from collections.abc import Iterable, Iterator
@@ -51,12 +51,14 @@ class _Search:
         peak: of the recording.
         held: the last samples, from shortly before the last sound on.
         first: number of the first sample that is held.
+        judged: number of the sample after the last silence of which it is known whether it is a gap.
     """
 
     sample_rate: int
     peak: float
     held: Waveform = field(default_factory=lambda: np.zeros(0, np.float32))
     first: int = 0
+    judged: int = 0
 
     def push(self, block: Waveform) -> Iterator[tuple[int, int]]:
         """Take more samples; yield the gaps that are now known."""
@@ -78,9 +80,12 @@ class _Search:
         keep = int(loud[-1])
         for at in np.flatnonzero(lengths >= self._samples(LEAST_SECONDS)):
             begin, end = int(loud[at]) + 1, int(loud[at + 1])
+            if self.first + begin < self.judged:
+                continue
             if len(self.held) - end < after:
                 keep = begin - 1
                 break
+            self.judged = self.first + end
             if end - begin <= self._samples(MOST_SECONDS) and self._breaks_off(begin, end):
                 yield self.first + begin, self.first + end
         silent = len(self.held) - 1 - int(loud[-1])

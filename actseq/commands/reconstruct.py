@@ -82,11 +82,11 @@ def reconstruct(
 
 @dataclass(frozen=True)
 class Way:
-    """What happens to recordings beside encoder, decoder and vocoder.
+    """How files are reconstructed: in which timbre, with which further step, and with which files beside each result.
 
     Attributes:
         transfer: as in `reconstruct`.
-        mend: begins what is still done to each reconstructed recording; None: nothing.
+        mend: begins the further step for one recording; None: there is none.
         keep_dry: as in `reconstruct`.
     """
 
@@ -105,7 +105,16 @@ def pass_through(
     overrides: Iterable[str],
     compute: Compute,
 ) -> Result:
-    """`reconstruct`, with what else happens to the recordings.
+    """Reconstruct files, and pass each result through a further step, such as filling gaps.
+
+    Args:
+        opened: the run.
+        paths: files or folders.
+        way: timbre, further step, and files beside each result.
+        out: as in `reconstruct`.
+        overwrite: as in `reconstruct`.
+        overrides: changes of the configuration, `key=value`.
+        compute: device, threads and reporter.
 
     Raises:
         AudioError, ConfigError: as `reconstruct`.

@@ -14,10 +14,11 @@ from actseq.commands.reconstruct import Way, inputs, pass_through
 from actseq.config import Config
 from actseq.errors import ConfigError
 from actseq.evaluation.damages import without_help
-from actseq.inference.gaps import FillingStream, Gap
+from actseq.inference.filling import FillingStream, Gap
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import require_generative, stage_config
 from actseq.inference.redo import part_in_samples, require_suffix
+from actseq.inference.request import require_part
 from actseq.priors.base import TakesSuffix
 from actseq.progress import Reporter
 from actseq.storage.run_folder import RunFolder
@@ -36,6 +37,9 @@ class GapFilling:
         gaps: where gaps are, in seconds, an end of None being that of the file; empty: they are looked for.
         temperature: 0 fills a gap with the likeliest sound near what lies beside it, 1 with a draw.
         seed: seed of what the prior draws; nothing depends on it at temperature 0.
+
+    Raises:
+        ConfigError: a gap does not begin at 0 or later, and before it ends.
     """
 
     run: str | Path
@@ -45,10 +49,8 @@ class GapFilling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for begin, end in self.gaps:
-            if not 0 <= begin < (float("inf") if end is None else end):
-                found = f"--gap is {begin:g}:{'-' if end is None else f'{end:g}'}"
-                raise ConfigError(found, "0 ≤ FROM < TO in seconds")
+        for gap in self.gaps:
+            require_part("--gap", gap)
 
 
 def restore(

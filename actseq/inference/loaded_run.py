@@ -25,7 +25,7 @@ from actseq.inference.activations import (
     own_samples,
 )
 from actseq.inference.codec import Codec
-from actseq.inference.gaps import FillingStream, gaps_of
+from actseq.inference.filling import FillingStream, gaps_of
 from actseq.inference.generation import (
     BATCH_CLIPS,
     Generated,
@@ -245,7 +245,8 @@ class LoadedRun:
             seed: seed of what the prior draws.
 
         Raises:
-            ConfigError: the prior takes no suffix, or a gap is not inside the waveform.
+            ConfigError: the prior takes no suffix; or a gap is not inside the waveform, does not begin before it ends,
+                or is shorter than a sample.
             ArtifactError: no prior was trained.
         """
         waveform, rate = one_channel(waveform), self.sample_rate
@@ -259,9 +260,13 @@ class LoadedRun:
     def filling_stream(
         self, parts: Sequence[tuple[int, int]], n_samples: int, temperature: float = 0.0, seed: int = 0
     ) -> FillingStream:
-        """A stream that fills parts of one recording, each given by its first sample and the one after its last.
+        """A stream that fills the gaps of one recording.
 
-        Args: as `fill`.
+        Args:
+            parts: the gaps, each given by its first sample and the one after its last.
+            n_samples: length of the recording.
+            temperature: as in `fill`.
+            seed: as in `fill`.
 
         Raises:
             ConfigError: the prior takes no suffix.

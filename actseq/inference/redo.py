@@ -26,6 +26,7 @@ from actseq.inference.generation import (
     settling_frames,
 )
 from actseq.inference.joins import patch
+from actseq.inference.request import no_part, part_text, require_part
 from actseq.priors.base import Prior, TakesSuffix
 
 
@@ -54,7 +55,7 @@ class Region:
             end: where it ends; None: where the recording ends.
 
         Raises:
-            ConfigError: the part is not inside the recording.
+            ConfigError: the part is not inside the recording, or shorter than a sample.
         """
         rate = codec.sample_rate
         return Region.around(codec, n_samples, *part_in_samples("--redo", (begin, end), n_samples, rate))
@@ -89,15 +90,19 @@ def part_in_samples(option: str, part: tuple[float, float | None], n_samples: in
         rate: sample rate in Hz.
 
     Raises:
-        ConfigError: the part is not inside the recording.
+        ConfigError: the part is not inside the recording, does not begin before it ends, or is shorter than a sample.
     """
+    require_part(option, part)
     begin, end = part
-    start = units.seconds_to_samples(begin, rate)
-    last = n_samples if end is None else units.seconds_to_samples(end, rate)
+    length = units.samples_to_seconds(n_samples, rate)
+    # A time far beyond the recording, such as an infinite one, has no number of samples.
+    start = units.seconds_to_samples(min(begin, length + 1), rate)
+    last = n_samples if end is None else units.seconds_to_samples(min(end, length + 1), rate)
     if start >= n_samples or last > n_samples:
-        found = f"{option} {begin:g}:{'-' if end is None else f'{end:g}'} is not inside the recording"
-        length = units.samples_to_seconds(n_samples, rate)
+        found = f"{option} {part_text(part)} is not inside the recording"
         raise ConfigError(found, f"seconds from 0 to {length:.3f}", "end it with - for the recording's end")
+    if not 0 <= start < last:
+        raise no_part(option, part)
     return start, last
 
 

@@ -23,6 +23,33 @@ FRESH_SEEDS = 10**8
 """A seed that is not given is drawn from this many, so that it is short enough to type."""
 
 
+def require_part(option: str, part: tuple[float, float | None]) -> None:
+    """Refuse a part of a recording that does not begin at 0 or later, and before it ends.
+
+    Args:
+        option: what the part was given by, for the message.
+        part: where it begins and ends in seconds; an end of None is that of the recording.
+
+    Raises:
+        ConfigError: the times are not in order, or one is negative or not a number.
+    """
+    begin, end = part
+    if not 0 <= begin < (math.inf if end is None else end):
+        raise no_part(option, part)
+
+
+def no_part(option: str, part: tuple[float, float | None]) -> ConfigError:
+    """The error for a part of a recording that has no samples; for the arguments see `require_part`."""
+    expected = "0 ≤ FROM < TO in seconds, at least one sample apart"
+    return ConfigError(f"{option} is {part_text(part)}", expected, "correct the times")
+
+
+def part_text(part: tuple[float, float | None]) -> str:
+    """A part of a recording as options take it: FROM:TO in seconds, with `-` for the end of the recording."""
+    begin, end = part
+    return f"{begin:g}:{'-' if end is None else f'{end:g}'}"
+
+
 def fresh_seed() -> int:
     """A seed that the operating system draws."""
     return secrets.randbelow(FRESH_SEEDS)
@@ -58,9 +85,7 @@ class FromPrior:
             raise ConfigError("--seed-audio and --seed-latents exclude each other")
         if self.redo is None:
             return
-        begin, end = self.redo
-        if not 0 <= begin < (math.inf if end is None else end):
-            raise ConfigError(f"--redo is {begin:g}:{'-' if end is None else f'{end:g}'}", "0 ≤ FROM < TO in seconds")
+        require_part("--redo", self.redo)
         if self.seed_audio is None:
             raise ConfigError("--redo makes a region of a recording again", action="name the recording: --seed-audio")
         if self.seed_seconds is not None or not self.include_seed:

@@ -42,8 +42,11 @@ def test_several_gaps_and_those_close_to_the_ends_are_found() -> None:
 
 
 @pytest.mark.parametrize("blocks", [2, 7, 100, 3000])
-def test_the_blocks_do_not_matter(blocks: int) -> None:
-    gaps = [(100, 300), (3970, 4010), (4100, 9000), (9040, 9100), (12000, 12400)]
+@pytest.mark.parametrize(
+    "gaps",
+    [[(100, 300), (3970, 4010), (4100, 9000), (9040, 9100), (12000, 12400)], [(4000, 4030), (4060, 4500)]],
+)
+def test_the_blocks_do_not_matter(gaps: list[tuple[int, int]], blocks: int) -> None:
     made = torn(*gaps)
     assert found(made, blocks) == found(made) == gaps
 

@@ -21,7 +21,7 @@ from actseq.arrays import Waveform
 from actseq.data.corpus import Corpus, level_gain
 from actseq.data.excerpts import spread
 from actseq.evaluation import metrics
-from actseq.inference import gaps as filling
+from actseq.inference import filling
 from actseq.inference.joins import patch
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.redo import Region, decoded_around
@@ -116,7 +116,7 @@ def ways_of(
         return np.concatenate([stream.push(torn), stream.finish()])
 
     ways: dict[str, Callable[[Waveform, Waveform, Parts], Waveform]] = {
-        "mirrored": lambda clean, torn, where: bridged(torn, where),
+        "mirrored": lambda clean, torn, where: filling.bridged(torn, where),
         "generated": lambda clean, torn, where: filled(torn, where),
         "codec alone": lambda clean, torn, where: through_codec(run, clean, where),
     }
@@ -124,14 +124,6 @@ def ways_of(
         ways["restored"] = lambda clean, torn, where: restoring.reconstruct(torn)
         ways["restored, generated"] = lambda clean, torn, where: filled(restoring.reconstruct(torn), where)
     return ways
-
-
-def bridged(torn: Waveform, where: Parts) -> Waveform:
-    """The sound beside each gap mirrored into it."""
-    made = torn.copy()
-    for begin, end in where:
-        made[begin:end] = filling.mirrored(made[:begin], made[end:], end - begin)
-    return made
 
 
 def scores(clean: Waveform, made: Waveform, rate: int) -> tuple[float, float]:

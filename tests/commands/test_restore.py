@@ -329,7 +329,9 @@ def test_what_cannot_fill_gaps_is_refused(folder: Path, generative: Path, tmp_pa
         "of what follows; expected one of its priors that do: default",
         ("--gaps", generative, "--prior", "iid"): "cannot fill a gap",
         ("--gaps", generative, "--gap", "0:100"): "--gap 0:100 is not inside the recording",
-        ("--gaps", generative, "--gap", "0.3:0.2"): "--gap is 0.3:0.2; expected 0 ≤ FROM < TO in seconds",
+        ("--gaps", generative, "--gap", "0.3:0.2"): "--gap is 0.3:0.2; expected 0 ≤ FROM < TO in seconds, at least "
+        "one sample apart; correct the times",
+        ("--gaps", generative, "--gap", "0.3:0.30001"): "--gap is 0.3:0.30001; expected 0 ≤ FROM < TO in seconds",
         ("--gaps", generative, "--gap", "x"): "--gap is 'x'; expected FROM:TO in seconds",
         ("--gaps", generative, path, "--gap", "0:0.1"): "--gap with several files",
     }
@@ -337,6 +339,8 @@ def test_what_cannot_fill_gaps_is_refused(folder: Path, generative: Path, tmp_pa
         result = invoke("restore", folder / "run", path, "--out", tmp_path / "out", *given, *USE)
         assert result.exit_code == 1, (given, result.output)
         assert message in " ".join(result.output.split()), given
+    with pytest.raises(ConfigError, match=r"gap is 0\.5:0\.2; expected 0 ≤ FROM < TO"):
+        LoadedRun.open(generative, device="cpu").fill(np.ones(RATE, np.float32), gaps=[(0.5, 0.2)])
     for given in (("--gap", "0:0.1"), ("--prior", "default"), ("--temperature", 1), ("--seed", 1)):
         result = invoke("restore", folder / "run", path, "--out", tmp_path / "out", *given, *USE)
         assert result.exit_code == 2

@@ -1,6 +1,7 @@
 """Regenerating a region of a recording: which frames, by which priors, and what stays as it was."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -20,7 +21,7 @@ from actseq.inference.codec import Codec
 from actseq.inference.generation import ResolvedRequest, SeedAudio, collect
 from actseq.inference.joins import CROSSFADE_SECONDS
 from actseq.inference.loaded_run import LoadedRun
-from actseq.inference.redo import Region, regenerate, require_suffix
+from actseq.inference.redo import Region, part_in_samples, regenerate, require_suffix
 from actseq.inference.request import FromPrior, GenerationRequest
 from actseq.priors.base import Chunk, SamplingRequest
 from actseq.progress import Silent
@@ -97,6 +98,23 @@ def test_a_region_to_the_end_has_the_last_frame(codec: Codec, n_samples: int) ->
 def test_a_region_lies_inside_the_recording(codec: Codec, begin: float, end: float | None) -> None:
     with pytest.raises(ConfigError, match=r"is not inside the recording; expected seconds from 0 to 0\.500"):
         Region.of(codec, 4000, begin, end)
+
+
+@pytest.mark.parametrize("part", [(0.1, float("inf")), (0.1, 1e308), (1e308, None)])
+def test_a_time_far_away_is_not_inside_the_recording(part: tuple[float, float | None]) -> None:
+    with pytest.raises(ConfigError, match="is not inside the recording"):
+        part_in_samples("gap", part, 4000, 8000)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [(0.3, 0.2), (-1.0, 0.2), (-1.0, None), (0.2, 0.2), (0.2, 0.20001), (float("nan"), 0.2), (0.1, float("nan"))],
+)
+def test_a_part_without_samples_is_refused(part: tuple[float, float | None]) -> None:
+    found = re.escape(f"gap is {part[0]:g}:{'-' if part[1] is None else f'{part[1]:g}'}; expected 0 ≤ FROM < TO in")
+    with pytest.raises(ConfigError, match=found + ".* at least one sample apart; correct the times"):
+        part_in_samples("gap", part, 4000, 8000)
+    assert part_in_samples("gap", (0.2, 0.2001), 4000, 8000) == (1600, 1601)
 
 
 def test_only_priors_that_take_a_suffix_are_accepted() -> None:

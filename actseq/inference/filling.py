@@ -1,10 +1,10 @@
 """Filling the gaps of a recording with sound that a prior makes, while the recording passes by.
 
-What lies in a gap says nothing of it. So before the surroundings are encoded, the sound from either side is mirrored
-into the gap: an encoder that sees silence there would find that the sound ends. The latents of what is mirrored are a
-guess, from which the prior sets out at temperature 0; a draw at temperature 1 is free of it. Latent frames that touch
-the gap are regenerated. Of their sound only what lies in the gap is used, with crossfades on either side, so that no
-more of the recording changes than must.
+The samples in a gap carry no information. So before the surroundings are encoded, the sound from either side is
+mirrored into the gap: an encoder that sees silence there would find that the sound ends. The latents of what is
+mirrored are a guess, from which the prior sets out at temperature 0; a draw at temperature 1 is free of it. Latent
+frames that touch the gap are regenerated. Of their sound only what lies in the gap is used, with crossfades on either
+side, so that no more of the recording changes than must.
 """
 
 from __future__ import annotations
@@ -161,21 +161,35 @@ def fill(
     Raises:
         ConfigError: the prior does not support the request.
     """
-    bridged = sound.copy()
-    for begin, end in gaps:
-        bridged[begin:end] = mirrored(bridged[:begin], bridged[end:], end - begin)
-    peak = float(np.abs(bridged).max(initial=0.0))
+    whole = bridged(sound, gaps)
+    peak = float(np.abs(whole).max(initial=0.0))
     if not peak:
         return sound
     gain = np.float32(level_gain(peak, codec.level_dbfs))
     begin, end = gaps[0]
-    latents = codec.encode([bridged * gain])[0][0]
+    latents = codec.encode([whole * gain])[0][0]
     region = Region.around(codec, len(sound), begin, end)
     nearness = NEARNESS * max(0.0, 1 - wanted.settings.temperature)
     [new] = between(codec, prior, replace(wanted, n=1), latents, region, number, nearness=nearness)
     made, offset = decoded_around(codec, latents, new, region)
-    whole = patch(sound, made / gain, offset, (begin, end), codec.sample_rate)
-    return fade_out(whole, codec.sample_rate) if end == len(sound) else whole
+    filled = patch(whole, made / gain, offset, (begin, end), codec.sample_rate)
+    for other, after in gaps[1:]:
+        filled[other:after] = sound[other:after]
+    return fade_out(filled, codec.sample_rate) if end == len(sound) else filled
+
+
+def bridged(sound: Waveform, gaps: Sequence[tuple[int, int]]) -> Waveform:
+    """A sound with what lies beside each gap mirrored into it; what lies in the gaps is not used.
+
+    Args:
+        sound: (samples,).
+        gaps: in order, first sample and the one after the last; they do not overlap.
+    """
+    made = sound.copy()
+    nexts = [*(begin for begin, _ in gaps[1:]), len(sound)]
+    for (begin, end), next_begin in zip(gaps, nexts, strict=True):
+        made[begin:end] = mirrored(made[:begin], made[end:next_begin], end - begin)
+    return made
 
 
 def mirrored(before: Waveform, after: Waveform, n_samples: int) -> Waveform:
