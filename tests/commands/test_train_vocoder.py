@@ -178,7 +178,7 @@ def test_what_is_slower_than_real_time_is_not_chosen() -> None:
     assert vocoder_choice.decide(scores, "free") == "a"
     assert vocoder_choice.decide(scores, "free", ["a", "free"]) == "b"
     assert vocoder_choice.decide(scores, "free", ["a", "b", "free"]) == "free"
-    assert "a is -0.750 dB above it and too slow" in vocoder_choice.reason(found, "free", "free")
+    assert "a is 0.750 dB below it and too slow, b is 0.350 dB below it" in vocoder_choice.reason(found, "free", "free")
     rows = vocoder_choice.table(found)
     assert [row[-1] for row in rows] == ["× real time", *(2 * ["0.99", "0.5", "1"])]
 
