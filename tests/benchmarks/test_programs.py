@@ -110,7 +110,7 @@ def test_vocoders_are_measured(run: Path, capsys: pytest.CaptureFixture[str]) ->
     settings = [small, "train_vocoder.steps=2"]
     pipeline.train_vocoder(str(run), name="samples", overrides=settings, compute=Compute("cpu", 1))
     capsys.readouterr()
-    program("vocoders").main([str(run), "--clips", "2", "--noise", "0", "1"])
+    program("compare_vocoders").main([str(run), "--clips", "2", "--noise", "0", "1"])
     header, *rows = capsys.readouterr().out.splitlines()
     assert header == "2 clips, test"
     ways = [f"{way}, {name}" for way in ("reconstructed", "copy synthesis") for name in NAMES]

@@ -11,7 +11,7 @@ import torch
 from actseq.config import GenerateConfig
 from actseq.evaluation import metrics
 from actseq.inference.codec import Codec
-from actseq.inference.generation import Piece, ResolvedRequest
+from actseq.inference.generation import End, Piece, ResolvedRequest
 from actseq.inference.joins import cycle
 from actseq.inference.loops import loops
 from actseq.priors.base import Chunk, SamplingRequest
@@ -75,7 +75,7 @@ def test_a_cycle_has_its_length_and_no_seam(codec: Codec, kind: type[Smooth], se
     for piece in pieces:
         assert len(piece.waveform) == round(seconds * RATE)
         assert max(seam(piece.waveform)) <= 1
-        assert piece.end == (False, None, None)
+        assert piece.end == End(False, None)
 
 
 def test_a_prior_that_knows_what_follows_closes_the_circle(codec: Codec) -> None:

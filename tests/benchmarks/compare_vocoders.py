@@ -1,4 +1,4 @@
-"""Trained vocoders beside `phase`: `python tests/benchmarks/vocoders.py RUN [NAME …] [--split test] [--noise 0 0.5 1]`.
+"""Trained vocoders beside `phase`: `python tests/benchmarks/compare_vocoders.py RUN [NAME …]`; see `--help`.
 
 Clips of a run go through the autoencoder and each vocoder, and through each vocoder with their true features: log-mel
 and log-STFT distance, PESQ-nb where the rate allows it, their difference from `phase`, and the speed on one core.
