@@ -152,7 +152,7 @@ def in_workers(function: Callable[[S], T], items: Iterable[S], n: int) -> Iterat
     finally:
         # After an interruption the threads end at once when their workers have ended.
         pool.shutdown(wait=False, cancel_futures=True)
-        for worker in _in_use(threads):
+        for worker in _withdrawn(threads):
             worker.process.kill()
         pool.shutdown()
 
@@ -287,16 +287,22 @@ def _taken() -> _Worker:
     return _Worker()
 
 
-def _in_use(threads: set[int]) -> list[_Worker]:
-    """The workers that these threads wait for."""
+def _withdrawn(threads: set[int]) -> list[_Worker]:
+    """The workers that these threads wait for; from now on nobody gets them any more."""
     with _lock:
-        return [one for one in _started if one.thread in threads and one not in _idle]
+        found = [one for one in _started if one.thread in threads and one not in _idle]
+        _started.difference_update(found)
+    return found
 
 
 def _give_back(worker: _Worker) -> None:
+    """Let others have a worker, unless it was withdrawn while it answered."""
     with _lock:
-        if worker in _started:
+        kept = worker in _started
+        if kept:
             _idle.append(worker)
+    if not kept:
+        worker.end()
 
 
 def _watch() -> None:

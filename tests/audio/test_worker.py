@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,3 +120,18 @@ def test_a_script_without_a_guard_decodes(sounds: Path) -> None:
     script.write_text("import sys\nfrom actseq import audio\nprint(len(audio.load(sys.argv[1])[0]))\n")
     made = subprocess.run([sys.executable, script, sounds / "a.wav"], capture_output=True, text=True, check=True)
     assert (made.stdout, made.stderr) == (f"{3 * audio.BLOCK}\n", "")
+
+
+def test_a_worker_that_is_withdrawn_while_it_answers_is_not_used_again() -> None:
+    taken = worker._taken()
+    withdrawn = worker._withdrawn({threading.get_ident()})
+    assert taken in withdrawn
+    for one in withdrawn:
+        one.process.kill()
+    worker._give_back(taken)
+    assert taken.process.returncode is not None
+    following = worker._taken()
+    assert following is not taken
+    worker._give_back(following)
+    assert worker._taken() is following
+    following.end()
