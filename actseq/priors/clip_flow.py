@@ -37,6 +37,7 @@ from actseq.modules.rotary import rotated, turns_of
 from actseq.priors.base import Chunk, SamplingRequest, Standardiser, TransferRequest
 from actseq.priors.heads import normal
 from actseq.priors.outline import Outline
+from actseq.priors.places import REACHES
 from actseq.priors.summaries import N_SUMMARIES, Summaries, TrainingClip
 from actseq.priors.transfer import Part, TransferStream
 
@@ -44,8 +45,6 @@ KERNEL = 5
 """Frames under the convolution before attention."""
 N_WAVES = 16
 """Number of cosines of the time among the inputs."""
-REACHES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Frames over which nearness to the beginning or the end falls to 1/e."""
 N_SHARES = 4
 N_POSITION = 2 * len(REACHES) + N_SHARES
 N_LENGTH = 3

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 REACHES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-"""Frames over which nearness to the beginning or the end of a span falls to 1/e."""
+"""Frames over which nearness to the beginning or the end, of a span or of a whole clip, falls to 1/e."""
 N_WAVES = 4
 """Number of cosines over a span."""
 N_PLACE = 2 * len(REACHES) + N_WAVES + 2

@@ -86,6 +86,11 @@ class SampleNetwork(Protocol):
         """Mean and log-deviation of each sample given those before it, and the sample, all on a scale of its own.
 
         They are those of all but the first and last `context_frames` frames.
+
+        Args:
+            values: features.
+            sketch: of all frames, hop_length samples each; zero outside a clip.
+            sound: the same of the sound.
         """
 
 

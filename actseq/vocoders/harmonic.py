@@ -10,7 +10,6 @@ features describe. It is brought to them by gains in bands, frame by frame.
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Complex, Float
@@ -21,11 +20,10 @@ from actseq.errors import require, require_at_most
 from actseq.representations.base import HarmonicsAndNoise, Representation, Sources
 from actseq.representations.harmonic import turns_of
 from actseq.vocoders.base import BlockBuffer, Stream
+from actseq.vocoders.noise import white_noise
 
 DISPERSION = 8
 """Harmonics after which the delay of a harmonic within the period repeats. Without delays all peaks would coincide."""
-CHUNK = 4096
-"""Samples of noise that are drawn at a time."""
 MOST_CORRECTIONS = 64
 """Corrections at most: each adds to the frames that a block is made with."""
 GREATEST_GAIN = 4.0
@@ -163,14 +161,3 @@ class _HarmonicStream:
         self.first_frame += frames
         self.start = float(turns[frames * hop] % 1)
         return made[self.context * hop :][: frames * hop]
-
-
-def white_noise(first: int, n_samples: int, seed: int) -> Float[Tensor, " samples"]:
-    """Gaussian noise of variance 1; each sample is a function of its number, which may be negative, and of the seed."""
-    begin, end = first // CHUNK, (first + n_samples - 1) // CHUNK + 1
-    drawn = []
-    for chunk in range(begin, end):
-        counter = np.array([0, 0, 0, chunk % 2**64], np.uint64)
-        bits = np.random.Philox(key=seed, counter=counter)
-        drawn.append(np.random.Generator(bits).standard_normal(CHUNK, dtype=np.float32))
-    return torch.from_numpy(np.concatenate(drawn)[first - begin * CHUNK :][:n_samples])

@@ -24,6 +24,7 @@ from actseq.representations.base import Representation, magnitudes_of
 from actseq.representations.normaliser import Normaliser
 from actseq.vocoders.base import BlockBuffer, Stream
 from actseq.vocoders.inversion import MagnitudeInversion
+from actseq.vocoders.noise import white_noise
 from actseq.vocoders.phase import Phase
 
 Array = NDArray[Any]
@@ -180,15 +181,7 @@ class WaveNet(nn.Module):
         sketch: Float[Tensor, "batch all_samples"],
         sound: Float[Tensor, "batch all_samples"],
     ) -> tuple[Float[Tensor, "batch samples"], Float[Tensor, "batch samples"], Float[Tensor, "batch samples"]]:
-        """Mean and log-deviation of each sample given those before it, and the sample, in levels.
-
-        They are those of all but the first and last `context_frames` frames.
-
-        Args:
-            values: features.
-            sketch: of all frames, hop_length samples each; zero outside a clip.
-            sound: the same of the sound.
-        """
+        """See `SampleNetwork.predict`; the scale is the level that the features imply."""
         hop, context, past = self.hop_length, self.context_frames, self.past_frames
         first, last = (context - past) * hop, (values.shape[2] - context) * hop
         with torch.no_grad():
@@ -379,8 +372,8 @@ class _WaveNetStream:
         ready = min(ready, self.past + self.frames - self.done)
         if ready <= 0:
             return like.new_zeros(0)
-        first, out, noise = (self.done - self.past) * hop, *np.empty((2, ready * hop), np.float32)
-        wavenet_loop.draw_noise(vocoder.noise_seed, first, noise)
+        first, out = (self.done - self.past) * hop, np.empty(ready * hop, np.float32)
+        noise = white_noise(first, len(out), vocoder.noise_seed).numpy()
         wavenet_loop.draw_samples(
             first,
             self.sketch[: ready * hop + vocoder.ahead],

@@ -16,26 +16,6 @@ Array = NDArray[Any]
 
 
 @cached_njit(error_model="numpy")
-def draw_noise(seed, first, out):  # type: ignore[no-untyped-def]
-    """Write draws from N(0, 1) for sample `first` and those after it, at most five deviations large.
-
-    A draw depends on the seed and on the number of its sample alone.
-
-    Source: Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators (2014); Box and Muller (1958).
-    """
-    for n in range(out.shape[0]):
-        mixed = np.uint64(seed) * np.uint64(0xD1342543DE82EF95)
-        mixed += np.uint64(first + n) * np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed = mixed ^ (mixed >> np.uint64(31))
-        one = (float(mixed >> np.uint64(32)) + 0.5) / 4294967296.0
-        other = float(mixed & np.uint64(0xFFFFFFFF)) / 4294967296.0
-        drawn = math.sqrt(-2.0 * math.log(one)) * math.cos(2.0 * math.pi * other)
-        out[n] = min(max(drawn, -5.0), 5.0)
-
-
-@cached_njit(error_model="numpy")
 def draw_samples(  # type: ignore[no-untyped-def]
     first, sketch, levels, reflections, conditions, noise, hop_length, ahead, weights, limits, state, out
 ):

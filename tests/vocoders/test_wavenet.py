@@ -15,8 +15,8 @@ from actseq.errors import ConfigError
 from actseq.objectives.base import Batch
 from actseq.objectives.sample_likelihood import SampleLikelihood
 from actseq.representations.base import Features
-from actseq.vocoders import wavenet_loop
 from actseq.vocoders.base import SampleNetwork, Vocoder, synthesise
+from actseq.vocoders.noise import white_noise
 from actseq.vocoders.phase import Phase
 from actseq.vocoders.wavenet import TAPS, WaveNet
 
@@ -46,12 +46,6 @@ def analysed(kind: str, frames: int) -> torch.Tensor:
     return found[:, :, :frames]
 
 
-def noise(seed: int, first: int, n: int) -> np.ndarray:
-    out = np.empty(n, np.float32)
-    wavenet_loop.draw_noise(seed, first, out)
-    return out
-
-
 # -- training and use --------------------------------------------------------------------------------------------------
 
 
@@ -67,7 +61,7 @@ def test_what_is_trained_is_what_is_drawn(kind: str, options: dict[str, Any]) ->
     sound = F.pad(made, (rim * HOP, rim * HOP))
     mean, log_deviation, drawn = wavenet.predict(silent, sketch, sound)
     assert mean.shape == (1, 30 * HOP)
-    own = wavenet.noise * torch.from_numpy(noise(wavenet.noise_seed, 0, 30 * HOP))
+    own = wavenet.noise * white_noise(0, 30 * HOP, wavenet.noise_seed)
     torch.testing.assert_close(drawn[0], (mean + log_deviation.exp() * own)[0], atol=1e-4, rtol=1e-4)
     assert (log_deviation.exp() * own).abs().mean() > 1e-3
 
@@ -114,19 +108,6 @@ def test_levels_are_those_of_noise() -> None:
 
 
 # -- noise -------------------------------------------------------------------------------------------------------------
-
-
-def test_noise_belongs_to_the_number_of_a_sample() -> None:
-    whole = noise(4, -100, 1000)
-    assert np.array_equal(noise(4, 150, 500), whole[250:750])
-    many = noise(0, 0, 200_000)
-    assert abs(many.mean()) < 0.01
-    assert many.std() == pytest.approx(1, abs=0.01)
-    assert (many**4).mean() == pytest.approx(3, abs=0.1)
-    spectrum = np.abs(np.fft.rfft(many[:65_536])) ** 2
-    assert spectrum[1:].max() < 20 * spectrum.mean()
-    for other in (noise(1, 0, 200_000), noise(0, 1, 200_000), noise(0, 2**40, 200_000)):
-        assert abs(np.corrcoef(many, other)[0, 1]) < 0.01
 
 
 def test_the_seed_and_the_factor_of_the_noise_matter() -> None:
