@@ -34,6 +34,15 @@ def imported(path: Path) -> Iterator[tuple[str, str, str]]:
             yield from ((alias.name, "", alias.asname or alias.name) for alias in node.names)
 
 
+def test_names_of_test_files_do_not_hide_each_other() -> None:
+    # All folders of tests are on the path of imports.
+    seen: dict[str, Path] = {folder.name: folder for folder in (TOP / "tests").iterdir() if folder.is_dir()}
+    for path in sorted((TOP / "tests").rglob("*.py")):
+        if path.name not in ("conftest.py", "__init__.py") and seen.get(path.stem) != path.parent:
+            assert path.stem not in seen, f"{path} and {seen[path.stem]}"
+            seen[path.stem] = path
+
+
 def test_the_library_has_few_rooms() -> None:
     assert len(MODULES) <= 12
     assert len(PACKAGES) <= 18
