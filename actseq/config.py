@@ -95,7 +95,7 @@ class TrainingConfig(Section):
     accumulate: int = Field(1, gt=0)
     """Batches of a step, whose gradients are averaged. Several processes that train together share them out."""
     learning_rate: float = Field(gt=0)
-    """Highest learning rate of AdamW, after the warm-up."""
+    """Highest learning rate, after the warm-up."""
     final_learning_rate: float = Field(0.0, ge=0)
     """Learning rate at the end of the cosine decay."""
     warmup_steps: int = Field(50, ge=0)
@@ -103,7 +103,10 @@ class TrainingConfig(Section):
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of the two moments of AdamW."""
     weight_decay: float = Field(0.0, ge=0)
-    """Weight decay of AdamW."""
+    """Weight decay."""
+    muon_rate: float | None = Field(None, gt=0)
+    """The matrices of stacked layers learn by Muon, at this many times the learning rate. null: by AdamW, as all
+    other weights."""
     clip_norm: float = Field(1.0, gt=0)
     """Largest norm of the gradient; a larger one is scaled down."""
     ema: float = Field(0.99, ge=0, lt=1)

@@ -16,6 +16,7 @@ from actseq.config import TrainingConfig
 from actseq.objectives.base import Batch, Loss, Objective
 from actseq.storage.processes import here
 from actseq.training.faults import NotFiniteError
+from actseq.training.optimisers import optimisers_of
 from actseq.training.sources import Source
 
 Gradients = dict[str, list[Tensor | None]]
@@ -37,16 +38,13 @@ class Learner:
         self.fabric = self.processes.fabric(device.type, config.precision)
         module: nn.Module = objective  # type: ignore[assignment]
         self.groups = objective.parameter_groups()
-        optimisers = [
-            torch.optim.AdamW(
-                parameters, lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
-            )
-            for parameters in self.groups.values()
-        ]
-        wrapped = self.fabric.setup(module, *optimisers)
+        optimisers = {name: optimisers_of(module, own, config) for name, own in self.groups.items()}
+        every = [(name, kind) for name, own in optimisers.items() for kind in own]
+        wrapped = self.fabric.setup(module, *(optimisers[name][kind] for name, kind in every))
         self.wrapped = wrapped[0] if isinstance(wrapped, tuple) else wrapped
         self.wrapped.mark_forward_method("losses")
-        self.optimisers = dict(zip(self.groups, wrapped[1:], strict=True))
+        self.optimisers: dict[tuple[str, str], torch.optim.Optimizer] = dict(zip(every, wrapped[1:], strict=True))
+        """By group and kind."""
         self.average = {name: value.detach().clone() for name, value in objective.exported().state_dict().items()}
 
     def to_device(self, source: Source, step: int, progress: float, number: int = 0) -> Batch:
@@ -129,19 +127,25 @@ class Learner:
         for name, found in gradients.items():
             for parameter, gradient in zip(self.groups[name], found, strict=True):
                 parameter.grad = gradient
-            norm = self.fabric.clip_gradients(
-                self.wrapped, self.optimisers[name], max_norm=self.config.clip_norm, error_if_nonfinite=False
-            )
-            if norm is not None and not bool(torch.isfinite(norm)):
-                raise NotFiniteError(f"the gradient of '{name}' became {norm.item()}", number)
+            for _, optimiser in self._of_group(name):
+                norm = self.fabric.clip_gradients(
+                    self.wrapped, optimiser, max_norm=self.config.clip_norm, error_if_nonfinite=False
+                )
+                if norm is not None and not bool(torch.isfinite(norm)):
+                    raise NotFiniteError(f"the gradient of '{name}' became {norm.item()}", number)
         for name, found in gradients.items():
             # Groups may share parameters: each is stepped with its own gradients, which are clipped now.
             for parameter, gradient in zip(self.groups[name], found, strict=True):
                 parameter.grad = gradient
-            for group in self.optimisers[name].param_groups:
-                group["lr"] = rate
-            self.optimisers[name].step()
+            for kind, optimiser in self._of_group(name):
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * (self.config.muon_rate or 1.0) if kind == "muon" else rate
+                optimiser.step()
         self._update_average(number)
+
+    def _of_group(self, name: str) -> list[tuple[str, torch.optim.Optimizer]]:
+        """Kind and optimiser of those of a group."""
+        return [(kind, optimiser) for (own, kind), optimiser in self.optimisers.items() if own == name]
 
     @torch.no_grad()
     def _update_average(self, step: int) -> None:
@@ -170,9 +174,10 @@ class Learner:
         """Copies of everything that learns or is averaged."""
         tensors = {f"model.{name}": value for name, value in self.wrapped.state_dict().items()}
         tensors |= {f"average.{name}": value for name, value in self.average.items()}
-        for name, optimiser in self.optimisers.items():
+        for which, optimiser in self.optimisers.items():
+            prefix = _prefix(*which)
             for index, entries in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser.{name}.{index}.{key}": torch.as_tensor(value) for key, value in entries.items()}
+                tensors |= {f"{prefix}{index}.{key}": torch.as_tensor(value) for key, value in entries.items()}
         # Safetensors refuses tensors that share storage; cloning is cheap compared with writing.
         return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
@@ -188,13 +193,19 @@ class Learner:
         self.average = {
             k.removeprefix("average."): v.to(self.fabric.device) for k, v in tensors.items() if k.startswith("average.")
         }
-        for name, optimiser in self.optimisers.items():
+        for which, optimiser in self.optimisers.items():
             state: dict[int, dict[str, Tensor]] = {}
+            prefix = _prefix(*which)
             for key, value in tensors.items():
-                if key.startswith(f"optimiser.{name}."):
-                    _, _, index, entry = key.split(".")
+                if key.startswith(prefix):
+                    index, entry = key.removeprefix(prefix).split(".")
                     state.setdefault(int(index), {})[entry] = value
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _prefix(group: str, kind: str) -> str:
+    """What the tensors of an optimiser's state begin with; those of AdamW are named as where it is the only one."""
+    return f"optimiser.{group}." if kind == "adamw" else f"optimiser.{group}-{kind}."
 
 
 def added(one: list[Tensor | None], other: list[Tensor | None]) -> list[Tensor | None]:

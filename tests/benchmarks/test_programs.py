@@ -120,6 +120,30 @@ def test_vocoders_are_measured(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "(+0.000 [+0.000, +0.000])" in rows[0]
 
 
+def test_compression_is_measured_beside_opus(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program("compress").main([str(run), "--clips", "2", "--speech"])
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.startswith(f"{run}: 2 test clips")
+    assert [re.split(r"  +", row)[1] for row in rows[:4]] == ["means", "drawn", "rounded", "Opus, lowest"]
+    sizes = [float(row.split(" kbit/s")[0].split()[-1]) for row in rows[:4]]
+    assert sizes[0] == sizes[1] > 0
+    with_header = float(rows[2].split("with header")[1].split()[0])
+    # 32 bytes for each of two clips of 2.5 s.
+    assert with_header - sizes[2] == pytest.approx(2 * 32 * 8 / 5 / 1000, abs=0.02)
+    assert all(re.search(r"log-mel \d+\.\d\d dB", row) for row in rows[:4])
+
+
+def test_opus_keeps_length_and_gets_better_with_size() -> None:
+    compress = program("compress")
+    clip = sound(0, 1.0, 0)
+    small, large = compress.opus(clip, RATE, 1.0), compress.opus(clip, RATE, 0.0)
+    assert len(small.sound) == len(large.sound) == len(clip)
+    assert small.bits < large.bits
+    measured = [compress.Measured([clip], [coded], RATE, False) for coded in (small, large)]
+    assert measured[1].as_good_as(measured[0])
+    assert not measured[0].as_good_as(measured[1])
+
+
 def test_sound_that_is_not_speech_is_further_away() -> None:
     speech = program("speech")
     sets = [
