@@ -185,6 +185,16 @@ class Model:
         return {one["name"]: np.zeros(one["shape"], one["type"]) for one in self.prior["state"]}
 
     def _flow(self, random: np.random.Generator, request: Request, longest: int, stops: bool) -> tuple[Array, bool]:
+        known = np.array(self.prior["lengths"][self._label(request)]).max()
+        if stops or not self.defaults["restarts"] or not 0 < known < longest:
+            return self._whole(random, request, longest, stops)
+        # No training clip is as long: clips follow each other.
+        made = [self._whole(random, request, longest, True)[0]]
+        while sum(map(len, made)) < longest:
+            made.append(self._whole(random, request, longest, True)[0])
+        return np.concatenate(made)[:longest], False
+
+    def _whole(self, random: np.random.Generator, request: Request, longest: int, stops: bool) -> tuple[Array, bool]:
         prior, label = self.prior, self._label(request)
         dims, window = len(prior["mean"]), prior["frames"]
         share, total, ended = random.random(), longest, False

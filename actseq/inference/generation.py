@@ -275,8 +275,10 @@ def sampling_request(
     max_frames = units.seconds_to_frames(seconds + spare, rate)
     min_frames = units.seconds_to_frames(settings.min_seconds, rate) if settings.min_seconds else 0
     restart = settings.after_end == "restart" and wanted.condition_end is None and wanted.spans is None
-    # A prior that keeps lengths makes one sequence of the requested one; others may end it and begin again.
-    restart = restart and not isinstance(prior, KeepsLengths)
+    if isinstance(prior, KeepsLengths):
+        # It makes one sequence of the requested length, unless no training sequence is as long.
+        before = 0 if prompt is None else prompt.shape[1]
+        restart = restart and 0 < prior.longest(wanted.label) < before + max_frames
     condition, lengths = wanted.condition, None
     if wanted.spans is not None and condition is not None:
         # The clips of a batch have lengths of their own.

@@ -179,6 +179,9 @@ class KeepsLengths(Protocol):
     sequences earlier.
     """
 
+    def longest(self, label: int) -> int:
+        """Latent frames of the longest sequence that it keeps for a row of the label table; 0: it keeps none."""
+
     def keep_lengths(self, lengths: Int[np.ndarray, " m"], labels: Int[np.ndarray, " m"], n_labels: int) -> None:
         """Keep the lengths of sequences that begin and end.
 

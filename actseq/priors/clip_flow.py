@@ -223,6 +223,10 @@ class ClipFlow(nn.Module):
             found = np.quantile(own if len(own) else lengths, shares, method="inverted_cdf")
             self.likely_lengths[row].copy_(torch.from_numpy(found))
 
+    def longest(self, label: int) -> int:
+        """See `KeepsLengths.longest`."""
+        return int(self.likely_lengths[label].max())
+
     def keep_summaries(self, clips: Iterable[TrainingClip], n_labels: int) -> None:
         """Keep the summaries and the outline that new clips follow.
 

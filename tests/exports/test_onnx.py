@@ -138,7 +138,8 @@ def test_the_velocity_of_clip_flow_carries_noise_to_the_same_clip(tmp_path: Path
     about = {
         "latent_dim": 4,
         "latent_rate": 10.0,
-        "defaults": {"seconds": 2.7, "min_seconds": 0, "guidance": 1, "noise_clamp": None, "sharpness": 1},
+        "defaults": {"seconds": 2.7, "min_seconds": 0, "guidance": 1, "noise_clamp": None, "sharpness": 1}
+        | {"restarts": True},
         "prior": {
             "kind": "clip-flow",
             "labels": [],
@@ -157,6 +158,16 @@ def test_the_velocity_of_clip_flow_carries_noise_to_the_same_clip(tmp_path: Path
     model = standalone.Model(about, lambda _, inputs: run(velocity, dict(inputs)))
     latents, _ = model.latents(np.random.default_rng(0), standalone.Request(temperature=0.0))
     assert latents.shape == (27, 4)
+    assert np.abs(latents[:, :3] - wanted).max() < 1e-4
+    # Where no training clip is as long, clips follow each other: without noise, always the same.
+    model.prior["lengths"] = [[9] * 4]
+    latents, ended = model.latents(np.random.default_rng(0), standalone.Request(temperature=0.0))
+    assert latents.shape == (27, 4)
+    assert not ended
+    np.testing.assert_allclose(latents[9:18, :3], latents[:9, :3], atol=1e-6)
+    assert np.abs(latents[:9, :3] - wanted[:9]).max() > 1e-3
+    model.defaults["restarts"] = False
+    latents, _ = model.latents(np.random.default_rng(0), standalone.Request(temperature=0.0))
     assert np.abs(latents[:, :3] - wanted).max() < 1e-4
 
 

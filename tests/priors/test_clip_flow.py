@@ -16,6 +16,7 @@ from actseq import build, pipeline
 from actseq.config import Config, TrainingConfig, load_preset
 from actseq.data.latents import SequenceSource
 from actseq.errors import ConfigError
+from actseq.inference.generation import Generated
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.objectives.base import Batch
@@ -673,6 +674,11 @@ def test_a_value_that_does_not_fit_is_a_config_error(text: str) -> None:
         build.build_sequence(config(text), build.build_prior(config(text), 4, 4, []))
 
 
+def clips_of(loaded: LoadedRun, seed: int) -> list[Generated]:
+    """Two clips of their own length."""
+    return loaded.generate_clips(2, until_stop=True, label="7", seed=seed)
+
+
 def test_a_run_of_real_digits(data_dir: Path, tmp_path: Path) -> None:
     for label in ("3", "7"):
         for path in sorted((data_dir / "digits_fsdd").rglob(f"{label}_jackson_*.wav"))[:12]:
@@ -698,6 +704,12 @@ def test_a_run_of_real_digits(data_dir: Path, tmp_path: Path) -> None:
     long = loaded.generate_clips(1, seconds=3.0, label="3:7")[0]
     assert len(long.waveform) == 3 * loaded.sample_rate, "one sequence of the asked length"
     assert not long.stopped
+    # No training clip is as long: clips follow each other, and the first is what the seed gives without a length.
+    row, alone = loaded.generate_clips(2, seconds=3.0, label="7", seed=3), clips_of(loaded, seed=3)
+    for clip, first in zip(row, alone, strict=True):
+        assert len(clip.waveform) == 3 * loaded.sample_rate
+        assert len(first.latents) < len(clip.latents)
+        np.testing.assert_array_equal(clip.latents[: len(first.latents)], first.latents)
     seed = clips[0].waveform
     continued = loaded.generate_clips(2, seconds=0.3, seed_audio=seed, label="7")
     for clip in continued:
