@@ -2,7 +2,7 @@
 
 Grains are cut with a rectangular window: the smooth window is applied once, at synthesis. Frame t holds the samples
 around t · hop_length; where less than half of a grain is shared with the next one, it begins closer to t · hop_length,
-so that the last grain reaches the end of a clip. Without overlap it begins there.
+so that the last grain reaches the end of a clip. Without overlap it begins there. Grains may be made loops.
 """
 
 import math
@@ -29,6 +29,9 @@ class Grain(nn.Module):
         bands: number of bands in which magnitudes are compared, evenly spaced in mels; fewer where a band would be
             narrower than a bin.
         floor: magnitudes below this, relative to a sine of amplitude 1, count as silence.
+        loop_fade: fraction of a grain in which the samples after its end fade into its beginning, which makes it a
+            loop; at most 0.5. The fade lies over both edges of a grain, and over its end where grains overlap by less
+            than half. Magnitudes of loops do not depend on their rotation. 0: a grain is left as it is.
     """
 
     log_magnitude = False
@@ -44,15 +47,19 @@ class Grain(nn.Module):
         overlap: float = 0.9,
         bands: int = 96,
         floor: float = 1e-6,
+        loop_fade: float = 0.0,
     ) -> None:
         super().__init__()
         require(1, bands=bands)
+        require(0, loop_fade=loop_fade)
+        if loop_fade > 0.5:
+            raise ValueError(f"loop_fade is {loop_fade}, expected at most 0.5")
         require_at_most(MOST_BANDS, bands=bands)
         require(1e-20, floor=floor)
         self.sample_rate, self.grain_length, self.channels = sample_rate, grain_length, grain_length
         self.hop_length = hop_of(grain_length, overlap)
-        self.floor = floor
-        window = torch.blackman_window(grain_length)
+        self.floor, self.faded = floor, round(grain_length * loop_fade)
+        window = torch.ones(grain_length) if self.faded else torch.blackman_window(grain_length)
         # Scaled so that a sine of amplitude 1 has a peak of 1.
         self.register_buffer("window", 2 * window / window.sum())
         self.register_buffer("basis", band_means(sample_rate, grain_length, bands))
@@ -64,14 +71,19 @@ class Grain(nn.Module):
 
     @property
     def context_samples(self) -> int:
-        """Half a grain; more if grains overlap by less than half."""
-        return self.grain_length - lead(self.grain_length, self.hop_length)
+        """Half a grain and its fade; more if grains overlap by less than half."""
+        size = self.grain_length + self.faded
+        return size - lead(size, self.hop_length)
 
     def analyse(self, waveform: Float[Tensor, "batch samples"], lengths: Int[Tensor, " batch"]) -> Features:
         """Features (batch, grain_length, frames) of clips of the given lengths in samples."""
-        return Features(
-            cut_grains(waveform, lengths, self.grain_length, self.hop_length), units.n_frames(lengths, self.hop_length)
-        )
+        size, hop = self.grain_length + self.faded, self.hop_length
+        grains = cut_grains(waveform, lengths, size, hop)
+        if self.faded:
+            # Each sample at the place that it has in a grain that is left as it is.
+            later = lead(size, hop) - lead(self.grain_length, hop)
+            grains = closed(grains.transpose(1, 2), self.faded).roll(-later, dims=2).transpose(1, 2)
+        return Features(grains, units.n_frames(lengths, hop))
 
     def grains(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch grain_length frames"]:
         """The features themselves."""
@@ -137,6 +149,14 @@ def cut_grains(
     return padded.unfold(1, grain_length, hop_length).transpose(1, 2)
 
 
+def closed(grains: Float[Tensor, "*batch samples"], faded: int) -> Float[Tensor, "*batch period"]:
+    """Loops: the last `faded` samples of grains fade into their beginning at equal power, and are left out."""
+    period = grains.shape[-1] - faded
+    angle = (torch.arange(faded, device=grains.device) + 0.5) * (math.pi / 2 / max(1, faded))
+    head = grains[..., :faded] * angle.sin() + grains[..., period:] * angle.cos()
+    return torch.cat([head, grains[..., faded:period]], dim=-1)
+
+
 def rotate_grains(
     grains: Float[Tensor, "batch samples"], share: Float[Tensor, " batch"], fade: float
 ) -> Float[Tensor, "batch samples"]:
@@ -151,10 +171,7 @@ def rotate_grains(
         fade: fraction of a grain that fades into its beginning; 0 where grains are loops already.
     """
     n = grains.shape[1]
-    faded = round(n * fade)
-    period = n - faded
-    angle = (torch.arange(faded, device=grains.device) + 0.5) * (math.pi / 2 / max(1, faded))
-    head = grains[:, :faded] * angle.sin() + grains[:, period:] * angle.cos()
-    loop = torch.cat([head, grains[:, faded:period]], dim=1)
+    loop = closed(grains, round(n * fade))
+    period = loop.shape[1]
     first = (share * period).long()[:, None]
     return loop.gather(1, (torch.arange(n, device=grains.device) + first) % period)

@@ -1,7 +1,8 @@
 """`granular`: windowed grains, overlapped and added.
 
 A detail at the same place in grain after grain is heard as a buzz at the hop rate. To avoid it, the positions and
-lengths of grains can jitter, or each grain can be rotated by a random part of a loop. Random numbers are a function of
+lengths of grains can jitter, or each grain can be rotated by a part of a loop: a random one, or the one that goes on
+best with what lies there already. Random numbers are a function of
 the frame's number alone: the same features give the same bytes.
 """
 
@@ -9,12 +10,13 @@ import math
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from actseq.errors import require
 from actseq.representations.base import Granular, Representation
-from actseq.representations.grain import lead, rotate_grains
+from actseq.representations.grain import closed, lead, rotate_grains
 from actseq.vocoders.base import BlockBuffer, Stream
 
 LEAST_WEIGHT = 0.05
@@ -36,6 +38,9 @@ class GrainSynthesis(nn.Module):
         representation: one of grains, such as `grain` or `spectrum`.
         rotate: rotate each grain, made into a loop, by a random part of that loop. Right for textures, and for grains
             of an autoencoder trained with `rotation`; pitched sounds become rough.
+        align: rotate each grain, made into a loop, to where it correlates best with the grains before it. Right for
+            pitched sounds, and for grains whose place in the loop means nothing, as those of network `circular`;
+            noise gets a tone.
         loop_fade: fraction of a grain that fades into its beginning to make the loop, at most 0.5; 0 where grains are
             loops already.
         place_jitter: largest displacement of a grain, in hops.
@@ -46,6 +51,7 @@ class GrainSynthesis(nn.Module):
 
     Raises:
         TypeError: the frames of the representation are not grains.
+        ValueError: an option is out of bounds, or both `rotate` and `align` are true.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class GrainSynthesis(nn.Module):
         representation: Representation,
         *,
         rotate: bool = False,
+        align: bool = False,
         loop_fade: float = 0.25,
         place_jitter: float = 0.0,
         length_jitter: float = 0.0,
@@ -70,11 +77,14 @@ class GrainSynthesis(nn.Module):
             raise ValueError(f"loop_fade is {loop_fade}, expected at most 0.5")
         if length_jitter > 0.9:
             raise ValueError(f"length_jitter is {length_jitter}, expected at most 0.9")
+        if rotate and align:
+            raise ValueError("rotate and align are both true, expected at most one, since each chooses the rotation")
         if not isinstance(representation, Granular):
             raise TypeError("only grain and spectrum features are grains")
         self.representation, self.hop_length = representation, representation.hop_length
         self.loop_fade = loop_fade
-        self.rotate, self.place_jitter, self.length_jitter = rotate, place_jitter, length_jitter
+        self.rotate, self.align = rotate, align
+        self.place_jitter, self.length_jitter = place_jitter, length_jitter
         self.low_pass_hz, self.zeroed_bins, self.block_frames = low_pass_hz, zeroed_bins, block_frames
         self.reach = round(place_jitter * self.hop_length)
 
@@ -132,6 +142,8 @@ class _GrainStream:
         )
         if vocoder.rotate:
             grains = rotate_grains(grains, turned, vocoder.loop_fade) * self._signs(flipped)[:, None]
+        if vocoder.align:
+            grains = grains + (self._signs(flipped)[:, None] - 1) * grains.mean(1, keepdim=True)
         length = size * (1 - vocoder.length_jitter * shortened)
         window = blackman(size, length, size - self.hop)
         place = ((2 * placed - 1) * vocoder.reach).round().long() + vocoder.reach
@@ -139,13 +151,28 @@ class _GrainStream:
         sums = torch.zeros(2, n * self.hop + size + 2 * vocoder.reach)
         if self.tail is not None:
             sums[:, : self.tail.shape[1]] += self.tail
-        sums[0].index_add_(0, at.flatten(), (grains * window).flatten())
-        sums[1].index_add_(0, at.flatten(), (window.square() if vocoder.rotate else window).flatten())
+        if vocoder.align:
+            self._add_aligned(sums, grains, window, at[:, 0].tolist())
+        else:
+            sums[0].index_add_(0, at.flatten(), (grains * window).flatten())
+            sums[1].index_add_(0, at.flatten(), (window.square() if vocoder.rotate else window).flatten())
         done = n * self.hop
         self.tail, self.frames = sums[:, done:], self.frames + n
         made = self._divide(sums[:, :done])
         self.returned += len(made)
         return made.to(device)
+
+    def _add_aligned(self, sums: Tensor, grains: Tensor, window: Tensor, first: list[int]) -> None:
+        """Add grain after grain, each rotated to fit the sums that it finds."""
+        loops = closed(grains, round(self.size * self.vocoder.loop_fade))
+        period = loops.shape[1]
+        for loop, shape, begin in zip(loops, window, first, strict=True):
+            under = sums[:, begin : begin + self.size]
+            before = F.pad(under[0] / under[1].clamp(min=LEAST_WEIGHT) * shape, (0, -self.size % period))
+            folded = before.view(-1, period).sum(0)
+            fit = torch.fft.irfft(torch.fft.rfft(folded) * torch.fft.rfft(loop).conj(), period)
+            turned = loop.roll(int(fit.argmax())).repeat(-(-self.size // period))[: self.size]
+            under += torch.stack([turned * shape, shape])
 
     def _signs(self, drawn: Tensor) -> Tensor:
         flip = drawn < FLIPS_HZ * self.hop / self.vocoder.representation.sample_rate

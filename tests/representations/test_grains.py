@@ -10,6 +10,7 @@ from scipy import signal
 
 from actseq import audio, losses
 from actseq.corruptions.rotation import Rotation
+from actseq.evaluation import metrics
 from actseq.representations.base import Features
 from actseq.representations.grain import Grain, band_means, rotate_grains
 from actseq.representations.spectrum import Spectrum
@@ -141,6 +142,37 @@ def test_the_window_is_flat_where_grains_are_not_shared() -> None:
     np.testing.assert_allclose(blackman(100, torch.tensor([100.0]), 0).numpy(), 1, atol=1e-6)
 
 
+@pytest.mark.parametrize("overlap", [0.0, 0.3, 0.9])
+def test_a_loop_is_the_grain_but_for_a_fade_over_its_edges(overlap: float) -> None:
+    waveform = noise(2000)
+    plain = Grain(RATE, grain_length=100, overlap=overlap)
+    loops = Grain(RATE, grain_length=100, overlap=overlap, loop_fade=0.2)
+    wanted, found = (analysed(one, waveform).values[0].numpy() for one in (plain, loops))
+    assert loops.faded == 20
+    unchanged = slice(0, 80) if overlap < 0.5 else slice(10, 90)
+    np.testing.assert_array_equal(found[unchanged], wanted[unchanged])
+    # Two and a half periods in a grain: one that is left as it is jumps where it closes.
+    wave = np.cos(2 * np.pi * 2.5 / 100 * np.arange(4000)).astype(np.float32)
+    steps = []
+    for analysis in (plain, loops):
+        values = analysed(analysis, wave).values[0].numpy()[:, 12:-12]
+        steps.append(np.abs(np.diff(values, axis=0, append=values[:1])).max())
+    assert steps[1] < 0.35 < 1.5 < steps[0]
+    with pytest.raises(ValueError, match=r"loop_fade is 0\.6, expected at most 0\.5"):
+        Grain(RATE, loop_fade=0.6)
+
+
+def test_magnitudes_of_loops_do_not_depend_on_their_rotation() -> None:
+    for fade, same in ((0.25, True), (0.0, False)):
+        analysis = Grain(RATE, grain_length=182, bands=24, loop_fade=fade)
+        values = torch.from_numpy(noise(182 * 3)).reshape(1, 182, 3)
+        found = [analysis.log_power(values.roll(by, dims=1)) for by in (0, 41)]
+        assert torch.allclose(*found, atol=1e-3) == same
+    wave = torch.sin(2 * math.pi * 20 / 182 * torch.arange(182))[None, :, None]
+    loops = Grain(RATE, grain_length=182, bands=400, loop_fade=0.25)
+    assert float(loops.log_power(wave)[0, 20, 0]) == pytest.approx(0, abs=1e-3)
+
+
 def octave_levels(waveform: np.ndarray) -> np.ndarray:
     hz, power = signal.welch(waveform, RATE, nperseg=2048)
     return np.array(
@@ -161,6 +193,37 @@ def test_rotation_keeps_the_level_of_every_octave(data_dir: Path) -> None:
         analysis = Grain(RATE, grain_length=182)
         made = synthesise(GrainSynthesis(analysis, rotate=True), analysed(analysis, waveform))[0].numpy()
         assert np.abs(octave_levels(made) - octave_levels(waveform)).max() < 1
+
+
+def pieces(vocoder: GrainSynthesis, features: Features, size: int) -> torch.Tensor:
+    """One clip, pushed so many frames at a time."""
+    stream, values = vocoder.stream(), features.values[0]
+    return torch.cat([*(stream.push(part) for part in values.split(size, dim=1)), stream.finish()])
+
+
+@pytest.mark.parametrize("loop_fade", [0.0, 0.25])
+def test_grains_of_a_pitched_sound_find_their_place_again(loop_fade: float) -> None:
+    seconds = np.arange(2 * RATE) / RATE
+    wave = np.sum([np.sin(2 * np.pi * 131 * k * seconds) / k for k in range(1, 12)], axis=0).astype(np.float32) * 0.2
+    analysis = Grain(RATE, grain_length=182, loop_fade=0.25 - loop_fade)
+    features = analysed(analysis, wave)
+    rng = np.random.default_rng(0)
+    lost = torch.stack(
+        [grain.roll(int(by)) for grain, by in zip(features.values[0].T, rng.integers(182, size=2000), strict=False)]
+    )
+    features = Features(lost.T[None] if not loop_fade else features.values, features.lengths)
+    aligned, rotated = (
+        GrainSynthesis(analysis, align=align, rotate=not align, loop_fade=loop_fade, block_frames=16)
+        for align in (True, False)
+    )
+    errors = [
+        metrics.mel_l1_db(wave, synthesise(one, features)[0, : len(wave)].numpy(), RATE) for one in (aligned, rotated)
+    ]
+    assert errors[0] < 0.5 * errors[1]
+    whole = synthesise(aligned, features)[0]
+    assert all(torch.equal(pieces(aligned, features, size), whole) for size in (1, 7, 500))
+    with pytest.raises(ValueError, match="rotate and align are both true"):
+        GrainSynthesis(analysis, rotate=True, align=True)
 
 
 def test_the_same_grain_again_and_again_buzzes_unless_it_is_rotated() -> None:
