@@ -12,6 +12,7 @@ from typing import Any
 
 from actseq import effects
 from actseq.autoencoders.bottlenecks import Adversarial, Plain, Variational
+from actseq.autoencoders.circular import Circular
 from actseq.autoencoders.clip import Clip
 from actseq.autoencoders.conv import Conv
 from actseq.autoencoders.dense import Dense
@@ -64,7 +65,15 @@ REPRESENTATIONS: Table = {
     "spectrum": Spectrum,
     "harmonic": Harmonic,
 }
-NETWORKS: Table = {"conv": Conv, "dense": Dense, "recurrent": Recurrent, "pca": Pca, "unet": Unet, "clip": Clip}
+NETWORKS: Table = {
+    "conv": Conv,
+    "dense": Dense,
+    "recurrent": Recurrent,
+    "pca": Pca,
+    "unet": Unet,
+    "clip": Clip,
+    "circular": Circular,
+}
 BOTTLENECKS: Table = {"plain": Plain, "variational": Variational, "adversarial": Adversarial}
 CORRUPTIONS: Table = {
     "noise": Noise,

@@ -48,13 +48,14 @@ NETWORKS: dict[str, list[dict[str, Any]]] = defaultdict(
         "pca": [{"stride": 1}, {"stride": 3}],
         # At 125 frames a second: 4 and 6 frames.
         "clip": [{"seconds": 0.032, "width": 4, "levels": 1}, {"seconds": 0.048, "width": 4, "levels": 2}],
+        "circular": [{"pairs": 6, "width": 12, "layers": 1}, {"pairs": 4, "taps": 24, "width": 12}],
         "unet": [{"width": 12, "inner": 16, "stride": 1}, {"width": 12, "inner": 16, "blocks": 1, "stride": 4}],
     },
 )
 SKIPPING = {"unet"}
 """Networks that decode nothing: what they make needs more than the latents."""
 BOTTLENECKS: dict[str, dict[str, Any]] = defaultdict(dict)
-ONLY_WITH: dict[str, set[str]] = {"unet": {"stft"}, "clip": {"linear", "mel", "stft"}}
+ONLY_WITH: dict[str, set[str]] = {"unet": {"stft"}, "clip": {"linear", "mel", "stft"}, "circular": {"grain"}}
 """Networks that take only some representations."""
 CORRUPTIONS: dict[str, dict[str, Any]] = defaultdict(dict)
 REFUSED = {("pca", "variational"): "plain", ("unet", "variational"): "plain", ("unet", "adversarial"): "plain"}
@@ -110,6 +111,8 @@ def analysis(network: str, n_mels: int = 24) -> Any:
     """Made-up features with this many channels."""
     if ONLY_WITH.get(network) == {"stft"}:
         return representation("stft", n_fft=n_mels, hop_length=n_mels // 2)
+    if ONLY_WITH.get(network) == {"grain"}:
+        return representation("grain", grain_length=n_mels)
     return representation("mel", n_mels=n_mels)
 
 

@@ -119,8 +119,8 @@ class Dense(nn.Module):
         size, hidden = channels * stride, [width] * layers
         self.energies = EnergyFilterbank(size, width // 2) if energies else None
         inside = [width // 2, *hidden[1:]] if energies else [size, *hidden]
-        self.encoder = _perceptron([*inside, out_dim])
-        self.decoder = _perceptron([latent_dim, *reversed(inside)])
+        self.encoder = perceptron([*inside, out_dim])
+        self.decoder = perceptron([latent_dim, *reversed(inside)])
         self.waves = CosineSynthesis(self.energies) if self.energies else None
 
     @torch.no_grad()
@@ -150,7 +150,8 @@ class Dense(nn.Module):
         return unstack_frames(made if self.waves is None else self.waves(made), self.stride)
 
 
-def _perceptron(sizes: list[int]) -> nn.Sequential:
+def perceptron(sizes: list[int]) -> nn.Sequential:
+    """Linear layers of these sizes with GELU between them."""
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.GELU()]
