@@ -120,7 +120,7 @@ def systems(
         (principal components of equal dimension and frame rate) · `pca D at R kbit/s` (through a channel of equal rate
         too, also at the mean). Latents without a rate, or with skip connections, have neither the draw nor the last.
     """
-    rate = _rate(codec, corpus, indices, reporter)
+    rate = latent_rate(codec, corpus, indices, reporter)
     reporter.say("principal components of the training clips")
     network, model = _fit_pca(codec, corpus, labels)
     pca = replace(codec, autoencoder=model)
@@ -354,7 +354,7 @@ def _score(original: Waveform, made: Waveform, sample_rate: int, speech: set[str
     return {name: math.nan if value is None else value for name, value in scores.items()}
 
 
-def _rate(codec: Codec, corpus: Corpus, indices: list[int], reporter: Reporter) -> dict[str, Any]:
+def latent_rate(codec: Codec, corpus: Corpus, indices: list[int], reporter: Reporter) -> dict[str, Any]:
     """Frame rate, dimensions and KL divergence to N(0, 1) of the latents of the given clips."""
     kl, frames, point = np.zeros(codec.autoencoder.latent_dim), 0, True
     reporter.begin("rate", len(indices), unit="clips")

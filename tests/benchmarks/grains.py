@@ -1,6 +1,7 @@
 """Autoencoders of grains: what comes back, what the latents look like, and what shapes them.
 
     python tests/benchmarks/grains.py measure RUN [--split test] [--set key=value of the vocoder]… [--sheet PNG]
+    python tests/benchmarks/grains.py compare RUN… [--split test] [--clips N] [--speech] [--set …]… [--sheet PNG]
     python tests/benchmarks/grains.py ablate FOLDER OUT [--steps N] [--seeds 0 1 2] [--set key=value]…
 
 `measure` puts the held-out clips of a run together in three ways: as the run does; without overlap, grain after grain;
@@ -13,6 +14,11 @@ Kolmogorov–Smirnov distance from the prior in every dimension, and the largest
 discrepancy between log-spectra of real grains and those of grains decoded from draws of the prior, of reconstructed
 grains, and of other real grains. Where a bottleneck has no prior, draws come from the Gaussian with the mean and
 deviation of the latents.
+
+`compare` prints a line for each run, which may be of any preset: steps, values a second, the rate of the latents,
+log-mel L1 with its 95 % interval, and PESQ if it is speech, from the mean of the latents and, where they have a rate,
+from a draw. `--set` changes the vocoder of all of the runs, as in `measure`. Runs of one folder at one sample rate have
+the same clips.
 
 `ablate` trains the preset grain-aae with and without each of the two terms that shape its latents, and
 grain-aae-original, several seeds each, and compares the latents with the prior, as they come out of the encoder and
@@ -39,12 +45,14 @@ from actseq.autoencoders.bottlenecks import Adversarial
 from actseq.commands.common import Compute
 from actseq.config import Config, Member
 from actseq.data.corpus import Corpus
-from actseq.evaluation import metrics, set_distances
+from actseq.data.excerpts import spread
+from actseq.evaluation import fidelity, metrics, set_distances
 from actseq.inference.codec import Codec
 from actseq.inference.loading import load_codec, stage_config
 from actseq.plots import latent_statistics
 from actseq.plots import spectra as bands
 from actseq.plots.contact_sheet import Panel, contact_sheet
+from actseq.progress import SILENT
 from actseq.representations.base import Granular
 from actseq.representations.grain import Grain
 from actseq.storage.run_folder import RunFolder
@@ -55,6 +63,8 @@ GRAINS = 1000
 NOISY_HZ = 1000.0
 """Above this the error is compared with white noise."""
 SHEET_SECONDS = 10.0
+SHOWN = 3
+"""Clips of `compare` on the sheet."""
 APART, LOW_PASSED = "without overlap", "90 %, low-pass"
 WEIGHTS = ("train_ae.regulariser.adversarial_weight={}", "train_ae.regulariser.matching_weight={}")
 SETTINGS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -258,12 +268,16 @@ def held_out(run: RunFolder, config: Config, split: str) -> tuple[list[Waveform]
     return [corpus.waveform(i) for i in indices], [str(corpus.store.records[i].extra["label"]) for i in indices]
 
 
+def opened(run: RunFolder, changes: Sequence[str]) -> tuple[Codec, Config]:
+    """The codec of a run, with keys of its vocoder as they are written in JSON, and its configuration."""
+    keys = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in changes)}
+    vocoder = Member(**(run.read_config().vocoder.model_dump() | keys))
+    return load_codec(run, "cpu", stage_config(run, (), "generate").model_copy(update={"vocoder": vocoder}))
+
+
 def measure(run: RunFolder, given: argparse.Namespace) -> None:
     """Print everything about one run."""
-    changes = {key: json.loads(value) for key, value in (pair.split("=", 1) for pair in given.set)}
-    vocoder = Member(**(run.read_config().vocoder.model_dump() | changes))
-    config = stage_config(run, (), "generate").model_copy(update={"vocoder": vocoder})
-    codec, config = load_codec(run, "cpu", config)
+    codec, config = opened(run, given.set)
     clips, labels = held_out(run, config, given.split)
     print(f"{run.name}: {len(clips)} clips of {given.split}")
     apart = at_overlap(codec, config, 0.0)
@@ -276,6 +290,60 @@ def measure(run: RunFolder, given: argparse.Namespace) -> None:
         chosen = [labels.index(label) for label in sorted(set(labels))]
         rows = {name: [Panel(labels[i], sounds[i][:size]) for i in chosen] for name, sounds in made.items()}
         contact_sheet(given.sheet, rows, codec.sample_rate, title=run.name)
+
+
+# -- compare ----------------------------------------------------------------------------------------------------------
+
+
+def compare(given: argparse.Namespace) -> None:
+    """Print a line for each run, and draw the first clips of each."""
+    rows: dict[str, list[Panel]] = {}
+    for name in given.runs:
+        run = RunFolder.open(name)
+        codec, config = opened(run, given.set)
+        corpus = Corpus(run.corpus, config.corpus.level_dbfs)
+        chosen = spread(corpus.indices(given.split), given.clips)
+        clips = [corpus.waveform(index) for index in chosen]
+        rate = fidelity.latent_rate(codec, corpus, chosen, SILENT)
+        bits = "no rate" if rate["kbit_per_s"] is None else f"{rate['kbit_per_s']:.2f} kbit/s"
+        made = {"mean": codec.reconstruct(clips)}
+        if rate["kbit_per_s"] is not None:
+            torch.manual_seed(0)
+            made["draw"] = [from_draw(codec, clip) for clip in clips]
+        cells = [f"{way}: {quality(clips, sounds, codec.sample_rate, given.speech)}" for way, sounds in made.items()]
+        for row, sounds in {"original": clips, run.name: made["mean"]}.items():
+            rows[row] = [
+                Panel(str(i), sound[: round(SHEET_SECONDS * codec.sample_rate)]) for i, sound in enumerate(sounds)
+            ]
+        values = rate["frames_per_s"] * rate["latent_dim"]
+        steps = run.trained_autoencoder.meta["best_step"]
+        print(
+            f"{run.name}: {steps} steps, {len(clips)} clips, {values:.0f} values a second, {bits}; {'; '.join(cells)}",
+            flush=True,
+        )
+    if given.sheet:
+        shown = {name: panels[:SHOWN] for name, panels in rows.items()}
+        contact_sheet(given.sheet, shown, codec.sample_rate, title="test clips, reconstructed")
+
+
+@torch.inference_mode()
+def from_draw(codec: Codec, clip: Waveform) -> Waveform:
+    """A clip decoded from one draw of its latents."""
+    posterior = codec.autoencoder.encode(codec.analyse([clip]))
+    return codec.synthesise(codec.autoencoder.decode(posterior.sample()))[0][: len(clip)]
+
+
+def quality(clips: Sequence[Waveform], made: Sequence[Waveform], rate: int, speech: bool) -> str:
+    """Log-mel L1 with its interval, and PESQ of speech."""
+    errors = [metrics.mel_l1_db(a, b, rate) for a, b in zip(clips, made, strict=True)]
+    low, high = metrics.bootstrap_interval(errors)
+    text = f"log-mel L1 {np.mean(errors):.2f} dB [{low:.2f}, {high:.2f}]"
+    if not speech:
+        return text
+    wide = rate >= fidelity.WIDE_BAND_RATE
+    scores = [metrics.pesq_mos(a, b, rate, wide=wide) for a, b in zip(clips, made, strict=True)]
+    found = [score for score in scores if score is not None]
+    return f"{text}, PESQ-{'wb' if wide else 'nb'} {np.mean(found):.2f} of {len(found)}"
 
 
 # -- ablate -----------------------------------------------------------------------------------------------------------
@@ -360,7 +428,7 @@ def row(name: str, found: Sequence[Fit]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure a run, or train and compare several."""
+    """Measure one run, compare some, or train several and compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ways = parser.add_subparsers(dest="way", required=True)
     one = ways.add_parser("measure")
@@ -368,6 +436,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one.add_argument("--split", default="test")
     one.add_argument("--set", action="append", default=[])
     one.add_argument("--sheet", type=Path)
+    some = ways.add_parser("compare")
+    some.add_argument("runs", nargs="+")
+    some.add_argument("--split", default="test")
+    some.add_argument("--clips", type=int)
+    some.add_argument("--sheet", type=Path)
+    some.add_argument("--set", action="append", default=[])
+    some.add_argument("--speech", action="store_true")
     several = ways.add_parser("ablate")
     several.add_argument("folder", type=Path)
     several.add_argument("out", type=Path)
@@ -379,6 +454,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     if given.way == "measure":
         measure(RunFolder.open(given.run), given)
+    elif given.way == "compare":
+        compare(given)
     else:
         ablate(given)
 

@@ -91,7 +91,7 @@ def test_components_at_a_rate_lie_between_their_mean_and_all_of_them(
 
     def at(kbit_per_s: float) -> tuple[np.ndarray, np.ndarray]:
         rate = {"kbit_per_s": kbit_per_s}
-        monkeypatch.setattr(fidelity, "_rate", lambda *_: rate)
+        monkeypatch.setattr(fidelity, "latent_rate", lambda *_: rate)
         renders = fidelity.systems(codec, corpus, indices, 0, Silent()).renders
         free, limited = (np.concatenate(renders[name](indices, waveforms)) for name in list(renders)[-2:])
         assert list(renders)[-1] == f"pca 4 at {kbit_per_s:.2f} kbit/s"
@@ -119,7 +119,7 @@ def test_the_rate_is_that_of_every_frame(corpus: Corpus, codec: Codec) -> None:
         assert kl is not None
         nats += float(kl.detach().double().sum())
         frames += kl.shape[1]
-    rate = fidelity._rate(codec, corpus, indices, Silent())
+    rate = fidelity.latent_rate(codec, corpus, indices, Silent())
     assert rate["kbit_per_s"] == pytest.approx(nats / frames / np.log(2) * 62.5 / 1000, rel=1e-5)
     assert (rate["frames_per_s"], rate["latent_dim"], rate["active_dims"]) == (62.5, 4, 4)
 
