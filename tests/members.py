@@ -47,7 +47,11 @@ NETWORKS: dict[str, list[dict[str, Any]]] = defaultdict(
         ],
         "pca": [{"stride": 1}, {"stride": 3}],
         # At 125 frames a second: 4 and 6 frames.
-        "clip": [{"seconds": 0.032, "width": 4, "levels": 1}, {"seconds": 0.048, "width": 4, "levels": 2}],
+        "clip": [
+            {"seconds": 0.032, "width": 4, "levels": 1},
+            {"seconds": 0.048, "width": 4, "levels": 2},
+            {"seconds": 0.048, "width": 4, "levels": 1, "principal": True},
+        ],
         "circular": [{"pairs": 6, "width": 12, "layers": 1}, {"pairs": 4, "taps": 24, "width": 12}],
         "unet": [{"width": 12, "inner": 16, "stride": 1}, {"width": 12, "inner": 16, "blocks": 1, "stride": 4}],
     },

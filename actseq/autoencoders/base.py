@@ -191,7 +191,8 @@ class Autoencoder(nn.Module):
     def fit(self, batches: Iterable[Features]) -> None:
         """Compute what is fitted rather than trained. `batches` is iterated more than once."""
         self.normaliser.fit(batches)
-        self.network.fit(Features(self.normaliser.normalise(features.values), features.lengths) for features in batches)
+        normalised = (Features(self.normaliser.normalise(one.values), one.lengths) for one in batches)
+        self.network.fit(Features(self._padded(one.values, one.lengths), one.lengths) for one in normalised)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Features]) -> None:
@@ -207,13 +208,19 @@ class Autoencoder(nn.Module):
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
     ) -> Posterior:
         """As `encode`, from features that are normalised already."""
-        if isinstance(self.network, WholeClips):
-            padded = units.n_latent_frames(values.shape[2], self.stride) * self.stride
-            silence = self.normaliser.normalise(torch.full_like(values[:1, :, :1], self.network.silence))
-            inside = frame_mask(lengths, padded)[:, None]
-            values = torch.where(inside, nn.functional.pad(values, (0, padded - values.shape[2])), silence)
-        numbers = self.network.encode(values, lengths)
+        numbers = self.network.encode(self._padded(values, lengths), lengths)
         return self.bottleneck.encode(numbers, units.n_latent_frames(lengths, self.stride))
+
+    def _padded(
+        self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
+    ) -> Float[Tensor, "batch channels padded_frames"]:
+        """Normalised features, with silence behind the end of each clip for a network of whole clips."""
+        if not isinstance(self.network, WholeClips):
+            return values
+        padded = units.n_latent_frames(values.shape[2], self.stride) * self.stride
+        silence = self.normaliser.normalise(torch.full_like(values[:1, :, :1], self.network.silence))
+        inside = frame_mask(lengths, padded)[:, None]
+        return torch.where(inside, nn.functional.pad(values, (0, padded - values.shape[2])), silence)
 
     def decode_normalised(
         self, latents: Latents, condition: Float[Tensor, "batch latent_frames dims"] | None = None

@@ -1,7 +1,7 @@
 """One Gaussian vector for a whole clip: convolutions over its spectrogram as a picture, padded with silence."""
 
 from collections.abc import Iterable
-from itertools import pairwise
+from itertools import islice, pairwise
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq import units
+from actseq.autoencoders.linear_path import add_latents
 from actseq.errors import require
 from actseq.representations.base import ComplexSpectrum, Features, LogMagnitude, Representation
 
+MOST_CLIPS = 1000
+"""Clips from which principal components are computed, at most."""
 PATCH = 4
 """Bins and frames that the first layer takes together."""
 USUAL_SECONDS = 1.0
@@ -26,6 +29,10 @@ class Clip(nn.Module):
     layer makes the latents. The decoder is the mirror image; latents and condition scale and shift every one of its
     blocks. A clip that is shorter than `seconds` is followed by silence, which is encoded and decoded too.
 
+    With `principal`, latents begin as the coordinates of a clip among the principal components of the training clips,
+    each of unit variance, and the decoder as their sum. Both are fixed, and the convolutions run beside them: these
+    begin at zero, so that training can only improve on the components.
+
     Features of more frames than one clip has are taken as several clips in a row.
 
     Args:
@@ -37,6 +44,7 @@ class Clip(nn.Module):
         seconds: length of a clip with its silence; null: that of 95 % of the training clips, at most 3 s.
         width: channels of the first level; each further level has half as many again.
         levels: residual blocks in encoder and decoder each.
+        principal: whether the principal components run beside the convolutions.
     """
 
     trainable = True
@@ -44,6 +52,9 @@ class Clip(nn.Module):
     accepts = ComplexSpectrum | LogMagnitude
     takes_representation = True
     context_frames: int | None = 0
+    mean: Tensor
+    components: Tensor | None
+    deviations: Tensor
 
     def __init__(
         self,
@@ -56,6 +67,7 @@ class Clip(nn.Module):
         seconds: float | None = None,
         width: int = 64,
         levels: int = 4,
+        principal: bool = False,
     ) -> None:
         super().__init__()
         require(1, width=width, levels=levels)
@@ -83,9 +95,25 @@ class Clip(nn.Module):
         self.smooth = nn.Conv2d(self.planes, self.planes, 3, padding=1)
         with torch.no_grad():
             self.encoder_out.weight.mul_(0.1)
+        size = channels * self.stride
+        self.register_buffer("mean", torch.zeros(size) if principal else None)
+        self.register_buffer("components", torch.zeros(size, latent_dim) if principal else None)
+        self.register_buffer("deviations", torch.ones(latent_dim) if principal else None)
 
+    @torch.no_grad()
     def fit(self, batches: Iterable[Features]) -> None:
-        """Nothing is computed."""
+        """Compute the principal components of clips, each padded to `stride` frames or cut to them."""
+        if self.components is None:
+            return
+        chosen = islice(batches, MOST_CLIPS)
+        rows = torch.cat([rearrange(one.values[:, :, : self.stride], "b c t -> b (c t)") for one in chosen])
+        found = _principal_components(rows, self.components.shape[1])
+        for known, value in zip((self.mean, self.components, self.deviations), found, strict=True):
+            known.copy_(value)
+        for parameter in (self.encoder_out.weight, *self.write.parameters(), *self.smooth.parameters()):
+            parameter.zero_()
+        # Where there are log-variances: little noise at first, or nothing would pass.
+        self.encoder_out.bias.zero_()[self.components.shape[1] :] = -3.0
 
     def encode(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
@@ -96,8 +124,11 @@ class Clip(nn.Module):
         x = self.read(F.pad(self._picture(clips), self._edge()))
         for level, block in enumerate(self.encoder):
             x = block(self.down[level - 1](x) if level else x, None)
-        out: Tensor = self.encoder_out(x.flatten(1))
-        return rearrange(out, "(b n) o -> b n o", n=n)
+        out: Tensor = rearrange(self.encoder_out(x.flatten(1)), "(b n) o -> b n o", n=n)
+        if self.components is None:
+            return out
+        places = (clips.flatten(1) - self.mean) @ self.components / self.deviations
+        return add_latents(out, rearrange(places, "(b n) d -> b n d", n=n))
 
     def decode(
         self,
@@ -115,6 +146,9 @@ class Clip(nn.Module):
         picture = self.write(x)
         picture = (picture + self.smooth(F.gelu(picture)))[:, :, : self.bins, : self.stride]
         out = rearrange(picture, "b p f t -> b (p f) t") if self.planes == 1 else _channels(picture)
+        if self.components is not None:
+            linear = self.mean + rearrange(latents, "b n d -> (b n) d") * self.deviations @ self.components.T
+            out = out + rearrange(linear, "b (c t) -> b c t", t=self.stride)
         return rearrange(out, "(b n) c t -> b c (n t)", b=batch)
 
     def _picture(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch planes bins frames"]:
@@ -160,3 +194,22 @@ class Block(nn.Module):
 def _channels(picture: Float[Tensor, "batch 2 bins frames"]) -> Float[Tensor, "batch channels frames"]:
     """Real parts of all bins, imaginary parts of all but the first and the last."""
     return torch.cat([picture[:, 0], picture[:, 1, 1:-1]], dim=1)
+
+
+def _principal_components(
+    rows: Float[Tensor, "clips size"], n: int
+) -> tuple[Float[Tensor, " size"], Float[Tensor, "size n"], Float[Tensor, " n"]]:
+    """Mean, unit eigenvectors and deviations of rows, largest first; those that the rows do not have are zero.
+
+    A deviation is at least a thousandth of the largest.
+    """
+    mean = rows.mean(0)
+    _, values, vectors = torch.linalg.svd((rows - mean).double(), full_matrices=False)
+    found = min(n, len(values))
+    components, deviations = rows.new_zeros(rows.shape[1], n), rows.new_ones(n)
+    # The sign of a vector is arbitrary: its largest entry is made positive.
+    chosen = vectors[:found].T
+    components[:, :found] = chosen * chosen.gather(0, chosen.abs().argmax(0, keepdim=True)).sign()
+    scale = values / len(rows) ** 0.5
+    deviations[:found] = scale[:found].clamp(min=max(1e-3 * float(scale[0]), 1e-6))
+    return mean, components, deviations

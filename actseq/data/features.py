@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from actseq import units
 from actseq.data.corpus import SPLITS, Corpus
-from actseq.data.segments import RandomWindows, label_rows, whole_clip
+from actseq.data.segments import EvenClips, RandomWindows, label_rows, whole_clip
 from actseq.progress import Reporter
 from actseq.representations.base import Features, Representation
 from actseq.storage.artifacts import begin_store, write_json
@@ -110,7 +110,8 @@ class FeatureSource:
         batch_size: segments in a batch.
         seed: seed of the choice of segments.
         labels: labels of the clips to use; None: all.
-        whole: the features are those of whole clips with the silence after their end, all of `frames` frames.
+        whole: the features are those of whole clips with the silence after their end, all of `frames` frames; then
+            clips are drawn as by `EvenClips`.
     """
 
     corpus: Corpus
@@ -126,6 +127,10 @@ class FeatureSource:
     @cached_property
     def _windows(self) -> RandomWindows:
         return RandomWindows(self.store, self.corpus.indices(self.split, self.labels), self.frames)
+
+    @cached_property
+    def _clips(self) -> EvenClips:
+        return EvenClips(self.corpus, self.corpus.indices(self.split, self.labels))
 
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
         """A batch of segments.
@@ -153,7 +158,7 @@ class FeatureSource:
         """Clip and first frame of each segment of a batch."""
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
         for _ in range(self.batch_size):
-            yield self._windows.draw(rng)
+            yield (self._clips.draw(rng), 0) if self.whole else self._windows.draw(rng)
 
 
 def clip_features(

@@ -111,9 +111,29 @@ class SegmentSource:
             yield index, start, gain, random_speed(rng, self.speed) if self.speed else 1.0
 
 
+class EvenClips:
+    """Draws random clips of a corpus, every label equally often, however many clips it has.
+
+    Args:
+        corpus: the corpus.
+        indices: indices of the clips, one or more.
+    """
+
+    def __init__(self, corpus: Corpus, indices: Sequence[int]) -> None:
+        found: dict[str, list[int]] = {}
+        for index in indices:
+            found.setdefault(str(corpus.store.records[index].extra["label"]), []).append(index)
+        self.of_labels = [found[label] for label in sorted(found)]
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """Index of a clip."""
+        own = self.of_labels[int(rng.integers(len(self.of_labels)))]
+        return own[int(rng.integers(len(own)))]
+
+
 @dataclass(frozen=True)
 class ClipSource:
-    """Random whole clips, from their start; a batch is a pure function of (seed, step, rank).
+    """Random whole clips, from their start, see `EvenClips`; a batch is a pure function of (seed, step, rank).
 
     Attributes:
         corpus: the clips.
@@ -138,8 +158,8 @@ class ClipSource:
     labels: Collection[str] | None = None
 
     @cached_property
-    def _indices(self) -> list[int]:
-        return self.corpus.indices(self.split, self.labels)
+    def _clips(self) -> EvenClips:
+        return EvenClips(self.corpus, self.corpus.indices(self.split, self.labels))
 
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
         """A batch of clips.
@@ -165,7 +185,7 @@ class ClipSource:
         """Clip, gain and speed of each row of a batch."""
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), step, rank])
         for _ in range(self.batch_size):
-            index = self._indices[int(rng.integers(len(self._indices)))]
+            index = self._clips.draw(rng)
             gain = units.db_to_amplitude(rng.uniform(*self.gain_db))
             yield index, gain, random_speed(rng, self.speed) if self.speed else 1.0
 

@@ -152,9 +152,11 @@ class ClipSources:
             )
 
     def decoded(self, draws: Iterable[Draw]) -> Iterator[Group]:
-        """The sound of latents that were drawn."""
+        """The sound of latents that were drawn; a decoder that is given the label is given that of each draw."""
+        row_of = {label: row for row, label in enumerate(self.codec.autoencoder.labels, 1)}
         for chosen in batched(draws, GROUP):
-            made = self.codec.decode([one.latents for one in chosen])
+            rows = [row_of.get(one.label, 0) for one in chosen]
+            made = self.codec.decode([one.latents for one in chosen], rows)
             if self.seconds is not None:
                 samples = units.seconds_to_samples(self.seconds, self.codec.sample_rate)
                 made = [waveform[:samples] for waveform in made]

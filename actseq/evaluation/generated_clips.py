@@ -170,7 +170,7 @@ def evaluate_prior(
     def measure(name: str, size: int, groups: Iterable[Group]) -> None:
         reporter.begin(f"clips: {name}", size, unit="clips")
         kept = _kept(groups, sounds[name]) if name in sounds else groups
-        found[name], endless = _measured(kept, rate, classifier, reporter)
+        found[name], endless = measure_clips(kept, rate, classifier, reporter)
         reporter.end()
         if endless:
             bound = loaded.config.generate.max_seconds
@@ -189,7 +189,7 @@ def evaluate_prior(
     if classifier is not None:
         judge = {"kind": "network", "accuracy": training}
     elif len(set(corpus.labels) - {""}) > 1:
-        found, judge = _judged(found, corpus, notes)
+        found, judge = judge_clips(found, corpus, notes)
     splits = np.array([name for name in SPLITS for _ in of_split[name]])
     found["train"] = found["known"].chosen(np.flatnonzero(splits == "train"))
     found["real"] = found["known"].chosen(np.flatnonzero(splits == split))
@@ -307,7 +307,7 @@ def _classifier(
     return trained_classifier(loaded.run, loaded.codec, corpus, inputs, reporter, clips=two.b, steps=steps)
 
 
-def _judged(
+def judge_clips(
     found: Mapping[str, ClipSet], corpus: Corpus, notes: list[str]
 ) -> tuple[dict[str, ClipSet], dict[str, Any]]:
     """The sets with the labels that linear discriminants predict, and facts about these."""
@@ -331,7 +331,7 @@ def _judged(
     return judged, {"kind": "linear discriminants", "accuracy": model.accuracy, "shrinkage": model.shrinkage}
 
 
-def _measured(
+def measure_clips(
     groups: Iterable[Group], sample_rate: int, classifier: Classifier | None, reporter: Reporter
 ) -> tuple[ClipSet, int]:
     """Measurements of a set, and the number of its clips that had not ended."""
@@ -393,7 +393,7 @@ def _compared(
             )
         # Held-out clips are not compared with themselves.
         others = np.flatnonzero(~np.isin(found["known"].clips, clips.clips if name == "real" else []))
-        by_label = _by_label(clips, found["known"].chosen(others), one_shots, own)
+        by_label = compare_by_label(clips, found["known"].chosen(others), one_shots, own)
         if all("mmd_statistics" in figures for figures in by_label.values()):
             parts = [figures["mmd_statistics"] for figures in by_label.values()]
             resampled[name]["mmd_statistics"] = Resampled(
@@ -470,7 +470,7 @@ def _shares(clips: ClipSet, one_shots: bool, seed: int) -> dict[str, Resampled]:
     return found
 
 
-def _by_label(clips: ClipSet, known: ClipSet, one_shots: bool, seed: int) -> dict[str, dict[str, Any]]:
+def compare_by_label(clips: ClipSet, known: ClipSet, one_shots: bool, seed: int) -> dict[str, dict[str, Any]]:
     """Number of clips of each label, their shares, the deviation of their level, and the distance of their statistics.
 
     The distance is from all real clips of the label, at most `REFERENCE`.

@@ -228,8 +228,15 @@ def _prior(loaded: LoadedRun) -> dict[str, Any]:
     prior: Any = labelled.prior
     if loaded.prior_name == "normal":
         dims = prior.latent_dim
-        shown = {"mean": [0.0] * dims, "deviation": [prior.deviation] * dims, "active": list(range(dims))}
-        return {"kind": "normal", "labels": labelled.labels, **shown}
+        return {
+            "kind": "normal",
+            "labels": labelled.labels,
+            "mean": [0.0] * dims,
+            "deviation": [1.0] * dims,
+            "active": list(range(dims)),
+            "centres": _numbers(prior.centre),
+            "spreads": _numbers(prior.spread),
+        }
     standardiser = prior.standardiser
     about = {
         "labels": labelled.labels,

@@ -250,8 +250,10 @@ class Model:
 
     def _normal(self, random: np.random.Generator, request: Request, longest: int, stops: bool) -> tuple[Array, bool]:
         scale, _ = self._temperatures(request)
-        frames = 1 if self.about["whole_clips"] else longest
-        return scale * self._normal_noise(random, (frames, len(self.prior["mean"]))), False
+        frames, row = 1 if self.about["whole_clips"] else longest, self._label(request)
+        centre, spread = (np.array(self.prior[name][row], np.float32) for name in ("centres", "spreads"))
+        noise = scale * self._normal_noise(random, (frames, len(centre)))
+        return centre + noise @ spread.T, False
 
     # -- small things -----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,19 +117,25 @@ class Codec:
         return np.concatenate([mean for mean, _ in chunks]), np.concatenate(variances) if variances else None
 
     @torch.inference_mode()
-    def decode(self, latents: list[LatentArray], label: int = 0) -> list[Waveform]:
-        """Waveforms of frames · samples_per_latent samples; `label` is a row of the autoencoder's table, 0 for none."""
+    def decode(self, latents: list[LatentArray], label: int | Sequence[int] = 0) -> list[Waveform]:
+        """Waveforms of frames · samples_per_latent samples.
+
+        Args:
+            latents: (frames, latent_dim) of each clip.
+            label: row of the autoencoder's table of labels, of all clips or of each; 0 for none.
+        """
+        labels = [label] * len(latents) if isinstance(label, int) else list(label)
         out: list[Waveform] = []
         for group in in_batches([len(z) for z in latents], BATCH_FRAMES // self.autoencoder.stride):
             if len(group) == 1:
-                stream = self.decode_stream(label=label)
+                stream = self.decode_stream(label=labels[group[0]])
                 out.append(np.concatenate([stream.push(latents[group[0]]), stream.finish()]))
                 continue
             lengths = torch.tensor([len(latents[i]) for i in group])
             padded = np.zeros((len(group), int(lengths.max()), self.autoencoder.latent_dim), dtype=np.float32)
             for row, i in zip(padded, group, strict=True):
                 row[: len(latents[i])] = latents[i]
-            rows = torch.full((len(group),), label, device=self.device)
+            rows = torch.tensor([labels[i] for i in group], device=self.device)
             features = self.autoencoder.decode(
                 Latents(torch.from_numpy(padded).to(self.device), lengths.to(self.device)),
                 self.autoencoder.condition(rows, padded.shape[1]),

@@ -28,7 +28,7 @@ from actseq.priors.base import Chunk, DensityPrior, KeepsLengths, Prior, Samplin
 from actseq.representations.base import margin_hops
 
 END_FADE_SECONDS = 0.005
-SILENT_DB = -60.0
+SILENT_DB, SILENT_SECONDS = -60.0, 0.01
 """A clip that was decoded from one vector ends where it stays under this level, relative to its peak."""
 SETTLE_SECONDS = 0.5
 """This much of the seed is decoded before the join, beyond the decoder's context: the vocoder's phases settle."""
@@ -413,8 +413,11 @@ class _Clip:
         """A whole clip up to the requested length, or to where it stays under −60 dB of its peak; whether it did."""
         if self.left is not None:
             return made[: self.left], False
-        loud = np.flatnonzero(np.abs(made) > np.abs(made).max(initial=0.0) * units.db_to_amplitude(SILENT_DB))
-        return made[: int(loud[-1]) + 1 if len(loud) else len(made)], bool(len(loud)) and int(loud[-1]) < len(made) - 1
+        size = units.seconds_to_samples(SILENT_SECONDS, self.rate)
+        power = np.square(np.pad(made, (0, -len(made) % size))).reshape(-1, size).mean(axis=1)
+        loud = np.flatnonzero(power > np.square(made).max(initial=0.0) * units.db_to_power(SILENT_DB))
+        end = (int(loud[-1]) + 1) * size if len(loud) else len(made)
+        return made[:end], end < len(made)
 
     def _begin(self, made: Waveform) -> Waveform:
         """The seed and its continuation, or only the continuation."""

@@ -261,7 +261,8 @@ def make_prior(run: RunFolder, name: str, device_name: str, config: Config) -> L
     """
     latents, _ = load_latents(run, f"--prior {name}")
     frames, labels = latents.training_frames()
-    frames = replace(frames, deviation=build.prior_deviation(config))
+    whole = build.takes_whole_clips(config.autoencoder.network)
+    frames = replace(frames, deviation=build.prior_deviation(config), whole_clips=whole)
     return build.build_untrained_prior(name, frames, labels).to(resolve_device(device_name))
 
 

@@ -34,6 +34,7 @@ class TrainingFrames:
         follows: whether a frame directly follows the row before it, in the same sequence.
         lengths: lengths of whole sequences: of all, then of each label.
         deviation: of the bottleneck's own prior N(0, deviation²); None if it has none.
+        whole_clips: whether each frame is a whole clip.
     """
 
     mean: Float[np.ndarray, "frames latent_dim"]
@@ -42,6 +43,7 @@ class TrainingFrames:
     follows: Bool[np.ndarray, " frames"]
     lengths: list[Int[np.ndarray, " _sequences"]]
     deviation: float | None = None
+    whole_clips: bool = False
 
 
 class Iid(nn.Module):
@@ -95,17 +97,24 @@ class Iid(nn.Module):
 class Normal(nn.Module):
     """`normal`: draws every frame from the prior that the bottleneck has its latents follow, N(0, deviation²).
 
+    Latents follow it only roughly, and those of one label lie in a part of it. Where a frame is a whole clip, draws of
+    N(0, I) are therefore moved to where the latents of their label lie: by the affine map that gives them the mean and
+    the covariance of these latents, or of all latents for no label. Both are those of the training clips and include
+    the variance of the posterior.
+
     Args:
-        frames: frames of the corpus; only their lengths and the deviation are used.
+        frames: frames of the corpus; of whole clips all is used, of others only lengths and deviation.
 
     Raises:
         ConfigError: the bottleneck has no prior.
+
+    Source: Ghosh et al., From Variational to Deterministic Autoencoders (2020), section 4, for the fit after training.
     """
 
     has_likelihood = False
     controls: tuple[str, ...] = CONTROLS
-    knows_labels = False
-    device_of: Tensor
+    centre: Tensor
+    spread: Tensor
 
     def __init__(self, frames: TrainingFrames) -> None:
         super().__init__()
@@ -116,20 +125,43 @@ class Normal(nn.Module):
                 "use another prior",
             )
         self.latent_dim, self.lengths, self.deviation = frames.mean.shape[1], frames.lengths, frames.deviation
-        self.register_buffer("device_of", torch.zeros(0))
+        self.knows_labels = frames.whole_clips
+        if frames.whole_clips:
+            centre, spread = _places(frames)
+        else:
+            centre = torch.zeros(len(frames.lengths), self.latent_dim)
+            spread = (self.deviation * torch.eye(self.latent_dim)).expand(len(centre), -1, -1)
+        self.register_buffer("centre", centre)
+        self.register_buffer("spread", spread.contiguous())
 
     def sample(self, request: SamplingRequest) -> Iterator[Chunk]:
-        """See `Prior.sample`. A prompt and a label change only the length; temperatures scale the deviation.
+        """See `Prior.sample`. A prompt changes only the length; temperatures scale the distance from the centre.
 
         Raises:
             ConfigError: the request has a control that it cannot use, or a condition of another prior.
         """
         request.sampling.require_supported(self.controls, "prior normal")
-        label_at(request, 0, len(self.lengths))  # refuses the condition of another prior
-        generator = torch.Generator(self.device_of.device).manual_seed(request.seed)
-        size = (request.n, self.latent_dim)
-        frames = (self.deviation * normal(size, request.sampling, generator, self.device_of.device) for _ in count())
-        return in_chunks(request, frames, _lengths(request, self.lengths))
+        return in_chunks(request, self._frames(request), _lengths(request, self.lengths))
+
+    def _frames(self, request: SamplingRequest) -> Iterator[Tensor]:
+        generator = torch.Generator(self.centre.device).manual_seed(request.seed)
+        for frame in count():
+            label = label_at(request, frame, len(self.lengths)).to(self.centre.device)
+            noise = normal((request.n, self.latent_dim), request.sampling, generator, self.centre.device)
+            yield self.centre[label] + _apply(self.spread, label, noise)
+
+
+def _places(frames: TrainingFrames) -> tuple[Float[Tensor, "labels dims"], Float[Tensor, "labels dims dims"]]:
+    """Mean of the latents of all labels and of each, and the symmetric root of their covariance."""
+    centres, spreads = [], []
+    for k in range(len(frames.lengths)):
+        rows = frames.label == k if k else np.ones(len(frames.label), dtype=bool)
+        mean = frames.mean[rows].astype(np.float64)
+        drawn = np.exp(frames.log_variance[rows], dtype=np.float64).mean(axis=0)
+        variance, basis = np.linalg.eigh(np.cov(mean.T, bias=True).reshape(2 * mean.shape[1:]) + np.diag(drawn))
+        centres.append(mean.mean(axis=0))
+        spreads.append(basis * np.sqrt(variance.clip(min=0)) @ basis.T)
+    return torch.from_numpy(np.stack(centres)).float(), torch.from_numpy(np.stack(spreads)).float()
 
 
 class RandomWalk(nn.Module):

@@ -341,6 +341,30 @@ def test_pca_is_numpys() -> None:
     np.testing.assert_allclose(np.abs(encoded.mean[0].numpy()), np.abs(unit), atol=5e-3)
 
 
+def test_whole_clips_begin_as_their_principal_components() -> None:
+    stride, dims = 6, 3
+    generator = torch.Generator().manual_seed(0)
+    clips = [
+        Features(torch.randn(1, CHANNELS, n, generator=generator) - 3, torch.tensor([n])) for n in (4, 5, 6, 6, 3, 11)
+    ]
+    model = members.autoencoder("clip", "variational", members.NETWORKS["clip"][2], dims, CHANNELS)
+    model.fit(clips)
+    # Silence behind the end of a clip counts, and what is longer than the clip of the network does not.
+    silence = float(model.network.silence)
+    padded = [torch.nn.functional.pad(one.values[0], (0, stride), value=silence)[:, :stride] for one in clips]
+    rows = model.normaliser.normalise(torch.stack(padded)).flatten(1).double().numpy()
+    centre = rows.mean(0)
+    _, singular, directions = np.linalg.svd(rows - centre, full_matrices=False)
+    places = (rows - centre) @ directions[:dims].T
+    with torch.no_grad():
+        posteriors = [model.encode(Features(one.values[:, :, :stride], one.lengths.clamp(max=stride))) for one in clips]
+        codes = torch.cat([one.mean[:, 0] for one in posteriors])
+        made = model.decode_normalised(Latents(codes[:, None], torch.ones(len(codes), dtype=torch.long)))
+    np.testing.assert_allclose(codes.abs(), np.abs(places) / singular[:dims] * len(rows) ** 0.5, atol=1e-3)
+    np.testing.assert_allclose(made.flatten(1), places @ directions[:dims] + centre, atol=1e-3)
+    assert all(float(one.log_variance.max()) == -3 for one in posteriors if one.log_variance is not None)
+
+
 def test_more_components_reconstruct_real_features_better(data_dir: Path) -> None:
     features = members.representation("mel").analyse(*members.padded(members.digits(data_dir, 8)))
     inside = torch.arange(features.values.shape[2]) < features.lengths[:, None]

@@ -14,6 +14,7 @@ import torch
 
 from actseq import pipeline
 from actseq.commands.common import Compute
+from actseq.data.drumkit import write_drumkit
 
 SETTINGS = [
     "train_ae.steps=2",
@@ -538,3 +539,38 @@ def test_joined_sounds_lie_in_their_spans() -> None:
     for (begin, end), part in zip(spans, parts, strict=True):
         np.testing.assert_array_equal(made[begin + 16 : end - 16], part[16:-16])
     assert not made[110:130].any()
+
+
+def test_one_shots_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_drumkit(tmp_path / "kit", n_per_kind=8, sample_rate=RATE, seed=0)
+    for path in (tmp_path / "kit").rglob("*.wav"):
+        soundfile.write(path, soundfile.read(path)[0][: RATE // 2], RATE)
+    small = [
+        f"corpus.sample_rate={RATE}",
+        "corpus.test=0.3",
+        "train_ae.steps=2",
+        "representation={kind: mel, n_fft: 256, hop_length: 128, n_mels: 24}",
+        "autoencoder.network={kind: clip, seconds: 0.6, width: 4, levels: 2}",
+        "latents.copies=1",
+    ]
+    for name, folder in (("all", "kit"), ("snares", "kit/snare")):
+        settings = [*small, "autoencoder.condition=null"] if name == "snares" else small
+        pipeline.run_all(
+            tmp_path / folder, "oneshot-vae", run=str(tmp_path / name), overrides=settings, compute=Compute("cpu", 1)
+        )
+    capsys.readouterr()
+    sheet = tmp_path / "sheet.png"
+    program("oneshots").main([str(tmp_path / "all"), "--n", "5", "--sheet", str(sheet)])
+    title, heading, real, reconstructed, made = capsys.readouterr().out.splitlines()
+    kinds = title.removeprefix("all: ").split(" / ")
+    assert kinds == sorted(path.name for path in (tmp_path / "kit").iterdir())
+    assert heading.split()[:2] == ["clips", "n"]
+    share = r"(?:1\.00|0\.\d\d)"
+    for line, name, n in ((real, "real", 8), (reconstructed, "reconstructed", 2), (made, "prior normal", 5)):
+        counts, shares = (" / ".join([one] * len(kinds)) for one in (str(n), share))
+        assert re.match(rf"{name} +{counts} +{shares} +(–|-?\d).* {shares}$", line), line
+    assert sheet.stat().st_size > 10_000
+    program("oneshots").main([str(tmp_path / "snares"), "--judge", str(tmp_path / "all"), "--n", "6"])
+    *_, reconstructed, made = capsys.readouterr().out.splitlines()
+    assert re.match(rf"reconstructed +2 +{share} +– +", reconstructed), reconstructed
+    assert re.match(rf"prior normal +6 +{share} +-?\d+ +\d+ +{share}$", made), made

@@ -1,6 +1,7 @@
 """One vector a clip, from the training to new clips: lengths, labels, steps, and what is refused."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,14 @@ import torch
 
 import actseq
 from actseq import audio, pipeline
+from actseq.arrays import LatentArray, Waveform
 from actseq.data.corpus import Corpus
 from actseq.data.drumkit import write_drumkit
-from actseq.data.segments import ClipSource, whole_clip
+from actseq.data.segments import ClipSource, EvenClips, whole_clip
 from actseq.errors import ConfigError
+from actseq.evaluation.clip_sources import ClipSources
+from actseq.exports import onnx, standalone
+from actseq.inference.codec import Codec
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.pipeline import GenerationRequest, Output, Through, Variations
@@ -29,6 +34,7 @@ SMALL = [
     "train_ae.validation_batches=1",
     "train_ae.batch_size=4",
     "latents.copies=1",
+    "generate.noise_clamp=null",
 ]
 MEL = [
     f"representation={{kind: mel, n_fft: 256, hop_length: {HOP}, n_mels: 24}}",
@@ -112,10 +118,13 @@ def test_new_clips_come_from_the_normal_distribution(folder: Path, run: LoadedRu
     clips = run.generate_clips(100, seed=1)
     latents = np.stack([clip.latents for clip in clips])
     assert latents.shape == (100, 1, run.codec.autoencoder.latent_dim)
-    assert abs(latents.mean()) < 0.2
-    assert abs(latents.std() - 1) < 0.15
+    assert run.prior is not None
+    centre = run.prior.prior.centre.numpy()
+    cold = np.stack([clip.latents[0] for clip in run.generate_clips(2, seed=1, temperature=0)])
+    np.testing.assert_allclose(cold, centre[[0, 0]], atol=1e-6)
     colder = run.generate_clips(100, seed=1, temperature=0.5)
-    np.testing.assert_allclose(np.stack([clip.latents for clip in colder]), 0.5 * latents, atol=1e-6)
+    moved = np.stack([clip.latents for clip in colder]) - centre[0]
+    np.testing.assert_allclose(moved, 0.5 * (latents - centre[0]), atol=1e-6)
     request = GenerationRequest(n=2, label="snare", seed=2)
     made = pipeline.generate(folder / "run", request, Output(tmp_path, tmp_path / "all.flac"), compute=CPU)
     about = read_json(tmp_path / "snare-01.json")
@@ -125,18 +134,100 @@ def test_new_clips_come_from_the_normal_distribution(folder: Path, run: LoadedRu
     assert all(len(clip) <= 25 * HOP for clip in snares)
 
 
+def test_draws_of_a_label_lie_where_its_training_clips_lie(run: LoadedRun) -> None:
+    latents, labels = load_latents(run.run)[0], run.labels
+    assert run.prior is not None
+    for row, label in enumerate(labels, 1):
+        own = [latents.read(i) for i in latents.indices("train") if latents.records[i].extra["label"] == label]
+        mean, log_variance = (np.concatenate(part) for part in zip(*own, strict=True))
+        drawn = np.concatenate(list(run.sample(300, label=label, seed=4)))
+        variance = mean.var(axis=0) + np.exp(log_variance).mean(axis=0)
+        np.testing.assert_allclose(drawn.mean(axis=0), mean.mean(axis=0), atol=5 * np.sqrt(variance.max() / 300))
+        np.testing.assert_allclose(drawn.var(axis=0), variance, rtol=0.4)
+        np.testing.assert_allclose(run.prior.prior.centre[row], mean.mean(axis=0), atol=1e-5)
+
+
+def test_the_program_of_an_export_draws_where_the_label_lies(run: LoadedRun) -> None:
+    model, rng = standalone.Model(onnx.describe(run, []), lambda *_: []), np.random.default_rng(0)
+    assert run.prior is not None
+    for row, label in ((0, None), (2, run.labels[1])):
+        centre, spread = (values[row].numpy() for values in (run.prior.prior.centre, run.prior.prior.spread))
+        cold = model.latents(rng, standalone.Request(label, temperature=0))[0]
+        np.testing.assert_allclose(cold, centre[None], atol=1e-6)
+        drawn = np.concatenate([model.latents(rng, standalone.Request(label))[0] for _ in range(2000)])
+        covariance = spread @ spread.T
+        np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.15 * np.abs(covariance).max())
+
+
+def test_every_label_is_trained_equally_often(folder: Path, run: LoadedRun) -> None:
+    corpus = Corpus(run.run.corpus, run.config.corpus.level_dbfs)
+    common = corpus.indices("train", ["tom"])[:1] + corpus.indices("train", ["snare", "hat"])
+    clips, rng = EvenClips(corpus, common), np.random.default_rng(0)
+    drawn = [clips.draw(rng) for _ in range(900)]
+    assert set(drawn) == set(common)
+    counted = Counter(str(corpus.store.records[i].extra["label"]) for i in drawn)
+    assert all(abs(number - 300) < 60 for number in counted.values())
+    rows = ClipSource(corpus, "train", 2000, 0, 600, 0).batch(0)["label"]
+    assert np.ptp(np.bincount(rows)[1:]) < 60
+
+
+def test_an_evaluation_decodes_draws_with_their_label(run: LoadedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = Corpus(run.run.corpus, run.config.corpus.level_dbfs)
+    sources, decode = ClipSources(run, corpus, load_latents(run.run)[0], 0), Codec.decode
+    given: list[int] = []
+
+    def spied(codec: Codec, latents: list[LatentArray], label: Sequence[int]) -> list[Waveform]:
+        given.extend(label)
+        return decode(codec, latents, label)
+
+    monkeypatch.setattr(Codec, "decode", spied)
+    [group] = sources.decoded(sources.independent(2 * len(run.labels)))
+    assert group.labels == [label for label in run.labels for _ in range(2)]
+    assert given == [row for row in range(1, len(run.labels) + 1) for _ in range(2)]
+    monkeypatch.undo()
+    z = [np.ones((1, run.codec.autoencoder.latent_dim), np.float32)] * 3
+    together, alone = run.codec.decode(z, [1, 2, 0]), [run.codec.decode(z[:1], row)[0] for row in (1, 2, 0)]
+    for a, own in zip(together, alone, strict=True):
+        nearest = min(alone, key=lambda one: float(np.abs(a - one).sum()))
+        assert nearest is own
+
+
 def test_a_clip_ends_where_it_stays_silent_or_where_it_was_asked_to(run: LoadedRun) -> None:
     codec = run.codec
     for clip in run.generate_clips(4, seed=3, label="kick"):
         whole = codec.decode([clip.latents], label=codec.autoencoder.labels.index("kick") + 1)[0]
-        loud = np.abs(whole) > np.abs(whole).max() / 1000
-        assert len(clip.waveform) == int(np.flatnonzero(loud)[-1]) + 1
+        frames = np.pad(whole, (0, -len(whole) % 80)).reshape(-1, 80)
+        loud = np.sqrt(np.square(frames).mean(axis=1)) > np.abs(whole).max() / 1000
+        assert len(clip.waveform) == min(len(whole), 80 * (int(np.flatnonzero(loud)[-1]) + 1))
         ratio = np.abs(whole).max() / np.abs(clip.waveform).max()
         n = len(clip.waveform) - 60
         np.testing.assert_allclose(ratio * clip.waveform[:n], whole[:n], rtol=1e-4, atol=1e-6)
     [short] = run.generate_clips(1, seed=3, label="kick", seconds=0.1)
     assert len(short.waveform) == round(0.1 * RATE)
     assert not short.stopped
+
+
+def test_faint_noise_with_peaks_does_not_lengthen_a_clip(
+    folder: Path, run: LoadedRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = run.codec
+    n = codec.samples_per_latent
+    hit = np.zeros(n, np.float32)
+    hit[: n // 4] = np.random.default_rng(0).uniform(-0.5, 0.5, n // 4)
+    # The RMS of the rest is 75 dB under the peak, and every hundredth sample 55 dB.
+    hit[n // 4 :: 100] = 0.5 * 10 ** (-55 / 20)
+
+    class Stream:
+        def push(self, latents: np.ndarray) -> np.ndarray:
+            return np.zeros(0, np.float32)
+
+        def finish(self) -> np.ndarray:
+            return hit
+
+    monkeypatch.setattr(type(codec), "decode_stream", lambda *_, **__: Stream())
+    [clip] = run.generate_clips(1, seed=0, label="kick")
+    assert clip.stopped
+    assert n // 4 <= len(clip.waveform) <= n // 4 + RATE // 100
 
 
 def test_the_decoder_is_given_the_label_and_the_encoder_is_not(run: LoadedRun) -> None:
@@ -192,8 +283,11 @@ def test_what_one_vector_cannot_do_is_refused_by_name(folder: Path, run: LoadedR
         pipeline.encode(folder / "run", [snare], out=tmp_path / "out", as_seed=True, compute=CPU)
     unlabelled = ["autoencoder.condition=null", *SMALL, *MEL]
     pipeline.run_all(folder / "sounds", "oneshot-vae", run=str(tmp_path / "same"), overrides=unlabelled, compute=CPU)
-    with pytest.raises(ConfigError, match="the decoder is not given the label"):
-        actseq.load_run(tmp_path / "same", device="cpu").generate(1, label="snare")
+    # The decoder is not given the label, but the draws follow it.
+    same = actseq.load_run(tmp_path / "same", device="cpu")
+    assert same.usable_labels == same.labels
+    drawn = [next(iter(same.sample(1, label=label, seed=1))) for label in ("hat", "snare")]
+    assert not np.allclose(*drawn)
     plain = ["autoencoder.bottleneck={kind: plain}", "train_ae.regulariser=null", *SMALL, *MEL]
     pipeline.train_ae(folder / "sounds", "oneshot-vae", run=str(tmp_path / "plain"), overrides=plain, compute=CPU)
     pipeline.extract_latents(tmp_path / "plain", compute=CPU)

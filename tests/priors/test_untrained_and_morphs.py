@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from actseq.priors import morphs
 from actseq.priors.base import Chunk, Prior, Sampling, SamplingRequest
 from actseq.priors.labels import LabelledPrior
 from actseq.priors.morphs import Interpolate, Vary, spherical
+from actseq.priors.untrained import Normal, TrainingFrames
 from actseq.storage.artifacts import Artifact, read_json
 from actseq.storage.run_folder import RunFolder
 from actseq.storage.store import StoreWriter, write_file
@@ -293,6 +295,42 @@ def test_iid_draws_from_the_posterior_of_a_frame(
         noise = (warm - cold).numpy() / deviation
         assert abs(noise.mean()) < 0.02
         assert noise.std() == pytest.approx(temperature, rel=0.02)
+
+
+# -- normal ------------------------------------------------------------------------------------------------------------
+
+
+def test_draws_for_a_label_lie_where_the_whole_clips_of_the_label_lie() -> None:
+    rng, sizes = np.random.default_rng(0), [4000, 3000, 1]
+    turns = [np.linalg.qr(rng.standard_normal((3, 3)))[0] * deviations for deviations in ([2, 1, 0.1], [0.5, 3, 1])]
+    means = [np.array([4.0, 0, -1]), np.array([-3.0, 2, 0]), np.array([9.0, 9, 9])]
+    mean = np.concatenate([rng.standard_normal((n, 3)) @ t.T for n, t in zip(sizes, [*turns, np.eye(3)], strict=True)])
+    mean += np.repeat(means, sizes, axis=0)
+    variance = np.full_like(mean, [0.25, 0, 0.04])
+    label, ones = np.repeat([1, 2, 3], sizes), [np.ones(n, np.int64) for n in (sum(sizes), *sizes)]
+    with np.errstate(divide="ignore"):
+        frames = TrainingFrames(
+            mean.astype(np.float32), np.log(variance), label, np.zeros(len(mean), bool), ones, 1.0, whole_clips=True
+        )
+    prior, n = Normal(frames), 20_000
+    for row in range(4):
+        condition = torch.eye(4)[row].expand(n, -1)
+        drawn = sampled(prior, n=n, max_frames=1, condition=condition)[0][:, 0].double().numpy()
+        own = mean[label == row] if row else mean
+        wanted = np.cov(own.T, bias=True) + np.diag(variance[0]) if row != 3 else np.diag(variance[0])
+        np.testing.assert_allclose(drawn.mean(0), own.mean(0), atol=0.1)
+        np.testing.assert_allclose(np.cov(drawn.T), wanted, atol=0.03 * np.abs(wanted).max())
+        half = sampled(prior, n=n, max_frames=1, condition=condition, sampling=Sampling(temperature=0.5))[0][:, 0]
+        np.testing.assert_allclose(half - prior.centre[row], 0.5 * (drawn - prior.centre[row].numpy()), atol=1e-4)
+    assert torch.equal(
+        sampled(prior, n=5, max_frames=1)[0],
+        sampled(prior, n=5, max_frames=1, condition=torch.eye(4)[:1].expand(5, -1))[0],
+    )
+    # Frames of a sequence are as the bottleneck has them, whatever the label.
+    free = Normal(replace(frames, deviation=5.0, whole_clips=False))
+    drawn = sampled(free, n=n, max_frames=1, condition=torch.eye(4)[1].expand(n, -1))[0][:, 0]
+    np.testing.assert_allclose(np.cov(drawn.T), 25 * np.eye(3), atol=1)
+    assert drawn.mean(0).abs().max() < 0.2
 
 
 # -- how long ----------------------------------------------------------------------------------------------------------
