@@ -115,6 +115,8 @@ def sheet(path: Path, loaded: LoadedRun, kind: str, seed: int) -> None:
     rate, corpus = loaded.sample_rate, corpus_of(str(loaded.run.path))
     held_out = [clip for clip in whole(corpus, ["test"], rate) if fits(loaded, clip)]
     own = [clip for clip in held_out if (clip.label or kind) == kind]
+    if not own:
+        raise SystemExit(f"no held-out clip of the kind {kind}: name another with --kind")
     label = kind if kind in loaded.usable_labels else None
     passage = Through((own[0].read(corpus), own[-1].read(corpus)))
     rows = {
