@@ -92,6 +92,10 @@ class TrainingConfig(Section):
     """Budget in minutes, turned into steps once."""
     batch_size: int = Field(gt=0)
     """Segments or sequences in a batch."""
+    folder_balance: float = Field(0.0, ge=0, le=1)
+    """0: sounds are drawn in proportion to their length. 1: folders beside each other are drawn equally often, and
+    within a folder its labels are. In between: in proportion to their length to the power of 1 minus this.
+    Clips of one vector are drawn evenly whatever this is."""
     accumulate: int = Field(1, gt=0)
     """Batches of a step, whose gradients are averaged. Several processes that train together share them out."""
     learning_rate: float = Field(gt=0)

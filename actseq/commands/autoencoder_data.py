@@ -163,20 +163,28 @@ class AutoencoderData:
         config, corpus, hop = self.config, self.corpus, self.representation.hop_length
         whole = self.model.whole_clips
         segment = clip_samples(self.model, hop) if whole else segment_samples(config, hop)
-        size, seed = config.train_ae.batch_size, config.seed
+        size, seed, balance = config.train_ae.batch_size, config.seed, config.train_ae.folder_balance
         if self.stored is not None:
             frames = units.n_frames(segment, hop)
-            return FeatureSource(corpus, self.stored, split, frames, hop, size, seed, self.targets, whole)
+            return FeatureSource(corpus, self.stored, split, frames, hop, size, seed, self.targets, whole, balance)
         given = (segment, self.objective.margin, size)
         if whole:
             return ClipSource(corpus, split, *given, seed, gain_db, speed, self.targets)
-        sounds = SegmentSource(corpus, split, *given, seed, gain_db, jitter, speed, self.targets)
+        sounds = SegmentSource(corpus, split, *given, seed, gain_db, jitter, speed, self.targets, balance)
         if self.objective.corruption is None or not self.objective.corruption.uses_noise_clips:
             return sounds
         if not corpus.indices(split, self.others):
             reporter.warn(f"no {split} clips of other labels: their training clips are the noise there too")
             split = "train"
-        noise = SegmentSource(corpus, split, *given, seed + NOISE_CLIPS_SEED, speed=speed, labels=self.others)
+        noise = SegmentSource(
+            corpus,
+            split,
+            *given,
+            seed + NOISE_CLIPS_SEED,
+            speed=speed,
+            labels=self.others,
+            folder_balance=balance,
+        )
         return WithNoiseClips(sounds, noise)
 
 

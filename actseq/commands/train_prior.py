@@ -110,7 +110,8 @@ def train_prior(
             reporter.say(f"{dead} of {latents.latent_dim} latent dimensions carry nothing; they are drawn from N(0, 1)")
 
         def source(split: str) -> SequenceSource:
-            return SequenceSource(latents, split, labels, section.frames, section.batch_size, seed)
+            sizes = section.frames, section.batch_size
+            return SequenceSource(latents, split, labels, *sizes, seed, folder_balance=section.folder_balance)
 
         validation = source("validation") if latents.indices("validation") else None
         outcome = train(

@@ -94,7 +94,15 @@ def train_vocoder(
             def source(split: str, gain_db: tuple[float, float], jitter: int) -> SegmentSource:
                 samples = section.frames * hop
                 return SegmentSource(
-                    corpus, split, samples, objective.margin, section.batch_size, seed, gain_db, jitter
+                    corpus,
+                    split,
+                    samples,
+                    objective.margin,
+                    section.batch_size,
+                    seed,
+                    gain_db,
+                    jitter,
+                    folder_balance=section.folder_balance,
                 )
 
             outcome = train(

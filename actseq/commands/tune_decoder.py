@@ -120,8 +120,11 @@ def tune_decoder(
     margin = margin_hops(codec.representation) * hop
 
     def source(split: str) -> DecoderSource:
-        frames = config.train_prior.frames
-        windows = SequenceSource(latents, split, model.labels, frames, tuning.batch_size, seed, copies=False)
+        section = config.train_prior
+        sizes = section.frames, tuning.batch_size
+        windows = SequenceSource(
+            latents, split, model.labels, *sizes, seed, copies=False, folder_balance=section.folder_balance
+        )
         return DecoderSource(windows, corpus, tuning.frames, codec.samples_per_latent, margin)
 
     objective = DecoderTuning(

@@ -112,6 +112,7 @@ class FeatureSource:
         labels: labels of the clips to use; None: all.
         whole: the features are those of whole clips with the silence after their end, all of `frames` frames; then
             clips are drawn as by `EvenClips`.
+        folder_balance: as for `drawing_weights`; not used where the features are whole.
     """
 
     corpus: Corpus
@@ -123,10 +124,12 @@ class FeatureSource:
     seed: int
     labels: Collection[str] | None = None
     whole: bool = False
+    folder_balance: float = 0.0
 
     @cached_property
     def _windows(self) -> RandomWindows:
-        return RandomWindows(self.store, self.corpus.indices(self.split, self.labels), self.frames)
+        indices = self.corpus.indices(self.split, self.labels)
+        return RandomWindows(self.store, indices, self.frames, self.folder_balance)
 
     @cached_property
     def _clips(self) -> EvenClips:

@@ -228,6 +228,7 @@ class SequenceSource:
         batch_size: windows in a batch.
         seed: seed of the choice of windows.
         copies: whether copies of the training clips at other speeds are among the training sequences.
+        folder_balance: as for `drawing_weights`.
     """
 
     latents: LatentSequences
@@ -237,13 +238,14 @@ class SequenceSource:
     batch_size: int
     seed: int
     copies: bool = True
+    folder_balance: float = 0.0
 
     @cached_property
     def _windows(self) -> RandomWindows:
         indices = self.latents.indices(self.split)
         if self.split == "train" and self.copies:
             indices += self.latents.indices(COPIES)
-        return RandomWindows(self.latents.store, indices, self.frames)
+        return RandomWindows(self.latents.store, indices, self.frames, self.folder_balance)
 
     def batch(self, step: int, rank: int = 0) -> Mapping[str, NDArray[Any]]:
         """Arrays by name, padded with zeros to the longest window; see `SequenceLikelihood`.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,27 +14,60 @@ from numpy.typing import NDArray
 from actseq import units
 from actseq.arrays import Waveform
 from actseq.data.corpus import SPLITS, Corpus, random_speed
-from actseq.storage.store import SequenceStore
+from actseq.storage.store import Record, SequenceStore
+
+
+def drawing_weights(weights: Sequence[float], records: Sequence[Record], folder_balance: float) -> NDArray[np.float64]:
+    """What the probabilities of drawing sequences are in proportion to.
+
+    Args:
+        weights: how much each sequence counts.
+        records: their records; a key begins with the path of a file.
+        folder_balance: 0: the weights as they are. 1: folders beside each other are drawn equally often, and within a
+            folder its labels are. In between: in proportion to the sum of their weights to the power of
+            1 − folder_balance.
+    """
+    whole: NDArray[np.float64] = np.asarray(weights, np.float64)
+    if not folder_balance:
+        return whole
+    paths = [(*PurePosixPath(one.key).parent.parts, str(one.extra["label"])) for one in records]
+    return _balanced(whole, paths, 1 - folder_balance)
+
+
+def _balanced(weights: NDArray[np.float64], paths: Sequence[tuple[str, ...]], power: float) -> NDArray[np.float64]:
+    """Shares, which add up to 1, of what lies under one folder; each path leads on from there."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i, path in enumerate(paths):
+        groups[path[0] if path else ""].append(i)
+    shares: NDArray[np.float64] = np.zeros(len(weights))
+    for members in groups.values():
+        own, below = weights[members], [paths[i][1:] for i in members]
+        inside = _balanced(own, below, power) if any(below) else own / own.sum()
+        shares[members] = own.sum() ** power * inside
+    shares /= shares.sum()
+    return shares
 
 
 class RandomWindows:
     """Draws random windows of some sequences of a store.
 
-    A sequence is drawn with a probability in proportion to its length, but at least to one window. A start is drawn
-    from half a window before the sequence to half a window after the last possible start, and then moved inside, so
-    that beginnings and ends are drawn more often than other places. A sequence shorter than a window always starts at
-    0.
+    A sequence is drawn with a probability in proportion to its length, but at least to one window, if folders are not
+    balanced. A start is drawn from half a window before the sequence to half a window after the last possible start,
+    and then moved inside, so that beginnings and ends are drawn more often than other places. A sequence shorter than a
+    window always starts at 0.
 
     Args:
         store: the store.
         indices: indices of the sequences.
         size: items in a window.
+        folder_balance: as for `drawing_weights`.
     """
 
-    def __init__(self, store: SequenceStore, indices: Sequence[int], size: int) -> None:
+    def __init__(self, store: SequenceStore, indices: Sequence[int], size: int, folder_balance: float = 0.0) -> None:
         self.indices, self.size = list(indices), size
-        self.lengths = [store.records[i].length for i in self.indices]
-        weights = np.array([max(length, size) for length in self.lengths], dtype=np.float64)
+        records = [store.records[i] for i in self.indices]
+        self.lengths = [record.length for record in records]
+        weights = drawing_weights([max(length, size) for length in self.lengths], records, folder_balance)
         self.cumulative = np.cumsum(weights) / weights.sum()
 
     def draw(self, rng: np.random.Generator) -> tuple[int, int]:
@@ -58,6 +93,7 @@ class SegmentSource:
         jitter: segments begin up to this many samples earlier. With one hop, frames fall on other samples each time.
         speed: segments are own_speed at a random speed between 1 / (1 + speed) and 1 + speed.
         labels: labels of the clips to use; None: all.
+        folder_balance: as for `drawing_weights`.
     """
 
     corpus: Corpus
@@ -70,10 +106,12 @@ class SegmentSource:
     jitter: int = 0
     speed: float = 0.0
     labels: Collection[str] | None = None
+    folder_balance: float = 0.0
 
     @cached_property
     def _windows(self) -> RandomWindows:
-        return RandomWindows(self.corpus.store, self.corpus.indices(self.split, self.labels), self.samples)
+        indices = self.corpus.indices(self.split, self.labels)
+        return RandomWindows(self.corpus.store, indices, self.samples, self.folder_balance)
 
     def batch(self, step: int, rank: int = 0) -> dict[str, NDArray[np.generic]]:
         """A batch of segments.

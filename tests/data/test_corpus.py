@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from actseq.config import CorpusConfig
 from actseq.data import corpus as corpus_module
 from actseq.data.corpus import Clip, Corpus, assign_splits, build_corpus, level_gain
 from actseq.data.latents import LatentSequences, SequenceSource
-from actseq.data.segments import SegmentSource
+from actseq.data.segments import RandomWindows, SegmentSource, drawing_weights
 from actseq.errors import AudioError, ConfigError
 from actseq.progress import Silent
 from actseq.storage.store import StoreWriter
@@ -333,6 +334,65 @@ def test_a_batch_is_a_pure_function_of_seed_step_and_rank(mixed: Corpus) -> None
         np.testing.assert_array_equal(array, first[name])
     for other in (source(mixed, seed=5).batch(3, 1), source(mixed).batch(4, 1), source(mixed).batch(3, 0)):
         assert not np.array_equal(other["waveform"], first["waveform"])
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Folder `a` with two folders of 40 and 10 short files, and folder `b` with one long file."""
+    folder = tmp_path_factory.mktemp("nested") / "in"
+    for name, count, length in (("a/x", 40, 300), ("a/y", 10, 300), ("b", 1, 3000)):
+        for i in range(count):
+            save(folder / name / f"{i:02d}.wav", noise(length, i))
+    return build(folder, CONFIG.model_copy(update={"validation": 0.0, "test": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("balance", "expected"),
+    [
+        (0.0, {"a/x": 40 / 60, "a/y": 10 / 60, "b": 10 / 60}),
+        (1.0, {"a/x": 1 / 4, "a/y": 1 / 4, "b": 1 / 2}),
+        # √50 to √10, and within the first √40 to √10.
+        (0.5, {"a/x": 0.6910 * 2 / 3, "a/y": 0.6910 / 3, "b": 0.3090}),
+    ],
+)
+def test_folders_beside_each_other_are_drawn_as_evenly_as_is_asked_for(
+    nested: Corpus, balance: float, expected: dict[str, float]
+) -> None:
+    records = nested.store.records
+    assert len(records) == 51
+    weights = [float(record.length) for record in records]
+    for power in (1.0, 7.0):
+        shares = drawing_weights([power * weight for weight in weights], records, balance)
+        shares /= shares.sum()
+        for label, share in expected.items():
+            own = shares[[record.extra["label"] == label for record in records]]
+            assert own.sum() == pytest.approx(share, abs=1e-4)
+            np.testing.assert_allclose(own, own[0])
+    windows = RandomWindows(nested.store, range(len(records)), 100, balance)
+    rng = np.random.default_rng(0)
+    drawn = Counter(str(records[windows.draw(rng)[0]].extra["label"]) for _ in range(4000))
+    assert {label: n / 4000 for label, n in drawn.items()} == pytest.approx(expected, abs=0.03)
+
+
+def test_labels_of_a_table_are_balanced_within_their_folder(nested: Corpus) -> None:
+    """In one folder, labels count as folders; files of one label in several folders do not count together."""
+    records = [
+        replace(record, extra={**record.extra, "label": "odd" if i % 2 else "even"})
+        for i, record in enumerate(nested.store.records)
+    ]
+    shares = drawing_weights([1.0] * len(records), records, 1.0)
+    odd = np.array([record.extra["label"] == "odd" for record in records])
+    inside = np.array([record.key.startswith("a/x/") for record in records])
+    assert shares[inside].sum() == pytest.approx(0.25)
+    assert shares[inside & odd].sum() == pytest.approx(0.125)
+
+
+def test_training_segments_balance_folders(nested: Corpus) -> None:
+    """By the files that they say they come from."""
+    for balance, expected in ((1.0, 0.5), (0.0, 10 / 60)):
+        source = SegmentSource(nested, "train", 100, 0, 16, 0, folder_balance=balance)
+        origins = [name for step in range(60) for name in source.origins(step)]
+        assert np.mean([name.startswith("b/") for name in origins]) == pytest.approx(expected, abs=0.06)
 
 
 def test_a_crop_at_another_speed_is_the_sound_itself_faster_or_slower(tmp_path: Path) -> None:
