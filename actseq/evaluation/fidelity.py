@@ -128,7 +128,7 @@ def systems(
     renders: dict[str, Render] = {"reconstructed": lambda _, waveforms: codec.reconstruct(waveforms)}
     kbit_per_s = rate["kbit_per_s"] if codec.autoencoder.generative else None
     if kbit_per_s is not None:
-        renders["reconstructed from a draw"] = lambda chosen, waveforms: _through(
+        renders["reconstructed from a draw"] = lambda chosen, waveforms: through(
             codec, waveforms, lambda posterior: _draw(posterior, chosen, seed)
         )
     renders["copy synthesis"] = lambda _, waveforms: _copy(codec, waveforms)
@@ -145,7 +145,7 @@ def systems(
         variances = network.scale.double().square().cpu().numpy()
         level = water_level(variances, 1000 * kbit_per_s / model.latent_rate)
         shrink = torch.from_numpy(np.maximum(0, 1 - level / variances)).float().to(codec.device)
-        renders[f"{name} at {kbit_per_s:.2f} kbit/s"] = lambda _, waveforms: _through(
+        renders[f"{name} at {kbit_per_s:.2f} kbit/s"] = lambda _, waveforms: through(
             pca, waveforms, lambda posterior: posterior.mean * shrink
         )
     return ComparedSystems(codec, corpus, renders, _speech_measures(codec.sample_rate, notes), rate, notes)
@@ -389,7 +389,7 @@ def _copy(codec: Codec, waveforms: list[Waveform]) -> list[Waveform]:
 
 
 @torch.inference_mode()
-def _through(codec: Codec, waveforms: list[Waveform], code: Callable[[Posterior], Tensor]) -> list[Waveform]:
+def through(codec: Codec, waveforms: list[Waveform], code: Callable[[Posterior], Tensor]) -> list[Waveform]:
     """Like `Codec.reconstruct`, but decodes the latents that `code` makes from the posterior.
 
     `Codec.decode` would also render the frames that pad the last latent frame: on short clips their effect is as large

@@ -354,6 +354,8 @@ def test_a_table_of_labels_is_read_from_names(tmp_path: Path) -> None:
     assert table.read_text().splitlines() == ["file,label", "3/3_theo_0.wav,theo", "4/4_jackson_12.wav,jackson"]
     with pytest.raises(SystemExit, match=r"3_theo_0\.wav: no match for __"):
         transfer.main(["table", str(tmp_path), str(table), "--pattern", "__"])
+    transfer.main(["table", str(tmp_path), str(table), "--pattern", "_(theo)_", "--rest"])
+    assert table.read_text().splitlines()[1:] == ["3/3_theo_0.wav,theo", "4/4_jackson_12.wav,"]
 
 
 def test_timbre_transfer_is_measured(run: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -370,6 +372,48 @@ def test_timbre_transfer_is_measured(run: Path, capsys: pytest.CaptureFixture[st
     assert sheet.stat().st_size > 5000
     with pytest.raises(SystemExit, match="has 1 test clips; expected at least 5: --clips 1"):
         program("transfer").main(["measure", str(run), "--clips", "5"])
+
+
+def test_everything_at_once_is_measured_beside_a_small_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    diversity = program("diversity")
+    for kind, (name, seconds) in enumerate((("one/dark", 0.6), ("two/bright", 0.9))):
+        for number in range(12):
+            path = tmp_path / "data" / name / f"{number}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, sound(kind, seconds, 12 * kind + number), RATE)
+    diversity.main(["make", str(tmp_path), str(tmp_path / "data"), "one", "two"])
+    assert capsys.readouterr().out == "24 files, 2 labels\n"
+    assert (tmp_path / "labels.csv").read_text().splitlines()[1] == "one/dark/0.wav,dark"
+    large = [
+        f"corpus.labels={tmp_path / 'labels.csv'}",
+        *(f"autoencoder.network.{text}" for text in ("width=16", "inner=24", "blocks=1")),
+        *(f"train_{stage}.batch_size=4" for stage in ("ae", "prior")),
+        *SETTINGS,
+    ]
+    runs = [str(tmp_path / name) for name in ("large", "small")]
+    pipeline.run_all(tmp_path / "sounds", "large", run=runs[0], overrides=large, compute=Compute("cpu", 1))
+    pipeline.run_all(tmp_path / "data" / "two", "smoke", run=runs[1], overrides=SETTINGS, compute=Compute("cpu", 1))
+    capsys.readouterr()
+    sheet = str(tmp_path / "sheet.png")
+    words = ["--small", f"two={runs[1]}", "--clips", "2", "--least", "10", "--sheet", sheet]
+    diversity.main(["measure", runs[0], *words])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "one, 1 test clips at 22050 Hz"
+    assert lines[2] == "two, 1 test clips at 8000 Hz", "both models hold out the same file"
+    figures = r" +\d+\.\d\d kbit/s, log-mel L1 \d+\.\d\d \[.*\] dB"
+    names = {1: "all at once", 3: "all at once", 4: "by itself", 6: "at its rate"}
+    for row, name in names.items():
+        assert re.fullmatch(rf"  {name}{figures}", lines[row]), lines[row]
+    assert lines[4].split()[2] == lines[6].split()[3], "at the rate of the small model"
+    for line in (lines[5], lines[7]):
+        assert re.fullmatch(r"  difference   [+-]\d+\.\d\d \[.*\] dB", line), line
+    sets = r"real \d/1 .*, reconstructed \d/1 .*, drawn \d/2 .*, new \d/2 .*"
+    assert re.fullmatch(rf"  one/dark: {sets}", lines[9]), lines[9]
+    assert re.fullmatch(rf"  two/bright: {sets}, new, by itself \d/2 .*", lines[10]), lines[10]
+    assert lines[11].startswith("  all: real ")
+    assert (tmp_path / "sheet.png").stat().st_size > 5000
 
 
 def test_damage_is_measured_before_and_after_restoration(

@@ -1,13 +1,14 @@
 """Timbre transfer: is a sound told as the label it was given, and is what happens in it kept?
 
-    python tests/benchmarks/transfer.py table FOLDER TABLE [--pattern REGEX]
+    python tests/benchmarks/transfer.py table FOLDER TABLE [--pattern REGEX] [--rest]
     python tests/benchmarks/transfer.py measure RUN [--prior NAME] [--amount A] [--clips N] [--sheet PNG]
 
 `table` writes the labels of a folder: what the group of the pattern finds in a file's name, by default the speaker in
-`digit_speaker_take.wav`. `measure` takes a run that was trained with them. For every ordered pair of labels it gives
-clips of the test split that have the first label the second. A classifier of labels says whose they are, and one of
-contents, the names of the folders that the files lie in, whether these are kept. Both learn from training clips, real
-ones and reconstructed ones; they are kept in the run. The same clips real and reconstructed are the reference.
+`digit_speaker_take.wav`. With `--rest` a file without a match has no label. `measure` takes a run that was trained with
+them. For every ordered pair of labels it gives clips of the test split that have the first label the second. A
+classifier of labels says whose they are, and one of contents, the names of the folders that the files lie in, whether
+these are kept. Both learn from training clips, real ones and reconstructed ones; they are kept in the run. The same
+clips real and reconstructed are the reference.
 """
 
 import argparse
@@ -35,15 +36,15 @@ SHOWN = 5
 """Sources on the sheet, each with all other labels."""
 
 
-def write_table(folder: Path, table: Path, pattern: str) -> None:
-    """A table of labels for the files of a folder."""
+def write_table(folder: Path, table: Path, pattern: str, *, rest: bool) -> None:
+    """A table of labels for the files of a folder; with `rest` files without a match have an empty label."""
     names = sorted(path.relative_to(folder).as_posix() for path in audio.find(folder))
     rows = []
     for name in names:
         found = re.search(pattern, PurePosixPath(name).name)
-        if found is None:
+        if found is None and not rest:
             sys.exit(f"{name}: no match for {pattern}")
-        rows.append((name, found[1]))
+        rows.append((name, found[1] if found else ""))
     with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file", "label"), *rows])
 
@@ -100,17 +101,18 @@ class Case:
     given: str
 
 
-def cases(corpus: Corpus, n: int) -> list[Case]:
-    """Test clips spread over each label, each given every other label.
+def cases(corpus: Corpus, n: int, splits: Sequence[str]) -> list[Case]:
+    """Clips of some splits, spread over each label, each given every other label.
 
     Raises:
-        SystemExit: a label has fewer than `n` test clips.
+        SystemExit: a label has fewer than `n` of these clips.
     """
     found = []
     for first, second in permutations([one for one in corpus.labels if one], 2):
-        indices = corpus.indices("test", [first])
+        indices = [index for split in splits for index in corpus.indices(split, [first])]
         if len(indices) < n:
-            sys.exit(f"{first} has {len(indices)} test clips; expected at least {n}: --clips {len(indices)}")
+            names = " and ".join(splits)
+            sys.exit(f"{first} has {len(indices)} {names} clips; expected at least {n}: --clips {len(indices)}")
         found += [Case(i, corpus.store.records[i], second) for i in spread(indices, n)]
     return found
 
@@ -118,7 +120,7 @@ def cases(corpus: Corpus, n: int) -> list[Case]:
 def measure(run: LoadedRun, given: argparse.Namespace) -> None:
     """Print both shares for the sources, real and reconstructed, and for what they become."""
     corpus = opened(run)
-    chosen = cases(corpus, given.clips)
+    chosen = cases(corpus, given.clips, given.splits)
     judges = {"label": Judge.trained(run, "label", label, given.steps)}
     judges["content"] = Judge.trained(run, "content", content, given.steps)
     sources = {one.index: corpus.waveform(one.index) for one in chosen}
@@ -166,17 +168,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table.add_argument("folder", type=Path)
     table.add_argument("table", type=Path)
     table.add_argument("--pattern", default=PATTERN)
+    table.add_argument("--rest", action="store_true", help="files without a match have no label")
     one = ways.add_parser("measure")
     one.add_argument("run")
     one.add_argument("--prior")
     one.add_argument("--amount", type=float)
     one.add_argument("--seed", type=int)
     one.add_argument("--clips", type=int, default=30, help="of each pair of labels")
+    one.add_argument("--splits", nargs="+", default=["test"], help="splits that the clips are from")
     one.add_argument("--steps", type=int, default=STEPS, help="of each classifier")
     one.add_argument("--sheet", type=Path)
     given = parser.parse_args(arguments)
     if given.way == "table":
-        write_table(given.folder, given.table, given.pattern)
+        write_table(given.folder, given.table, given.pattern, rest=given.rest)
     else:
         measure(load_run(given.run, prior=given.prior, device="cpu"), given)
 
