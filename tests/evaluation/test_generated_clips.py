@@ -378,7 +378,7 @@ def test_independent_frames_are_training_frames_of_the_label(run: Path, monkeypa
         return mean, np.full_like(mean, -np.inf)
 
     monkeypatch.setattr(LatentSequences, "read", read)
-    monkeypatch.setattr(Codec, "decode", lambda _, sequences: [z[:, 0] for z in sequences])
+    monkeypatch.setattr(Codec, "decode", lambda _, sequences, rows: [z[:, 0] for z in sequences])
 
     def made(n: int, seed: int, *more: str) -> list[tuple[str, list[float]]]:
         sources = ClipSources(*opened(run, [*QUICK, *more]), seed)
