@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from actseq import units
-from actseq.autoencoders.linear_path import add_latents
+from actseq.autoencoders.linear_path import add_latents, components_of_rows, zero_last_layers
 from actseq.errors import require
 from actseq.representations.base import ComplexSpectrum, Features, LogMagnitude, Representation
 
@@ -107,13 +107,10 @@ class Clip(nn.Module):
             return
         chosen = islice(batches, MOST_CLIPS)
         rows = torch.cat([rearrange(one.values[:, :, : self.stride], "b c t -> b (c t)") for one in chosen])
-        found = _principal_components(rows, self.components.shape[1])
+        found = components_of_rows(rows, self.components.shape[1])
         for known, value in zip((self.mean, self.components, self.deviations), found, strict=True):
             known.copy_(value)
-        for parameter in (self.encoder_out.weight, *self.write.parameters(), *self.smooth.parameters()):
-            parameter.zero_()
-        # Where there are log-variances: little noise at first, or nothing would pass.
-        self.encoder_out.bias.zero_()[self.components.shape[1] :] = -3.0
+        zero_last_layers(self.encoder_out, nn.ModuleList([self.write, self.smooth]), self.components.shape[1])
 
     def encode(
         self, values: Float[Tensor, "batch channels frames"], lengths: Int[Tensor, " batch"]
@@ -194,22 +191,3 @@ class Block(nn.Module):
 def _channels(picture: Float[Tensor, "batch 2 bins frames"]) -> Float[Tensor, "batch channels frames"]:
     """Real parts of all bins, imaginary parts of all but the first and the last."""
     return torch.cat([picture[:, 0], picture[:, 1, 1:-1]], dim=1)
-
-
-def _principal_components(
-    rows: Float[Tensor, "clips size"], n: int
-) -> tuple[Float[Tensor, " size"], Float[Tensor, "size n"], Float[Tensor, " n"]]:
-    """Mean, unit eigenvectors and deviations of rows, largest first; those that the rows do not have are zero.
-
-    A deviation is at least a thousandth of the largest.
-    """
-    mean = rows.mean(0)
-    _, values, vectors = torch.linalg.svd((rows - mean).double(), full_matrices=False)
-    found = min(n, len(values))
-    components, deviations = rows.new_zeros(rows.shape[1], n), rows.new_ones(n)
-    # The sign of a vector is arbitrary: its largest entry is made positive.
-    chosen = vectors[:found].T
-    components[:, :found] = chosen * chosen.gather(0, chosen.abs().argmax(0, keepdim=True)).sign()
-    scale = values / len(rows) ** 0.5
-    deviations[:found] = scale[:found].clamp(min=max(1e-3 * float(scale[0]), 1e-6))
-    return mean, components, deviations

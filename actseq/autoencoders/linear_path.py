@@ -46,11 +46,30 @@ def principal_components(
     mean = total / count
     variances, vectors = torch.linalg.eigh(square / count - torch.outer(mean, mean))
     keep = torch.arange(size - 1, size - 1 - n_components, -1)
-    # The sign of an eigenvector is arbitrary: its largest entry is made positive.
-    chosen = vectors[:, keep]
-    chosen = chosen * chosen.gather(0, chosen.abs().argmax(0, keepdim=True)).sign()
     scale = variances[keep].clamp(min=1e-6 * float(variances.max())).sqrt()
-    return mean.float(), chosen.float(), scale.float()
+    return mean.float(), _signed(vectors[:, keep]).float(), scale.float()
+
+
+def components_of_rows(
+    rows: Float[Tensor, "rows size"], n: int
+) -> tuple[Float[Tensor, " size"], Float[Tensor, "size n"], Float[Tensor, " n"]]:
+    """Mean, unit eigenvectors and deviations of rows that are few and long, largest first.
+
+    Those that the rows do not have are zero. A deviation is at least a thousandth of the largest.
+    """
+    mean = rows.mean(0)
+    _, values, vectors = torch.linalg.svd((rows - mean).double(), full_matrices=False)
+    found = min(n, len(values))
+    components, deviations = rows.new_zeros(rows.shape[1], n), rows.new_ones(n)
+    components[:, :found] = _signed(vectors[:found].T)
+    scale = values / len(rows) ** 0.5
+    deviations[:found] = scale[:found].clamp(min=max(1e-3 * float(scale[0]), 1e-6))
+    return mean, components, deviations
+
+
+def _signed(vectors: Float[Tensor, "size n"]) -> Float[Tensor, "size n"]:
+    """The sign of an eigenvector is arbitrary: its largest entry is made positive."""
+    return vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()
 
 
 @torch.no_grad()

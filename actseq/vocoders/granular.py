@@ -2,8 +2,8 @@
 
 A detail at the same place in grain after grain is heard as a buzz at the hop rate. To avoid it, the positions and
 lengths of grains can jitter, or each grain can be rotated by a part of a loop: a random one, or the one that goes on
-best with what lies there already. Random numbers are a function of
-the frame's number alone: the same features give the same bytes.
+best with what lies there already. Random numbers are a function of the frame's number alone: the same features give the
+same bytes.
 """
 
 import math

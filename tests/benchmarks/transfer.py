@@ -1,11 +1,12 @@
 """Timbre transfer: is a sound told as the label it was given, and is what happens in it kept?
 
     python tests/benchmarks/transfer.py table FOLDER TABLE [--pattern REGEX] [--rest]
-    python tests/benchmarks/transfer.py measure RUN [--prior NAME] [--amount A] [--clips N] [--sheet PNG]
+    python tests/benchmarks/transfer.py measure RUN [--prior NAME] [--amount A] [--clips N] [--splits SPLIT …]
+        [--sheet PNG]
 
 `table` writes the labels of a folder: what the group of the pattern finds in a file's name, by default the speaker in
 `digit_speaker_take.wav`. With `--rest` a file without a match has no label. `measure` takes a run that was trained with
-them. For every ordered pair of labels it gives clips of the test split that have the first label the second. A
+them. For every ordered pair of labels it gives clips of some splits that have the first label the second. A
 classifier of labels says whose they are, and one of contents, the names of the folders that the files lie in, whether
 these are kept. Both learn from training clips, real ones and reconstructed ones; they are kept in the run. The same
 clips real and reconstructed are the reference.
