@@ -35,8 +35,8 @@ LEVELS = 480
 UPDATES = 30
 """Multiplicative updates from bands to bins."""
 LEAST_WEIGHT = 0.05
-SILENT = 1e-3
-"""Under this part of the peak a clip that is made as a whole has ended: −60 dB."""
+SILENT, SILENT_SECONDS = 1e-3, 0.01
+"""A clip that is made as a whole has ended where its level over this time stays under this part of the peak: −60 dB."""
 FADE_SECONDS = 0.005
 
 
@@ -138,8 +138,7 @@ class Model:
         latents, ended = self.latents(random, request)
         made = self.waveform(self.features(latents, request.label))
         if self.about["whole_clips"]:
-            loud = np.flatnonzero(np.abs(made) > SILENT * np.abs(made).max())
-            made, ended = (made[: loud[-1] + 1], True) if len(loud) else (made, True)
+            made, ended = made[: audible_samples(made, self.about["sample_rate"])], True
         if request.seconds is not None:
             made = made[: round(request.seconds * self.about["sample_rate"])]
         if not ended or request.seconds is not None:
@@ -297,6 +296,14 @@ class Model:
 
 
 # -- sound ------------------------------------------------------------------------------------------------------------
+
+
+def audible_samples(waveform: Array, sample_rate: int) -> int:
+    """Samples up to where a clip stays silent; a silent clip has all."""
+    size = max(1, round(SILENT_SECONDS * sample_rate))
+    power = np.square(np.pad(waveform, (0, -len(waveform) % size))).reshape(-1, size).mean(axis=1)
+    loud = np.flatnonzero(power > np.square(SILENT * np.abs(waveform).max(initial=0.0)))
+    return min(len(waveform), (int(loud[-1]) + 1) * size) if len(loud) else len(waveform)
 
 
 def window_of(n_fft: int) -> Array:

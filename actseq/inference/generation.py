@@ -413,10 +413,7 @@ class _Clip:
         """A whole clip up to the requested length, or to where it stays under −60 dB of its peak; whether it did."""
         if self.left is not None:
             return made[: self.left], False
-        size = units.seconds_to_samples(SILENT_SECONDS, self.rate)
-        power = np.square(np.pad(made, (0, -len(made) % size))).reshape(-1, size).mean(axis=1)
-        loud = np.flatnonzero(power > np.square(made).max(initial=0.0) * units.db_to_power(SILENT_DB))
-        end = (int(loud[-1]) + 1) * size if len(loud) else len(made)
+        end = audible_samples(made, self.rate)
         return made[:end], end < len(made)
 
     def _begin(self, made: Waveform) -> Waveform:
@@ -429,6 +426,14 @@ class _Clip:
         recording = self.seed.waveform
         joined = splice(recording[self.begin :], made, self.rate)
         return np.concatenate([recording[: self.begin], joined])
+
+
+def audible_samples(waveform: Waveform, sample_rate: int) -> int:
+    """Samples up to where a clip stays under −60 dB of its peak, by the level over 10 ms; a silent clip has all."""
+    size = units.seconds_to_samples(SILENT_SECONDS, sample_rate)
+    power = np.square(np.pad(waveform, (0, -len(waveform) % size))).reshape(-1, size).mean(axis=1)
+    loud = np.flatnonzero(power > np.square(waveform).max(initial=0.0) * units.db_to_power(SILENT_DB))
+    return min(len(waveform), (int(loud[-1]) + 1) * size) if len(loud) else len(waveform)
 
 
 def untouched_samples(codec: Codec, samples: int) -> int:

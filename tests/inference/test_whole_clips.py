@@ -18,6 +18,7 @@ from actseq.data.segments import ClipSource, EvenClips, whole_clip
 from actseq.errors import ConfigError
 from actseq.evaluation.clip_sources import ClipSources
 from actseq.exports import onnx, standalone
+from actseq.inference import generation
 from actseq.inference.codec import Codec
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
@@ -157,6 +158,21 @@ def test_the_program_of_an_export_draws_where_the_label_lies(run: LoadedRun) -> 
         drawn = np.concatenate([model.latents(rng, standalone.Request(label))[0] for _ in range(2000)])
         covariance = spread @ spread.T
         np.testing.assert_allclose(np.cov(drawn.T), covariance, atol=0.15 * np.abs(covariance).max())
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100])
+def test_a_clip_of_an_export_ends_where_it_does_here(rate: int) -> None:
+    rng, at = np.random.default_rng(0), np.arange(rate) / rate
+    decaying = rng.standard_normal(rate) * np.exp(-at * 20)
+    floor = decaying + 4e-4 * np.abs(decaying).max() * rng.standard_normal(rate)
+    endless, silent = rng.standard_normal(rate - 7), np.zeros(rate)
+    for clip in (part.astype(np.float32) for part in (decaying, floor, endless, silent, silent[:3])):
+        end = generation.audible_samples(clip, rate)
+        assert standalone.audible_samples(clip, rate) == end <= len(clip)
+    # Single samples of the noise floor are above −60 dB of the peak until the end; its level is not.
+    assert np.abs(floor[-rate // 10 :]).max() > 1e-3 * np.abs(floor).max()
+    assert generation.audible_samples(floor.astype(np.float32), rate) < 0.6 * rate
+    assert generation.audible_samples(endless.astype(np.float32), rate) == len(endless)
 
 
 def test_every_label_is_trained_equally_often(folder: Path, run: LoadedRun) -> None:
