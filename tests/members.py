@@ -90,7 +90,7 @@ PRIOR_NETWORKS: dict[str, dict[str, Any]] = defaultdict(
         # A window that is shorter than what the tests show it.
         "transformer": {"width": 12, "inner": 20, "layers": 2, "heads": 3, "window": 4, "dropout": 0.0},
         "gan": {"width": 8, "blocks": 1},
-        "clip-flow": {"width": 8, "layers": 1, "heads": 2, "inner": 12, "patch": 2, "steps": 2},
+        "clip-flow": {"width": 8, "layers": 1, "heads": 2, "inner": 12, "patch": 2, "steps": 2, "information": 0.5},
     },
 )
 HEADS: dict[str, dict[str, Any]] = defaultdict(

@@ -29,7 +29,7 @@ from actseq.data.latents import LatentSequences, SequenceSource
 from actseq.errors import ConfigError
 from actseq.evaluation.likelihood import likelihood
 from actseq.inference.loading import DECODER, as_trained, load_latents, require_generative, stage_config
-from actseq.priors.base import KeepsLengths, KeepsSummaries
+from actseq.priors.base import KeepsLengths, KeepsPrecision, KeepsSummaries
 from actseq.priors.end_calibration import calibrate
 from actseq.priors.labels import LabelledPrior
 from actseq.progress import Reporter
@@ -103,6 +103,8 @@ def train_prior(
         standardiser.active.copy_(torch.from_numpy(statistics.active))
         standardiser.mean.copy_(torch.from_numpy(statistics.mean))
         standardiser.deviation.copy_(torch.from_numpy(statistics.deviation))
+        if isinstance(model.prior, KeepsPrecision):
+            model.prior.keep_precision(torch.from_numpy(statistics.posterior).float())
         if isinstance(model.prior, KeepsSummaries):
             model.prior.keep_summaries(latents.training_clips(labels), len(labels))
         dead = latents.latent_dim - len(statistics.active)

@@ -44,11 +44,13 @@ class LatentStatistics:
         active: indices of the dimensions that carry information, (n_active,).
         mean: mean of the active dimensions, (n_active,).
         deviation: standard deviation of the active dimensions, (n_active,).
+        posterior: root mean square of the posterior's standard deviation in the active dimensions, (n_active,).
     """
 
     active: NDArray[np.int64]
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
+    posterior: NDArray[np.float64]
 
 
 class LatentSequences:
@@ -134,11 +136,13 @@ class LatentSequences:
             spread = spread + np.exp(log_variance).sum(0)
             kl = kl + kl_nats(mean, np.maximum(log_variance, -100.0)).sum(0)
         average = np.asarray(total) / count
-        variance = np.asarray(square) / count - average**2 + np.asarray(spread) / count
+        posterior = np.asarray(spread) / count
+        variance = np.asarray(square) / count - average**2 + posterior
         active = np.flatnonzero(np.asarray(kl) / count >= ACTIVE_NATS)
         if not len(active):
             active = np.arange(self.latent_dim)
-        return LatentStatistics(active, average[active], np.sqrt(np.maximum(variance[active], 1e-8)))
+        deviation = np.sqrt(np.maximum(variance[active], 1e-8))
+        return LatentStatistics(active, average[active], deviation, np.sqrt(posterior[active]))
 
     def known_lengths(self, labels: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Lengths of the training sequences that are whole clips, and their labels as rows of the label table.

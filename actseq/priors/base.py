@@ -238,6 +238,18 @@ class Transfers(Protocol):
 
 
 @runtime_checkable
+class KeepsPrecision(Protocol):
+    """A prior that can treat dimensions according to how exactly the autoencoder knows them."""
+
+    def keep_precision(self, posterior: Float[Tensor, " dims"]) -> None:
+        """Keep how exactly each active dimension is known; the standardiser is that of the latents already.
+
+        Args:
+            posterior: root mean square of the posterior's standard deviation over the training frames.
+        """
+
+
+@runtime_checkable
 class KeepsSummaries(Protocol):
     """A prior that can keep what training clips are like as a whole, for new clips to follow."""
 

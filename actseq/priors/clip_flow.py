@@ -9,8 +9,13 @@ A window holds W latent frames at most. What is longer is made block after block
 prefix of the next block, and for a block that is not the last the end is marked as unknown. So the memory is that of
 one window.
 
-The path is a straight line, place = (1 − time) · noise + time · value. Values are standardised, so the best linear
-guess of the velocity is known for every time; the network learns only what differs from it.
+The path is a straight line, place = (1 − time) · noise + time · value. The mean of every dimension is 0 and its
+deviation is known, so the best linear guess of the velocity is known for every time; the network learns only what
+differs from it.
+
+A dimension in which the autoencoder is exact, such as the level of a frame, is heard in small differences, and with a
+deviation of 1 they would be settled at the very end of the path, which is hardly ever trained. So such dimensions can
+have a larger deviation: they leave the noise sooner, and errors in them count for more.
 
 The length of a sequence is not generated: it is asked for, or drawn from the lengths that the training sequences of
 the label have, which are kept in the model. So are summaries of training clips, one of which a new clip can follow:
@@ -60,6 +65,9 @@ GROUPS = 3
 """Number of groups of similar length in a batch; each group is padded by itself."""
 SLOWEST = 1e3
 """The slowest pair of values turns by a radian in about this many frames."""
+MOST_EXACT = 1e3
+"""The largest ratio of the deviation of a dimension to that of its posterior that counts. Without a variational
+bottleneck every dimension has it."""
 N_LENGTHS = N_SUMMARIES
 """Lengths that are kept for each label, all equally likely: the quantiles of those of its training sequences."""
 
@@ -142,6 +150,9 @@ class ClipFlow(nn.Module):
         summary_noise: standard deviation of the noise on a summary, whose values have deviation 1.
         outline: windows of training recordings whose summaries are kept, for long sequences to follow one after
             another; 0: only the first window follows a summary. Needs a summary.
+        information: how much larger the deviation of a dimension is inside the network the more exactly the autoencoder
+            knows it: in proportion to (deviation / deviation of the posterior) to this power, with a geometric mean of
+            1. 0: it is 1 in all dimensions.
 
     Raises:
         ValueError: sizes that do not fit each other, or an empty interval.
@@ -153,6 +164,7 @@ class ClipFlow(nn.Module):
     takes_spans: Literal[True] = True
     controls: tuple[str, ...] = ("temperature", "noise_temperature", "noise_clamp", "guidance")
     likely_lengths: Tensor
+    deviation: Tensor | None
 
     def __init__(
         self,
@@ -173,10 +185,11 @@ class ClipFlow(nn.Module):
         summary: int = 0,
         summary_noise: float = 0.3,
         outline: int = 0,
+        information: float = 0.0,
     ) -> None:
         super().__init__()
         require(1, width=width, layers=layers, heads=heads, inner=inner, patch=patch, steps=steps)
-        require(0, summary=summary, summary_noise=summary_noise, outline=outline)
+        require(0, summary=summary, summary_noise=summary_noise, outline=outline, information=information)
         if width % (2 * heads):
             raise ValueError(f"width is {width}, expected a multiple of {2 * heads}, twice the heads")
         if not 0 <= guided_from < guided_until <= 1:
@@ -187,6 +200,8 @@ class ClipFlow(nn.Module):
         self.latent_dim, self.condition_dim, self.frames, self.patch = latent_dim, condition_dim, frames, patch
         self.steps, self.guided_from, self.guided_until = steps, guided_from, guided_until
         self.standardiser = Standardiser(latent_dim, n_active)
+        self.information = information
+        self.register_buffer("deviation", torch.ones(n_active) if information else None)
         self.read = nn.Linear(patch * (n_active + 1) + N_POSITION, width)
         self.time = nn.Sequential(nn.Linear(N_WAVES, width), nn.SiLU(), nn.Linear(width, width))
         self.condition = nn.Linear(condition_dim, width, bias=False)
@@ -227,6 +242,15 @@ class ClipFlow(nn.Module):
         """See `KeepsLengths.longest`."""
         return int(self.likely_lengths[label].max())
 
+    def keep_precision(self, posterior: Float[Tensor, " dims"]) -> None:
+        """See `KeepsPrecision.keep_precision`."""
+        if self.deviation is None:
+            return
+        exactness = (self.standardiser.deviation / posterior).clamp(max=MOST_EXACT)
+        log = self.information * exactness.log()
+        self.deviation.copy_((log - log.mean()).exp())
+        self.standardiser.deviation.div_(self.deviation)
+
     def keep_summaries(self, clips: Iterable[TrainingClip], n_labels: int) -> None:
         """Keep the summaries and the outline that new clips follow.
 
@@ -264,8 +288,9 @@ class ClipFlow(nn.Module):
         """
         inside, known, frames = window.inside, window.known[..., None], place.shape[1]
         at = time[:, None, None]
-        power = (1 - at).square() + at.square()
-        seen = torch.where(known, window.clean, place * power.rsqrt()).masked_fill(~inside[..., None], 0)
+        linear, shrink, grow = self._linear_guess(at)
+        clean = window.clean if self.deviation is None else window.clean / self.deviation
+        seen = torch.where(known, clean, place * shrink).masked_fill(~inside[..., None], 0)
         waves = torch.cos(math.pi * torch.arange(N_WAVES, device=time.device) * time[:, None])
         about = self.time(waves) + self.length(window.length_features())
         if self.summary is not None and window.summary is not None:
@@ -279,7 +304,21 @@ class ClipFlow(nn.Module):
         for i, layer in enumerate(self.layers):
             x = layer(x, modulation[6 * i : 6 * i + 6], turns, inside[:, :: self.patch])
         residual: Tensor = self.write(_modulated(x, *modulation[-2:]))
-        return (2 * at - 1) / power * place + residual.reshape(len(residual), -1, place.shape[2])[:, :frames]
+        residual = residual.reshape(len(residual), -1, place.shape[2])[:, :frames]
+        return linear * place + (residual if grow is None else grow * residual)
+
+    def _linear_guess(
+        self, at: Float[Tensor, "batch 1 1"]
+    ) -> tuple[Float[Tensor, "batch 1 _"], Float[Tensor, "batch 1 _"], Float[Tensor, "batch 1 _"] | None]:
+        """Factors at a time of the path: of a place, to its best linear guess of the velocity; of a place, to
+        deviation 1; and of what the network adds, to the size that it has in each dimension; None: 1.
+        """
+        equal = (1 - at).square() + at.square()
+        if self.deviation is None:
+            return (2 * at - 1) / equal, equal.rsqrt(), None
+        power = (1 - at).square() + (at * self.deviation).square()
+        linear = (at * self.deviation.square() - (1 - at)) / power
+        return linear, power.rsqrt(), self.deviation * (equal / power).sqrt()
 
     def window(self, data: Mapping[str, Tensor], clean: Float[Tensor, "batch frames dims"], dropout: float) -> Window:
         """The windows of a batch of training sequences, nothing being known but their summaries.

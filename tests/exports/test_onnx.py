@@ -121,6 +121,7 @@ def clip_flow(summary: int = 0) -> Any:
     torch.manual_seed(0)
     options = members.PRIOR_NETWORKS["clip-flow"] | {"summary": summary}
     prior = ClipFlow(4, 3, 8, 12, **options).eval()
+    prior.keep_precision(torch.tensor([0.1, 0.5, 1.0]))
     with torch.no_grad():
         for parameter in prior.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -145,7 +146,7 @@ def test_the_velocity_of_clip_flow_carries_noise_to_the_same_clip(tmp_path: Path
             "labels": [],
             "conditions": condition.tolist(),
             "mean": [0, 0, 0],
-            "deviation": [1, 1, 1],
+            "deviation": prior.standardiser.deviation.tolist(),
             "active": [0, 1, 2],
             "lengths": [[0] * 4],
             "summaries": None,

@@ -546,6 +546,74 @@ def test_untrained_it_says_what_a_normal_distribution_would() -> None:
         torch.testing.assert_close(said, slope * place, atol=0.1, rtol=0.1)
 
 
+def exact(*posterior: float, information: float = 0.5) -> ClipFlow:
+    """A prior whose dimensions are known with these standard deviations."""
+    torch.manual_seed(0)
+    prior = build.build_prior(config(f"prior.network.information={information}"), LATENT_DIM, DIMS, []).prior
+    assert isinstance(prior, ClipFlow)
+    prior.standardiser.mean.copy_(torch.linspace(-1, 2, DIMS))
+    prior.standardiser.deviation.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    prior.keep_precision(torch.tensor(posterior))
+    return prior
+
+
+def test_what_is_known_exactly_spreads_wider() -> None:
+    found = exact(0.5 / 100, 1.0 / 4, 2.0)
+    assert found.deviation is not None
+    wanted = torch.tensor([10.0, 2.0, 1.0]) / 20 ** (1 / 3)  # roots of 100, 4 and 1, over their geometric mean
+    torch.testing.assert_close(found.deviation, wanted)
+    latents = numbers(4, LATENT_DIM)
+    plain = (latents[:, :DIMS] - torch.linspace(-1, 2, DIMS)) / torch.tensor([0.5, 1.0, 2.0])
+    torch.testing.assert_close(found.standardiser.standardise(latents), plain * wanted)
+    for posterior in ((0.5, 1.0, 2.0), (0.0, 0.0, 0.0)):  # as much of each dimension, and a plain bottleneck
+        even = exact(*posterior)
+        assert even.deviation is not None
+        torch.testing.assert_close(even.deviation, torch.ones(DIMS))
+
+
+def test_without_information_nothing_changes() -> None:
+    prior = exact(0.005, 0.25, 2.0, information=0)
+    assert prior.deviation is None
+    assert not [name for name in prior.state_dict() if name == "deviation"]
+    torch.testing.assert_close(prior.standardiser.deviation, torch.tensor([0.5, 1.0, 2.0]))
+
+
+def test_untrained_it_says_what_dimensions_of_any_deviation_would() -> None:
+    prior = exact(0.005, 0.25, 2.0)
+    assert prior.deviation is not None
+    noise, values = numbers(200, 9, DIMS), numbers(200, 9, DIMS, seed=1) * prior.deviation
+    for time in (0.0, 0.2, 0.5, 0.9):
+        place = (1 - time) * noise + time * values
+        slope = ((values - noise) * place).sum((0, 1)) / place.square().sum((0, 1))
+        with torch.no_grad():
+            said = prior(place, torch.full((200,), time), window([9] * 200, 9), torch.zeros(200, 1, CONDITION_DIM))
+        torch.testing.assert_close(said, slope * place, atol=0.2, rtol=0.1)
+
+
+def test_untrained_its_latents_have_the_deviations_of_the_corpus() -> None:
+    prior = exact(0.005, 0.25, 2.0)
+    prior.steps = 40
+    made, _ = sampled(prior, n=300, condition=None, until_stop=False)
+    frames = made[..., :DIMS].flatten(0, 1)
+    torch.testing.assert_close(frames.std(0), torch.tensor([0.5, 1.0, 2.0]), atol=0, rtol=0.08)
+    torch.testing.assert_close(frames.mean(0), torch.linspace(-1, 2, DIMS), atol=0.1, rtol=0)
+
+
+def test_known_frames_are_seen_with_deviation_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the network reads of a known frame is the value over its deviation, at every time."""
+    prior = exact(0.005, 0.25, 2.0)
+    read: list[Tensor] = []
+    monkeypatch.setattr(prior.read, "forward", lambda x: (read.append(x), torch.zeros(*x.shape[:2], SMALL["width"]))[1])
+    clean = numbers(1, 2, DIMS)
+    given = window([2], 2, torch.ones(1, 2, dtype=torch.bool), clean)
+    for time in (0.1, 0.9):
+        prior(numbers(1, 2, DIMS, seed=3), torch.tensor([time]), given, torch.zeros(1, 1, CONDITION_DIM))
+    assert prior.deviation is not None
+    shown = [one[0, 0, : 2 * (DIMS + 1)].reshape(2, DIMS + 1)[:, :DIMS] for one in read]
+    for one in shown:
+        torch.testing.assert_close(one, clean[0] / prior.deviation)
+
+
 def test_regions_leave_something_to_learn() -> None:
     torch.manual_seed(0)
     lengths = torch.randint(1, 10, (500,))
@@ -666,6 +734,7 @@ def test_its_kind_alone_suffices() -> None:
         "prior.network.width=25",
         "prior.network.layers=0",
         "prior.network.guided_from=0.9",
+        "prior.network.information=-1",
         "train_prior.objective.given=-1",
     ],
 )
