@@ -121,8 +121,8 @@ def test_a_preset_s_tuning_gives_way_to_what_was_typed(words: list[str]) -> None
         def say(self, text: str) -> None:
             heard.append(text)
 
-    assert build.complete(load_preset("drums")).train_prior.decoder is not None
-    completed = build.complete(load_preset("drums", words), Saying())
+    assert build.complete(load_preset("digits")).train_prior.decoder is not None
+    completed = build.complete(load_preset("digits", words), Saying())
     assert completed.train_prior.decoder is None
     assert any(line.startswith("the decoder stays as it is") for line in heard)
     assert build.complete(completed) == completed
