@@ -176,7 +176,7 @@ def test_a_decoder_is_tuned_where_the_minutes_leave_it_time(tmp_path: Path) -> N
             heard.append(text)
 
     def tuned(budget: Budget = NO_BUDGET, folder: Path = tmp_path, **section: float | None) -> bool:
-        config = load_preset("drums").train_prior.model_copy(update=section)
+        config = load_preset("digits").train_prior.model_copy(update=section)
         return tuning.tuning_in_time(config, budget, folder, Saying()) is not None
 
     assert tuned(minutes=10.0)
