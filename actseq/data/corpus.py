@@ -33,6 +33,10 @@ FEW_FILES = 10
 """A label with fewer files is split within files."""
 LONG_IN_SEGMENTS = 6
 """A file of this many segments is long enough to be split."""
+LONGEST_NOTE_SECONDS = 60.0
+"""A longer file is no single hit or note."""
+FADED_DB = -30.0
+"""The last tenth of a hit or note stays under this level, relative to its peak."""
 QUIET_DB = -50.0
 """A block of a file is not used if its peak is lower than this, relative to the file's."""
 
@@ -79,7 +83,8 @@ def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: i
     a test block, with a guard of one segment between them, and its short files are for training. Blocks are cut from
     where the file has sound; a quiet block is not used. Copies of a file are in the same split, that of training where
     they would be in several. If that leaves no clip for validation or test, a file of any label is held out. A split
-    whose fraction is 0 gets nothing. Loops (`repeat_seconds`) are not cut: a part of a loop does not repeat.
+    whose fraction is 0 gets nothing. Loops (`repeat_seconds`) are not cut: a part of a loop does not repeat. Nor are,
+    with `trim: onset`, files of less than a minute that have faded at their end: the end of a note is no note.
     """
     held_out = _held_out(config)
     by_label: dict[str, list[audio.ScanRow]] = defaultdict(list)
@@ -131,7 +136,8 @@ def _blocks(row: audio.ScanRow, config: CorpusConfig) -> list[Clip]:
     total = units.seconds_to_samples(row.seconds if end is None else end, config.sample_rate) - first
     guard = units.seconds_to_samples(config.segment_seconds, config.sample_rate)
     held_out = _held_out(config)
-    if not held_out or config.repeat_seconds is not None or total < LONG_IN_SEGMENTS * guard:
+    is_whole = config.repeat_seconds is not None or (config.trim == "onset" and _is_note(row))
+    if not held_out or is_whole or total < LONG_IN_SEGMENTS * guard:
         return [_whole(row, "train")]
     usable = total - len(held_out) * guard
     lengths = {split: round(share * usable) for split, share in held_out.items()}
@@ -176,6 +182,14 @@ def _is_quiet(row: audio.ScanRow, begin: float, end: float | None) -> bool:
     span = audio.SPAN / row.sample_rate
     inside = row.envelope[int(begin / span) : None if end is None else int(np.ceil(end / span))]
     return float(inside.max(initial=0.0)) < _quiet(row.envelope)
+
+
+def _is_note(row: audio.ScanRow) -> bool:
+    """Whether a file has faded at its end, as a hit or a note has, and is not too long for one."""
+    if row.envelope is None or row.seconds > LONGEST_NOTE_SECONDS:
+        return False
+    end = row.envelope[-max(1, len(row.envelope) // 10) :]
+    return float(end.max()) < float(row.envelope.max()) * units.db_to_amplitude(FADED_DB)
 
 
 def _quiet(envelope: NDArray[np.float32]) -> float:

@@ -699,6 +699,36 @@ def test_the_reported_tone_has_held_out_blocks_with_sound(tmp_path: Path, data_d
         assert np.abs(corpus.waveform(index)).max() > 0.5
 
 
+def test_a_long_note_is_never_cut(tmp_path: Path) -> None:
+    """The end of a note is no note. What has not faded, and what is longer than a minute, is cut as ever."""
+    fading = np.exp(-np.arange(12 * RATE) / RATE)
+    for k in range(3):
+        save(tmp_path / "in" / "piano" / f"{k}.wav", noise(12 * RATE, k) * fading)
+    save(tmp_path / "in" / "organ" / "steady.wav", noise(12 * RATE))
+    long = np.concatenate([noise(61 * RATE), noise(12 * RATE) * fading])
+    save(tmp_path / "in" / "set" / "long.wav", long)
+    found = build(tmp_path / "in", CONFIG.model_copy(update={"trim": "onset"}))
+    keys = {label: sorted(r.key for r in found.store.records if r.extra["label"] == label) for label in found.labels}
+    assert keys["piano"] == ["piano/0.wav", "piano/1.wav", "piano/2.wav"]
+    notes = [record for record in found.store.records if record.extra["label"] == "piano"]
+    assert all(record.extra["begins"] and record.extra["ends"] for record in notes)
+    assert [len(keys[label]) for label in ("organ", "set")] == [3, 3]
+    (tmp_path / "in").rename(tmp_path / "again")
+    assert len(build(tmp_path / "again").store.records) > 9, "without trim: onset notes are cut too"
+
+
+@pytest.mark.data
+def test_piano_notes_stay_whole(tmp_path: Path, data_dir: Path) -> None:
+    config = CONFIG.model_copy(update={"trim": "onset", "sample_rate": 11025})
+    (tmp_path / "in").mkdir()
+    for name in ("piano", "bass_staccato"):
+        (tmp_path / "in" / name).symlink_to(data_dir / "instruments" / name)
+    found = build(tmp_path / "in", config)
+    lengths = [r.length / 11025 for r in found.store.records if r.extra["label"] == "piano"]
+    assert len(lengths) == 9
+    assert min(lengths) > 5
+
+
 def test_blocks_are_scaled_with_their_file_and_quiet_ones_are_not_used(tmp_path: Path) -> None:
     sound = noise(20 * RATE)
     sound[15 * RATE :] *= 0.1
