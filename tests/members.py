@@ -98,7 +98,7 @@ HEADS: dict[str, dict[str, Any]] = defaultdict(
     {
         "gaussian": {},
         "mixture": {"n_components": 3},
-        "flow": {"width": 12, "blocks": 1, "dropout": 0.0},
+        "flow": {"width": 12, "blocks": 1, "dropout": 0.0, "information": 0.5},
     },
 )
 SEQUENCE_NETWORKS = sorted(kind for kind, one in registry.PRIOR_NETWORKS.items() if not build.is_whole_sequence(one))
@@ -177,6 +177,7 @@ def prior(
     model.standardiser.active.copy_(torch.arange(0, latent_dim, 2)[:n_active])
     model.standardiser.mean.copy_(torch.linspace(-1, 2, n_active))
     model.standardiser.deviation.copy_(torch.linspace(0.4, 1.8, n_active))
+    model.keep_precision(torch.linspace(0.02, 1.5, n_active))
     return model
 
 

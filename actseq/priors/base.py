@@ -239,14 +239,34 @@ class Transfers(Protocol):
 
 @runtime_checkable
 class KeepsPrecision(Protocol):
-    """A prior that can treat dimensions according to how exactly the autoencoder knows them."""
+    """A prior or a head that can treat dimensions according to how exactly the autoencoder knows them."""
 
     def keep_precision(self, posterior: Float[Tensor, " dims"]) -> None:
-        """Keep how exactly each active dimension is known; the standardiser is that of the latents already.
+        """Keep how exactly each active dimension is known. A prior has the standardiser of the latents already.
 
         Args:
-            posterior: root mean square of the posterior's standard deviation over the training frames.
+            posterior: root mean square of the posterior's standard deviation over the training frames. A prior is given
+                it in units of latents, a head in those of its values, whose deviation is 1.
         """
+
+
+MOST_EXACT = 1e3
+"""The largest ratio of the deviation of a dimension to that of its posterior that counts. Without a variational
+bottleneck every dimension has it."""
+
+
+def deviations_by_precision(
+    deviation: Float[Tensor, " dims"], posterior: Float[Tensor, " dims"], information: float
+) -> Float[Tensor, " dims"]:
+    """How wide each dimension is on a path from noise to values, so that exact ones leave the noise sooner.
+
+    Args:
+        deviation: standard deviation of each dimension.
+        posterior: that of its posterior.
+        information: the width grows with (deviation / posterior) to this power; the geometric mean is 1.
+    """
+    log = information * (deviation / posterior).clamp(max=MOST_EXACT).log()
+    return (log - log.mean()).exp()
 
 
 @runtime_checkable

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from actseq.errors import ConfigError, require
 from actseq.modules.rotary import rotated, turns_of
-from actseq.priors.base import Chunk, SamplingRequest, Standardiser, TransferRequest
+from actseq.priors.base import Chunk, SamplingRequest, Standardiser, TransferRequest, deviations_by_precision
 from actseq.priors.heads import normal
 from actseq.priors.outline import Outline
 from actseq.priors.places import REACHES
@@ -65,9 +65,6 @@ GROUPS = 3
 """Number of groups of similar length in a batch; each group is padded by itself."""
 SLOWEST = 1e3
 """The slowest pair of values turns by a radian in about this many frames."""
-MOST_EXACT = 1e3
-"""The largest ratio of the deviation of a dimension to that of its posterior that counts. Without a variational
-bottleneck every dimension has it."""
 N_LENGTHS = N_SUMMARIES
 """Lengths that are kept for each label, all equally likely: the quantiles of those of its training sequences."""
 
@@ -150,9 +147,8 @@ class ClipFlow(nn.Module):
         summary_noise: standard deviation of the noise on a summary, whose values have deviation 1.
         outline: windows of training recordings whose summaries are kept, for long sequences to follow one after
             another; 0: only the first window follows a summary. Needs a summary.
-        information: how much larger the deviation of a dimension is inside the network the more exactly the autoencoder
-            knows it: in proportion to (deviation / deviation of the posterior) to this power, with a geometric mean of
-            1. 0: it is 1 in all dimensions.
+        information: how much wider a dimension is on the path the more exactly the autoencoder knows it: in proportion
+            to (deviation / deviation of the posterior) to this power, with a geometric mean of 1. 0: all are alike.
 
     Raises:
         ValueError: sizes that do not fit each other, or an empty interval.
@@ -246,9 +242,7 @@ class ClipFlow(nn.Module):
         """See `KeepsPrecision.keep_precision`."""
         if self.deviation is None:
             return
-        exactness = (self.standardiser.deviation / posterior).clamp(max=MOST_EXACT)
-        log = self.information * exactness.log()
-        self.deviation.copy_((log - log.mean()).exp())
+        self.deviation.copy_(deviations_by_precision(self.standardiser.deviation, posterior, self.information))
         self.standardiser.deviation.div_(self.deviation)
 
     def keep_summaries(self, clips: Iterable[TrainingClip], n_labels: int) -> None:

@@ -29,6 +29,7 @@ from actseq.priors.base import (
     CausalNetwork,
     Chunk,
     DensityHead,
+    KeepsPrecision,
     LossHead,
     SamplingRequest,
     Standardiser,
@@ -124,6 +125,11 @@ class SequencePrior(nn.Module):
     def controls(self) -> tuple[str, ...]:
         """The controls of its head, and guidance."""
         return (*self.head.controls, "guidance")
+
+    def keep_precision(self, posterior: Float[Tensor, " dims"]) -> None:
+        """See `KeepsPrecision.keep_precision`; it is the head that keeps it."""
+        if isinstance(self.head, KeepsPrecision):
+            self.head.keep_precision(posterior / self.standardiser.deviation)
 
     def init_state(self, batch: int) -> State:
         """The state before the first input."""

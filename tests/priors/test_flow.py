@@ -55,12 +55,45 @@ def test_loss_is_drawn_anew_in_training_only() -> None:
     assert torch.equal(head.loss(parameters, value), head.loss(parameters, value))
 
 
-@pytest.fixture(scope="module")
-def learned() -> Flow:
+@torch.no_grad()
+def test_what_is_known_exactly_leaves_the_noise_sooner() -> None:
+    head = Flow(3, information=0.5)
+    head.keep_precision(torch.tensor([0.01, 0.25, 1.0]))
+    wide = torch.tensor([10.0, 2.0, 1.0]) / 20 ** (1 / 3)  # roots of 100, 4 and 1, over their geometric mean
+    assert head.deviation is not None
+    torch.testing.assert_close(head.deviation, wide)
+    # What a value and noise come to on a path to the value times its width, brought back to deviation 1.
+    value, start, angle = noise(3, seed=1), noise(3, seed=2), torch.tensor([0.0, 0.4, 1.2, math.pi / 2])
+    path = angle.cos()[:, None] * start + angle.sin()[:, None] * wide * value
+    path = path / (angle.cos()[:, None].square() + (angle.sin()[:, None] * wide).square()).sqrt()
+    own = head._own_angles(angle)
+    torch.testing.assert_close(own.cos() * start + own.sin() * value, path)
+
+
+@pytest.mark.parametrize("posterior", [(1.0, 1.0), (0.0, 0.0)])
+@torch.no_grad()
+def test_dimensions_known_alike_are_treated_alike(posterior: tuple[float, float]) -> None:
+    even, plain = Flow(2, information=0.5).eval(), Flow(2).eval()
+    even.keep_precision(torch.tensor(posterior))
+    assert "deviation" not in plain.state_dict()
+    plain.keep_precision(torch.tensor(posterior))
+    for head in (even, plain):
+        torch.manual_seed(0)
+        head.write.weight.normal_()
+    plain.load_state_dict({name: value for name, value in even.state_dict().items() if name != "deviation"})
+    parameters, value = noise(5, even.n_params), noise(5, 2, seed=1)
+    torch.testing.assert_close(even.loss(parameters, value), plain.loss(parameters, value))
+    drawn = [head.sample(parameters, PLAIN, seeded()) for head in (even, plain)]
+    torch.testing.assert_close(*drawn)
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.5], ids=["alike", "information"])
+def learned(request: pytest.FixtureRequest) -> Flow:
     """Two conditions: 0 is a tilted Gaussian around (1, −0.5), 1 two narrow places left and right."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        head = Flow(2, width=32, blocks=2, dropout=0.0)
+        head = Flow(2, width=32, blocks=2, dropout=0.0, information=request.param)
+        head.keep_precision(torch.tensor([0.05, 0.8]))
         optimiser = torch.optim.Adam(head.parameters(), lr=4e-3)
         steps = 400
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -121,10 +154,14 @@ def test_temperature_scales_the_deviation_of_a_gaussian(learned: Flow) -> None:
 
 @torch.no_grad()
 def test_the_least_loss_is_that_of_theory(learned: Flow) -> None:
-    """For a Gaussian the sum of its deviations along its axes: ∫ s² / (cos² θ + s² sin² θ) dθ = s π/2."""
+    """For a Gaussian the sum of its deviations along its axes: ∫ s² / (cos² θ + s² sin² θ) dθ = s π/2.
+
+    With `information` it is the Gaussian that is wider where the autoencoder is exact.
+    """
     torch.manual_seed(1)
     loss = learned.loss(condition(learned, 8000)[:4000], tilted(4000)).mean()
-    axes = torch.linalg.svdvals(FACTOR).sum()
+    wide = torch.ones(2) if learned.deviation is None else learned.deviation
+    axes = torch.linalg.svdvals(wide[:, None] * FACTOR).sum()
     assert float(axes) - 0.02 < float(loss) < 1.12 * float(axes)
 
 
@@ -133,7 +170,7 @@ def test_more_steps_converge_as_the_midpoint_rule_does(learned: Flow) -> None:
     """The error falls with the square of the steps."""
     parameters, drawn = condition(learned, 400), {}
     for steps in (16, 32, 256):
-        finer = Flow(2, width=32, blocks=2, steps=steps).eval()
+        finer = Flow(2, width=32, blocks=2, steps=steps, information=learned.information).eval()
         finer.load_state_dict(learned.state_dict())
         drawn[steps] = finer.sample(parameters, PLAIN, seeded())
     error = {steps: float((drawn[steps] - drawn[256]).square().mean()) ** 0.5 for steps in (16, 32)}
