@@ -200,6 +200,8 @@ class DecoderTuningConfig(Section):
     """Earliest time of the path to which latents are taken back, 0 being noise."""
     latest: float = Field(0.6, ge=0, lt=1)
     """Latest such time, 1 being the latents."""
+    strength: float = Field(1.0, gt=0, le=1)
+    """How much of the change is kept: with 0.5 the weights are the mean of those before and after the tuning."""
 
 
 class PriorTrainingConfig(TrainingConfig):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from actseq import units
@@ -91,6 +92,9 @@ def tune_decoder(
 ) -> dict[str, Tensor]:
     """The tensors of the autoencoder that decoding uses, tuned on what a trained prior makes.
 
+    With a strength under 1 they lie between those of before and those that were learned, which keeps some of what the
+    tuning takes from exact latents. Source: Wortsman et al., Robust fine-tuning of zero-shot models (2022).
+
     Args:
         run: the run.
         config: the complete configuration, with `train_prior.decoder`.
@@ -137,6 +141,7 @@ def tune_decoder(
         earliest=tuning.earliest,
         latest=tuning.latest,
     )
+    before = {name: parameter.detach().cpu().clone() for name, parameter in objective.decoding.items()}
     outcome = train(
         objective,
         (source("train"), source("validation") if latents.indices("validation") else None),
@@ -161,7 +166,7 @@ def tune_decoder(
             threads=compute.threads,
         ),
     )
-    return {name: outcome.tensors[name] for name in objective.decoding}
+    return {name: torch.lerp(start, outcome.tensors[name], tuning.strength) for name, start in before.items()}
 
 
 def _tuning_budget(

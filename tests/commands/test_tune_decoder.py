@@ -62,6 +62,16 @@ def test_only_the_decoder_differs_and_only_that_prior_uses_it(run: Path) -> None
     assert not np.array_equal(*clips)
 
 
+def test_half_the_strength_is_half_the_change(run: Path) -> None:
+    half = [*PRIOR, 'train_prior.decoder={"share": 1.5, "batch_size": 4, "frames": 6, "strength": 0.5}']
+    pipeline.train_prior(run, name="half", overrides=half, compute=CPU)
+    before = LoadedRun.open(run, prior="tuned", device="cpu").codec.autoencoder.state_dict()
+    whole, found = (load_tensors(run / "priors" / name / DECODER) for name in ("tuned", "half"))
+    assert set(found) == set(whole)
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, (before[name] + whole[name]) / 2)
+
+
 def test_the_prior_itself_is_the_same(run: Path) -> None:
     metas = [read_json(run / "priors" / name / "model.json") for name in ("plain", "tuned")]
     assert metas[0]["weights_sha256"] == metas[1]["weights_sha256"]
