@@ -177,7 +177,7 @@ def prior(
     model.standardiser.active.copy_(torch.arange(0, latent_dim, 2)[:n_active])
     model.standardiser.mean.copy_(torch.linspace(-1, 2, n_active))
     model.standardiser.deviation.copy_(torch.linspace(0.4, 1.8, n_active))
-    model.keep_precision(torch.linspace(0.02, 1.5, n_active))
+    model.keep_precision(torch.linspace(0.05, 0.8, n_active))
     return model
 
 

@@ -104,7 +104,7 @@ def train_prior(
         standardiser.mean.copy_(torch.from_numpy(statistics.mean))
         standardiser.deviation.copy_(torch.from_numpy(statistics.deviation))
         if isinstance(model.prior, KeepsPrecision):
-            model.prior.keep_precision(torch.from_numpy(statistics.posterior).float())
+            model.prior.keep_precision(torch.from_numpy(statistics.posterior / statistics.deviation).float())
         if isinstance(model.prior, KeepsSummaries):
             model.prior.keep_summaries(latents.training_clips(labels), len(labels))
         dead = latents.latent_dim - len(statistics.active)

@@ -92,8 +92,8 @@ def tune_decoder(
 ) -> dict[str, Tensor]:
     """The tensors of the autoencoder that decoding uses, tuned on what a trained prior makes.
 
-    With a strength under 1 they lie between those of before and those that were learned, which keeps some of what the
-    tuning takes from exact latents. Source: Wortsman et al., Robust fine-tuning of zero-shot models (2022).
+    With a strength under 1 they are a weighted mean of those before and after the tuning, so that spectra are smoothed
+    less. Source: Wortsman et al., Robust fine-tuning of zero-shot models (2022).
 
     Args:
         run: the run.
@@ -166,7 +166,7 @@ def tune_decoder(
             threads=compute.threads,
         ),
     )
-    return {name: torch.lerp(start, outcome.tensors[name], tuning.strength) for name, start in before.items()}
+    return {name: torch.lerp(start, outcome.tensors[name].cpu(), tuning.strength) for name, start in before.items()}
 
 
 def _tuning_budget(

@@ -245,8 +245,8 @@ class KeepsPrecision(Protocol):
         """Keep how exactly each active dimension is known. A prior has the standardiser of the latents already.
 
         Args:
-            posterior: root mean square of the posterior's standard deviation over the training frames. A prior is given
-                it in units of latents, a head in those of its values, whose deviation is 1.
+            posterior: root mean square of the posterior's standard deviation over the training frames, as a fraction of
+                the deviation of the dimension.
         """
 
 
@@ -255,17 +255,14 @@ MOST_EXACT = 1e3
 bottleneck every dimension has it."""
 
 
-def deviations_by_precision(
-    deviation: Float[Tensor, " dims"], posterior: Float[Tensor, " dims"], information: float
-) -> Float[Tensor, " dims"]:
+def deviations_by_precision(posterior: Float[Tensor, " dims"], information: float) -> Float[Tensor, " dims"]:
     """How wide each dimension is on a path from noise to values, so that exact ones leave the noise sooner.
 
     Args:
-        deviation: standard deviation of each dimension.
-        posterior: that of its posterior.
-        information: the width grows with (deviation / posterior) to this power; the geometric mean is 1.
+        posterior: deviation of the posterior as a fraction of that of the dimension.
+        information: the width grows with the inverse of `posterior` to this power; the geometric mean is 1.
     """
-    log = information * (deviation / posterior).clamp(max=MOST_EXACT).log()
+    log = information * posterior.reciprocal().clamp(max=MOST_EXACT).log()
     return (log - log.mean()).exp()
 
 

@@ -242,7 +242,7 @@ class ClipFlow(nn.Module):
         """See `KeepsPrecision.keep_precision`."""
         if self.deviation is None:
             return
-        self.deviation.copy_(deviations_by_precision(self.standardiser.deviation, posterior, self.information))
+        self.deviation.copy_(deviations_by_precision(posterior, self.information))
         self.standardiser.deviation.div_(self.deviation)
 
     def keep_summaries(self, clips: Iterable[TrainingClip], n_labels: int) -> None:

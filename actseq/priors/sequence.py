@@ -129,7 +129,7 @@ class SequencePrior(nn.Module):
     def keep_precision(self, posterior: Float[Tensor, " dims"]) -> None:
         """See `KeepsPrecision.keep_precision`; it is the head that keeps it."""
         if isinstance(self.head, KeepsPrecision):
-            self.head.keep_precision(posterior / self.standardiser.deviation)
+            self.head.keep_precision(posterior)
 
     def init_state(self, batch: int) -> State:
         """The state before the first input."""

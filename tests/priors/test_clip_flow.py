@@ -553,7 +553,7 @@ def exact(*posterior: float, information: float = 0.5) -> ClipFlow:
     assert isinstance(prior, ClipFlow)
     prior.standardiser.mean.copy_(torch.linspace(-1, 2, DIMS))
     prior.standardiser.deviation.copy_(torch.tensor([0.5, 1.0, 2.0]))
-    prior.keep_precision(torch.tensor(posterior))
+    prior.keep_precision(torch.tensor(posterior) / prior.standardiser.deviation)
     return prior
 
 

@@ -1,5 +1,6 @@
 """The `flow` head where the right answer is known: an untrained one, and one that has learned a distribution."""
 
+import itertools
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from scipy import stats
 
 from actseq.priors.base import PLAIN, Sampling
-from actseq.priors.flow import Flow
+from actseq.priors.flow import N_CHECKS, Flow
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -68,6 +69,46 @@ def test_what_is_known_exactly_leaves_the_noise_sooner() -> None:
     path = path / (angle.cos()[:, None].square() + (angle.sin()[:, None] * wide).square()).sqrt()
     own = head._own_angles(angle)
     torch.testing.assert_close(own.cos() * start + own.sin() * value, path)
+
+
+@torch.no_grad()
+def test_its_loss_is_that_of_a_flow_to_wider_values() -> None:
+    """An untrained head stays at deviation 1: what it says of the wider path is how the deviation of that path grows."""
+    head = Flow(2, information=0.5).eval()
+    head.keep_precision(torch.tensor([0.05, 0.8]))
+    assert head.deviation is not None
+    value, parameters = noise(6, 2, seed=1), torch.zeros(6, head.n_params)
+    start, wide = noise(N_CHECKS, 6, 2), head.deviation * value
+    angle = ((torch.arange(N_CHECKS) + 0.5) / N_CHECKS * math.pi / 2)[:, None, None]
+    sine, cosine = angle.sin(), angle.cos()
+    power = cosine.square() + (head.deviation * sine).square()
+    growth = sine * cosine * (head.deviation.square() - 1) / power
+    error = growth * (cosine * start + sine * wide) - (cosine * wide - sine * start)
+    torch.testing.assert_close(head.loss(parameters, value), error.square().sum(-1).mean(0))
+
+
+@pytest.mark.parametrize(("wide", "narrow"), [(3.0, 0.5), (5.0, 0.5), (0.4, 0.5), (5.0, 1.0)])
+@torch.no_grad()
+def test_eight_steps_are_enough_for_wide_dimensions(
+    wide: float, narrow: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the exact velocity to a Gaussian of mean 1 and a deviation, drawn 4,000 times."""
+    head = Flow(1, steps=8, information=0.5).eval()
+    assert head.deviation is not None
+    head.deviation.fill_(wide)
+    middles = [(begin + end) / 2 for begin, end in itertools.pairwise(head.angles)]
+    angles = iter(angle for pair in zip(head.angles, middles, strict=False) for angle in pair)
+
+    def exact(place: torch.Tensor, modulation: object) -> torch.Tensor:
+        own = math.atan2(wide * math.sin(angle := next(angles)), math.cos(angle))
+        sine, cosine = math.sin(own), math.cos(own)
+        slope = sine * cosine * (narrow**2 - 1) / (cosine**2 + narrow**2 * sine**2)
+        return cosine + slope * (place - sine)
+
+    monkeypatch.setattr(head, "_velocity", exact)
+    drawn = head.sample(torch.zeros(4000, head.n_params), PLAIN, seeded())
+    assert float(drawn.mean()) == pytest.approx(1, abs=0.05)
+    assert float(drawn.std()) == pytest.approx(narrow, rel=0.12)
 
 
 @pytest.mark.parametrize("posterior", [(1.0, 1.0), (0.0, 0.0)])

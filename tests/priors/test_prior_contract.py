@@ -812,8 +812,8 @@ def test_a_tiny_prior_learns_an_autoregression_and_its_length(network: str, head
         schedule.step()
     model.eval()
     deviations = np.array([1.0] + [math.sqrt(1 - rho**2)] * (frames - 1))
-    # The least squared error of a velocity, averaged over the arc, is the deviation, that on the path:
-    # ∫ s² / (cos² θ + s² sin² θ) dθ = s π/2.
+    # The least squared error of a velocity, averaged over the arc, is the deviation of the value on the path, which is
+    # d times as large with `information`: ∫ s² / (cos² θ + s² sin² θ) dθ = s π/2.
     wider = 1.0
     if isinstance(model.head, Flow):
         assert model.head.deviation is not None
