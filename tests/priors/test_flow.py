@@ -73,7 +73,7 @@ def test_what_is_known_exactly_leaves_the_noise_sooner() -> None:
 
 @torch.no_grad()
 def test_its_loss_is_that_of_a_flow_to_wider_values() -> None:
-    """An untrained head stays at deviation 1: what it says of the wider path is how the deviation of that path grows."""
+    """An untrained head stays at deviation 1: of the wider path it knows how its deviation grows, and no more."""
     head = Flow(2, information=0.5).eval()
     head.keep_precision(torch.tensor([0.05, 0.8]))
     assert head.deviation is not None
