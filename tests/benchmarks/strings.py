@@ -156,24 +156,31 @@ class Names(nn.Module):
         )
         self.drop, self.last = nn.Dropout(0.3), nn.Linear(sizes[-1], 10)
 
-    def forward(self, waveforms: Tensor) -> Tensor:
-        """Logits (batch, 10) of waveforms (batch, samples) with the peak of all takes."""
+    def activations(self, waveforms: Tensor) -> Tensor:
+        """Activations (batch, 128) before the decision, of waveforms (batch, samples) with the peak of all takes."""
         window = torch.hann_window(N_FFT, device=waveforms.device)
         power = torch.stft(waveforms, N_FFT, HOP, window=window, return_complex=True).abs().square()
         log = (self.mel @ power).clamp(min=1e-5).log()
-        hidden = self.layers(((log + 4) / 4)[:, None])
-        logits: Tensor = self.last(self.drop(hidden.mean((2, 3))))
+        hidden: Tensor = self.layers(((log + 4) / 4)[:, None]).mean((2, 3))
+        return hidden
+
+    def forward(self, waveforms: Tensor) -> Tensor:
+        """Logits (batch, 10) of waveforms (batch, samples) with the peak of all takes."""
+        logits: Tensor = self.last(self.drop(self.activations(waveforms)))
         return logits
+
+    @torch.no_grad()
+    def embedding(self, sounds: Sequence[Waveform]) -> np.ndarray:
+        """Activations of each sound (sounds, 128)."""
+        self.eval()
+        heard = [np.stack([middle(one) for one in sounds[i : i + 256]]) for i in range(0, len(sounds), 256)]
+        return np.concatenate([self.activations(torch.from_numpy(some)).double().numpy() for some in heard])
 
     @torch.no_grad()
     def named(self, sounds: Sequence[Waveform]) -> list[str]:
         """The digit of each sound."""
-        self.eval()
-        found: list[str] = []
-        for first in range(0, len(sounds), 256):
-            heard = np.stack([middle(sound) for sound in sounds[first : first + 256]])
-            found += [str(digit) for digit in self(torch.from_numpy(heard)).argmax(1).tolist()]
-        return found
+        activations = torch.from_numpy(self.embedding(sounds)).float()
+        return [str(digit) for digit in self.last(activations).argmax(1).tolist()]
 
 
 def middle(sound: Waveform) -> Waveform:
