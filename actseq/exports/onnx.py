@@ -23,6 +23,7 @@ from actseq.exports import standalone
 from actseq.exports.graphs import Graph, Step, codec_graphs, prior_graphs
 from actseq.inference.loaded_run import LoadedRun
 from actseq.priors.base import Sampling
+from actseq.priors.outline import Outline
 from actseq.representations.base import LogMagnitude, Representation
 from actseq.storage.run_folder import versions
 from actseq.storage.store import write_file
@@ -262,6 +263,17 @@ def _prior(loaded: LoadedRun) -> dict[str, Any]:
         "lengths": prior.likely_lengths.tolist(),
         "summaries": None if summaries is None else _numbers(summaries.kept),
         "summary_noise": None if summaries is None else summaries.noise,
+        "outline": None if prior.outline is None else _outline(prior.outline),
+    }
+
+
+def _outline(outline: Outline) -> dict[str, Any]:
+    """The windows that are kept; the places without one come last."""
+    n = int((outline.labels >= 0).sum())
+    return {
+        "kept": _numbers(outline.kept[:n]),
+        "next": outline.next[:n].tolist(),
+        "labels": outline.labels[:n].tolist(),
     }
 
 

@@ -13,6 +13,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ LEAST_WEIGHT = 0.05
 SILENT, SILENT_SECONDS = 1e-3, 0.01
 """A clip that is made as a whole has ended where its level over this time stays under this part of the peak: −60 dB."""
 FADE_SECONDS = 0.005
+NEAREST = 4
+"""Where a recording ends that a long clip follows, it goes on behind one of this many most similar windows."""
 
 
 @dataclass(frozen=True)
@@ -208,11 +211,13 @@ class Model:
                 place = shorter + int(share * (len(kept) - shorter))
                 whole = int(kept[place]) - since + earliest - 1
             total, ended = min(whole, longest), whole <= longest
-        about = {}
+        summaries: Iterator[Array] | None = None
         if prior["summaries"] is not None:
-            summary = np.array(prior["summaries"][label][place], np.float32)
-            summary = summary + prior["summary_noise"] * random.standard_normal(len(summary))
-            about["summary"] = np.append(summary, 1).astype(np.float32)[None]
+            followed: Iterator[Array] = repeat(np.array(prior["summaries"][label][place]))
+            if prior["outline"] is not None and total > window:
+                followed = self._outline(random, label, total, stops)
+            noise = prior["summary_noise"] * random.standard_normal(len(prior["summaries"][label][place]))
+            summaries = (np.append(one + noise, 1).astype(np.float32)[None] for one in followed)
         noise_scale, _ = self._temperatures(request)
         values = np.zeros((0, dims), np.float32)
         while len(values) < total:
@@ -223,11 +228,37 @@ class Model:
             clean[0, : len(before)] = before
             known = (np.arange(frames) < len(before)).astype(np.float32)[None]
             ends = np.array([[not len(values), left <= window]], np.float32)
-            inputs = {"clean": clean, "known": known, "ends": ends, **about}
+            inputs = {"clean": clean, "known": known, "ends": ends}
+            if summaries is not None:
+                inputs["summary"] = next(summaries)
             place_ = noise_scale * self._normal_noise(random, (1, frames, dims))
             made = self._carried(place_, inputs, request)
             values = np.concatenate([values, made[0, len(before) :]])
         return values, ended
+
+    def _outline(self, random: np.random.Generator, label: int, frames: int, stops: bool) -> Iterator[Array]:
+        """What the windows of a long clip follow: those of a training recording, one after another.
+
+        A clip that ends by itself follows a recording of about its length from the beginning, another one begins at any
+        window. At its end a recording goes on behind an earlier window that is like its last.
+        """
+        kept, after, labels = (np.array(self.prior["outline"][name]) for name in ("kept", "next", "labels"))
+        every = np.arange(len(kept))
+        own = every[labels == label] if label and (labels == label).any() else every
+        firsts = np.setdiff1d(every, after)
+        place = random.choice(own)
+        if stops:
+            begins, half = np.intersect1d(own, firsts), self.prior["frames"] // 2
+            apart = abs(own[after[own] < 0] - begins + 1 - max(1, math.ceil((frames - half) / half)))
+            place = random.choice(begins[apart == apart.min()])
+        while True:
+            yield kept[place]
+            if after[place] < 0:
+                earlier = np.arange(firsts[firsts <= place].max(), place)
+                nearest = earlier[np.square(kept[earlier] - kept[place]).sum(1).argsort(kind="stable")[:NEAREST]]
+                place = after[random.choice(nearest)] if len(earlier) else random.choice(own)
+            else:
+                place = after[place]
 
     def _carried(self, place: Array, inputs: Mapping[str, Array], request: Request) -> Array:
         """From noise to values by the midpoint rule."""

@@ -260,10 +260,14 @@ class ClipFlow(nn.Module):
             self.outline.keep(recordings)
 
     def _windows(self, values: Float[Tensor, "frames dims"]) -> list[Float[Tensor, "_ dims"]]:
-        """The first window and, for an outline, those half a window further that are more than half full."""
+        """The first window and, for an outline, those that follow it."""
+        starts = self._window_starts(len(values)) if self.outline is not None else range(1)
+        return [values[start : start + self.frames] for start in starts]
+
+    def _window_starts(self, n_frames: int) -> range:
+        """Where the windows of a sequence begin, half a window apart; all but the first are more than half full."""
         half = self.frames // 2
-        last = len(values) - half if self.outline is not None else 1
-        return [values[start : start + self.frames] for start in range(0, max(1, last), max(1, half))]
+        return range(0, max(1, n_frames - half), max(1, half))
 
     def forward(
         self,
@@ -512,6 +516,12 @@ class ClipFlow(nn.Module):
         followed: list[list[int]] = []
 
         def begin() -> list[list[int]]:
+            if request.prompt is None and request.until_stop:
+                sizes = [len(self._window_starts(length)) for length in lengths.tolist()]
+                return [
+                    [outline.whole(label, draw.random(), size) for label in labels]
+                    for draw, size in zip(draws, sizes, strict=True)
+                ]
             if request.prompt is None:
                 return [[outline.begin(label, draw.random()) for label in labels] for draw in draws]
             values = self._given(request.prompt[:, -self.frames :], request.n)

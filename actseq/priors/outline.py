@@ -4,7 +4,8 @@ A long sequence is made window after window. A summary tells the first window wh
 `actseq.priors.summaries`. An outline goes on from there: each later window follows the summary of the training window
 that comes next in the same recording. At the end of the recording the outline goes on behind an earlier window of it
 that is like its last, so it does not jump from one recording to another. After a prompt it begins behind a training
-window that is like what is continued. So what lasts longer than a window changes as in the corpus.
+window that is like what is continued. A sound that ends by itself follows a recording of about its length from its
+first window to its last. So what lasts longer than a window changes as in the corpus.
 
 Source: Khandelwal et al., Generalization through Memorization (2020), for the nearest stored example as the guide.
 """
@@ -65,8 +66,22 @@ class Outline(nn.Module):
             label: row of the label table, 0 for no label.
             share: from 0 to 1, which of the windows.
         """
+        return _chosen(self._of(label), share)
+
+    def whole(self, label: int, share: float, n_windows: int) -> int:
+        """The first window of a recording that has the wanted number of windows, or nearly.
+
+        Args:
+            label: row of the label table, 0 for no label; a label without a window takes the recordings of all.
+            share: from 0 to 1, which of the recordings that come nearest.
+            n_windows: the wanted number.
+        """
         own = self._of(label)
-        return int(own[min(int(share * len(own)), len(own) - 1)]) if len(own) else -1
+        following = self.next[own]
+        first = own[~torch.isin(own, following)]
+        # The windows of a recording lie in a row, and nothing follows its last.
+        apart = (own[following < 0] - first + 1 - n_windows).abs()
+        return _chosen(first[apart == apart.min()] if len(apart) else first, share)
 
     def after(self, place: int, label: int, share: float) -> int:
         """The window that follows another.
@@ -97,7 +112,7 @@ class Outline(nn.Module):
 
     def _behind(self, made: Float[Tensor, " size"], led: Int[Tensor, " some"], share: float) -> int:
         nearest = (self.kept[led] - made).square().sum(1).argsort(stable=True)[:N_NEAREST]
-        return int(self.next[led[nearest[min(int(share * len(nearest)), len(nearest) - 1)]]])
+        return int(self.next[led[_chosen(nearest, share)]])
 
     def _first_of(self, place: int) -> int:
         """The first window of the recording that a window belongs to."""
@@ -108,6 +123,11 @@ class Outline(nn.Module):
     def _of(self, label: int) -> Int[Tensor, " own"]:
         own = (self.labels == label if label else self.labels >= 0).nonzero()[:, 0]
         return own if len(own) else (self.labels >= 0).nonzero()[:, 0]
+
+
+def _chosen(places: Int[Tensor, " some"], share: float) -> int:
+    """The place at a share from 0 to 1 of the places; −1 if there is none."""
+    return int(places[min(int(share * len(places)), len(places) - 1)]) if len(places) else -1
 
 
 def _in_turn(labels: list[int]) -> list[int]:

@@ -24,6 +24,7 @@ from actseq.errors import AudioError, ConfigError
 from actseq.exports import onnx, standalone
 from actseq.exports.graphs import Graph, codec_graphs, flow_graphs, prior_graphs, sequence_graphs
 from actseq.priors.base import PLAIN, Sampling, SamplingRequest
+from actseq.priors.summaries import TrainingClip
 from actseq.representations.base import Features
 from actseq.representations.linear import Linear
 from actseq.storage.activations import read_activations, write_activations
@@ -32,6 +33,8 @@ from actseq.vocoders.phase import Phase
 
 DRUMS = Path(__file__).parents[1] / "old_runs" / "drums"
 NO_NOISE = Sampling(temperature=0.0)
+LONG = ((1.0, 20), (3.0, 40))
+"""Levels and frames of recordings of several windows."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -115,11 +118,11 @@ def test_encoder_and_decoder_work_on_other_lengths_than_they_were_traced_with(ne
         assert np.abs(run(decoder, {"latents": latents})[0] - decoded[:1]).max() < 1e-4
 
 
-def clip_flow(summary: int = 0) -> Any:
+def clip_flow(summary: int = 0, outline: int = 0) -> Any:
     from actseq.priors.clip_flow import ClipFlow
 
     torch.manual_seed(0)
-    options = members.PRIOR_NETWORKS["clip-flow"] | {"summary": summary}
+    options = members.PRIOR_NETWORKS["clip-flow"] | {"summary": summary, "outline": outline}
     prior = ClipFlow(4, 3, 8, 12, **options).eval()
     prior.keep_precision(torch.tensor([0.1, 0.5, 1.0]))
     with torch.no_grad():
@@ -150,6 +153,7 @@ def test_the_velocity_of_clip_flow_carries_noise_to_the_same_clip(tmp_path: Path
             "active": [0, 1, 2],
             "lengths": [[0] * 4],
             "summaries": None,
+            "outline": None,
             "frames": 12,
             "steps": 2,
             "guided_from": 0.2,
@@ -180,6 +184,54 @@ def test_a_velocity_with_a_summary_takes_it(tmp_path: Path) -> None:
     with torch.no_grad():
         inputs["summary"] = inputs["summary"] + 1
     assert np.abs(run(session(graph, tmp_path), inputs)[0] - wanted.numpy()).max() > 1e-3
+
+
+def test_the_windows_of_a_long_clip_follow_a_recording_of_its_length(tmp_path: Path) -> None:
+    prior = clip_flow(summary=4, outline=12)
+    generator = torch.Generator().manual_seed(0)
+    clips = [torch.linspace(-level, level, n)[:, None] + torch.randn(n, 4, generator=generator) for level, n in LONG]
+    prior.keep_summaries([TrainingClip(clip, 0, False) for clip in clips], 0)
+    prior.summaries.noise = 0.0
+    velocity = session(flow_graphs(prior)[0], tmp_path)
+    condition = torch.randn(1, 8, generator=generator)
+    about = {
+        "latent_dim": 4,
+        "latent_rate": 10.0,
+        "defaults": {"seconds": None, "max_seconds": 9, "min_seconds": 0, "guidance": 1, "noise_clamp": None}
+        | {"sharpness": 1, "restarts": True},
+        "prior": {
+            "kind": "clip-flow",
+            "labels": [],
+            "conditions": condition.tolist(),
+            "mean": [0, 0, 0],
+            "deviation": prior.standardiser.deviation.tolist(),
+            "active": [0, 1, 2],
+            "summaries": prior.summaries.kept.tolist(),
+            "summary_noise": 0.0,
+            "outline": onnx._outline(prior.outline),
+            "frames": 12,
+            "steps": 2,
+            "guided_from": 0.2,
+            "guided_until": 0.7,
+        },
+    }
+    assert [len(about["prior"]["outline"][name]) for name in ("kept", "next", "labels")] == [9] * 3
+    model = standalone.Model(about, lambda _, inputs: run(velocity, dict(inputs)))
+    made = {}
+    for n in (20, 40):
+        likely = {"n": 1, "max_frames": n, "condition": condition, "sampling": NO_NOISE}
+        chunks = list(prior.sample(SamplingRequest(until_stop=True, lengths=torch.tensor([n]), **likely)))
+        wanted = torch.cat([chunk.latents for chunk in chunks], 1)[0, :, prior.standardiser.active].numpy()
+        model.prior["lengths"] = [[n] * 4]
+        made[n], ended = model.latents(np.random.default_rng(0), standalone.Request(temperature=0.0))
+        assert ended
+        assert np.abs(made[n][:, :3] - wanted).max() < 1e-4
+    assert np.abs(made[20][:12, :3] - made[40][:12, :3]).max() > 1e-3, "they follow different recordings"
+    # Beyond its end a recording goes on behind one of its own windows.
+    model.prior["outline"]["next"] = [1, -1, *model.prior["outline"]["next"][2:]]
+    followed = model._outline(np.random.default_rng(0), 0, 18, True)
+    kept = model.prior["outline"]["kept"]
+    assert [kept.index(next(followed).tolist()) for _ in range(4)] == [0, 1, 1, 1]
 
 
 def test_the_program_generates_without_torch(drums: Path, tmp_path: Path) -> None:

@@ -47,6 +47,16 @@ def test_a_recording_that_ends_goes_on_behind_a_similar_window_of_its_own() -> N
     assert course(outline(), 2, 4, share=0.99) == [20, 20, 20, 20], "a recording of a single window"
 
 
+def test_a_sound_that_ends_follows_a_recording_of_its_length_from_the_beginning() -> None:
+    kept = outline()
+    starts = {share: [float(kept.kept[kept.whole(1, share, n), 0]) for n in (1, 2, 3, 9)] for share in (0.0, 0.99)}
+    assert starts == {0.0: [10, 10, 0, 0], 0.99: [10, 10, 0, 0]}
+    assert [float(kept.kept[kept.whole(2, 0.5, n), 0]) for n in (1, 3)] == [20, 5]
+    assert {float(kept.kept[kept.whole(0, share, 3), 0]) for share in (0.0, 0.99)} == {0, 5}, "no label"
+    assert kept.whole(3, 0.0, 1) == kept.whole(0, 0.0, 1), "a label without a window"
+    assert Outline(SIZE, 4).whole(0, 0.5, 1) == -1
+
+
 def test_what_is_continued_may_be_like_any_recording_of_the_label() -> None:
     assert float(outline().kept[outline().behind(torch.tensor([9.0, -9.0]), 1, 0.0), 0]) == 11
     assert float(outline().kept[outline().behind(torch.tensor([9.0, -9.0]), 2, 0.0), 0]) == 7
@@ -118,6 +128,23 @@ def test_every_window_of_a_long_sequence_follows_the_outline() -> None:
         changed = (sampled(model) != before).any(2).any(0)
         # The other label's windows do not matter; those of the own label change each block.
         assert changed.all() if share else not changed.any()
+
+
+def test_a_sequence_that_ends_follows_a_recording_of_its_length() -> None:
+    model = prior()
+    assert model.outline is not None
+    long, short = (torch.linspace(-1, level, n)[:, None].expand(n, DIMS) for level, n in ((1, 30), (3, 18)))
+    model.keep_summaries([TrainingClip(long, 1, True), TrainingClip(short, 1, True)], 2)
+    for n, rows in ((18, range(7, 11)), (30, range(7))):
+        kept = model.outline.kept.clone()
+        before = sampled(model, until_stop=True, lengths=torch.full((2,), n), max_frames=n)
+        follows = []
+        for row in range(11):
+            model.outline.kept[row] += 1
+            again = sampled(model, until_stop=True, lengths=torch.full((2,), n), max_frames=n)
+            model.outline.kept.copy_(kept)
+            follows.append(not torch.equal(again, before))
+        assert [row for row in range(11) if follows[row]] == list(rows), n
 
 
 def test_a_sequence_of_one_window_follows_the_summary_of_a_clip() -> None:
