@@ -267,14 +267,18 @@ def _prior(loaded: LoadedRun) -> dict[str, Any]:
     }
 
 
-def _outline(outline: Outline) -> dict[str, Any]:
-    """The windows that are kept; the places without one come last."""
+def _outline(outline: Outline) -> dict[str, Any] | None:
+    """The windows that are kept, if there are any; the places without one come last."""
     n = int((outline.labels >= 0).sum())
-    return {
-        "kept": _numbers(outline.kept[:n]),
-        "next": outline.next[:n].tolist(),
-        "labels": outline.labels[:n].tolist(),
-    }
+    return (
+        None
+        if not n
+        else {
+            "kept": _numbers(outline.kept[:n]),
+            "next": outline.next[:n].tolist(),
+            "labels": outline.labels[:n].tolist(),
+        }
+    )
 
 
 def _basis(representation: Representation) -> Any:

@@ -39,8 +39,9 @@ LEAST_WEIGHT = 0.05
 SILENT, SILENT_SECONDS = 1e-3, 0.01
 """A clip that is made as a whole has ended where its level over this time stays under this part of the peak: −60 dB."""
 FADE_SECONDS = 0.005
-NEAREST = 4
-"""Where a recording ends that a long clip follows, it goes on behind one of this many most similar windows."""
+NEAREST, WHOLE = 4, -2
+"""Where the followed recording ends, a long clip continues after one of this many most similar windows. The other
+number is in place of the next window at the end of a recording that is a whole clip."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class Model:
     def _whole(self, random: np.random.Generator, request: Request, longest: int, stops: bool) -> tuple[Array, bool]:
         prior, label = self.prior, self._label(request)
         dims, window = len(prior["mean"]), prior["frames"]
-        share, total, ended = random.random(), longest, False
+        share, whole, ended = random.random(), longest, False
         kept = np.array(prior["lengths"][label])
         place = int(share * len(kept))
         if stops and kept.any():
@@ -210,19 +211,20 @@ class Model:
             if shorter < len(kept):
                 place = shorter + int(share * (len(kept) - shorter))
                 whole = int(kept[place]) - since + earliest - 1
-            total, ended = min(whole, longest), whole <= longest
+            ended = whole <= longest
         summaries: Iterator[Array] | None = None
         if prior["summaries"] is not None:
-            followed: Iterator[Array] = repeat(np.array(prior["summaries"][label][place]))
-            if prior["outline"] is not None and total > window:
-                followed = self._outline(random, label, total, stops)
+            followed: Iterator[Array] = repeat(np.array(prior["summaries"][label][place], np.float32))
+            if prior["outline"] is not None and whole > window:
+                followed = self._outline(random, label, whole, stops or self.defaults["restarts"])
             noise = prior["summary_noise"] * random.standard_normal(len(prior["summaries"][label][place]))
             summaries = (np.append(one + noise, 1).astype(np.float32)[None] for one in followed)
         noise_scale, _ = self._temperatures(request)
         values = np.zeros((0, dims), np.float32)
-        while len(values) < total:
+        # A clip that is longer than the longest is made as if it went on, and cut.
+        while len(values) < min(whole, longest):
             before = values[max(0, len(values) - window // 2) :]
-            left = len(before) + total - len(values)
+            left = len(before) + whole - len(values)
             frames = min(left, window)
             clean = np.zeros((1, frames, dims), np.float32)
             clean[0, : len(before)] = before
@@ -234,25 +236,27 @@ class Model:
             place_ = noise_scale * self._normal_noise(random, (1, frames, dims))
             made = self._carried(place_, inputs, request)
             values = np.concatenate([values, made[0, len(before) :]])
-        return values, ended
+        return values[:longest], ended
 
-    def _outline(self, random: np.random.Generator, label: int, frames: int, stops: bool) -> Iterator[Array]:
+    def _outline(self, random: np.random.Generator, label: int, frames: int, ends: bool) -> Iterator[Array]:
         """What the windows of a long clip follow: those of a training recording, one after another.
 
-        A clip that ends by itself follows a recording of about its length from the beginning, another one begins at any
-        window. At its end a recording goes on behind an earlier window that is like its last.
+        If the clip ends and whole recordings of the label are known, it follows one of about its length from the
+        beginning. Otherwise it begins at any window. Where its recording ends, it continues after a window that is like
+        the last.
         """
         kept, after, labels = (np.array(self.prior["outline"][name]) for name in ("kept", "next", "labels"))
         every = np.arange(len(kept))
         own = every[labels == label] if label and (labels == label).any() else every
-        firsts = np.setdiff1d(every, after)
+        firsts, half = np.setdiff1d(every, after), max(1, self.prior["frames"] // 2)
+        begins, lasts = np.intersect1d(own, firsts), own[after[own] < 0]
+        whole = after[lasts] == WHOLE
         place = random.choice(own)
-        if stops:
-            begins, half = np.intersect1d(own, firsts), self.prior["frames"] // 2
-            apart = abs(own[after[own] < 0] - begins + 1 - max(1, math.ceil((frames - half) / half)))
-            place = random.choice(begins[apart == apart.min()])
+        if ends and whole.any():
+            apart = abs((lasts - begins)[whole] + 1 - max(1, math.ceil((frames - half) / half)))
+            place = random.choice(begins[whole][apart == apart.min()])
         while True:
-            yield kept[place]
+            yield kept[place].astype(np.float32)
             if after[place] < 0:
                 earlier = np.arange(firsts[firsts <= place].max(), place)
                 nearest = earlier[np.square(kept[earlier] - kept[place]).sum(1).argsort(kind="stable")[:NEAREST]]

@@ -291,6 +291,7 @@ def sampling_request(
         max_frames=max_frames,
         min_frames=min(max(at_least, min_frames), max_frames),
         until_stop=settings.seconds is None or restart,
+        ends=settings.after_end == "restart",
         condition=condition,
         condition_end=None if wanted.condition_end is None else wanted.condition_end.expand(n, -1),
         unconditional=wanted.unconditional,

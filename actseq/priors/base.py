@@ -82,6 +82,7 @@ class SamplingRequest:
         max_frames: largest number of latent frames, without the prompt.
         min_frames: smallest number of latent frames; without a prompt there is at least one.
         until_stop: let the prior end sequences; otherwise each has `max_frames`.
+        ends: a sequence of `max_frames` is also to be like a whole training clip, from its beginning to its end.
         condition: condition vectors (n, condition_dim), or (n, frames, condition_dim) for the new frames where they
             change in time; later frames have those of the last. None: no condition.
         condition_end: (n, condition_dim) that the condition moves to linearly over `max_frames`; None: no change.
@@ -104,6 +105,7 @@ class SamplingRequest:
     max_frames: int
     min_frames: int = 1
     until_stop: bool = False
+    ends: bool = False
     condition: Tensor | None = None
     condition_end: Tensor | None = None
     unconditional: Tensor | None = None

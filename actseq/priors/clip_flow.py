@@ -508,15 +508,18 @@ class ClipFlow(nn.Module):
         first = self._summary(request, places)
         if self.outline is None or self.summaries is None or request.suffix is not None or request.in_time:
             return lambda start: first
-        alone = request.prompt is None and request.condition_end is None
-        long = (lengths > self.frames)[:, None] if alone else lengths.new_ones(request.n, 1, dtype=torch.bool)
         outline, summaries, noise = self.outline, self.summaries, self._summary_noise(request)
+        ends = (request.until_stop or request.ends) and outline.has_whole(request.label)
+        alone = request.prompt is None and request.condition_end is None
+        everywhere = lengths.new_ones(request.n, 1, dtype=torch.bool)
+        long = (lengths > self.frames)[:, None] if alone or ends else everywhere
         labels = [request.label] if request.condition_end is None else [request.label, request.label_end]
-        draws = [np.random.default_rng([request.seed, clip, 0]) for clip in range(request.n)]
+        # The lengths are drawn with [seed, clip]: with the same numbers one length would always follow one recording.
+        draws = [np.random.default_rng([request.seed, clip, int(ends)]) for clip in range(request.n)]
         followed: list[list[int]] = []
 
         def begin() -> list[list[int]]:
-            if request.prompt is None and request.until_stop:
+            if request.prompt is None and ends:
                 sizes = [len(self._window_starts(length)) for length in lengths.tolist()]
                 return [
                     [outline.whole(label, draw.random(), size) for label in labels]

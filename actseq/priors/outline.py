@@ -2,10 +2,11 @@
 
 A long sequence is made window after window. A summary tells the first window what to be like, see
 `actseq.priors.summaries`. An outline goes on from there: each later window follows the summary of the training window
-that comes next in the same recording. At the end of the recording the outline goes on behind an earlier window of it
-that is like its last, so it does not jump from one recording to another. After a prompt it begins behind a training
-window that is like what is continued. A sound that ends by itself follows a recording of about its length from its
-first window to its last. So what lasts longer than a window changes as in the corpus.
+that comes next in the same recording. At the end of the recording the outline continues with the window after an
+earlier one that is like the last, so it does not jump from one recording to another. After a prompt it begins with the
+window after a training window that is like what is continued. A sound whose label has whole clips, which begin and end,
+follows one of about its length from the first window to the last. So what lasts longer than a window changes as in the
+corpus.
 
 Source: Khandelwal et al., Generalization through Memorization (2020), for the nearest stored example as the guide.
 """
@@ -15,7 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 N_NEAREST = 4
-"""Where an outline goes on elsewhere, it goes on behind one of this many most similar windows."""
+"""An outline continues after one of this many most similar windows."""
+CUT, WHOLE = -1, -2
+"""In place of the next window, at the end of a recording: it is cut from a longer one, or its last windows are not
+kept; it is a whole clip, which begins and ends."""
 
 
 class Outline(nn.Module):
@@ -37,30 +41,32 @@ class Outline(nn.Module):
         super().__init__()
         self.room = room
         self.register_buffer("kept", torch.zeros(room, size))
-        # -1: no window follows; label -1: no window here.
-        self.register_buffer("next", torch.full((room,), -1))
+        # Where no window follows: `CUT` or `WHOLE`; label -1: no window here.
+        self.register_buffer("next", torch.full((room,), CUT))
         self.register_buffer("labels", torch.full((room,), -1))
 
-    def keep(self, recordings: list[tuple[int, Float[Tensor, "_ size"]]]) -> None:
-        """Keep recordings, the labels in turn, each label's recordings evenly over the order they come in.
+    def keep(self, recordings: list[tuple[int, Float[Tensor, "_ size"], bool]]) -> None:
+        """Keep recordings while there is room: one of each label in turn, in the order they come in.
 
         Args:
-            recordings: label, as a row of the label table, and summaries of the successive windows of each.
+            recordings: label, as a row of the label table, summaries of the successive windows, and whether the
+                recording begins and ends as a clip does.
         """
         self.labels.fill_(-1)
-        self.next.fill_(-1)
+        self.next.fill_(CUT)
         start = 0
-        for at in _in_turn([label for label, _ in recordings]):
-            label, summaries = recordings[at]
+        for at in _in_turn([label for label, *_ in recordings]):
+            label, summaries, whole = recordings[at]
             stop = min(start + len(summaries), self.room)
             self.kept[start:stop] = summaries[: stop - start]
             self.labels[start:stop] = label
             if stop > start:
                 self.next[start : stop - 1] = torch.arange(start + 1, stop)
+                self.next[stop - 1] = WHOLE if whole and stop == start + len(summaries) else CUT
             start = stop
 
     def begin(self, label: int, share: float) -> int:
-        """A window of a label to begin at; a label without a window takes those of all. -1: there is no window.
+        """A window of a label to begin at; a label without a window takes those of all. −1: there is no window.
 
         Args:
             label: row of the label table, 0 for no label.
@@ -68,8 +74,14 @@ class Outline(nn.Module):
         """
         return _chosen(self._of(label), share)
 
+    def has_whole(self, label: int) -> bool:
+        """Whether whole recordings of a label are kept; a label without a window takes those of all."""
+        return bool((self.next[self._of(label)] == WHOLE).any())
+
     def whole(self, label: int, share: float, n_windows: int) -> int:
-        """The first window of a recording that has the wanted number of windows, or nearly.
+        """The first window of a whole recording that has the wanted number of windows, or the nearest number.
+
+        If no recording of the label is whole, any window is taken, as in `begin`.
 
         Args:
             label: row of the label table, 0 for no label; a label without a window takes the recordings of all.
@@ -78,10 +90,13 @@ class Outline(nn.Module):
         """
         own = self._of(label)
         following = self.next[own]
-        first = own[~torch.isin(own, following)]
-        # The windows of a recording lie in a row, and nothing follows its last.
-        apart = (own[following < 0] - first + 1 - n_windows).abs()
-        return _chosen(first[apart == apart.min()] if len(apart) else first, share)
+        # The windows of a recording lie in a row.
+        first, last = own[~torch.isin(own, following)], own[following < 0]
+        whole = self.next[last] == WHOLE
+        if not whole.any():
+            return self.begin(label, share)
+        apart = (last[whole] - first[whole] + 1 - n_windows).abs()
+        return _chosen(first[whole][apart == apart.min()], share)
 
     def after(self, place: int, label: int, share: float) -> int:
         """The window that follows another.

@@ -63,7 +63,7 @@ class Summaries(nn.Module):
 
     def fit(
         self, clips: Iterable[tuple[TrainingClip, list[Float[Tensor, "_ dims"]]]], n_labels: int
-    ) -> list[tuple[int, Float[Tensor, "_ size"]]]:
+    ) -> list[tuple[int, Float[Tensor, "_ size"], bool]]:
         """Find the principal components of training clips, and keep summaries for each label.
 
         The clips of a label are kept in order of their lengths, evenly over that order, whole clips if there are any.
@@ -75,7 +75,7 @@ class Summaries(nn.Module):
             n_labels: number of labels, without the row for no label.
 
         Returns:
-            Label and summaries of the windows of each clip.
+            Label and summaries of the windows of each clip, and whether it is whole.
         """
         self.make_room(n_labels)
         raw, lengths, labels, whole = [], [], [], []
@@ -97,7 +97,8 @@ class Summaries(nn.Module):
         summaries = centred.to(self.axes.dtype) @ self.axes
         for row in range(n_labels + 1):
             self.kept[row] = summaries[_places(np.array(lengths), np.array(labels), np.array(whole), row)]
-        return [(label, (one - self.mean) @ self.axes) for label, one in zip(labels, raw, strict=True)]
+        found_windows = [(one - self.mean) @ self.axes for one in raw]
+        return list(zip(labels, found_windows, whole, strict=True))
 
     def summarise(
         self, values: Float[Tensor, "batch frames dims"], inside: Bool[Tensor, "batch frames"]

@@ -1,17 +1,17 @@
-"""What a second classifier of digits says of generated clips: `python tests/benchmarks/independent.py RUN PRIOR…`.
+"""Digits judged by a second classifier: `python tests/benchmarks/independent.py RUN PRIOR…`; see `--help`.
 
-`actseq evaluate` judges digits by a network that also learned from clips through the codec. The network here is another
-one, that of `strings.py`, and it learned recordings only, those of half B of the training clips. The program prints for
-held-out recordings, the same through the codec, the oracle, generated clips and frames without memory: in how many
-clips the network recognises the label, and the Fréchet distance of its 128 activations to those of half B. Brackets
-hold 95 % intervals.
+`actseq evaluate` judges digits by a network that also learned from clips through the codec. The network here is that of
+`strings.py`, and it learned recordings only, those of half B of the training clips. The program prints for held-out
+recordings, the same through the codec, the oracle, frames without memory, and generated clips: in how many clips the
+network recognises the label, and the Fréchet distance of its 128 activations to those of half B. Brackets hold 95 %
+intervals.
 """
 
 import argparse
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from strings import Names, Take, trained
+from strings import RATE, Take, trained
 
 from actseq import load_run
 from actseq.data.corpus import Corpus
@@ -36,34 +36,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=1200, help="of oracle, generated clips and frames without memory")
     parser.add_argument("--steps", type=int, default=1000, help="training of the network")
     given = parser.parse_args(arguments)
-    model: Names | None = None
-    for number, prior in enumerate(given.priors):
-        loaded = load_run(given.run, prior=prior, device="cpu")
-        corpus = Corpus(loaded.run.corpus, loaded.config.corpus.level_dbfs)
-        rate, codec = loaded.sample_rate, loaded.codec
-        latents = LatentSequences(loaded.run.latents, codec.autoencoder.latent_dim, codec.autoencoder.latent_rate)
-        sources, two = ClipSources(loaded, corpus, latents, 0), halves(corpus)
-        known = [one for one in excerpts(corpus, "train", rate, None) if one.index in two.b]
-        if model is None:
-            model = trained([Take(one.label, "", one.index, one.read(corpus)) for one in known], given.steps, 0)
-        reference = model.embedding([one.read(corpus) for one in known])
+    first, *_ = runs = [load_run(given.run, prior=prior, device="cpu") for prior in given.priors]
+    corpus, codec = Corpus(first.run.corpus, first.config.corpus.level_dbfs), first.codec
+    if first.sample_rate != RATE or not set(corpus.labels) <= set("0123456789"):
+        raise SystemExit(
+            f"{given.run} has {first.sample_rate} Hz and the labels {', '.join(corpus.labels)}; expected a run of "
+            f"single digits at {RATE} Hz, labelled 0 to 9"
+        )
+    latents = LatentSequences(first.run.latents, codec.autoencoder.latent_dim, codec.autoencoder.latent_rate)
+    two = halves(corpus)
+    known = [one for one in excerpts(corpus, "train", RATE, None) if one.index in two.b]
+    model = trained([Take(one.label, "", one.index, one.read(corpus)) for one in known], given.steps, 0)
+    reference, known_labels = model.embedding([one.read(corpus) for one in known]), [one.label for one in known]
 
-        def report(name: str, groups: Iterable[Group], model: Names = model, known: np.ndarray = reference) -> None:
-            made = list(groups)
-            waveforms = [waveform for group in made for waveform in group.waveforms]
-            labels = np.array([int(label) for group in made for label in group.labels])
-            right = np.array(model.named(waveforms)).astype(int) == labels
-            share = bracketed(mean(right.astype(float), labels).estimate, ".1%")
-            distance = bracketed(frechet(known, model.embedding(waveforms), labels).estimate, ".2f")
-            print(f"{name}: {len(waveforms)} clips, of the label {share}, Fréchet {distance}", flush=True)
+    def report(name: str, groups: Iterable[Group]) -> None:
+        made = list(groups)
+        waveforms = [waveform for group in made for waveform in group.waveforms]
+        labels = [label for group in made for label in group.labels]
+        strata = np.array(labels).astype(int)
+        right = np.array(model.named(waveforms)) == np.array(labels)
+        share = bracketed(mean(right.astype(float), strata).estimate, ".1%")
+        # Each label has the same share in the reference as in the set.
+        weights = np.array([labels.count(one) / known_labels.count(one) for one in known_labels])
+        distance = bracketed(frechet(reference, model.embedding(waveforms), strata, weights=weights).estimate, ".2f")
+        print(f"{name}: {len(waveforms)} clips, of the label {share}, Fréchet {distance}", flush=True)
 
-        if number == 0:
-            held_out = excerpts(corpus, given.split, rate, None)
-            report("real", sources.real(held_out))
-            report("reconstructed", sources.real(held_out, codec.reconstruct))
-            report("oracle", sources.decoded(sources.draws(sorted(two.a), given.clips, 0)))
-            report("iid", sources.decoded(sources.independent(given.clips)))
-        report(f"generated by {prior}", sources.generated(given.clips))
+    sources = ClipSources(first, corpus, latents, 0)
+    held_out = excerpts(corpus, given.split, RATE, None)
+    report("real", sources.real(held_out))
+    report("reconstructed", sources.real(held_out, codec.reconstruct))
+    report("oracle", sources.decoded(sources.draws(sorted(two.a), given.clips, 0)))
+    report("iid", sources.decoded(sources.independent(given.clips)))
+    for name, run in zip(given.priors, runs, strict=True):
+        report(f"generated by {name}", ClipSources(run, corpus, latents, 0).generated(given.clips))
 
 
 if __name__ == "__main__":

@@ -173,8 +173,9 @@ class Names(nn.Module):
     def embedding(self, sounds: Sequence[Waveform]) -> np.ndarray:
         """Activations of each sound (sounds, 128)."""
         self.eval()
-        heard = [np.stack([middle(one) for one in sounds[i : i + 256]]) for i in range(0, len(sounds), 256)]
-        return np.concatenate([self.activations(torch.from_numpy(some)).double().numpy() for some in heard])
+        cut = [np.stack([middle(one) for one in sounds[i : i + 256]]) for i in range(0, len(sounds), 256)]
+        found = [self.activations(torch.from_numpy(some)).double().numpy() for some in cut]
+        return np.concatenate([np.zeros((0, self.last.in_features)), *found])
 
     @torch.no_grad()
     def named(self, sounds: Sequence[Waveform]) -> list[str]:

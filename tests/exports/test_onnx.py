@@ -33,8 +33,8 @@ from actseq.vocoders.phase import Phase
 
 DRUMS = Path(__file__).parents[1] / "old_runs" / "drums"
 NO_NOISE = Sampling(temperature=0.0)
-LONG = ((1.0, 20), (3.0, 40))
-"""Levels and frames of recordings of several windows."""
+LONG = ((1, 1.0, 20), (1, 3.0, 40), (2, 2.0, 35))
+"""Label, level and frames of recordings of several windows."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -187,13 +187,16 @@ def test_a_velocity_with_a_summary_takes_it(tmp_path: Path) -> None:
 
 
 def test_the_windows_of_a_long_clip_follow_a_recording_of_its_length(tmp_path: Path) -> None:
-    prior = clip_flow(summary=4, outline=12)
+    prior = clip_flow(summary=4, outline=20)
     generator = torch.Generator().manual_seed(0)
-    clips = [torch.linspace(-level, level, n)[:, None] + torch.randn(n, 4, generator=generator) for level, n in LONG]
-    prior.keep_summaries([TrainingClip(clip, 0, False) for clip in clips], 0)
+    clips = [
+        TrainingClip(torch.linspace(-level, level, n)[:, None] + torch.randn(n, 4, generator=generator), label, True)
+        for label, level, n in LONG
+    ]
+    prior.keep_summaries(clips, 2)
     prior.summaries.noise = 0.0
     velocity = session(flow_graphs(prior)[0], tmp_path)
-    condition = torch.randn(1, 8, generator=generator)
+    conditions = torch.randn(3, 8, generator=generator)
     about = {
         "latent_dim": 4,
         "latent_rate": 10.0,
@@ -201,8 +204,8 @@ def test_the_windows_of_a_long_clip_follow_a_recording_of_its_length(tmp_path: P
         | {"sharpness": 1, "restarts": True},
         "prior": {
             "kind": "clip-flow",
-            "labels": [],
-            "conditions": condition.tolist(),
+            "labels": ["a", "b"],
+            "conditions": conditions.tolist(),
             "mean": [0, 0, 0],
             "deviation": prior.standardiser.deviation.tolist(),
             "active": [0, 1, 2],
@@ -215,23 +218,40 @@ def test_the_windows_of_a_long_clip_follow_a_recording_of_its_length(tmp_path: P
             "guided_until": 0.7,
         },
     }
-    assert [len(about["prior"]["outline"][name]) for name in ("kept", "next", "labels")] == [9] * 3
+    assert [len(about["prior"]["outline"][name]) for name in ("kept", "next", "labels")] == [14] * 3
     model = standalone.Model(about, lambda _, inputs: run(velocity, dict(inputs)))
     made = {}
-    for n in (20, 40):
-        likely = {"n": 1, "max_frames": n, "condition": condition, "sampling": NO_NOISE}
-        chunks = list(prior.sample(SamplingRequest(until_stop=True, lengths=torch.tensor([n]), **likely)))
-        wanted = torch.cat([chunk.latents for chunk in chunks], 1)[0, :, prior.standardiser.active].numpy()
-        model.prior["lengths"] = [[n] * 4]
-        made[n], ended = model.latents(np.random.default_rng(0), standalone.Request(temperature=0.0))
-        assert ended
-        assert np.abs(made[n][:, :3] - wanted).max() < 1e-4
-    assert np.abs(made[20][:12, :3] - made[40][:12, :3]).max() > 1e-3, "they follow different recordings"
-    # Beyond its end a recording goes on behind one of its own windows.
-    model.prior["outline"]["next"] = [1, -1, *model.prior["outline"]["next"][2:]]
-    followed = model._outline(np.random.default_rng(0), 0, 18, True)
-    kept = model.prior["outline"]["kept"]
-    assert [kept.index(next(followed).tolist()) for _ in range(4)] == [0, 1, 1, 1]
+    for label, n, seconds in (("a", 20, 9.0), ("a", 40, 9.0), ("a", 40, 2.3), ("b", 35, 9.0)):
+        model.prior["lengths"], model.defaults["max_seconds"] = [[n] * 4] * 3, seconds
+        row = 1 + ["a", "b"].index(label)
+        asked = {"n": 1, "max_frames": round(10 * seconds), "label": row, "condition": conditions[row : row + 1]}
+        request = SamplingRequest(until_stop=True, lengths=torch.tensor([n]), sampling=NO_NOISE, **asked)
+        wanted = torch.cat([chunk.latents for chunk in prior.sample(request)], 1)[0, :, prior.standardiser.active]
+        request_ = standalone.Request(label=label, temperature=0.0)
+        made[label, n, seconds], ended = model.latents(np.random.default_rng(0), request_)
+        assert ended == (n <= 10 * seconds)
+        assert np.abs(made[label, n, seconds][:, :3] - wanted.numpy()).max() < 1e-4
+    first, second = made["a", 20, 9.0], made["a", 40, 9.0]
+    assert np.abs(first[:12, :3] - second[:12, :3]).max() > 1e-3, "they follow different recordings"
+    assert np.array_equal(made["a", 40, 2.3][:, :3], second[:23, :3])
+
+
+def test_a_recording_that_is_not_whole_is_followed_from_any_window() -> None:
+    outline = {"kept": [[0.0], [1.0], [2.0], [9.0]], "next": [1, 2, -1, -1], "labels": [1, 1, 1, 2]}
+    about = {"defaults": {}, "prior": {"kind": "clip-flow", "frames": 12, "outline": outline}}
+    model = standalone.Model(about, lambda *_: [])
+
+    def course(label: int, seed: int, ends: bool = True) -> list[float]:
+        windows = model._outline(np.random.default_rng(seed), label, 30, ends)
+        return [float(next(windows)[0]) for _ in range(4)]
+
+    assert {course(1, seed)[0] for seed in range(20)} == {0, 1, 2}
+    assert all(course(1, seed)[i + 1] in (1, 2) for seed in range(20) for i in range(3))
+    assert {course(0, seed)[0] for seed in range(40)} == {0, 1, 2, 9}
+    assert course(2, 0) == [9, 9, 9, 9], "a recording of one window"
+    outline["next"] = [1, 2, -2, -1]
+    assert {course(1, seed)[0] for seed in range(20)} == {0}
+    assert {course(1, seed, False)[0] for seed in range(20)} == {0, 1, 2}, "a texture"
 
 
 def test_the_program_generates_without_torch(drums: Path, tmp_path: Path) -> None:

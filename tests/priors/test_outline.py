@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ DIMS, SIZE, FRAMES, ROOM = 3, 2, 8, 24
 NETWORK = {"kind": "clip-flow", "width": 24, "layers": 2, "heads": 2, "inner": 32, "steps": 2, "summary": SIZE}
 
 
-def recording(label: int, *values: float) -> tuple[int, Tensor]:
-    return label, torch.tensor([[float(value), -float(value)] for value in values])
+def recording(label: int, *values: float, whole: bool = False) -> tuple[int, Tensor, bool]:
+    return label, torch.tensor([[float(value), -float(value)] for value in values]), whole
 
 
 def outline(room: int = 12) -> Outline:
@@ -47,14 +48,27 @@ def test_a_recording_that_ends_goes_on_behind_a_similar_window_of_its_own() -> N
     assert course(outline(), 2, 4, share=0.99) == [20, 20, 20, 20], "a recording of a single window"
 
 
-def test_a_sound_that_ends_follows_a_recording_of_its_length_from_the_beginning() -> None:
-    kept = outline()
-    starts = {share: [float(kept.kept[kept.whole(1, share, n), 0]) for n in (1, 2, 3, 9)] for share in (0.0, 0.99)}
-    assert starts == {0.0: [10, 10, 0, 0], 0.99: [10, 10, 0, 0]}
-    assert [float(kept.kept[kept.whole(2, 0.5, n), 0]) for n in (1, 3)] == [20, 5]
-    assert {float(kept.kept[kept.whole(0, share, 3), 0]) for share in (0.0, 0.99)} == {0, 5}, "no label"
-    assert kept.whole(3, 0.0, 1) == kept.whole(0, 0.0, 1), "a label without a window"
+def test_a_sound_that_ends_begins_at_the_first_window_of_a_recording_of_its_length() -> None:
+    kept = Outline(SIZE, 16)
+    whole = [recording(1, *values, whole=True) for values in ((0, 1, 2), (10, 11), (20, 21))]
+    kept.keep([*whole, recording(1, 30, 31, 32, 33), recording(2, 5, 6, 7)])
+
+    def starts(label: int, n_windows: int) -> set[float]:
+        return {float(kept.kept[kept.whole(label, share, n_windows), 0]) for share in (0.0, 0.3, 0.6, 0.99)}
+
+    assert [starts(1, n) for n in (1, 2, 3, 9)] == [{10, 20}, {10, 20}, {0}, {0}], "a cut recording is not followed"
+    assert starts(0, 3) == {0}, "no label"
+    assert starts(2, 3) == {5, 6, 7}, "a texture may begin anywhere"
+    assert [kept.has_whole(label) for label in (0, 1, 2, 3)] == [True, True, False, True]
+    assert not Outline(SIZE, 4).has_whole(0)
     assert Outline(SIZE, 4).whole(0, 0.5, 1) == -1
+
+
+def test_a_recording_that_the_room_cuts_does_not_count_as_whole() -> None:
+    kept = Outline(SIZE, 5)
+    kept.keep([recording(1, 0, 1, 2, whole=True), recording(1, 10, 11, 12, whole=True)])
+    assert kept.next.tolist() == [1, 2, -2, 4, -1]
+    assert float(kept.kept[kept.whole(1, 0.99, 2), 0]) == 0
 
 
 def test_what_is_continued_may_be_like_any_recording_of_the_label() -> None:
@@ -130,21 +144,54 @@ def test_every_window_of_a_long_sequence_follows_the_outline() -> None:
         assert changed.all() if share else not changed.any()
 
 
+def notes(*frames: int) -> list[TrainingClip]:
+    return [
+        TrainingClip(torch.linspace(-1, 1 + level, n)[:, None].expand(n, DIMS), 1, True)
+        for level, n in enumerate(frames)
+    ]
+
+
+def followed(model: ClipFlow, **given: int | Tensor | None) -> list[int]:
+    """Windows that change a clip when they change."""
+    assert model.outline is not None
+    kept, before, found = model.outline.kept.clone(), sampled(model, n=1, **given), []
+    for row in range(int((model.outline.labels >= 0).sum())):
+        model.outline.kept[row] += 1
+        if not torch.equal(sampled(model, n=1, **given), before):
+            found.append(row)
+        model.outline.kept.copy_(kept)
+    return found
+
+
 def test_a_sequence_that_ends_follows_a_recording_of_its_length() -> None:
     model = prior()
-    assert model.outline is not None
-    long, short = (torch.linspace(-1, level, n)[:, None].expand(n, DIMS) for level, n in ((1, 30), (3, 18)))
-    model.keep_summaries([TrainingClip(long, 1, True), TrainingClip(short, 1, True)], 2)
+    model.keep_summaries(notes(30, 18), 2)
     for n, rows in ((18, range(7, 11)), (30, range(7))):
-        kept = model.outline.kept.clone()
-        before = sampled(model, until_stop=True, lengths=torch.full((2,), n), max_frames=n)
-        follows = []
-        for row in range(11):
-            model.outline.kept[row] += 1
-            again = sampled(model, until_stop=True, lengths=torch.full((2,), n), max_frames=n)
-            model.outline.kept.copy_(kept)
-            follows.append(not torch.equal(again, before))
-        assert [row for row in range(11) if follows[row]] == list(rows), n
+        lengths = {"until_stop": True, "lengths": torch.tensor([n]), "max_frames": n}
+        assert followed(model, **lengths) == list(rows)
+        assert followed(model, max_frames=n, ends=True) == list(rows), "a length that is asked for"
+    assert {followed(model, max_frames=18, seed=seed)[0] for seed in range(8)} - {0, 7}, "a texture begins anywhere"
+    cut = {"until_stop": True, "lengths": torch.tensor([30]), "max_frames": 18}
+    assert followed(model, **cut) == list(range(4)), "the beginning of a long one"
+    prompt = torch.ones(1, FRAMES, DIMS)
+    assert [bool(followed(model, max_frames=FRAMES, prompt=prompt, ends=ends)) for ends in (True, False)] == [
+        False,
+        True,
+    ]
+    assert followed(model, max_frames=18, prompt=prompt, ends=True)
+
+
+def test_all_recordings_of_a_length_are_followed() -> None:
+    model = prior()
+    model.keep_summaries(notes(18, 18, 18), 2)
+    model.keep_lengths(np.array([18] * 3), np.ones(3, int), 2)
+    found = {tuple(followed(model, until_stop=True, max_frames=18, seed=seed)) for seed in range(12)}
+    assert found == {(0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11)}
+    # The choice among recordings of one length does not follow from the choice of the length.
+    model.keep_summaries(notes(*[n for n in (18, 22) for _ in range(2)]), 2)
+    model.keep_lengths(np.array([18, 18, 22, 22]), np.ones(4, int), 2)
+    found = {tuple(followed(model, until_stop=True, max_frames=22, seed=seed)) for seed in range(24)}
+    assert len(found) == 4
 
 
 def test_a_sequence_of_one_window_follows_the_summary_of_a_clip() -> None:
