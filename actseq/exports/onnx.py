@@ -270,15 +270,10 @@ def _prior(loaded: LoadedRun) -> dict[str, Any]:
 def _outline(outline: Outline) -> dict[str, Any] | None:
     """The windows that are kept, if there are any; the places without one come last."""
     n = int((outline.labels >= 0).sum())
-    return (
-        None
-        if not n
-        else {
-            "kept": _numbers(outline.kept[:n]),
-            "next": outline.next[:n].tolist(),
-            "labels": outline.labels[:n].tolist(),
-        }
-    )
+    if not n:
+        return None
+    tables = {"next": outline.next[:n].tolist(), "labels": outline.labels[:n].tolist()}
+    return {"kept": _numbers(outline.kept[:n])} | tables
 
 
 def _basis(representation: Representation) -> Any:

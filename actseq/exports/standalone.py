@@ -250,11 +250,11 @@ class Model:
         own = every[labels == label] if label and (labels == label).any() else every
         firsts, half = np.setdiff1d(every, after), max(1, self.prior["frames"] // 2)
         begins, lasts = np.intersect1d(own, firsts), own[after[own] < 0]
-        whole = after[lasts] == WHOLE
-        place = random.choice(own)
+        whole, starts = after[lasts] == WHOLE, own
         if ends and whole.any():
             apart = abs((lasts - begins)[whole] + 1 - max(1, math.ceil((frames - half) / half)))
-            place = random.choice(begins[whole][apart == apart.min()])
+            starts = begins[whole][apart == apart.min()]
+        place = random.choice(starts)
         while True:
             yield kept[place].astype(np.float32)
             if after[place] < 0:

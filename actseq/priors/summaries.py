@@ -97,8 +97,8 @@ class Summaries(nn.Module):
         summaries = centred.to(self.axes.dtype) @ self.axes
         for row in range(n_labels + 1):
             self.kept[row] = summaries[_places(np.array(lengths), np.array(labels), np.array(whole), row)]
-        found_windows = [(one - self.mean) @ self.axes for one in raw]
-        return list(zip(labels, found_windows, whole, strict=True))
+        of_windows = [(one - self.mean) @ self.axes for one in raw]
+        return list(zip(labels, of_windows, whole, strict=True))
 
     def summarise(
         self, values: Float[Tensor, "batch frames dims"], inside: Bool[Tensor, "batch frames"]
