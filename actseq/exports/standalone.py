@@ -216,7 +216,7 @@ class Model:
         if prior["summaries"] is not None:
             followed: Iterator[Array] = repeat(np.array(prior["summaries"][label][place], np.float32))
             if prior["outline"] is not None and whole > window:
-                followed = self._outline(random, label, whole, stops or self.defaults["restarts"])
+                followed = self._outline(random, label, whole, stops)
             noise = prior["summary_noise"] * random.standard_normal(len(prior["summaries"][label][place]))
             summaries = (np.append(one + noise, 1).astype(np.float32)[None] for one in followed)
         noise_scale, _ = self._temperatures(request)
@@ -238,12 +238,12 @@ class Model:
             values = np.concatenate([values, made[0, len(before) :]])
         return values[:longest], ended
 
-    def _outline(self, random: np.random.Generator, label: int, frames: int, ends: bool) -> Iterator[Array]:
+    def _outline(self, random: np.random.Generator, label: int, frames: int, stops: bool) -> Iterator[Array]:
         """What the windows of a long clip follow: those of a training recording, one after another.
 
         If the clip ends and whole recordings of the label are known, it follows one of about its length from the
-        beginning. Otherwise it begins at any window. Where its recording ends, it continues after a window that is like
-        the last.
+        beginning, or if its length was asked for, any that is long enough. Otherwise it begins at any window. Where its
+        recording ends, it continues after a window that is like the last.
         """
         kept, after, labels = (np.array(self.prior["outline"][name]) for name in ("kept", "next", "labels"))
         every = np.arange(len(kept))
@@ -251,8 +251,9 @@ class Model:
         firsts, half = np.setdiff1d(every, after), max(1, self.prior["frames"] // 2)
         begins, lasts = np.intersect1d(own, firsts), own[after[own] < 0]
         whole, starts = after[lasts] == WHOLE, own
-        if ends and whole.any():
-            apart = abs((lasts - begins)[whole] + 1 - max(1, math.ceil((frames - half) / half)))
+        if (stops or self.defaults["restarts"]) and whole.any():
+            more = (lasts - begins)[whole] + 1 - max(1, math.ceil((frames - half) / half))
+            apart = abs(more if stops else np.minimum(more, 0))
             starts = begins[whole][apart == apart.min()]
         place = random.choice(starts)
         while True:

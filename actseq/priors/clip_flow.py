@@ -521,8 +521,10 @@ class ClipFlow(nn.Module):
         def begin() -> list[list[int]]:
             if request.prompt is None and ends:
                 sizes = [len(self._window_starts(length)) for length in lengths.tolist()]
+                # A length that is asked for says nothing of the recording: any that is long enough will do.
+                longer = not request.until_stop
                 return [
-                    [outline.whole(label, draw.random(), size) for label in labels]
+                    [outline.whole(label, draw.random(), size, longer=longer) for label in labels]
                     for draw, size in zip(draws, sizes, strict=True)
                 ]
             if request.prompt is None:

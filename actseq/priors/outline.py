@@ -78,7 +78,7 @@ class Outline(nn.Module):
         """Whether whole recordings of a label are kept; a label without a window takes those of all."""
         return bool((self.next[self._of(label)] == WHOLE).any())
 
-    def whole(self, label: int, share: float, n_windows: int) -> int:
+    def whole(self, label: int, share: float, n_windows: int, *, longer: bool = False) -> int:
         """The first window of a whole recording that has the wanted number of windows, or the nearest number.
 
         If no recording of the label is whole, any window is taken, as in `begin`.
@@ -87,6 +87,7 @@ class Outline(nn.Module):
             label: row of the label table, 0 for no label; a label without a window takes the recordings of all.
             share: from 0 to 1, which of the recordings that come nearest.
             n_windows: the wanted number.
+            longer: recordings with more windows come as near as those with the wanted number.
         """
         own = self._of(label)
         following = self.next[own]
@@ -95,7 +96,8 @@ class Outline(nn.Module):
         whole = self.next[last] == WHOLE
         if not whole.any():
             return self.begin(label, share)
-        apart = (last[whole] - first[whole] + 1 - n_windows).abs()
+        more = last[whole] - first[whole] + 1 - n_windows
+        apart = (more.clamp(max=0) if longer else more).abs()
         return _chosen(first[whole][apart == apart.min()], share)
 
     def after(self, place: int, label: int, share: float) -> int:

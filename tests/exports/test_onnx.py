@@ -238,11 +238,11 @@ def test_the_windows_of_a_long_clip_follow_a_recording_of_its_length(tmp_path: P
 
 def test_a_recording_that_is_not_whole_is_followed_from_any_window() -> None:
     outline = {"kept": [[0.0], [1.0], [2.0], [9.0]], "next": [1, 2, -1, -1], "labels": [1, 1, 1, 2]}
-    about = {"defaults": {}, "prior": {"kind": "clip-flow", "frames": 12, "outline": outline}}
+    about = {"defaults": {"restarts": False}, "prior": {"kind": "clip-flow", "frames": 12, "outline": outline}}
     model = standalone.Model(about, lambda *_: [])
 
-    def course(label: int, seed: int, ends: bool = True) -> list[float]:
-        windows = model._outline(np.random.default_rng(seed), label, 30, ends)
+    def course(label: int, seed: int, stops: bool = True, frames: int = 30) -> list[float]:
+        windows = model._outline(np.random.default_rng(seed), label, frames, stops)
         return [float(next(windows)[0]) for _ in range(4)]
 
     assert {course(1, seed)[0] for seed in range(20)} == {0, 1, 2}
@@ -252,6 +252,10 @@ def test_a_recording_that_is_not_whole_is_followed_from_any_window() -> None:
     outline["next"] = [1, 2, -2, -1]
     assert {course(1, seed)[0] for seed in range(20)} == {0}
     assert {course(1, seed, False)[0] for seed in range(20)} == {0, 1, 2}, "a texture"
+    about["defaults"]["restarts"] = True
+    outline["next"], outline["labels"] = [1, 2, -2, -2], [1, 1, 1, 1]
+    assert {course(1, seed, True, 10)[0] for seed in range(20)} == {9}, "as long as a recording"
+    assert {course(1, seed, False, 10)[0] for seed in range(20)} == {0, 9}, "any that is long enough"
 
 
 def test_the_program_generates_without_torch(drums: Path, tmp_path: Path) -> None:

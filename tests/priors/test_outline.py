@@ -53,10 +53,11 @@ def test_a_sound_that_ends_begins_at_the_first_window_of_a_recording_of_its_leng
     whole = [recording(1, *values, whole=True) for values in ((0, 1, 2), (10, 11), (20, 21))]
     kept.keep([*whole, recording(1, 30, 31, 32, 33), recording(2, 5, 6, 7)])
 
-    def starts(label: int, n_windows: int) -> set[float]:
-        return {float(kept.kept[kept.whole(label, share, n_windows), 0]) for share in (0.0, 0.3, 0.6, 0.99)}
+    def starts(label: int, n: int, longer: bool = False) -> set[float]:
+        return {float(kept.kept[kept.whole(label, share, n, longer=longer), 0]) for share in (0.0, 0.3, 0.6, 0.99)}
 
     assert [starts(1, n) for n in (1, 2, 3, 9)] == [{10, 20}, {10, 20}, {0}, {0}], "a cut recording is not followed"
+    assert [starts(1, n, longer=True) for n in (1, 2, 3, 9)] == [{0, 10, 20}, {0, 10, 20}, {0}, {0}]
     assert starts(0, 3) == {0}, "no label"
     assert starts(2, 3) == {5, 6, 7}, "a texture may begin anywhere"
     assert [kept.has_whole(label) for label in (0, 1, 2, 3)] == [True, True, False, True]
@@ -169,7 +170,9 @@ def test_a_sequence_that_ends_follows_a_recording_of_its_length() -> None:
     for n, rows in ((18, range(7, 11)), (30, range(7))):
         lengths = {"until_stop": True, "lengths": torch.tensor([n]), "max_frames": n}
         assert followed(model, **lengths) == list(rows)
-        assert followed(model, max_frames=n, ends=True) == list(rows), "a length that is asked for"
+    assert followed(model, max_frames=30, ends=True) == list(range(7)), "a length that is asked for"
+    begun = {followed(model, max_frames=18, ends=True, seed=seed)[0] for seed in range(8)}
+    assert begun == {0, 7}, "any recording that is long enough"
     assert {followed(model, max_frames=18, seed=seed)[0] for seed in range(8)} - {0, 7}, "a texture begins anywhere"
     cut = {"until_stop": True, "lengths": torch.tensor([30]), "max_frames": 18}
     assert followed(model, **cut) == list(range(4)), "the beginning of a long one"
