@@ -89,7 +89,7 @@ class TrainingConfig(Section):
     steps: int | None = Field(None, gt=0)
     """Budget in steps. Exactly one of `steps` and `minutes` is given."""
     minutes: float | None = Field(None, gt=0)
-    """Budget in minutes, turned into steps once."""
+    """Budget in minutes, turned into steps at the start and adjusted at validations."""
     batch_size: int = Field(gt=0)
     """Segments or sequences in a batch."""
     folder_balance: float = Field(0.0, ge=0, le=1)

@@ -323,7 +323,7 @@ def train_vocoder(run_name: str, name: str, common: Common) -> None:
 @generation
 @working("generate.level=free")
 def generate(run_name: str, request: GenerationRequest, output: Output, common: Common) -> None:
-    """Generate sound. New clips come from nothing, from a label, or continue a recording."""
+    """Generate sound: new clips, with a label or without, or continuations of a recording."""
     result = pipeline.generate(run_name, request, output, overrides=common.overrides, compute=common.compute)
     show(
         result,
@@ -380,7 +380,7 @@ def reconstruct(
     "--compress",
     "compressed",
     is_flag=True,
-    help="Write .acts in its place: the means alone, in as few bytes as can be.",
+    help="Write .acts files in place of .safetensors: the means alone, in as few bytes as can be.",
 )
 @click.option("--as-seed", is_flag=True, help="Mirror each sound at its end, as a recording that is to be continued.")
 @working(None, draws=False)

@@ -153,7 +153,7 @@ def working(
             "--threads",
             type=COUNT,
             default=None,
-            help="Number of CPU threads; see the docs for the default.",
+            help="Number of CPU threads; default: one to make sound, otherwise what is fastest.",
         ),
         as_json,
     ]
@@ -449,7 +449,9 @@ def _source(options: dict[str, Any]) -> Source:
 _transfer = _titled(
     "Timbre transfer",
     _option("--label", help="Give every sound the timbre of this label of the corpus, and keep what happens in it."),
-    _option("--prior", help="Let this prior do so; default: a decoder that is given the label, or the run's prior."),
+    _option(
+        "--prior", help="Prior that changes the timbre; default: a decoder that is given the label, or the run's prior."
+    ),
     _option("--amount", type=Number(0, 1), help="How much a prior changes; 0 is the plain reconstruction."),
 )
 
