@@ -48,7 +48,7 @@ def export(
         require_onnx()
     require_generative(opened)
     loaded = LoadedRun.open(opened, prior=prior, device="cpu")
-    tell_what_is_left_out(loaded, compute.reporter)
+    tell_what_is_left_out(loaded, to, compute.reporter)
     new = not folder.exists()
     make_folder(folder)
     try:
@@ -80,9 +80,9 @@ def _written(loaded: LoadedRun, to: Kind, folder: Path) -> Result:
     return {"parity": made.parity, "latency": made.latency}
 
 
-def tell_what_is_left_out(loaded: LoadedRun, reporter: Reporter) -> None:
+def tell_what_is_left_out(loaded: LoadedRun, to: Kind, reporter: Reporter) -> None:
     """Say what is not exported."""
-    if loaded.prior is None:
+    if loaded.prior is None and to == "onnx":
         reporter.warn(f"run {loaded.run.name} has no usual prior: only encoder and decoder are exported")
     if loaded.vocoder_folder is not None:
         reporter.warn(f"vocoder {loaded.vocoder_folder.name} is not exported; phase takes its place")

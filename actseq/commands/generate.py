@@ -82,6 +82,7 @@ def generate(
         device=compute.device,
         overrides=overrides,
         need_prior=from_prior,
+        no_prior=not from_prior,
     )
     if request.loop:
         _check_loop(output, loaded.config)
@@ -89,15 +90,7 @@ def generate(
     written = [target for batch in batches for target in batch.targets]
     claim(written, effect_files(loaded.config.generate.effects), output.overwrite)
     writers = [ClipWriter(loaded, batch, output) for batch in batches]
-    length = request.seconds
-    if (
-        length is None
-        and request.labels is None
-        and isinstance(source, FromPrior)
-        and source.redo is None
-        and not request.until_stop
-    ):
-        length = loaded.config.generate.seconds
+    length = loaded.length_of(request)
     begun = time.perf_counter()
     growth = Growth(sum(batch.request.n for batch in batches), length, reporter)
     made = [
@@ -108,7 +101,7 @@ def generate(
     reporter.end()
     elapsed = time.perf_counter() - begun
     if length is None and request.labels is None:
-        _warn_of_endless(made, reporter)
+        _warn_of_endless(made, loaded, reporter)
     folder = written[0].sound.parent
     files = [str(folder / clip["file"]) for clip in made]
     check_written(files)
@@ -149,10 +142,16 @@ def _claim(run: RunFolder, request: GenerationRequest, output: Output, reporter:
     return [*clips, *compiled]
 
 
-def _warn_of_endless(made: Sequence[Result], reporter: Reporter) -> None:
+def _warn_of_endless(made: Sequence[Result], loaded: LoadedRun, reporter: Reporter) -> None:
     """Say how many clips were cut because the prior had not ended them."""
     endless = sum(not clip["stopped"] for clip in made)
-    if endless:
+    if endless and loaded.codec.autoencoder.whole_clips:
+        longest = loaded.codec.samples_per_latent / loaded.sample_rate
+        reporter.warn(
+            f"{endless} of {len(made)} clips are still audible at their end, after the {longest:.2f} s that this run "
+            "makes from a vector (autoencoder.network.seconds)"
+        )
+    elif endless:
         bound = made[0]["settings"]["max_seconds"]
         reporter.warn(
             f"{endless} of {len(made)} clips had not ended after max_seconds = {bound:g} and were cut "

@@ -18,7 +18,7 @@ from actseq.inference.loading import DECODER
 from actseq.storage import hashes
 from actseq.storage.artifacts import FORMAT, Artifact, load_tensors, read_json, save_tensors, write_artifact, write_json
 from actseq.storage.files import read_whole
-from actseq.storage.run_folder import PACKED, RunFolder
+from actseq.storage.run_folder import PACKED, RunFolder, without_paths
 from actseq.storage.store import write_file
 
 METRICS = "metrics.csv"
@@ -123,6 +123,7 @@ def _copy_model(artifact: Artifact, folder: Path, renamed: dict[str, str], half:
     """Write a model into another folder; the fingerprint that it had leads to its new one in `renamed`."""
     stored = _halved if half else dict
     meta = _renamed(artifact.meta, renamed)
+    meta["config"] = without_paths(meta["config"])
     if "decoder_sha256" in meta:
         tensors = load_tensors(artifact.folder / DECODER, str(meta["decoder_sha256"]))
         meta["decoder_sha256"] = save_tensors(folder / DECODER, stored(tensors))

@@ -132,7 +132,10 @@ def pass_through(
         start = codec.reconstruct_stream
         made_by = {"fingerprints": {"autoencoder": opened.trained_autoencoder.fingerprint}}
     else:
-        loaded = LoadedRun.open(opened, prior=transfer.prior, device=compute.device, overrides=overrides)
+        by_decoder = transfer.prior is None and config.autoencoder.condition is not None
+        loaded = LoadedRun.open(
+            opened, prior=transfer.prior, device=compute.device, overrides=overrides, no_prior=by_decoder
+        )
         codec, config = loaded.codec, loaded.config
         start, made_by = partial(loaded.transfer_stream, transfer), loaded.transfer_provenance(transfer)
         start()  # Refuses a label before anything is read.

@@ -78,7 +78,8 @@ def train_prior(
     config = stage_config(opened, overrides, "train-prior", compute.reporter)
     if more:
         trained = opened.priors.read(name)
-        config, seed = as_trained(config, trained, "train-prior"), int(trained.meta["seed"])
+        given = [*overrides, *([] if seed is None else [f"--seed {seed}"])]
+        config, seed = as_trained(config, trained, "train-prior", given), int(trained.meta["seed"])
     _require_fitting(opened, config)
     seed = config.seed if seed is None else seed
     latents, latents_meta = load_latents(opened)

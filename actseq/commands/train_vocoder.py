@@ -69,7 +69,8 @@ def train_vocoder(
     config = stage_config(opened, overrides, "train-vocoder", compute.reporter)
     if more:
         trained = opened.vocoders.read(name)
-        config, seed = as_trained(config, trained, "train-vocoder"), int(trained.meta["seed"])
+        given = [*overrides, *([] if seed is None else [f"--seed {seed}"])]
+        config, seed = as_trained(config, trained, "train-vocoder", given), int(trained.meta["seed"])
     section, seed = config.train_vocoder, config.seed if seed is None else seed
     compute.use_threads()
     codec, _ = load_codec(opened, compute.device, config, vocoder=False)

@@ -9,7 +9,7 @@ import yaml
 
 from actseq.errors import ArtifactError
 from actseq.storage.artifacts import read_json
-from actseq.storage.run_folder import RunFolder
+from actseq.storage.run_folder import RunFolder, without_paths
 
 SECTIONS = ("corpus", "representation", "autoencoder", "prior", "generate")
 """Sections of the configuration that the card shows."""
@@ -94,8 +94,8 @@ def _figures(run: RunFolder) -> Iterator[str]:
 
 
 def _settings(run: RunFolder) -> str:
-    tree = run.read_config().model_dump(mode="json")
+    tree = without_paths(run.read_config().model_dump(mode="json"))
     shown = {section: tree[section] for section in SECTIONS}
-    # The table of labels may be a file of the user's, and its path is nobody's business.
+    # The table of labels is a file of the user's.
     shown["corpus"].pop("labels", None)
     return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from actseq import units
@@ -23,6 +24,7 @@ from actseq.exports import standalone
 from actseq.exports.graphs import Graph, Step, codec_graphs, prior_graphs
 from actseq.inference.loaded_run import LoadedRun
 from actseq.priors.base import Sampling
+from actseq.priors.clip_flow import N_LENGTHS
 from actseq.priors.outline import Outline
 from actseq.representations.base import LogMagnitude, Representation
 from actseq.storage.run_folder import versions
@@ -105,9 +107,9 @@ def graphs_of(loaded: LoadedRun) -> list[Graph]:
 
 
 def sampling_of(loaded: LoadedRun) -> Sampling:
-    """How a run draws by default."""
-    settings = loaded.config.generate
-    return Sampling(**{name: getattr(settings, name) for name in Sampling.__dataclass_fields__})
+    """How a run draws by default: as it is configured, but for controls that its prior does not know."""
+    settings, known = loaded.config.generate, () if loaded.prior is None else loaded.prior.prior.controls
+    return Sampling(**{name: getattr(settings, name) for name in Sampling.__dataclass_fields__ if name in known})
 
 
 def write_graph(graph: Graph, path: Path) -> None:
@@ -154,7 +156,8 @@ def compared(exported: standalone.Model, original: standalone.Model) -> dict[str
     latents = np.random.default_rng(0).standard_normal((frames, latent_dim)).astype(np.float32)
     if original.about["prior"] is not None:
         labels = original.prior["labels"]
-        request = standalone.Request(labels[0] if labels else None, seconds=CHECK_SECONDS, guidance=1.5)
+        seconds = None if original.about["whole_clips"] else CHECK_SECONDS
+        request = standalone.Request(labels[0] if labels else None, seconds=seconds, guidance=1.5)
         made, latents = (model.latents(np.random.default_rng(0), request)[0] for model in (exported, original))
         parity["generated latents"] = _difference(made, latents)
     features = original.features(latents)
@@ -237,6 +240,7 @@ def _prior(loaded: LoadedRun) -> dict[str, Any]:
             "active": list(range(dims)),
             "centres": _numbers(prior.centre),
             "spreads": _numbers(prior.spread),
+            "lengths": [_quantiles(own) for own in prior.lengths],
         }
     standardiser = prior.standardiser
     about = {
@@ -265,6 +269,12 @@ def _prior(loaded: LoadedRun) -> dict[str, Any]:
         "summary_noise": None if summaries is None else summaries.noise,
         "outline": None if prior.outline is None else _outline(prior.outline),
     }
+
+
+def _quantiles(lengths: Int[np.ndarray, " _sequences"]) -> list[int]:
+    """Some of the lengths, in order and equally likely; none where there are none."""
+    found = np.sort(lengths)
+    return [int(found[i]) for i in (np.linspace(0, len(found) - 1, min(len(found), N_LENGTHS))).round().astype(int)]
 
 
 def _outline(outline: Outline) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ by `actseq export RUN --to onnx`. The random numbers are numpy's: a seed gives o
 import argparse
 import json
 import math
+import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -79,8 +80,13 @@ class Model:
         makers = {"sequence": self._sequence, "clip-flow": self._flow, "normal": self._normal}
         if self.prior["kind"] not in makers:
             raise SystemExit("this run was exported without a prior: give --latents")
-        seconds = self.defaults["seconds"] if request.seconds is None else request.seconds
+        seconds = self._seconds(request)
         longest = self._frames(self.defaults["max_seconds"] if seconds is None else seconds)
+        if self.about["whole_clips"]:
+            frame = 1 / self.about["latent_rate"]
+            if seconds is not None and seconds > frame:
+                raise SystemExit(f"a clip of one vector has no {seconds:g} s: at most {frame:.2f}")
+            longest = 1
         values, ended = makers[self.prior["kind"]](random, request, longest, seconds is None)
         filled = random.standard_normal((len(values), self.about["latent_dim"]))
         filled[:, self.prior["active"]] = values * self.prior["deviation"] + self.prior["mean"]
@@ -125,6 +131,9 @@ class Model:
 
         Latents that were edited to another number of frames give all their frames.
         """
+        if label is not None and label not in self.about["decoder_labels"]:
+            known = ", ".join(self.about["decoder_labels"]) or "none"
+            raise SystemExit(f"the decoder knows no label '{label}'; it knows {known}")
         with np.load(path) as file:
             latents, encoded = file["mean"], json.loads(str(file["actseq"]))
         features, samples = self.features(latents, label, of_sound=True), encoded["samples"]
@@ -143,9 +152,10 @@ class Model:
         made = self.waveform(self.features(latents, request.label))
         if self.about["whole_clips"]:
             made, ended = made[: audible_samples(made, self.about["sample_rate"])], True
-        if request.seconds is not None:
-            made = made[: round(request.seconds * self.about["sample_rate"])]
-        if not ended or request.seconds is not None:
+        seconds = self._seconds(request)
+        if seconds is not None:
+            made = made[: round(seconds * self.about["sample_rate"])]
+        if not ended or seconds is not None:
             fade = min(len(made), round(FADE_SECONDS * self.about["sample_rate"]))
             made[len(made) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
         peak = np.abs(made).max(initial=0.0)
@@ -203,7 +213,10 @@ class Model:
         share, whole, ended = random.random(), longest, False
         kept = np.array(prior["lengths"][label])
         place = int(share * len(kept))
-        if stops and kept.any():
+        if stops and not kept.any():
+            # No length is known, so the network is not told of an end.
+            whole = longest + 2 * window
+        elif stops:
             earliest = self._earliest()
             since = min(kept[-len(kept) // 8], earliest - 1)
             shorter = int((kept <= since).sum())
@@ -285,12 +298,22 @@ class Model:
 
     def _normal(self, random: np.random.Generator, request: Request, longest: int, stops: bool) -> tuple[Array, bool]:
         scale, _ = self._temperatures(request)
-        frames, row = 1 if self.about["whole_clips"] else longest, self._label(request)
+        frames, row, ended = longest, self._label(request), False
+        known = np.array(self.prior["lengths"][row] or self.prior["lengths"][0])
+        if stops and len(known) and not self.about["whole_clips"]:
+            possible = known[known >= self._earliest()]
+            drawn = int(random.choice(possible)) if len(possible) else self._earliest()
+            frames, ended = min(longest, drawn), drawn <= longest
         centre, spread = (np.array(self.prior[name][row], np.float32) for name in ("centres", "spreads"))
         noise = scale * self._normal_noise(random, (frames, len(centre)))
-        return centre + noise @ spread.T, False
+        return centre + noise @ spread.T, ended
 
     # -- small things -----------------------------------------------------------------------------------------------
+
+    def _seconds(self, request: Request) -> float | None:
+        """The length that is asked for; None leaves the end to the prior."""
+        seconds: float | None = self.defaults["seconds"] if request.seconds is None else request.seconds
+        return seconds
 
     def _frames(self, seconds: float) -> int:
         rate: float = self.about["latent_rate"]
@@ -480,6 +503,11 @@ def write(path: Path, waveform: Array, sample_rate: int) -> None:
         file.write(struct.pack("<4sI", b"RIFF", len(body)) + body)
 
 
+def file_name(label: str | None) -> str:
+    """A label as part of a file name: letters, digits, `_` and `-`; `clip` where nothing is left."""
+    return re.sub(r"[^\w-]+", "-", label or "").strip("-") or "clip"
+
+
 def load(folder: Path) -> Model:
     """The exported run in a folder."""
     import onnxruntime
@@ -497,10 +525,10 @@ def load(folder: Path) -> Model:
 def _made(model: Model, given: argparse.Namespace) -> Iterator[tuple[str, Array]]:
     for path in given.latents:
         yield path.stem, model.decoded(path, given.label)
-    random = np.random.default_rng(given.seed)
+    random, called = np.random.default_rng(given.seed), file_name(given.label)
     request = Request(given.label, given.seconds, given.temperature, given.guidance)
     for i in range(0 if given.latents else given.n):
-        yield f"{given.label or 'clip'}-{i + 1:02d}", model.clip(random, request)
+        yield f"{called}-{i + 1:02d}", model.clip(random, request)
 
 
 def main() -> None:

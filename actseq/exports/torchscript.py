@@ -332,6 +332,9 @@ class Stream(nn.Module):
         self.within = 1.0 if sampling.noise_clamp is None else math.erf(sampling.noise_clamp / math.sqrt(2))
         self.row, self.temperature = 0, 1.0
         self.gate, self.playing, self.age = False, False, 0
+        rate, settings = loaded.codec.autoencoder.latent_rate, loaded.config.generate
+        self.shortest = units.seconds_to_frames(settings.min_seconds, rate)
+        self.longest = max(self.shortest, units.seconds_to_frames(settings.max_seconds, rate))
         conditions = labelled.condition(torch.arange(len(self.labels))).detach()
         self.register_buffer("conditions", conditions)
         self.register_buffer("value", torch.zeros(1, len(labelled.prior.standardiser.mean)))
@@ -423,7 +426,8 @@ class Stream(nn.Module):
         uniform = torch.rand(1, self.choices, self.components).clamp(1e-9, 1 - 1e-7)
         preference = -torch.log(-torch.log(uniform)) * (self.choice_scale * self.temperature)
         value, ended, latent = self.draw(hidden, self.value, noise, preference, torch.randn_like(self.rest))
-        if self.age > 0 and float(torch.rand(1)) < float(torch.sigmoid(ended)):
+        hears_end = self.age >= self.shortest and float(torch.rand(1)) < float(torch.sigmoid(ended))
+        if hears_end or self.age >= self.longest:
             self.playing = False
             return self.rest
         self.value, self.flat = value, flat

@@ -95,6 +95,7 @@ class ResolvedRequest:
         decoder_label: row of the autoencoder's table of labels, for decoders that are given the label; 0 for none.
         seed_audio: recording to continue, or latents.
         gain: gain that brought a sound to the level that the model knows; it is undone in the clips.
+        samples: number of samples after which a clip that the prior ends is complete; None: all that is decoded.
     """
 
     settings: GenerateConfig
@@ -109,6 +110,7 @@ class ResolvedRequest:
     decoder_label: int = 0
     seed_audio: SeedAudio | SeedLatents | None = None
     gain: float = 1.0
+    samples: int | None = None
 
     def seconds(self, clip: int) -> float | None:
         """Length of what is new in a clip; None lets the prior end it."""
@@ -256,7 +258,8 @@ def _grown(
         if until_stop or not request.until_stop or not any(left) or (again and not grew):
             break
         # Clips that ended before their time start again; the others are full, and what is sampled for them is not used.
-        request = replace(request, prompt=None, min_frames=1, seed=derived_seed(wanted.seed, first, again + 1))
+        seed = derived_seed(wanted.seed, first, again + 1)
+        request = replace(request, prompt=None, min_frames=max(1, request.min_frames), seed=seed)
     for row in range(n):
         if not done[row]:
             yield row, nothing, until_stop and left[row] > 0
@@ -275,6 +278,9 @@ def sampling_request(
     max_frames = units.seconds_to_frames(seconds + spare, rate)
     min_frames = units.seconds_to_frames(settings.min_seconds, rate) if settings.min_seconds else 0
     restart = settings.after_end == "restart" and wanted.condition_end is None and wanted.spans is None
+    if codec.autoencoder.whole_clips:
+        # Each clip is one vector, whatever is known of lengths.
+        max_frames, restart = 1, False
     if isinstance(prior, KeepsLengths):
         # It makes one sequence of the requested length, unless no training sequence is as long.
         before = 0 if prompt is None else prompt.shape[1]
@@ -345,6 +351,8 @@ def best(prior: Prior, request: SamplingRequest, best_of: int) -> Iterator[Chunk
     before = 0 if request.prompt is None else request.prompt.shape[1]
     whole = latents if request.prompt is None else torch.cat([request.prompt.expand(n, -1, -1), latents], dim=1)
     density = prior.log_prob(whole, before + lengths, condition)[:, before:].sum(1) / lengths.clamp(min=1)
+    # A continuation without any new frame has no density to compare, and would always seem the likeliest.
+    density = density.masked_fill(lengths == 0, -torch.inf)
     rows = density.reshape(-1, best_of).argmax(1) + torch.arange(request.n, device=density.device) * best_of
     yield Chunk(latents[rows], stopped[rows])
 
@@ -362,7 +370,7 @@ class _Clip:
         self.nothing = np.zeros((0, codec.autoencoder.latent_dim), np.float32)
         self.tail = np.zeros(0, np.float32)
         self.fade = units.seconds_to_samples(END_FADE_SECONDS, rate)
-        self.left = None if seconds is None else units.seconds_to_samples(seconds, rate)
+        self.left = request.samples if seconds is None else units.seconds_to_samples(seconds, rate)
         self.join: int | None = None
         self.joined = seed is None
         if seed is None or prompt is None:

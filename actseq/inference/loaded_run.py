@@ -100,6 +100,7 @@ class LoadedRun:
         device: str = "auto",
         overrides: Iterable[str] = (),
         need_prior: bool = False,
+        no_prior: bool = False,
     ) -> LoadedRun:
         """Load the models of a run.
 
@@ -110,6 +111,7 @@ class LoadedRun:
             device: `auto`, `cpu`, `cuda` or `mps`.
             overrides: `key=value` texts for the sections `generate` and `vocoder`.
             need_prior: refuse a run without a prior.
+            no_prior: load none, so that neither its absence nor its age matters.
 
         Raises:
             ArtifactError: a model is missing, unfinished, damaged or belongs to another autoencoder.
@@ -125,7 +127,9 @@ class LoadedRun:
             name = opened.priors.usual
         model: LabelledPrior[Any] | None = None
         folder = None
-        if name in registry.UNTRAINED_PRIORS and name not in opened.priors.names:
+        if no_prior:
+            name = None
+        elif name in registry.UNTRAINED_PRIORS and name not in opened.priors.names:
             model = make_prior(opened, name, device, config)
         elif need_prior or name is not None:
             model, folder = load_prior(opened, name, device, config)
@@ -387,7 +391,10 @@ class LoadedRun:
         request = GenerationRequest.of(n, **given)
         if not isinstance(request.source, FromPrior) or request.source.keeps_level:
             raise ConfigError("latents are sampled from a given sound", "new clips from the prior alone")
-        prior = self._trained
+        if request.loop:
+            raise ConfigError("latents of a cycle are not sampled without its sound", action="leave loop out")
+        self._check_whole_clips(request)
+        prior = self._asked(request.source)
         return sampled(self.codec, prior.prior, self._new(prior, request))
 
     def peak(self, source: Source) -> float | None:
@@ -441,8 +448,7 @@ class LoadedRun:
         Raises:
             ConfigError, ArtifactError, AudioError: as `generate`.
         """
-        if self.codec.autoencoder.whole_clips:
-            self._check_whole_clips(request)
+        self._check_whole_clips(request)
         if isinstance(request.source, Through):
             return self._through(request, request.source, reporter)
         if isinstance(request.source, Variations):
@@ -472,11 +478,13 @@ class LoadedRun:
         return generate(self.codec, Given(sequences.to(self.codec.device)), request)
 
     def _check_whole_clips(self, request: GenerationRequest) -> None:
-        """Refuse what one vector a clip cannot do.
+        """Refuse what one vector a clip cannot do, in a run that makes clips from one vector.
 
         Raises:
             ConfigError: the request continues something, glides between labels, is too long, or asks for a walk.
         """
+        if not self.codec.autoencoder.whole_clips:
+            return
         source, longest = request.source, self.codec.samples_per_latent / self.sample_rate
         what = f"run {self.run.name} makes each clip from one vector"
         if isinstance(source, FromPrior) and source.keeps_level:
@@ -491,8 +499,9 @@ class LoadedRun:
             raise ConfigError(
                 f"{what}: it cannot glide from label to label", "one label", "use --through FILE,FILE --n N for steps"
             )
-        if request.seconds is not None and request.seconds > longest:
-            raise ConfigError(f"{what}: {request.seconds:g} s are too long", f"at most {longest:.2f} s")
+        seconds = self.length_of(request)
+        if seconds is not None and seconds > longest:
+            raise ConfigError(f"{what}: {seconds:g} s are too long", f"at most {longest:.2f} s")
 
     def _known_labels(self) -> list[str]:
         """Labels of the prior, or of the decoder where there is no prior."""
@@ -516,11 +525,7 @@ class LoadedRun:
         return self._known_labels() if self.prior is not None and self._hears_labels(self.prior.prior) else []
 
     def _from_prior(self, request: GenerationRequest, source: FromPrior, reporter: Reporter) -> Iterator[Piece]:
-        prior = self._trained
-        if source.prior not in (None, self.prior_name):
-            raise ConfigError(
-                f"prior {self.prior_name} is loaded, not {source.prior}", action="name the prior when the run is loaded"
-            )
+        prior = self._asked(source)
         if source.redo is not None:
             require_suffix(prior.prior, self.prior_name)
         resolved = self._new(prior, request)
@@ -553,13 +558,42 @@ class LoadedRun:
             raise self.run.priors.missing
         return self.prior
 
+    def _asked(self, source: FromPrior) -> LabelledPrior[Any]:
+        """The prior, which there must be, and which must be the one that is asked for."""
+        prior = self._trained
+        if source.prior not in (None, self.prior_name):
+            raise ConfigError(
+                f"prior {self.prior_name} is loaded, not {source.prior}", action="name the prior when the run is loaded"
+            )
+        return prior
+
+    def length_of(self, request: GenerationRequest) -> float | None:
+        """Seconds of what is new in each clip; None where the prior, the labels or a given sound decide."""
+        source = request.source
+        if request.until_stop or request.labels is not None or not isinstance(source, FromPrior):
+            return request.seconds
+        if source.redo is not None:
+            return None
+        return self.config.generate.seconds if request.seconds is None else request.seconds
+
     def _new(self, prior: LabelledPrior[Any], request: GenerationRequest) -> ResolvedRequest:
         """A request for new clips from the prior, with the run's settings."""
-        seconds = self.config.generate.seconds if request.seconds is None else request.seconds
-        resolved = self._resolve(prior, request, seconds=None if request.until_stop else seconds)
+        seconds = self.length_of(request)
+        resolved = self._resolve(prior, request, seconds=seconds)
         settings = resolved.settings
         if request.spans:
             return self._in_time(prior, request, resolved)
+        for name in ("min_seconds", "max_seconds"):
+            if seconds is not None and name in request.given:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} bounds where the prior ends a clip; each is {seconds:g} s long",
+                    action="leave it out, or let the prior end the clips: --until-stop",
+                )
+        redone = isinstance(request.source, FromPrior) and request.source.redo is not None
+        if seconds is None and resolved.condition_end is not None and not redone:
+            raise ConfigError(
+                f"a glide ({request.label}) of no given length", action="say how long it is, such as --seconds 4"
+            )
         if settings.seconds is None and settings.min_seconds > settings.max_seconds:
             raise ConfigError(
                 f"min_seconds is {settings.min_seconds:g}", f"at most max_seconds, {settings.max_seconds:g}"
@@ -672,7 +706,7 @@ class LoadedRun:
         return _label_indices(label, self.codec.autoencoder.labels)[0]
 
     def _variations(self, request: GenerationRequest, source: Variations, reporter: Reporter) -> Iterator[Piece]:
-        if request.seconds is not None or request.until_stop:
+        if request.seconds is not None or request.until_stop or {"min_seconds", "max_seconds"} & request.given.keys():
             raise ConfigError("a variation is as long as its sound", action="leave out the length")
         sound, device = self._read(source.sound, reporter), self.codec.device
         self.codec.require_short(len(sound), "the sound")
@@ -687,7 +721,8 @@ class LoadedRun:
         )
         length = {"seconds": None, "max_seconds": self._natural_seconds(prior), "min_seconds": 0.0}
         resolved = self._resolve(model, request, **length, after_end="ignore")
-        return generate(self.codec, prior, replace(resolved, gain=gain))
+        samples = None if self.codec.autoencoder.whole_clips else len(sound)
+        return generate(self.codec, prior, replace(resolved, gain=gain, samples=samples))
 
     @cached_property
     def _walk(self) -> LabelledPrior[Any]:
@@ -723,6 +758,8 @@ class LoadedRun:
             if field.name not in model.prior.controls and field.name not in request.given
         }
         rows = _label_indices(request.label, model.labels)
+        if "best_of" not in request.given and (not model.prior.has_likelihood or len(rows) > 1 or request.spans):
+            ignored["best_of"] = GenerateConfig.model_fields["best_of"].default
         if request.label is not None:
             self._require_labels(model.prior)
         indices = torch.tensor([0, *rows], device=self.codec.device)

@@ -38,6 +38,12 @@ def require_part(option: str, part: tuple[float, float | None]) -> None:
         raise no_part(option, part)
 
 
+def require_positive(option: str, seconds: float | None) -> None:
+    """Refuse a length that is not above 0, or not finite."""
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ConfigError(f"{option} is {seconds:g}", "a finite number of seconds above 0")
+
+
 def no_part(option: str, part: tuple[float, float | None]) -> ConfigError:
     """The error for a part of a recording that has no samples; for the arguments see `require_part`."""
     expected = "0 ≤ FROM < TO in seconds, at least one sample apart"
@@ -60,7 +66,7 @@ class FromPrior:
     """New clips from a prior, or a recording that a prior continues, or a region of which it makes again.
 
     Attributes:
-        prior: name of a trained prior, `iid` or `random-walk`; None takes the run's usual one.
+        prior: name of a trained prior, `iid`, `random-walk` or `normal`; None takes the run's usual one.
         seed_audio: the recording to continue; None starts from nothing.
         seed_seconds: use only this much of the beginning of the recording, or of the latents.
         include_seed: put the recording itself, or the sound of the latents, before what continues it.
@@ -69,8 +75,9 @@ class FromPrior:
             an end of None is that of the recording. It is rounded outward to latent frames.
 
     Raises:
-        ConfigError: both a recording and latents are given; or `redo` is not a region, has no recording, or is given
-            with `seed_seconds` or without the seed.
+        ConfigError: both a recording and latents are given; or `seed_seconds` is not above 0; or it is given, or the
+            seed is left out, where there is none; or `redo` is not a region, has no recording, or is given with
+            `seed_seconds` or without the seed.
     """
 
     prior: str | None = None
@@ -83,6 +90,10 @@ class FromPrior:
     def __post_init__(self) -> None:
         if self.seed_audio is not None and self.seed_latents is not None:
             raise ConfigError("--seed-audio and --seed-latents exclude each other")
+        require_positive("--seed-seconds", self.seed_seconds)
+        if not self.keeps_level and (self.seed_seconds is not None or not self.include_seed):
+            option = "--without-seed" if self.seed_seconds is None else "--seed-seconds"
+            raise ConfigError(f"{option} without a seed", action="name a recording: --seed-audio FILE")
         if self.redo is None:
             return
         require_part("--redo", self.redo)
@@ -185,7 +196,8 @@ class GenerationRequest:
             out, each request draws a fresh one and holds it here.
 
     Raises:
-        ConfigError: both lengths are given, or one beside a region that is made again, or `n` is less than 1; or `loop`
+        ConfigError: both lengths are given, or one beside a region that is made again, or one that is not above 0; or
+            `n` is less than 1, or the seed less than 0; or `loop`
             is given without `seconds`, or with a sound; or `labels` cannot be read, or is given with another label or
             length, or where nothing new comes from a prior.
     """
@@ -206,6 +218,9 @@ class GenerationRequest:
             object.__setattr__(self, name, operator.index(getattr(self, name)))
         if self.n < 1:
             raise ConfigError(f"n is {self.n}", "at least 1")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}", "0 or more")
+        require_positive("--seconds", self.seconds)
         if self.seconds is not None and self.until_stop:
             raise ConfigError("--seconds and --until-stop exclude each other")
         if self.loop and self.seconds is None:

@@ -83,6 +83,8 @@ class SamplingRequest:
         min_frames: smallest number of latent frames; without a prompt there is at least one.
         until_stop: let the prior end sequences; otherwise each has `max_frames`.
         ends: a sequence of `max_frames` is also to be like a whole training clip, from its beginning to its end.
+        goes_on: sound follows the last frame that is asked for, so the sequence does not end there. Only a prior that
+            knows how long sequences are before it makes them needs to be told.
         condition: condition vectors (n, condition_dim), or (n, frames, condition_dim) for the new frames where they
             change in time; later frames have those of the last. None: no condition.
         condition_end: (n, condition_dim) that the condition moves to linearly over `max_frames`; None: no change.
@@ -106,6 +108,7 @@ class SamplingRequest:
     min_frames: int = 1
     until_stop: bool = False
     ends: bool = False
+    goes_on: bool = False
     condition: Tensor | None = None
     condition_end: Tensor | None = None
     unconditional: Tensor | None = None

@@ -514,7 +514,8 @@ class ClipFlow(nn.Module):
         everywhere = lengths.new_ones(request.n, 1, dtype=torch.bool)
         long = (lengths > self.frames)[:, None] if alone or ends else everywhere
         labels = [request.label] if request.condition_end is None else [request.label, request.label_end]
-        # The lengths are drawn with [seed, clip]: with the same numbers one length would always follow one recording.
+        # The lengths are drawn with [seed, clip], which is [seed, clip, 0] too. Where a whole recording is chosen by
+        # its length, the same numbers would always choose the same one for a length.
         draws = [np.random.default_rng([request.seed, clip, int(ends)]) for clip in range(request.n)]
         followed: list[list[int]] = []
 
@@ -586,9 +587,10 @@ class ClipFlow(nn.Module):
                 clean[there] = suffix[rows, : int(there[0].sum())].flatten(0, 1)
                 mask = mask | there
             ends = before + lengths[rows] + after - first <= self.frames
+            ends &= ends_with_suffix and not request.goes_on
             summary = course(first - before)
             about = None if summary is None else summary[rows]
-            window = Window(own, torch.full_like(ends, begun), ends & ends_with_suffix, mask, clean, about)
+            window = Window(own, torch.full_like(ends, begun), ends, mask, clean, about)
             values, filler = self._drawn(request, rows.tolist(), block, frames)
             if request.guess is not None:
                 guess = self._given(request.guess, n)[rows, made : made + frames - given]

@@ -283,6 +283,8 @@ def _moments(
     y = np.append(frames.mean[chosen] - origin, np.ones((len(chosen), 1)), axis=1)
     variance = np.pad(np.exp(frames.log_variance[chosen], dtype=np.float64), ((0, 0), (0, 1)))
     after = np.flatnonzero(frames.follows[chosen])
+    # The frame before the first one may have another label.
+    after = after[after > 0]
     before = after - 1
 
     def power(of: Int[np.ndarray, " _frames"] | slice) -> Float[np.ndarray, "dims dims"]:

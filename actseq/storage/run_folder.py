@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -30,6 +31,17 @@ VOICE = "voice:"
 VOICES = Path(__file__).parents[1] / "voices"
 PACKED = "packed.json"
 """Marks a packed run, and says what it was packed from."""
+
+
+def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, as JSON, for others: of the table of labels and of files of effects only the names are kept."""
+    found = copy.deepcopy(dict(config))
+    options = [(found.get("corpus", {}), "labels")]
+    options += [(effect, "impulse_response") for effect in found.get("generate", {}).get("effects", ())]
+    for section, key in options:
+        if section.get(key):
+            section[key] = PurePath(section[key]).name
+    return found
 
 
 def versions() -> dict[str, str]:
@@ -223,8 +235,9 @@ class RunFolder:
         self._write_config({"config": config.model_dump(mode="json"), "provenance": provenance})
 
     def copy_config(self, to: RunFolder) -> None:
-        """Write the `config.yaml` of this run into another folder. Of the source's path only the last name is kept."""
+        """Write the `config.yaml` of this run into another folder. Of every path only the last name is kept."""
         tree = self._read_config()
+        tree["config"] = without_paths(tree["config"])
         tree["provenance"]["source"] = PurePath(tree["provenance"]["source"]).name
         to._write_config(tree)
 

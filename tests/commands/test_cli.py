@@ -298,7 +298,9 @@ def test_a_seed_that_is_left_out_is_drawn_printed_and_kept(workplace: Path) -> N
 
 @pytest.mark.parametrize("prior", ["iid", "random-walk"])
 def test_priors_without_training(workplace: Path, prior: str) -> None:
-    found = read("generate", "made", "--prior", prior, "--n", 2, "--label", "kick:hat", "--out", prior, *USE)
+    found = read(
+        "generate", "made", "--prior", prior, "--n", 2, "--label", "kick:hat", "--seconds", 0.3, "--out", prior, *USE
+    )
     beside = json.loads(Path(found["files"][0]).with_suffix(".json").read_text())
     assert beside["prior"] == prior
     assert set(beside["fingerprints"]) == {"autoencoder", "latents"}

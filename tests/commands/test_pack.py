@@ -58,6 +58,28 @@ def test_a_packed_run_has_the_models_and_nothing_of_the_sounds(run: Path) -> Non
     assert "can still reproduce sounds that they were trained on" in shown
 
 
+def test_of_paths_a_packed_run_has_the_names_alone(run: Path) -> None:
+    changes = {
+        "labels: null": "labels: /home/me/secret/labels.csv",
+        "effects: []": "effects: [{kind: convolution, impulse_response: /home/me/secret/room.wav, wet: 0.3}]",
+    }
+    config = run / "config.yaml"
+    text, about = config.read_text(), json.loads((run / "autoencoder" / "model.json").read_text())
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    config.write_text(text)
+    about["config"]["corpus"]["labels"] = "/home/me/secret/labels.csv"
+    (run / "autoencoder" / "model.json").write_text(json.dumps(about))
+    for path in run.rglob("hashes.json"):
+        path.unlink()
+    packed = Path(pipeline.pack(run).packed)
+    assert not any(b"secret" in content for content in contents(packed).values())
+    found = RunFolder(packed).read_config()
+    assert str(found.corpus.labels) == "labels.csv"
+    assert found.generate.effects[0].options["impulse_response"] == "room.wav"
+
+
 def test_a_packed_run_works_as_the_whole_one(run: Path, tmp_path: Path) -> None:
     packed = Path(pipeline.pack(run, out=tmp_path / "packed").packed)
     before = contents(packed)

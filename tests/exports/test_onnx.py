@@ -23,6 +23,7 @@ from actseq.data.drumkit import write_drumkit
 from actseq.errors import AudioError, ConfigError
 from actseq.exports import onnx, standalone
 from actseq.exports.graphs import Graph, codec_graphs, flow_graphs, prior_graphs, sequence_graphs
+from actseq.inference.loaded_run import LoadedRun
 from actseq.priors.base import PLAIN, Sampling, SamplingRequest
 from actseq.priors.summaries import TrainingClip
 from actseq.representations.base import Features
@@ -142,6 +143,7 @@ def test_the_velocity_of_clip_flow_carries_noise_to_the_same_clip(tmp_path: Path
     about = {
         "latent_dim": 4,
         "latent_rate": 10.0,
+        "whole_clips": False,
         "defaults": {"seconds": 2.7, "min_seconds": 0, "guidance": 1, "noise_clamp": None, "sharpness": 1}
         | {"restarts": True},
         "prior": {
@@ -200,6 +202,7 @@ def test_the_windows_of_a_long_clip_follow_a_recording_of_its_length(tmp_path: P
     about = {
         "latent_dim": 4,
         "latent_rate": 10.0,
+        "whole_clips": False,
         "defaults": {"seconds": None, "max_seconds": 9, "min_seconds": 0, "guidance": 1, "noise_clamp": None}
         | {"sharpness": 1, "restarts": True},
         "prior": {
@@ -256,6 +259,58 @@ def test_a_recording_that_is_not_whole_is_followed_from_any_window() -> None:
     outline["next"], outline["labels"] = [1, 2, -2, -2], [1, 1, 1, 1]
     assert {course(1, seed, True, 10)[0] for seed in range(20)} == {9}, "as long as a recording"
     assert {course(1, seed, False, 10)[0] for seed in range(20)} == {0, 9}, "any that is long enough"
+
+
+def test_the_program_cuts_where_the_run_has_a_length(drums: Path) -> None:
+    model = standalone.load(drums)
+    model.defaults = {**model.defaults, "seconds": 0.25}
+    rate = model.about["sample_rate"]
+    for seconds in (None, 0.25, 0.1):
+        clip = model.clip(np.random.default_rng(0), standalone.Request(seconds=seconds))
+        assert len(clip) == round((seconds or 0.25) * rate)
+        assert abs(clip[-1]) < 1e-6
+
+
+def test_the_program_draws_lengths_for_normal_latents() -> None:
+    defaults = {"seconds": None, "max_seconds": 2.0, "min_seconds": 0.3, "noise": 1.0, "choice": 1.0}
+    prior = {"kind": "normal", "labels": ["a"], "centres": [[0.0]] * 2, "spreads": [[[1.0]]] * 2}
+    prior |= {"mean": [0.0], "deviation": [1.0], "active": [0], "lengths": [[2, 5, 30], []]}
+    about = {"latent_dim": 1, "latent_rate": 10.0, "whole_clips": False, "prior": prior}
+    model = standalone.Model({**about, "defaults": defaults | {"noise_clamp": None}}, lambda *_: [])
+    for label in (None, "a"):
+        random = np.random.default_rng(0)
+        made = [model.latents(random, standalone.Request(label=label)) for _ in range(20)]
+        assert {(len(latents), ended) for latents, ended in made} == {(5, True), (20, False)}
+    prior["lengths"] = [[], []]
+    assert [len(latents) for latents, _ in made[:1]]
+    assert len(model.latents(np.random.default_rng(0), standalone.Request())[0]) == 20
+    model.about["whole_clips"] = True
+    assert len(model.latents(np.random.default_rng(0), standalone.Request())[0]) == 1
+    with pytest.raises(SystemExit, match=r"at most 0\.10"):
+        model.latents(np.random.default_rng(0), standalone.Request(seconds=0.5))
+
+
+def test_the_program_names_files_safely_and_refuses_labels_that_change_nothing(drums: Path) -> None:
+    assert [standalone.file_name(one) for one in (None, "kick", "a/b", "../x", "..")] == [
+        "clip",
+        "kick",
+        "a-b",
+        "x",
+        "clip",
+    ]
+    model = standalone.load(drums)
+    with pytest.raises(SystemExit, match="the decoder knows no label 'kick'; it knows none"):
+        model.decoded(drums / "nothing.npz", "kick")
+
+
+def test_controls_that_the_prior_does_not_know_are_left_out(drums: Path) -> None:
+    loaded = LoadedRun.open(DRUMS, device="cpu", overrides=["generate.bias=1", "generate.guidance=1.5"])
+    assert onnx.sampling_of(loaded) == Sampling(bias=1.0, guidance=1.5)
+    assert loaded.prior is not None
+    loaded.prior.prior.head.controls = ("temperature",)
+    unknown = set(Sampling.__dataclass_fields__) - set(loaded.prior.prior.controls)
+    assert "bias" in unknown
+    assert onnx.sampling_of(loaded).bias == 0
 
 
 def test_the_program_generates_without_torch(drums: Path, tmp_path: Path) -> None:

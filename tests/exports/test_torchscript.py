@@ -96,6 +96,20 @@ def test_a_gate_begins_a_clip_and_silence_stays_silent(model: Any) -> None:
     assert float(quiet.abs().max()) < 0.01 < float(loud.abs().max())
 
 
+def test_a_clip_ends_at_the_bounds_of_the_run(model: Any) -> None:
+    assert 1 <= model.shortest <= model.longest
+    held = torch.ones(1, 1, 1)
+    begun: list[int] = []
+    with torch.inference_mode():
+        model.shortest = model.longest = 3
+        for frame in range(12):
+            model.generate(held)
+            if model.age <= 1 and (not begun or frame - begun[-1] > 1):
+                begun.append(frame)
+    # Three frames, and the frame in which the clip has ended.
+    assert np.diff(begun).tolist() == [4, 4]
+
+
 def test_complex_spectra_become_the_sound_of_the_run() -> None:
     analysis = members.representation("stft")
     sound = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 64 * 40)).astype(np.float32))

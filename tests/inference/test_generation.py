@@ -155,6 +155,22 @@ def test_a_prior_that_ends_starts_again(codec: Codec, data_dir: Path) -> None:
     assert len(clip.waveform) == len(seed.waveform) + codec.sample_rate // 2
 
 
+def test_sequences_in_a_row_are_all_as_long_as_the_shortest_may_be(codec: Codec) -> None:
+    asked: list[int] = []
+
+    class Counting(SequencePrior):
+        def sample(self, request: SamplingRequest) -> Any:
+            asked.append(request.min_frames)
+            return super().sample(request)
+
+    prior = prior_of(20.0)
+    prior.__class__ = Counting
+    [clip] = collect(generate(codec, prior, wanted(seconds=1.0, min_seconds=0.2)), 1)
+    assert len(clip.waveform) == codec.sample_rate
+    assert len(asked) > 2
+    assert len(set(asked)) == 1
+
+
 def test_a_seed_is_untouched_and_goes_on(codec: Codec, data_dir: Path) -> None:
     seed = a_digit(data_dir)
     clips = collect(generate(codec, prior_of(), wanted(n=3, seconds=0.5, seed_audio=seed)), 3)
@@ -210,10 +226,24 @@ def test_the_best_of_several_is_the_likeliest() -> None:
         for row, length in zip(latents, lengths.tolist(), strict=True):
             whole = row[None, :length] if prompt is None else torch.cat([prompt, row[None, :length]], 1)
             density = prior.log_prob(whole, torch.tensor([whole.shape[1]]), torch.ones(1, 8))
-            scores.append(float(density[0, -length:].mean()) if length else 0.0)
+            scores.append(float(density[0, -length:].mean()) if length else -np.inf)
         for i in range(n):
             k = i * candidates + int(np.argmax(scores[i * candidates : (i + 1) * candidates]))
             torch.testing.assert_close(chosen.latents[i], latents[k])
+
+
+@torch.no_grad()
+def test_the_best_of_several_continuations_is_not_the_empty_one() -> None:
+    prior, n = prior_of(-2.0), 20
+    prompt = torch.randn(1, 4, LATENT_DIM, generator=torch.Generator().manual_seed(0))
+    request = SamplingRequest(n=n, max_frames=12, min_frames=0, until_stop=True, condition=torch.ones(n, 8), seed=3)
+    request = replace(request, prompt=prompt)
+    single = int((~next(iter(prior.sample(request))).stopped).sum(1).eq(0).sum())
+    [chosen] = list(best(prior, request, 8))
+    assert single > 0
+    assert int((~chosen.stopped).sum(1).eq(0).sum()) == 0
+    # Where nothing new is said by any, the clip is empty.
+    assert not list(best(prior_of(50.0), request, 3))
 
 
 def test_the_best_is_refused_where_there_is_no_likelihood() -> None:

@@ -1,12 +1,13 @@
 """A cycle repeats without a seam, measured as the joins of continuations are, and has its exact length."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import members
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from actseq.config import GenerateConfig
 from actseq.evaluation import metrics
@@ -15,7 +16,7 @@ from actseq.inference.generation import End, Piece, ResolvedRequest
 from actseq.inference.joins import cycle
 from actseq.inference.loops import loops
 from actseq.priors.base import Chunk, SamplingRequest
-from actseq.priors.clip_flow import ClipFlow
+from actseq.priors.clip_flow import ClipFlow, Window
 from actseq.vocoders.phase import Phase
 
 LATENT_DIM, RATE = 5, 8000
@@ -100,6 +101,26 @@ def test_a_flow_over_windows_closes_a_circle_that_is_longer_than_its_window(code
         np.testing.assert_array_equal(one.waveform, two.waveform)
         assert max(seam(one.waveform)) <= 1
     assert not np.array_equal(first[0].waveform, first[1].waveform)
+
+
+def test_no_part_of_a_cycle_is_told_that_the_sound_ends(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = ClipFlow(LATENT_DIM, 3, 4, 12, width=8, layers=1, heads=2, inner=12, steps=2).eval()
+    ends = list[bool]()
+    draw = prior._in_groups
+
+    def recorded(values: Tensor, window: Window, *others: Any) -> Tensor:
+        ends.extend(window.ends.tolist())
+        return draw(values, window, *others)
+
+    monkeypatch.setattr(prior, "_in_groups", recorded)
+    settings = GenerateConfig(seconds=0.5, after_end="restart")
+    list(loops(codec, prior, ResolvedRequest(settings, 2, seed=3)))
+    assert ends
+    assert not any(ends)
+    # A clip of that length is one that ends.
+    ends.clear()
+    list(prior.sample(SamplingRequest(n=1, max_frames=9)))
+    assert ends == [True]
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.01, 0.02])

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from actseq.inference.codec import Codec
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
 from actseq.pipeline import GenerationRequest, Output, Through, Variations
+from actseq.progress import Silent
 from actseq.storage.artifacts import read_json
 from actseq.storage.store import SequenceStore
 
@@ -287,6 +289,10 @@ def test_what_one_vector_cannot_do_is_refused_by_name(folder: Path, run: LoadedR
     for words, given in refusals.items():
         with pytest.raises(ConfigError, match=words):
             run.generate(1, **given)
+    by_default = LoadedRun.open(folder / "run", device="cpu", overrides=["generate.seconds=3"], need_prior=True)
+    for make in (by_default.generate, by_default.sample):
+        with pytest.raises(ConfigError, match="3 s are too long; expected at most"):
+            make(1)
     with pytest.raises(ConfigError, match="nothing to walk through"):
         actseq.load_run(folder / "run", prior="random-walk", device="cpu").generate(1)
     with pytest.raises(ConfigError, match=r"prior lstm makes sequences.*gan or clip-flow, or normal"):
@@ -313,6 +319,31 @@ def test_what_one_vector_cannot_do_is_refused_by_name(folder: Path, run: LoadedR
         pipeline.train_ae(
             folder / "sounds", "smoke", run=str(tmp_path / "no"), overrides=["autoencoder.condition=label"], compute=CPU
         )
+
+
+def test_a_clip_is_one_vector_also_where_no_length_is_known(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = actseq.load_run(folder / "run", device="cpu")
+    assert run.prior is not None
+    monkeypatch.setattr(run.prior.prior, "lengths", [np.array([], dtype=np.int64) for _ in run.prior.prior.lengths])
+    assert [len(latents) for latents in run.sample(2, seed=1)] == [1, 1]
+
+
+def test_a_clip_that_is_cut_by_its_vector_is_said_to_be(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generation, "audible_samples", lambda waveform, rate: len(waveform))
+
+    class Told(Silent):
+        warnings: ClassVar[list[str]] = []
+
+        def warn(self, message: str) -> None:
+            self.warnings.append(message)
+
+    told = Told()
+    compute = pipeline.Compute("cpu", 1, told)
+    pipeline.generate(folder / "run", GenerationRequest(n=2), Output(tmp_path / "new"), compute=compute)
+    assert any("2 of 2 clips are still audible at their end, after the" in one for one in told.warnings)
+    assert not any("max-seconds" in one for one in told.warnings)
 
 
 @pytest.mark.parametrize("kind", ["clip-flow", "gan"])

@@ -1,5 +1,6 @@
 """Figures of the priors without training against scipy, numpy and processes that are known."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.spatial.distance import cdist
 
 from actseq.priors.base import Sampling, SamplingRequest
 from actseq.priors.morphs import Vary, spherical, warping_path
-from actseq.priors.untrained import RandomWalk, TrainingFrames
+from actseq.priors.untrained import RandomWalk, TrainingFrames, _moments
 
 DIMS = 5
 BASIS = np.linalg.qr(np.random.default_rng(0).standard_normal((DIMS, DIMS)))[0]
@@ -56,6 +57,18 @@ def sampled(prior: RandomWalk | Vary, **settings: object) -> np.ndarray:
 
 
 # -- random walk -------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_frame_of_a_label_follows_none_of_its_own() -> None:
+    """In a sequence whose label changes, it follows a frame of the other label."""
+    sequences = [*process(4, 50, 0), process(1, 20, 1)[0]]
+    apart = gathered(sequences, [1, 1, 1, 1, 2])
+    changing = replace(apart, follows=apart.follows.copy())
+    changing.follows[200] = True
+    origin = apart.mean.mean(axis=0, dtype=np.float64)
+    for label in (1, 2):
+        one, other = (_moments(frames, frames.label == label, origin) for frames in (apart, changing))
+        np.testing.assert_array_equal(one, other)
 
 
 def test_a_known_process_is_found() -> None:
