@@ -123,7 +123,9 @@ class TrainingConfig(Section):
     validation_batches: int = Field(8, gt=0)
     """Batches per validation."""
     patience: int | None = Field(None, gt=0)
-    """Stop after this many validations without a better one; null: train to the end. The best weights are kept."""
+    """Stop after this many validations without a better one; null: train to the end."""
+    weights: Literal["best", "last"] = "best"
+    """Keep the averaged weights of the best validation, or those of the last step."""
 
     _kind_follows = field_validator("objective", "regulariser", mode="before", check_fields=False)(_kind_may_follow)
 
@@ -131,6 +133,8 @@ class TrainingConfig(Section):
     def _one_budget(self) -> TrainingConfig:
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("give either steps or minutes (the other as null)")
+        if self.weights == "last" and self.patience is not None:
+            raise ValueError("patience looks for the best weights, and weights: last keeps the last ones")
         return self
 
 

@@ -10,16 +10,18 @@ WORSE = 0.02
 """A held-out figure has risen if it is worse by this fraction of all that was gained."""
 FEW_STEPS = 200
 """So few steps make no usable model of real sounds; presets have thousands."""
+CLOSER = "The last weights are kept. `evaluate` says whether training clips are repeated; more sound would help"
 LATE = 0.1
 """More time helps if the second half of a training brought this fraction of all that was gained."""
 
 
-def by_heart(rows: Sequence[Mapping[str, str]], monitor: str) -> str:
+def by_heart(rows: Sequence[Mapping[str, str]], monitor: str, *, last: bool = False) -> str:
     """A warning if the held-out figure rises while the training loss falls; empty otherwise.
 
     Args:
         rows: the rows of `metrics.csv`.
         monitor: name of the figure that is watched.
+        last: the weights of the last step are kept, not those of the best validation.
     """
     held_out, losses = _column(rows, f"validation/{monitor}"), _column(rows, f"train/{monitor}")
     if len(held_out) <= RISES or not losses:
@@ -32,14 +34,18 @@ def by_heart(rows: Sequence[Mapping[str, str]], monitor: str) -> str:
         return ""
     if losses[-1][1] >= before[-1]:
         return ""
+    risen = f"the held-out {monitor} has risen since step {held_out[best][0]} while that of the training falls"
+    if last:
+        return f"{risen}: new sounds come closer to the training clips than to others. {CLOSER}"
     return (
-        f"the held-out {monitor} has risen since step {held_out[best][0]} while that of the training falls: the model "
-        "begins to learn the clips by heart. The weights of that step are kept; more sound would help, more time would "
-        "not"
+        f"{risen}: the model begins to learn the clips by heart. The weights of that step are kept; more sound would "
+        "help, more time would not"
     )
 
 
-def outlook(rows: Sequence[Mapping[str, str]], monitor: str, first: float | None, longer: str) -> str:
+def outlook(
+    rows: Sequence[Mapping[str, str]], monitor: str, first: float | None, longer: str, *, last: bool = False
+) -> str:
     """Whether more time or more sound would help, after the last step; empty if nothing was held out.
 
     Args:
@@ -47,6 +53,7 @@ def outlook(rows: Sequence[Mapping[str, str]], monitor: str, first: float | None
         monitor: name of the figure that is watched.
         first: the figure before the first step; None: it is not known.
         longer: the command that trains longer.
+        last: as for `by_heart`.
     """
     held_out = _column(rows, f"validation/{monitor}")
     if len(held_out) < 2:
@@ -61,6 +68,8 @@ def outlook(rows: Sequence[Mapping[str, str]], monitor: str, first: float | None
     if gained <= 0:
         return f"the held-out {monitor} is no better than before the training: look at the settings and the sounds"
     if best_step < 0.7 * last_step and held_out[-1][1] - best > WORSE * gained:
+        if last:
+            return f"the held-out {monitor} was best at step {best_step} of {last_step} and rose afterwards. {CLOSER}"
         return (
             f"more sound would help, more time would not: the held-out {monitor} was best at step {best_step} of "
             f"{last_step} and rose afterwards"

@@ -263,7 +263,7 @@ class Trainer:
         return sums
 
     def validated(self) -> dict[str, float]:
-        """Validate, log, and keep the best weights; the figures as they are shown.
+        """Validate, log, and keep the weights that are asked for; the figures as they are shown.
 
         Raises:
             NotFiniteError: the figure that is watched is not finite.
@@ -274,7 +274,7 @@ class Trainer:
             return {}
         self.folder.log(self.step, "validation", held_out)
         monitored = held_out[self.objective.monitor]
-        if self.best is None or monitored < self.best:
+        if self.best is None or self.keeps_last or monitored < self.best:
             self.best, self.best_step, self.best_figures = monitored, self.step, held_out
             if self.processes.first:
                 self.best_sha256 = save_tensors(self.best_path(), self.learner.average)
@@ -283,8 +283,13 @@ class Trainer:
         return {HELD_OUT + key: value for key, value in held_out.items()}
 
     def best_path(self) -> Path:
-        """The weights of the best validation."""
+        """The weights of the best validation, or of the last one if these are kept."""
         return self.folder.best(self.best_step)
+
+    @property
+    def keeps_last(self) -> bool:
+        """Whether the weights of the last step are kept, whatever the best validation was."""
+        return self.config.weights == "last"
 
     def out_of_patience(self) -> bool:
         """Whether the last `patience` validations brought no improvement."""
@@ -295,7 +300,7 @@ class Trainer:
         return self.step - since >= self.config.patience * every
 
     def result(self) -> dict[str, Tensor]:
-        """Averaged weights at the best validation; without held-out batches, at the last step."""
+        """Averaged weights at the best validation, or at the last one if these are kept; else at the last step."""
         if self.best is None:
             return self.learner.average
         return dict(load_tensors(self.best_path(), self.best_sha256))
@@ -328,7 +333,7 @@ class Trainer:
         """Say what is off, each thing once."""
         if not self.watch.advice or not self.processes.first:
             return
-        found = {"heart": advice.by_heart(self.folder.read_metrics(), self.objective.monitor)}
+        found = {"heart": advice.by_heart(self.folder.read_metrics(), self.objective.monitor, last=self.keeps_last)}
         if self.watch.remark is not None and self.held_out:
             found["remark"] = self.watch.remark(self.held_out, self.plan.progress(self.step))
         for kind, text in found.items():
@@ -360,7 +365,9 @@ class Trainer:
                 f"{name} ended {units.duration(abs(missed))} {'later' if missed > 0 else 'earlier'} than the "
                 f"{units.duration(budget)} that were asked for"
             )
-        text = advice.outlook(self.folder.read_metrics(), self.objective.monitor, self.first, self.watch.longer)
+        text = advice.outlook(
+            self.folder.read_metrics(), self.objective.monitor, self.first, self.watch.longer, last=self.keeps_last
+        )
         if text and self.watch.advice:
             self.reporter.say(f"{name}: {text}")
 

@@ -90,6 +90,10 @@ def test_learning_by_heart_is_named() -> None:
     assert by_heart(rows([1.0, 0.8, 0.85, 0.9, 0.95, 1.0], [1.0] * 6), "loss") == ""
     assert by_heart(rows([1.0, 0.8, 0.7, 0.6, 0.55, 0.5], falling), "loss") == ""
     assert by_heart([], "loss") == ""
+    last = by_heart(rows([1.0, 0.8, 0.85, 0.9, 0.95, 1.0], falling), "loss", last=True)
+    assert "since step 20" in last
+    assert "The last weights are kept." in last
+    assert "by heart" not in last
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,8 @@ def test_learning_by_heart_is_named() -> None:
 def test_the_outlook_follows_the_held_out_figure(held_out: list[float], every: int, words: str) -> None:
     assert words in outlook(rows(held_out, held_out, every), "loss", 2.0, "train --more 4")
     assert outlook(rows(held_out[:1], held_out[:1]), "loss", 2.0, "train --more 4") == ""
+    last = outlook(rows(held_out, held_out, every), "loss", 2.0, "train --more 4", last=True)
+    assert ("The last weights are kept." if "more sound would help, more" in words else words) in last
 
 
 def test_a_figure_that_grows_at_first_is_not_taken_for_the_start() -> None:

@@ -443,6 +443,25 @@ def test_the_best_validation_is_kept(tmp_path: Path) -> None:
     ]
 
 
+def test_the_last_weights_are_kept_where_they_are_asked_for(tmp_path: Path) -> None:
+    figures = [1.0, 1.0, 1.0, 0.8, 0.3, 0.5, 0.6, 0.6, 0.5, 0.7]
+    objective = Line(figures=list(figures))
+    outcome = run(tmp_path / "whole", objective, weights="last")
+    last = {name: value.detach().clone() for name, value in objective.model.state_dict().items()}
+    assert outcome.best_step == STEPS
+    assert outcome.figures == {"loss": pytest.approx(0.6)}
+    expected = average([*objective.weights, last], 0.8)
+    for name in ("0.weight", "2.bias"):
+        torch.testing.assert_close(outcome.tensors[name].double(), expected[name], rtol=1e-5, atol=1e-6)
+    # Stopped in the middle and taken up again, it is the same.
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", Line(signalling(9, signal.SIGTERM), list(figures)), weights="last")
+    rest = figures[-2 * (4 - 9 // 6) :]
+    assert same(run(tmp_path / "cut", Line(figures=rest), weights="last"), outcome)
+    with pytest.raises(ValueError, match="patience looks for the best weights"):
+        settings(weights="last", patience=2)
+
+
 def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path) -> None:
     # Means 0.5, 0.4, 0.6, 0.7, 0.3: the last is never seen.
     figures = [0.5, 0.5, 0.4, 0.4, 0.6, 0.6, 0.7, 0.7, 0.3, 0.3, 0.2, 0.2]
