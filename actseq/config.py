@@ -56,7 +56,7 @@ class CorpusConfig(Section):
     segment_seconds: float = Field(1.0, gt=0)
     """Length of a training segment, and of the guard between splits of one file."""
     repeat_seconds: float | None = Field(None, gt=0)
-    """For loops: no file is cut into blocks, and a shorter one is repeated until it lasts this long. null: neither."""
+    """For loops: a shorter file is repeated until it lasts this long, and not cut into blocks. null: neither."""
     labels: Path | None = None
     """CSV with the columns `file` and `label`, instead of folder names; with `start` and `end` too, labels in time."""
     include_generated: bool = False
@@ -169,7 +169,6 @@ class LatentsConfig(Section):
     """Additional encodings of each training clip, each at another random speed: more for a prior to learn from."""
     copy_speed: float = Field(0.1, gt=0, lt=1)
     """Copies are played up to this fraction faster or slower, with their pitch."""
-    """Copies are played up to this share faster or slower, pitch included."""
 
 
 class PriorConfig(Section):
@@ -263,7 +262,6 @@ class GenerateConfig(Section):
     """Candidates for each clip, of which the likeliest per frame is kept."""
     effects: tuple[Member, ...] = ()
     """Members: effects that `generate` and `reconstruct` apply to every clip before it is written, in order."""
-    """What every clip is sent through on its way into a file, in order."""
 
 
 class Config(Section):

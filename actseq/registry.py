@@ -133,6 +133,11 @@ EFFECTS: Table = {
 }
 
 
+def prior_kinds(ability: str) -> list[str]:
+    """Kinds of prior networks whose class has an attribute, such as `takes_suffix`."""
+    return [kind for kind, made in PRIOR_NETWORKS.items() if hasattr(made, ability)]
+
+
 def auto() -> Member:
     """`vocoder: {kind: auto}`: the winner that `train-vocoder` recorded, or the best that needs no training."""
     return Member(kind="auto")

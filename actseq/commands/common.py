@@ -97,7 +97,7 @@ def check_name(name: str, what: str) -> None:
         ConfigError: the name has other characters than letters, digits and `-_. `.
     """
     if not re.fullmatch(r"\w[\w .-]*", name):
-        raise ConfigError(f"'{name}' cannot be the name of a {what}", "letters, digits, '-', '_' and '.'")
+        raise ConfigError(f"'{name}' cannot be the name of a {what}", "letters, digits, blanks, '-', '_' and '.'")
 
 
 def begin_training(

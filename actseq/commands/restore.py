@@ -173,7 +173,7 @@ def _require_suffix(loaded: LoadedRun) -> None:
     assert loaded.prior is not None
     if isinstance(loaded.prior.prior, TakesSuffix):
         return
-    kinds = [kind for kind, made in registry.PRIOR_NETWORKS.items() if hasattr(made, "takes_suffix")]
+    kinds = registry.prior_kinds("takes_suffix")
     priors = loaded.run.priors
     able = [name for name in priors.names if _kind(priors.read(name).meta) in kinds]
     if able:
@@ -182,7 +182,7 @@ def _require_suffix(loaded: LoadedRun) -> None:
             f"one of its priors that do: {', '.join(able)}",
             f"name it: --prior {able[0]}",
         )
-    require_suffix(loaded.prior.prior, f"{loaded.prior_name} of run {loaded.run.name}")
+    require_suffix(loaded.prior.prior, f"{loaded.prior_name} of run {loaded.run.name}", loaded.run.argument)
 
 
 def _kind(meta: Result) -> str:

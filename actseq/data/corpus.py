@@ -83,8 +83,9 @@ def assign_splits(rows: tuple[audio.ScanRow, ...], config: CorpusConfig, seed: i
     a test block, with a guard of one segment between them, and its short files are for training. Blocks are cut from
     where the file has sound; a quiet block is not used. Copies of a file are in the same split, that of training where
     they would be in several. If that leaves no clip for validation or test, a file of any label is held out. A split
-    whose fraction is 0 gets nothing. Loops (`repeat_seconds`) are not cut: a part of a loop does not repeat. Nor are,
-    with `trim: onset`, files of less than a minute that have faded at their end: the end of a note is no note.
+    whose fraction is 0 gets nothing. Loops, which are shorter than `repeat_seconds`, are not cut: a part of a loop
+    does not repeat. Nor are, with `trim: onset`, files of less than a minute that have faded at their end: a block from
+    there would have no attack.
     """
     held_out = _held_out(config)
     by_label: dict[str, list[audio.ScanRow]] = defaultdict(list)
@@ -136,7 +137,8 @@ def _blocks(row: audio.ScanRow, config: CorpusConfig) -> list[Clip]:
     total = units.seconds_to_samples(row.seconds if end is None else end, config.sample_rate) - first
     guard = units.seconds_to_samples(config.segment_seconds, config.sample_rate)
     held_out = _held_out(config)
-    is_whole = config.repeat_seconds is not None or (config.trim == "onset" and _is_note(row))
+    is_loop = row.seconds < (config.repeat_seconds or 0.0)
+    is_whole = is_loop or (config.trim == "onset" and _is_note(row))
     if not held_out or is_whole or total < LONG_IN_SEGMENTS * guard:
         return [_whole(row, "train")]
     usable = total - len(held_out) * guard
@@ -327,7 +329,10 @@ class _WaitingClip:
         # above 1, so that the values of 16-bit files stay as they are.
         most = max(float(-self.low), float(self.high) * 32768 / 32767)
         self.scale = most if most > 1 else 2.0 ** np.ceil(np.log2(most)) if most > 0 else 1.0
-        wanted = units.seconds_to_samples(self.config.repeat_seconds or 0.0, self.config.sample_rate)
+        # A block of a longer file is no loop.
+        is_whole = self.clip.start == 0 and self.clip.stop is None
+        seconds = self.config.repeat_seconds if is_whole else None
+        wanted = units.seconds_to_samples(seconds or 0.0, self.config.sample_rate)
         self.repeats = max(1, -(-wanted // max(1, self.samples - self.first)))
 
     def stored(self) -> Pieces:

@@ -277,7 +277,7 @@ class LoadedRun:
             ArtifactError: no prior was trained.
         """
         prior = self._trained
-        require_suffix(prior.prior, self.prior_name)
+        require_suffix(prior.prior, self.prior_name, self.run.argument)
         known = [name for name in ("temperature", "noise_temperature") if name in prior.prior.controls]
         wanted = self._new(prior, GenerationRequest(seed=seed, controls=dict.fromkeys(known, temperature)))
         return FillingStream(self.prior_codec, prior.prior, wanted, gaps_of(self.codec, parts, n_samples))
@@ -336,7 +336,7 @@ class LoadedRun:
             )
         if self.prior is not None and isinstance(self.prior.prior, Transfers):
             return self.prior
-        kinds = [kind for kind, made in registry.PRIOR_NETWORKS.items() if hasattr(made, "transfer")]
+        kinds = registry.prior_kinds("transfer")
         trained = self.run.priors.names
         if self.prior is not None:
             found = f"prior {self.prior_name} cannot give a sound another label"
@@ -527,7 +527,7 @@ class LoadedRun:
     def _from_prior(self, request: GenerationRequest, source: FromPrior, reporter: Reporter) -> Iterator[Piece]:
         prior = self._asked(source)
         if source.redo is not None:
-            require_suffix(prior.prior, self.prior_name)
+            require_suffix(prior.prior, self.prior_name, self.run.argument)
         resolved = self._new(prior, request)
         if request.loop and resolved.condition_end is not None:
             raise ConfigError("--loop with a glide: a cycle ends where it begins", "one label")

@@ -106,18 +106,23 @@ def part_in_samples(option: str, part: tuple[float, float | None], n_samples: in
     return start, last
 
 
-def require_suffix(prior: Prior, name: str | None) -> None:
+def require_suffix(prior: Prior, name: str | None, run: str) -> None:
     """Refuse a prior that cannot lead to given latents.
+
+    Args:
+        prior: the prior.
+        name: its name.
+        run: the run, as commands name it.
 
     Raises:
         ConfigError: the prior takes no suffix; the kinds that take one are named.
     """
     if not isinstance(prior, TakesSuffix):
-        kinds = [kind for kind, made in registry.PRIOR_NETWORKS.items() if hasattr(made, "takes_suffix")]
+        kinds = registry.prior_kinds("takes_suffix")
         raise ConfigError(
             f"prior {name} cannot regenerate a region: it knows nothing of what follows",
             f"a prior of kind {' or '.join(kinds)}",
-            f"train one: actseq train-prior RUN --name NAME --set prior.network.kind={kinds[0]}",
+            f"train one: actseq train-prior {run} --name NAME --set prior.network.kind={kinds[0]}",
         )
 
 

@@ -1,6 +1,7 @@
 """Folder → clips, splits, training segments; and the same for latent sequences."""
 
 import itertools
+import shutil
 from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -96,8 +97,14 @@ def test_loops_are_repeated_and_not_cut(tmp_path: Path) -> None:
     np.testing.assert_array_equal(repeated, np.tile(np.round(short * 32767).astype(np.float32) / 32768, 3))
     assert len(corpus.waveform(by_key(corpus)["long.wav"])) == 30000
     assert corpus.place(by_key(corpus)["short.wav"], 3800) == "short.wav at 0.10 s"
-    held_out = build(tmp_path / "loops", CONFIG.model_copy(update={"repeat_seconds": 1.0}), seed=1)
+    again, longer = (Path(shutil.copytree(tmp_path / "loops", tmp_path / name)) for name in ("again", "longer"))
+    held_out = build(again, CONFIG.model_copy(update={"repeat_seconds": 5.0}), seed=1)
     assert sorted(by_key(held_out)) == ["long.wav", "short.wav"]
+    # A file that is longer is cut as usual, and its blocks are not repeated.
+    cut = build(longer, CONFIG.model_copy(update={"repeat_seconds": 3.0}), seed=1)
+    blocks = [record for record in cut.store.records if record.extra["source"] == "long.wav"]
+    assert len(blocks) == 3
+    assert sum(record.length for record in blocks) < 30000
 
 
 def test_splits_depend_on_the_seed_and_not_on_the_order() -> None:

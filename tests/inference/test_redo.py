@@ -118,10 +118,10 @@ def test_a_part_without_samples_is_refused(part: tuple[float, float | None]) -> 
 
 
 def test_only_priors_that_take_a_suffix_are_accepted() -> None:
-    require_suffix(Filler(), "a")
-    require_suffix(registry.PRIOR_NETWORKS["clip-flow"](4, 4, 4, 8, **members.PRIOR_NETWORKS["clip-flow"]), "a")
+    require_suffix(Filler(), "a", "mine")
+    require_suffix(registry.PRIOR_NETWORKS["clip-flow"](4, 4, 4, 8, **members.PRIOR_NETWORKS["clip-flow"]), "a", "mine")
     with pytest.raises(ConfigError, match=r"prior b cannot regenerate a region.*a prior of kind clip-flow"):
-        require_suffix(members.prior("lstm", "mixture", latent_dim=LATENT_DIM), "b")
+        require_suffix(members.prior("lstm", "mixture", latent_dim=LATENT_DIM), "b", "mine")
 
 
 @pytest.mark.parametrize(("begin", "end"), [(0.2, 0.3), (0.0, 0.3), (0.2, None), (0.0, None)])
