@@ -153,7 +153,7 @@ def working(
             "--threads",
             type=COUNT,
             default=None,
-            help="Number of CPU threads; default: one to make sound, otherwise what is fastest.",
+            help="Number of CPU threads; default: one to make sound, otherwise torch's own.",
         ),
         as_json,
     ]
