@@ -124,8 +124,9 @@ class TrainingConfig(Section):
     """Batches per validation."""
     patience: int | None = Field(None, gt=0)
     """Stop after this many validations without a better one; null: train to the end."""
-    weights: Literal["best", "last"] = "best"
-    """Keep the averaged weights of the best validation, or those of the last step."""
+    weights: Literal["best", "last"] | None = None
+    """Keep the averaged weights of the `best` validation, or those of the `last` step. null: the last ones with the
+    objective `flow-matching` and no patience, the best ones with all others."""
 
     _kind_follows = field_validator("objective", "regulariser", mode="before", check_fields=False)(_kind_may_follow)
 
@@ -134,7 +135,7 @@ class TrainingConfig(Section):
         if (self.steps is None) == (self.minutes is None):
             raise ValueError("give either steps or minutes (the other as null)")
         if self.weights == "last" and self.patience is not None:
-            raise ValueError("patience looks for the best weights, and weights: last keeps the last ones")
+            raise ValueError("patience needs the best weights: give weights: best, or patience: null")
         return self
 
 
@@ -375,7 +376,7 @@ def load_preset(preset: str, overrides: Iterable[str] = ()) -> Config:
     if config.corpus.trim == "onset" and config.corpus.repeat_seconds is not None:
         raise ConfigError(
             "corpus.trim onset with corpus.repeat_seconds: a loop whose beginning is cut does not repeat",
-            action="set corpus.trim=none",
+            action="set corpus.trim=none, or corpus.repeat_seconds=null",
         )
     return config
 

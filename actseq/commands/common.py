@@ -193,8 +193,25 @@ def is_trained(folder: Path, reporter: Reporter) -> bool:
     return finished
 
 
+def refuse_settings(overrides: Iterable[str], seed: int | None) -> None:
+    """Refuse settings for a finished training that goes on.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    given = [*overrides, *([] if seed is None else [f"--seed {seed}"])]
+    if given:
+        raise ConfigError(
+            f"--more and {', '.join(given)}: a finished training goes on with the settings that it had",
+            action="leave the settings out, or train another one: --name NAME",
+        )
+
+
 def won(folder: Path, outcome: Outcome, what: str, reporter: Reporter) -> bool:
-    """Whether a training that went on has a better model than the one in its folder; says so."""
+    """Whether a training that went on has another model to keep than the one in its folder; says so.
+
+    It has if a later validation was better, or if the weights of the last step are kept.
+    """
     better = int(read_json(folder / "model.json")["best_step"]) != outcome.best_step
     if better:
         figures = ", ".join(f"{name} {value:.4g}" for name, value in outcome.figures.items())

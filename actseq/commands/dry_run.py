@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,11 +94,14 @@ def dry_run(
     asked = request_autoencoder(folder, config, run, compute)
     headers = read_headers(asked.sounds)
     seconds = sum(header.seconds for header in headers.values())
+    least = asked.config.corpus.repeat_seconds or 0.0
+    # Loops are stored as often as they are repeated.
+    stored = sum(one.seconds * max(1, math.ceil(least / one.seconds)) for one in headers.values() if one.seconds)
     labels = sorted(set(asked.sounds.labels.values()) - {""})
     trainings = list(_trainings(_sized(asked.config), asked.run, labels, vocoder))
     megabytes = {
         name: round(size / 1e6, 1)
-        for name, size in _sizes(_sized(asked.config), seconds, len(headers), trainings).items()
+        for name, size in _sizes(_sized(asked.config), stored, len(headers), trainings).items()
     }
     return Forecast(
         str(asked.run.path),

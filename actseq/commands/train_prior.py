@@ -19,6 +19,7 @@ from actseq.commands.common import (
     begin_training,
     check_name,
     longer_command,
+    refuse_settings,
     trained_result,
     won,
 )
@@ -77,9 +78,9 @@ def train_prior(
     require_generative(opened)
     config = stage_config(opened, overrides, "train-prior", compute.reporter)
     if more:
+        refuse_settings(overrides, seed)
         trained = opened.priors.read(name)
-        given = [*overrides, *([] if seed is None else [f"--seed {seed}"])]
-        config, seed = as_trained(config, trained, "train-prior", given), int(trained.meta["seed"])
+        config, seed = as_trained(config, trained, "train-prior"), int(trained.meta["seed"])
     _require_fitting(opened, config)
     seed = config.seed if seed is None else seed
     latents, latents_meta = load_latents(opened)

@@ -18,6 +18,7 @@ from actseq.commands.common import (
     aligned,
     begin_training,
     check_name,
+    refuse_settings,
     trained_result,
     won,
 )
@@ -68,9 +69,9 @@ def train_vocoder(
     opened.require_corpus()
     config = stage_config(opened, overrides, "train-vocoder", compute.reporter)
     if more:
+        refuse_settings(overrides, seed)
         trained = opened.vocoders.read(name)
-        given = [*overrides, *([] if seed is None else [f"--seed {seed}"])]
-        config, seed = as_trained(config, trained, "train-vocoder", given), int(trained.meta["seed"])
+        config, seed = as_trained(config, trained, "train-vocoder"), int(trained.meta["seed"])
     section, seed = config.train_vocoder, config.seed if seed is None else seed
     compute.use_threads()
     codec, _ = load_codec(opened, compute.device, config, vocoder=False)

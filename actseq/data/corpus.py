@@ -329,7 +329,7 @@ class _WaitingClip:
         # above 1, so that the values of 16-bit files stay as they are.
         most = max(float(-self.low), float(self.high) * 32768 / 32767)
         self.scale = most if most > 1 else 2.0 ** np.ceil(np.log2(most)) if most > 0 else 1.0
-        # A block of a longer file is no loop.
+        # A block of a longer file is not a loop.
         is_whole = self.clip.start == 0 and self.clip.stop is None
         seconds = self.config.repeat_seconds if is_whole else None
         wanted = units.seconds_to_samples(seconds or 0.0, self.config.sample_rate)

@@ -85,7 +85,9 @@ class Model:
         if self.about["whole_clips"]:
             frame = 1 / self.about["latent_rate"]
             if seconds is not None and seconds > frame:
-                raise SystemExit(f"a clip of one vector has no {seconds:g} s: at most {frame:.2f}")
+                raise SystemExit(
+                    f"{seconds:g} s are too long: each clip comes from one vector and lasts {frame:.2f} s at most"
+                )
             longest = 1
         values, ended = makers[self.prior["kind"]](random, request, longest, seconds is None)
         filled = random.standard_normal((len(values), self.about["latent_dim"]))
@@ -184,7 +186,7 @@ class Model:
             if choices[0]:
                 inputs["preference"] = (choice_scale * random.gumbel(size=(1, *choices))).astype(np.float32)
             following, logit = self.run("draw", inputs)
-            earliest = self._earliest() if stops else 1
+            earliest = self._earliest()
             if (stops or restarts) and age >= earliest and random.random() < 1 / (1 + math.exp(-float(logit[0]))):
                 if stops:
                     return np.concatenate(frames), True

@@ -495,7 +495,10 @@ class LoadedRun:
             raise ConfigError(f"{what}: there is nothing to walk through", "prior normal or iid, or a trained one")
         if request.spans:
             raise ConfigError(f"{what}: it cannot change its label in time", "one label", "leave --labels out")
-        if len(_label_indices(request.label, self._known_labels())) > 1:
+        if isinstance(source, Through) and request.label is not None and self.codec.autoencoder.table is None:
+            raise ConfigError(f"{what}, and its decoder is not given the label", action="leave the label out")
+        known = self._walk.labels if isinstance(source, Variations) else self._known_labels()
+        if len(_label_indices(request.label, known)) > 1:
             raise ConfigError(
                 f"{what}: it cannot glide from label to label", "one label", "use --through FILE,FILE --n N for steps"
             )
@@ -583,7 +586,8 @@ class LoadedRun:
         settings = resolved.settings
         if request.spans:
             return self._in_time(prior, request, resolved)
-        for name in ("min_seconds", "max_seconds"):
+        in_a_row = settings.after_end == "restart" and resolved.condition_end is None
+        for name in ("max_seconds",) if in_a_row else ("min_seconds", "max_seconds"):
             if seconds is not None and name in request.given:
                 raise ConfigError(
                     f"--{name.replace('_', '-')} bounds where the prior ends a clip; each is {seconds:g} s long",
@@ -592,7 +596,8 @@ class LoadedRun:
         redone = isinstance(request.source, FromPrior) and request.source.redo is not None
         if seconds is None and resolved.condition_end is not None and not redone:
             raise ConfigError(
-                f"a glide ({request.label}) of no given length", action="say how long it is, such as --seconds 4"
+                f"the glide {request.label} has no length, and the prior cannot know where it would end the clip",
+                action="give it, such as --seconds 4",
             )
         if settings.seconds is None and settings.min_seconds > settings.max_seconds:
             raise ConfigError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -170,23 +170,8 @@ def load_vocoder(run: RunFolder, name: str, representation: Representation, conf
     return build.vocoder_of(network.eval(), representation)
 
 
-def as_trained(config: Config, artifact: Artifact, command: str, given: Sequence[str] = ()) -> Config:
-    """The configuration with the sections of a later stage as a prior or vocoder was trained.
-
-    Args:
-        config: configuration of the run.
-        artifact: the prior or vocoder.
-        command: the command of the stage.
-        given: settings that the user gave for a training that goes on, which takes none.
-
-    Raises:
-        ConfigError: settings were given.
-    """
-    if given:
-        raise ConfigError(
-            f"--more and {', '.join(given)}: a finished training goes on with the settings that it had",
-            action="leave the settings out, or train another one: --name NAME",
-        )
+def as_trained(config: Config, artifact: Artifact, command: str) -> Config:
+    """The configuration with the sections of a later stage as a prior or vocoder was trained."""
     stored = configuration.translate(artifact.meta["config"])
     sections = {name: stored.get(name, {}) for name in configuration.STAGE_SECTIONS[command]}
     return configuration.with_sections(config, sections, str(artifact.folder / "model.json"))

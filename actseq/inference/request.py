@@ -93,7 +93,7 @@ class FromPrior:
         require_positive("--seed-seconds", self.seed_seconds)
         if not self.keeps_level and (self.seed_seconds is not None or not self.include_seed):
             option = "--without-seed" if self.seed_seconds is None else "--seed-seconds"
-            raise ConfigError(f"{option} without a seed", action="name a recording: --seed-audio FILE")
+            raise ConfigError(f"{option} without --seed-audio or --seed-latents", action="leave it out")
         if self.redo is None:
             return
         require_part("--redo", self.redo)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -31,6 +31,16 @@ class Loss:
 
     total: Tensor
     figures: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@runtime_checkable
+class KeepsLast(Protocol):
+    """An objective whose held-out figure says little of what is heard: the weights of the last step are kept.
+
+    The configuration may say otherwise. Without held-out sounds the last weights are kept anyway.
+    """
+
+    keeps_last: Literal[True]
 
 
 @runtime_checkable

@@ -13,6 +13,7 @@ Sources: Liu et al., Flow Straight and Fast (2023), equation 1; Esser et al., Sc
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -51,6 +52,7 @@ class FlowMatching(nn.Module):
     """
 
     monitor = "loss"
+    keeps_last: Literal[True] = True
 
     def __init__(
         self,

@@ -59,7 +59,7 @@ class TrainingFolder:
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def best(self, step: int) -> Path:
-        """The weights of the best validation, which was at a step."""
+        """The weights that are kept, those of the validation at a step."""
         return self.path / "checkpoints" / f"best-{step:08d}.safetensors"
 
     def checkpoint(self, step: int, unvalidated: bool = False) -> Path:

@@ -37,10 +37,10 @@ class Outcome:
     """The result of a training.
 
     Attributes:
-        tensors: averaged weights of the model at the best validation.
+        tensors: averaged weights of the model at the validation whose weights are kept: the best or the last one.
         figures: validation figures at that step.
         total_steps: number of steps made.
-        best_step: step of the best validation.
+        best_step: step of that validation.
     """
 
     tensors: dict[str, Tensor]

@@ -26,7 +26,7 @@ from torch import Tensor
 from actseq import units
 from actseq.config import TrainingConfig
 from actseq.errors import ActseqError, ArtifactError, ConfigError, Interrupted, TrainingError
-from actseq.objectives.base import Batch, Objective
+from actseq.objectives.base import Batch, KeepsLast, Objective
 from actseq.progress import HELD_OUT, Reporter
 from actseq.storage import files
 from actseq.storage.artifacts import load_tensors, save_tensors
@@ -289,6 +289,8 @@ class Trainer:
     @property
     def keeps_last(self) -> bool:
         """Whether the weights of the last step are kept, whatever the best validation was."""
+        if self.config.weights is None:
+            return isinstance(self.objective, KeepsLast) and self.config.patience is None
         return self.config.weights == "last"
 
     def out_of_patience(self) -> bool:
@@ -309,7 +311,7 @@ class Trainer:
         """Refuse the result of a training that has diverged.
 
         Raises:
-            TrainingError: a weight is not finite, or the best held-out figure is far above that of the untrained model.
+            TrainingError: a weight is not finite, or the held-out figure is far above that of the untrained model.
         """
         # Buffers may hold bounds that are infinite.
         parameters = dict(self.objective.exported().named_parameters())
@@ -321,7 +323,7 @@ class Trainer:
             return
         if best - first > (DIVERGED - 1) * max(abs(first), SMALLEST):
             raise TrainingError(
-                f"{name} has diverged: its held-out {self.objective.monitor} is {best:.4g} at best, and was "
+                f"{name} has diverged: its held-out {self.objective.monitor} is {best:.4g}, and was "
                 f"{first:.4g} before the first step",
                 "a training that improves its model",
                 TRY_LOWER,

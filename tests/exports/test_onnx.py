@@ -271,6 +271,26 @@ def test_the_program_cuts_where_the_run_has_a_length(drums: Path) -> None:
         assert abs(clip[-1]) < 1e-6
 
 
+def test_the_program_keeps_the_shortest_length_in_a_row(drums: Path) -> None:
+    model = standalone.load(drums)
+    rate, begun = model.about["latent_rate"], list[float]()
+    run = model.run
+
+    def eager(name: str, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        made = run(name, inputs)
+        if name == "step":
+            begun.append(float(inputs["begins"][0]))
+        # The prior would always end.
+        return [made[0], np.full_like(made[1], 50.0)] if name == "draw" else made
+
+    model.run = eager
+    model.defaults = {**model.defaults, "restarts": True, "min_seconds": 4 / rate}
+    latents, _ = model.latents(np.random.default_rng(0), standalone.Request(seconds=12 / rate))
+    assert len(latents) == 12
+    # Every fifth step finds that a sequence of four frames has ended.
+    assert [i for i, one in enumerate(begun) if one] == [0, 5, 10]
+
+
 def test_the_program_draws_lengths_for_normal_latents() -> None:
     defaults = {"seconds": None, "max_seconds": 2.0, "min_seconds": 0.3, "noise": 1.0, "choice": 1.0}
     prior = {"kind": "normal", "labels": ["a"], "centres": [[0.0]] * 2, "spreads": [[[1.0]]] * 2}
@@ -286,7 +306,7 @@ def test_the_program_draws_lengths_for_normal_latents() -> None:
     assert len(model.latents(np.random.default_rng(0), standalone.Request())[0]) == 20
     model.about["whole_clips"] = True
     assert len(model.latents(np.random.default_rng(0), standalone.Request())[0]) == 1
-    with pytest.raises(SystemExit, match=r"at most 0\.10"):
+    with pytest.raises(SystemExit, match=r"0\.5 s are too long: .* 0\.10 s at most"):
         model.latents(np.random.default_rng(0), standalone.Request(seconds=0.5))
 
 

@@ -34,7 +34,7 @@ def test_a_variation_is_as_long_as_its_sound(drums: LoadedRun) -> None:
 
 
 def test_a_glide_needs_a_length(drums: LoadedRun) -> None:
-    with pytest.raises(ConfigError, match=r"a glide \(kick:hat\) of no given length; say how long it is"):
+    with pytest.raises(ConfigError, match=r"the glide kick:hat has no length, .*; give it, such as --seconds 4"):
         drums.generate(label="kick:hat")
     [clip] = drums.generate(label="kick:hat", seconds=0.2, seed=1)
     assert len(clip) == round(0.2 * drums.sample_rate)
@@ -44,14 +44,14 @@ def test_a_glide_needs_a_length(drums: LoadedRun) -> None:
     ("given", "expected"),
     [
         ({"seconds": 0.2, "max_seconds": 0.1}, "--max-seconds bounds where the prior ends a clip; each is 0.2 s long"),
-        ({"seconds": 0.2, "min_seconds": 0.1}, "--min-seconds bounds"),
+        ({"label": "kick:hat", "seconds": 0.2, "min_seconds": 0.1}, "--min-seconds bounds"),
         ({"source": Variations(KICKS[0]), "max_seconds": 0.1}, "a variation is as long as its sound"),
         ({"source": Variations(KICKS[0]), "min_seconds": 0.1}, "a variation is as long as its sound"),
         ({"seconds": -1.0}, "--seconds is -1; expected a finite number of seconds above 0"),
         ({"seconds": float("nan")}, "--seconds is nan"),
         ({"seed": -1}, "seed is -1; expected 0 or more"),
-        ({"seed_seconds": 0.1}, "--seed-seconds without a seed"),
-        ({"include_seed": False}, "--without-seed without a seed"),
+        ({"seed_seconds": 0.1}, "--seed-seconds without --seed-audio"),
+        ({"include_seed": False}, "--without-seed without --seed-audio"),
         ({"seed_audio": KICKS[0], "seed_seconds": 0.0}, "--seed-seconds is 0"),
     ],
 )
@@ -60,6 +60,14 @@ def test_numbers_that_would_change_nothing_or_mean_nothing_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=expected):
         drums.generate(**given)
+
+
+def test_sequences_in_a_row_have_a_shortest_length(drums: LoadedRun) -> None:
+    """As a setting of the run has."""
+    configured = LoadedRun.open(OLD / "drums", device="cpu", overrides=["generate.min_seconds=0.35"])
+    given = drums.generate(4, seconds=0.8, seed=1, min_seconds=0.35)
+    assert all(map(np.array_equal, given, configured.generate(4, seconds=0.8, seed=1)))
+    assert not all(map(np.array_equal, given, drums.generate(4, seconds=0.8, seed=1)))
 
 
 def test_bounds_are_refused_where_the_run_has_a_length() -> None:

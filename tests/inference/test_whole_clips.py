@@ -23,7 +23,7 @@ from actseq.inference import generation
 from actseq.inference.codec import Codec
 from actseq.inference.loaded_run import LoadedRun
 from actseq.inference.loading import load_latents
-from actseq.pipeline import GenerationRequest, Output, Through, Variations
+from actseq.pipeline import FromPrior, GenerationRequest, Output, Through, Variations
 from actseq.progress import Silent
 from actseq.storage.artifacts import read_json
 from actseq.storage.store import SequenceStore
@@ -308,6 +308,15 @@ def test_what_one_vector_cannot_do_is_refused_by_name(folder: Path, run: LoadedR
     # The decoder is not given the label, but the draws follow it.
     same = actseq.load_run(tmp_path / "same", device="cpu")
     assert same.usable_labels == same.labels
+    for name, source in (("varied", Variations(snare)), ("new", FromPrior())):
+        request = GenerationRequest(source=source, label="kick", seed=1)
+        pipeline.generate(tmp_path / "same", request, Output(tmp_path / name), compute=CPU)
+    through = GenerationRequest(source=Through((snare, snare)), n=2, label="kick")
+    with pytest.raises(ConfigError, match="its decoder is not given the label; leave the label out"):
+        pipeline.generate(tmp_path / "same", through, Output(tmp_path / "through"), compute=CPU)
+    for source in (Variations(snare), FromPrior()):
+        with pytest.raises(ConfigError, match="cannot glide from label to label"):
+            same.generate(1, source=source, label="snare:kick")
     drawn = [next(iter(same.sample(1, label=label, seed=1))) for label in ("hat", "snare")]
     assert not np.allclose(*drawn)
     plain = ["autoencoder.bottleneck={kind: plain}", "train_ae.regulariser=null", *SMALL, *MEL]

@@ -458,8 +458,17 @@ def test_the_last_weights_are_kept_where_they_are_asked_for(tmp_path: Path) -> N
         run(tmp_path / "cut", Line(signalling(9, signal.SIGTERM), list(figures)), weights="last")
     rest = figures[-2 * (4 - 9 // 6) :]
     assert same(run(tmp_path / "cut", Line(figures=rest), weights="last"), outcome)
-    with pytest.raises(ValueError, match="patience looks for the best weights"):
+    with pytest.raises(ValueError, match="patience needs the best weights: give weights: best"):
         settings(weights="last", patience=2)
+
+
+def test_an_objective_may_keep_the_last_weights(tmp_path: Path) -> None:
+    figures = [1.0, 1.0, 1.0, 0.8, 0.3, 0.5, 0.6, 0.6, 0.5, 0.7]
+    for name, changes, step in (("null", {}, STEPS), ("best", {"weights": "best"}, 12), ("p", {"patience": 4}, 12)):
+        objective = Line(figures=list(figures))
+        objective.keeps_last = True
+        assert run(tmp_path / name, objective, **changes).best_step == step
+    assert run(tmp_path / "plain", Line(figures=list(figures))).best_step == 12
 
 
 def test_patience_ends_a_training_that_gets_no_better(tmp_path: Path) -> None:
@@ -551,7 +560,8 @@ def test_groups_that_share_a_weight_have_optimisers_of_their_own() -> None:
 
 
 def test_a_training_that_diverges_is_no_success(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"line has diverged: its held-out loss is .* at best.*lower learning_rate"):
+    expected = r"line has diverged: its held-out loss is .*, and was .*lower learning_rate"
+    with pytest.raises(TrainingError, match=expected):
         run(tmp_path, learning_rate=100.0, final_learning_rate=100.0, clip_norm=1e9, warmup_steps=0, ema=0.0)
 
 

@@ -464,6 +464,10 @@ function refreshForms() {
   show("amount", start === "vary");
   show("temperature", run.controls.includes("temperature") || start === "vary");
   show("guidance", run.controls.includes("guidance") && start !== "vary");
+  // A glide needs a length where clips have none.
+  const gliding = form.label.value !== "" && form.glide.value !== "" && !run.seconds;
+  form.seconds.required = gliding && !document.querySelector('[data-of="seconds"]').hidden;
+  form.seconds.placeholder = gliding ? "of the glide" : run.seconds ? `${run.seconds}` : "until it ends";
   $("apply").disabled = !hand || !$("chain").children.length;
 }
 
@@ -576,7 +580,6 @@ function fillForms() {
   document.querySelector("[value=vary]").closest("label").hidden = !run.varies;
   form.temperature.value = run.temperature;
   form.guidance.value = run.guidance;
-  form.seconds.placeholder = run.seconds ? `${run.seconds}` : "until it ends";
   $("effect").replaceChildren(...run.effects.map((one) => new Option(one.kind, one.kind)));
 }
 
