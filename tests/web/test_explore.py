@@ -269,6 +269,19 @@ def test_a_clip_is_generated_and_kept_with_its_provenance(page: Any, server: Ser
     assert page.is_disabled(".shelf li >> nth=0 >> text=Kept")
 
 
+def test_a_glide_asks_for_its_length(page: Any) -> None:
+    seconds = page.locator("[name=seconds]")
+    assert (seconds.get_attribute("placeholder"), seconds.evaluate("one => one.required")) == ("until it ends", False)
+    page.select_option("[name=label]", "kick")
+    page.select_option("[name=glide]", "hat")
+    assert (seconds.get_attribute("placeholder"), seconds.evaluate("one => one.required")) == ("of the glide", True)
+    page.fill("[name=seconds]", "0.3")
+    page.click("text=Generate")
+    assert "0.30 s" in status(page, "New sound: ")
+    page.select_option("[name=glide]", "")
+    assert not seconds.evaluate("one => one.required")
+
+
 def test_a_sound_of_the_user_is_continued_and_changed_by_effects(page: Any, server: Server, tmp_path: Path) -> None:
     wave = 0.4 * np.sin(2 * np.pi * 220 * np.arange(8820) / 44100).astype(np.float32)
     audio.write(tmp_path / "mine.wav", wave, 44100)
