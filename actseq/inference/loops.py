@@ -92,8 +92,8 @@ def _circles(codec: Codec, prior: Prior, wanted: ResolvedRequest, frames: int) -
     for first in range(0, wanted.n, BATCH_CLIPS):
         n, last = min(BATCH_CLIPS, wanted.n - first), max(1, frames // 4)
         request = sampling_request(codec, prior, wanted, None, n, derived_seed(wanted.seed, first))
-        request = replace(request, until_stop=False, ends=False, goes_on=True)
-        request = replace(request, max_frames=frames - last, min_frames=frames - last)
+        new = frames - last
+        request = replace(request, max_frames=new, min_frames=new, until_stop=False, ends=False, goes_on=True)
         open_part = _drawn(prior, request, wanted.settings.best_of)
         seed = derived_seed(wanted.seed, first, 1)
         request = replace(request, max_frames=last, min_frames=last, prompt=open_part, suffix=open_part, seed=seed)
